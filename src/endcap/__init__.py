@@ -1,0 +1,88 @@
+"""Endcap: forecast, recommend and moderate, and keep every model honest after its release.
+
+This is the Python API. Every name is loaded when it is first used, so that importing the package costs nothing; nothing inside the
+package imports from here.
+
+>>> import endcap as ec
+>>> ec.sum("units")
+Aggregate(fold='sum', column='units', table=None)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Aggregate": "endcap.core.definitions.aggregates",
+    "Check": "endcap.core.definitions.tables",
+    "Contract": "endcap.core.definitions.tables",
+    "EndcapError": "endcap.core.errors",
+    "Forecast": "endcap.core.definitions.forecasts",
+    "Gate": "endcap.core.definitions.gates",
+    "ManualClock": "endcap.core.clock",
+    "Quality": "endcap.core.definitions.watches",
+    "Table": "endcap.core.definitions.tables",
+    "apply": "endcap.project.applying",
+    "count": "endcap.core.definitions.aggregates",
+    "forecast": "endcap.project.starting",
+    "history": "endcap.loop.registry.releases:show_history",
+    "init": "endcap.project.starting:init",
+    "ls": "endcap.project.showing:ls",
+    "max": "endcap.core.definitions.aggregates",
+    "mean": "endcap.core.definitions.aggregates",
+    "min": "endcap.core.definitions.aggregates",
+    "open_house": "endcap.assembly",
+    "predictions": "endcap.loop.deployment.batches:deliver_predictions",
+    "promote": "endcap.loop.registry.releases",
+    "rollback": "endcap.loop.registry.releases",
+    "run": "endcap.project.running",
+    "show": "endcap.project.showing",
+    "sum": "endcap.core.definitions.aggregates",
+    "trace": "endcap.loop.deployment.tracing",
+    "verify_audit": "endcap.governance.audit",
+}
+
+__all__ = [
+    "Aggregate",
+    "Check",
+    "Contract",
+    "EndcapError",
+    "Forecast",
+    "Gate",
+    "ManualClock",
+    "Quality",
+    "Table",
+    "apply",
+    "count",
+    "forecast",
+    "history",
+    "init",
+    "ls",
+    "max",
+    "mean",
+    "min",
+    "open_house",
+    "predictions",
+    "promote",
+    "rollback",
+    "run",
+    "show",
+    "sum",
+    "trace",
+    "verify_audit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'endcap' has no attribute {name!r}. Names: {__all__}")
+    module, _, attribute = home.partition(":")
+    value = getattr(import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,93 @@
+"""Time and ids are handed in, never taken: a run can be replayed, and a test can live through a year in a second."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from endcap.core.errors import InvalidInput
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The instant, in UTC, to the microsecond."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class ManualClock:
+    """A clock that stands still until it is moved, and never moves back."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = require_instant(start, what="clock start")
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, step: timedelta) -> datetime:
+        """Move on by ``step`` and return the new instant."""
+        return self.set(self._now + step)
+
+    def set(self, instant: datetime) -> datetime:
+        """Move to ``instant``. Raises InvalidInput when that lies behind."""
+        instant = require_instant(instant, what="clock instant")
+        if instant < self._now:
+            raise InvalidInput(f"The clock stands at {self._now.isoformat()} and was asked back to {instant.isoformat()}.")
+        self._now = instant
+        return instant
+
+
+class Ids(Protocol):
+    def __call__(self, prefix: str) -> str:
+        """A new id, ``prefix_...``; ids made later sort later within a process."""
+        ...
+
+
+class SystemIds:
+    """Ids from the time and random bits: 48 bits of milliseconds, 80 of chance (the layout of UUID version 7)."""
+
+    def __call__(self, prefix: str) -> str:
+        return f"{prefix}_{int(time.time() * 1000):012x}{os.urandom(10).hex()}"
+
+
+class CountingIds:
+    """Ids 1, 2, 3 ... per prefix, so that a test can name what it made."""
+
+    def __init__(self) -> None:
+        self._n: dict[str, int] = {}
+
+    def __call__(self, prefix: str) -> str:
+        self._n[prefix] = self._n.get(prefix, 0) + 1
+        return f"{prefix}_{self._n[prefix]:06d}"
+
+
+def require_instant(value: datetime, *, what: str) -> datetime:
+    """The same instant in UTC. Raises InvalidInput for a time without a zone, which names no instant."""
+    if value.tzinfo is None:
+        raise InvalidInput(f"The {what} {value.isoformat()} has no zone, so it names no instant.", hint="write 2026-03-03T14:05Z")
+    return value.astimezone(UTC)
+
+
+def parse_instant(text: str, *, zone: str = "UTC") -> datetime:
+    """An ISO date or time as an instant in UTC; without an offset it is read in ``zone``.
+
+    >>> parse_instant("2026-03-03 14:05", zone="Europe/Berlin").isoformat()
+    '2026-03-03T13:05:00+00:00'
+    """
+    from endcap.core.zones import load_zone
+
+    try:
+        value = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a time.", hint="write 2026-03-03 or 2026-03-03T14:05 or 2026-03-03T14:05+01:00") from error
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=load_zone(zone))
+    return value.astimezone(UTC)

@@ -1,0 +1,169 @@
+"""Forecasts: a named task whose target is a value per series and day on coming days."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from endcap.core.definitions.aggregates import Aggregate, mean
+from endcap.core.definitions.gates import Gate
+from endcap.core.definitions.tables import Table, as_names, set_field
+from endcap.core.definitions.watches import Quality
+from endcap.core.durations import count_days, parse_duration
+from endcap.core.errors import DefinitionError, suggest
+from endcap.core.names import require_name
+
+CANDIDATES = (
+    "seasonal_naive_7",
+    "seasonal_naive_14",
+    "seasonal_naive_364",
+    "weekday_mean",
+    "flag_median",
+    "shrunk_rates",
+    "trees",
+    "members",
+    "average",
+)
+BASELINES = ("seasonal_naive_7", "seasonal_naive_14", "seasonal_naive_364", "weekday_mean", "flag_median")
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """A daily forecast of ``target`` for every series that ``keys`` name, for ``horizon`` days from ``lead`` after the origin.
+
+    Args:
+        name: how the model is called in the workspace.
+        table: the table that holds the target.
+        target: the value of a series on a day; an Aggregate, or a column's name, which is summed.
+        keys: the columns that name a series; empty: the table's keys.
+        every: the length of a tick; only ``1d``.
+        lead: from the origin (the start of a day) to the first day forecast, in whole days.
+        horizon: how many days are forecast.
+        known_ahead: facts about the target day by name (promotion, price, opening), as known at the origin: a list of the table's columns
+            (their mean is taken) or Aggregates by name, of this or another table.
+        past: columns that are known only afterwards (weather as observed, visitors), in the same form.
+        static: a table of facts per series; its other columns describe the series.
+        slices: static columns by which errors are broken down.
+        open: the known-ahead fact that is 0 on days a series is closed: these are forecast 0 and neither learned from nor scored.
+        censored: the share (0 to 1) of a series' day on which demand could not be seen, such as a stock-out; days above
+            ``censored_most`` are masked in training and scoring.
+        holidays: a country (``DE``) or country and region (``DE-BY``) whose public holidays are known ahead.
+        candidates: which methods are tried; empty: all. Baselines always run.
+        demand: also estimate what demand would have been without the censoring.
+        gate: what a version must pass.
+        watch: what looks after it once it is released.
+        backtest_origins: how many weekly origins are used in back-tests, at most; fewer when the history is short.
+        seed: for everything random in training.
+    """
+
+    name: str
+    table: Table
+    target: Aggregate
+    keys: tuple[str, ...] = ()
+    every: str = "1d"
+    lead: str = "0d"
+    horizon: str = "7d"
+    known_ahead: dict[str, Aggregate] = {}
+    past: dict[str, Aggregate] = {}
+    static: Table | None = None
+    slices: tuple[str, ...] = ()
+    open: str | None = None
+    censored: Aggregate | None = None
+    censored_most: float = 0.0
+    holidays: str | None = None
+    candidates: tuple[str, ...] = ()
+    demand: bool = False
+    gate: Gate = Gate()
+    watch: tuple[Quality, ...] = (Quality(),)
+    backtest_origins: int = 8
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        require_name(self.name, what="model")
+        what = f"Forecast '{self.name}'"
+        if not isinstance(self.table, Table):
+            raise DefinitionError(f"{what} has no table: {self.table!r}.", hint="give an ec.Table")
+        if self.table.event_time is None:
+            raise DefinitionError(f"{what} is on table '{self.table.name}', which has no event_time.", hint="give the table an event_time")
+        if isinstance(self.target, str):
+            set_field(self, "target", Aggregate("sum", self.target))
+        if not isinstance(self.target, Aggregate):
+            raise DefinitionError(f"{what} has the target {self.target!r}.", hint="give a column's name or ec.sum('units')")
+        set_field(self, "target", self.target.on(self.table))
+        set_field(self, "keys", as_names(self.keys, what=f"{what} keys") or self.table.keys)
+        if not self.keys:
+            raise DefinitionError(f"{what} has no keys, nor has its table.", hint="name the columns that tell series apart, such as ['store_id']")
+        for name in ("known_ahead", "past"):
+            set_field(self, name, _as_aggregates(getattr(self, name), table=self.table, what=f"{what} {name}"))
+        if self.censored is not None:
+            censored = mean(self.censored) if isinstance(self.censored, str) else self.censored
+            set_field(self, "censored", censored.on(self.table))
+        self._check_times(what)
+        self._check_choices(what)
+
+    def _check_times(self, what: str) -> None:
+        if parse_duration(self.every) != parse_duration("1d"):
+            raise DefinitionError(f"{what} has every={self.every!r}; forecasts are daily.", hint="write every='1d'")
+        count_days(self.lead, what=f"{what} lead")
+        days = count_days(self.horizon, what=f"{what} horizon", at_least=1)
+        if days > 400:
+            raise DefinitionError(f"{what} has a horizon of {days} days; at most 400 are offered.")
+        if not 1 <= self.backtest_origins <= 60:
+            raise DefinitionError(f"{what} has backtest_origins={self.backtest_origins}; it must be 1 to 60.")
+
+    def _check_choices(self, what: str) -> None:
+        set_field(self, "slices", as_names(self.slices, what=f"{what} slices"))
+        set_field(self, "watch", (self.watch,) if isinstance(self.watch, Quality) else tuple(self.watch))
+        set_field(self, "candidates", as_names(self.candidates, what=f"{what} candidates"))
+        for candidate in self.candidates:
+            if candidate not in CANDIDATES:
+                raise DefinitionError(
+                    f"{what} names the candidate {candidate!r}. Candidates: {list(CANDIDATES)}.",
+                    hint=suggest(candidate, CANDIDATES),
+                )
+        if self.open is not None and self.open not in self.known_ahead:
+            raise DefinitionError(
+                f"{what} has open={self.open!r}, which is not among its known-ahead facts {sorted(self.known_ahead)}.",
+                hint=suggest(self.open, self.known_ahead),
+            )
+        if not 0 <= self.censored_most < 1:
+            raise DefinitionError(f"{what} has censored_most={self.censored_most}; it must be a share from 0 to below 1.")
+        if self.slices and self.static is None:
+            raise DefinitionError(f"{what} has slices {list(self.slices)} but no static table.", hint="give static=ec.Table(...)")
+        clash = (set(self.known_ahead) & set(self.past)) | ({"target"} & (set(self.known_ahead) | set(self.past)))
+        if clash:
+            raise DefinitionError(f"{what} uses the names {sorted(clash)} twice.")
+
+    @property
+    def lead_days(self) -> int:
+        return count_days(self.lead, what="lead")
+
+    @property
+    def horizon_days(self) -> int:
+        return count_days(self.horizon, what="horizon")
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Every table it reads, each once, the target's first."""
+        aggregates = [self.target, *self.known_ahead.values(), *self.past.values(), *([self.censored] if self.censored else [])]
+        found = {a.table.name: a.table for a in aggregates if a.table is not None}
+        if self.static is not None:
+            found[self.static.name] = self.static
+        return tuple(found.values())
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The candidates that are tried, baselines among them."""
+        chosen = self.candidates or CANDIDATES
+        return tuple(name for name in CANDIDATES if name in chosen or name in BASELINES)
+
+
+def _as_aggregates(value: Any, *, table: Table, what: str) -> dict[str, Aggregate]:
+    given = value if isinstance(value, dict) else {name: name for name in as_names(value, what=what)}
+    found: dict[str, Aggregate] = {}
+    for name, entry in given.items():
+        aggregate = mean(entry) if isinstance(entry, str) else entry
+        if not isinstance(aggregate, Aggregate):
+            raise DefinitionError(f"{what} has {name!r}: {aggregate!r}.", hint="give a column's name or ec.mean('column')")
+        found[str(name)] = aggregate.on(table)
+    return found

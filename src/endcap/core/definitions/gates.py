@@ -1,0 +1,42 @@
+"""Gates: the checks a version must pass before it may answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from endcap.core.definitions.tables import as_names, set_field
+from endcap.core.errors import DefinitionError, suggest
+
+METRICS = ("wape", "mae", "rmsse", "rmspe")
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a version must show on back-test rows that played no part in choosing it.
+
+    Args:
+        metric: the figure compared; less is better.
+        better_than: whom a version must beat: ``baseline`` (the best of them) and ``champion`` (where there is one). Beating means
+            that the upper end of a 90 % bootstrap interval of the ratio of errors, over series and origins, is below 1.
+        bias: the greatest absolute bias, as a share of the actual sum. None: not checked.
+        coverage_90: the least and greatest coverage of the 90 % interval. None: not checked.
+        most: absolute limits by metric, such as ``{"wape": 0.12}``.
+    """
+
+    metric: str = "wape"
+    better_than: tuple[str, ...] = ("baseline", "champion")
+    bias: float | None = 0.05
+    coverage_90: tuple[float, float] | None = None
+    most: dict[str, float] = {}
+
+    def __post_init__(self) -> None:
+        for name in (self.metric, *self.most):
+            if name not in METRICS:
+                raise DefinitionError(f"{name!r} is not a metric of a gate. Metrics: {list(METRICS)}.", hint=suggest(name, METRICS))
+        set_field(self, "better_than", as_names(self.better_than, what="Gate.better_than"))
+        for rival in self.better_than:
+            if rival not in ("baseline", "champion"):
+                raise DefinitionError(f"A gate compares with 'baseline' and 'champion', not with {rival!r}.")
+        if self.bias is not None and not self.bias > 0:
+            raise DefinitionError(f"Gate.bias is {self.bias}; it must be above 0, as a share of the actual sum.")
+        if self.coverage_90 is not None and not 0 <= self.coverage_90[0] <= self.coverage_90[1] <= 1:
+            raise DefinitionError(f"Gate.coverage_90 is {self.coverage_90}; it must be two shares in order, such as (0.88, 0.92).")

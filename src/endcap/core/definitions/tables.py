@@ -1,0 +1,121 @@
+"""Tables: rows at rest somewhere, with keys, an event time, a zone and a contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from endcap.core.durations import parse_duration
+from endcap.core.errors import DefinitionError, suggest
+from endcap.core.names import require_name
+from endcap.core.zones import load_zone
+
+TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What a column promises. None promises nothing of that sort.
+
+    ``type`` is one of bool, integer, number, text, date, timestamp; ``least`` and ``most`` are inclusive; ``one_of`` lists the values
+    that may occur. ``nulls=False`` refuses missing values, NaN among them; infinite numbers are refused wherever a number is promised.
+    """
+
+    type: str | None = None
+    nulls: bool = True
+    least: float | None = None
+    most: float | None = None
+    one_of: tuple[str | int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.type is not None and self.type not in TYPES:
+            raise DefinitionError(f"{self.type!r} is not a type of column. Types: {list(TYPES)}.", hint=suggest(self.type, TYPES))
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise DefinitionError(f"A check asks for at least {self.least} and at most {self.most}: no value fits.")
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True):
+    """What a table's rows promise. A batch that breaks it is refused whole.
+
+    ``columns`` names the checks by column; a column named here must be there. ``unique`` names columns that no two rows share
+    (None: not checked). ``future=False`` refuses event times after the instant of ingest. ``fresh`` is the greatest age of the newest row
+    (None: any age). ``extra=False`` refuses columns that are not named.
+    """
+
+    columns: dict[str, Check] = {}
+    unique: tuple[str, ...] | None = None
+    future: bool = False
+    fresh: str | None = None
+    extra: bool = True
+
+    def __post_init__(self) -> None:
+        if self.fresh is not None:
+            parse_duration(self.fresh)
+        if self.unique is not None:
+            set_field(self, "unique", as_names(self.unique, what="Contract.unique"))
+
+
+class Table(msgspec.Struct, frozen=True):
+    """Rows in Parquet or CSV files: one file, a folder, or a glob pattern.
+
+    Args:
+        name: how the table is called in the workspace.
+        source: the path; relative ones are read from the folder of the definition file, ``$NAME`` from the environment.
+        keys: the columns that name a series or an entity.
+        event_time: a SQL expression (DuckDB's dialect) over the columns that gives the time of a row; None for a table of facts
+            without time.
+        zone: the IANA zone in which times without an offset are read. None: the workspace's.
+        columns: derived columns by name, each a SQL expression over the file's columns.
+        known_after: how long after the end of its interval a row is known.
+        known_at: a column (or SQL expression) with the instant at which a row became known, for tables with late or restated
+            rows; a restatement is a new row with the same keys and event time and a later known-at.
+        contract: what the rows promise.
+        description: for people.
+    """
+
+    name: str
+    source: str
+    keys: tuple[str, ...] = ()
+    event_time: str | None = None
+    zone: str | None = None
+    columns: dict[str, str] = {}
+    known_after: str = "0h"
+    known_at: str | None = None
+    contract: Contract = Contract()
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        require_name(self.name, what="table")
+        set_field(self, "keys", as_names(self.keys, what=f"Table '{self.name}' keys"))
+        parse_duration(self.known_after)
+        if self.zone is not None:
+            load_zone(self.zone)
+        if not isinstance(self.source, str) or not self.source.strip():
+            raise DefinitionError(f"Table '{self.name}' has no source.", hint="give a file, a folder or a glob such as 'sales/*.parquet'")
+        for column in self.columns:
+            if not column.strip():
+                raise DefinitionError(f"Table '{self.name}' derives a column without a name.")
+
+
+def as_names(value: Any, *, what: str) -> tuple[str, ...]:
+    """A list of column names as a tuple; one text counts as a list of one. Raises DefinitionError for anything else or doubles."""
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
+    if names is None or not all(isinstance(name, str) and name for name in names):
+        raise DefinitionError(f"{what} is {value!r}; it must be a list of column names.")
+    if len(set(names)) != len(names):
+        raise DefinitionError(f"{what} is {list(names)}; a name stands there twice.")
+    return names
+
+
+def set_field(record: msgspec.Struct, name: str, value: object) -> None:
+    """Set a field of a frozen record while it is being made."""
+    msgspec.structs.force_setattr(record, name, value)
+
+
+def require_keys(mapping: Mapping[str, Any], *, known: Iterable[str], what: str) -> None:
+    """Raise DefinitionError for the first key that is not known, with the nearest that is."""
+    offered = sorted(known)
+    for key in mapping:
+        if key not in offered:
+            raise DefinitionError(f"{what} has no {key!r}. It has: {offered}.", hint=suggest(key, offered))

@@ -1,0 +1,25 @@
+"""Identities: the hash of what a thing is made of. Equal identity means interchangeable."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+
+def identify(*parts: Any) -> str:
+    """A SHA-256 (32 hex digits of it) over parts in a canonical JSON: keys sorted, types kept apart, dates as ISO text.
+
+    >>> identify({"b": 1, "a": 2}) == identify({"a": 2, "b": 1})
+    True
+    >>> identify("1") == identify(1)
+    False
+    """
+    payload = msgspec.json.encode(msgspec.to_builtins(list(parts), order="deterministic"), order="deterministic")
+    return hashlib.sha256(payload).hexdigest()[:32]
+
+
+def digest(payload: bytes) -> str:
+    """The full SHA-256 of bytes, in hex."""
+    return hashlib.sha256(payload).hexdigest()

@@ -1,0 +1,48 @@
+"""Who may do what: four roles, each holding what the one before it holds and more."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from endcap.core.errors import InvalidInput, suggest
+
+
+class Permission(StrEnum):
+    """What a verb asks for."""
+
+    READ = "read"  # see definitions, runs, versions, predictions
+    EDIT = "edit"  # define, ingest, train, forecast
+    RELEASE = "release"  # make a version answer, or an earlier one answer again
+    OWN = "own"  # rights, audit exports, settings of the workspace
+
+
+class Role(StrEnum):
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    APPROVER = "approver"
+    OWNER = "owner"
+
+
+_HELD: dict[Role, frozenset[Permission]] = {
+    Role.VIEWER: frozenset({Permission.READ}),
+    Role.EDITOR: frozenset({Permission.READ, Permission.EDIT}),
+    Role.APPROVER: frozenset({Permission.READ, Permission.EDIT, Permission.RELEASE}),
+    Role.OWNER: frozenset(Permission),
+}
+
+
+def permissions_of(role: Role) -> frozenset[Permission]:
+    """What a role holds.
+
+    >>> sorted(permissions_of(Role.EDITOR))
+    [<Permission.EDIT: 'edit'>, <Permission.READ: 'read'>]
+    """
+    return _HELD[role]
+
+
+def parse_role(text: str) -> Role:
+    """A role by its name."""
+    try:
+        return Role(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is not a role. Roles: {[str(r) for r in Role]}.", hint=suggest(text, list(Role))) from error

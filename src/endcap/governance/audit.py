@@ -1,0 +1,92 @@
+"""The audit chain: one per workspace, each row hashed over the row before it, its head written in the same transaction."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from endcap.core.errors import IntegrityBroken
+from endcap.core.identity import digest
+from endcap.core.permissions import Permission
+from endcap.governance.records import AUDIT_HEADS, AUDIT_ROWS, AuditHead, AuditRow
+from endcap.governance.sessions import Detail, Session
+from endcap.governance.verbs import verb
+from endcap.storage.ports import RecordTransaction
+
+_HEAD = "head"
+_GENESIS = "0" * 64
+
+
+def append_audit_row(
+    tx: RecordTransaction,
+    *,
+    workspace: str,
+    at: datetime,
+    actor: str,
+    verb_name: str,
+    thing: str,
+    outcome: str,
+    detail: Detail,
+) -> AuditRow:
+    """Add a link to the chain inside the caller's transaction. Cost: one read, two writes, whatever the chain's length."""
+    found = tx.get_versioned(AUDIT_HEADS, workspace=workspace, id=_HEAD)
+    head, version = found or (AuditHead(_HEAD, 0, _GENESIS), 0)
+    row = AuditRow(head.n + 1, at, actor, verb_name, thing, outcome, dict(detail), head.hash, "")
+    row = msgspec.structs.replace(row, hash=hash_row(row))
+    tx.append(AUDIT_ROWS, workspace=workspace, record=row)
+    tx.put(AUDIT_HEADS, workspace=workspace, record=AuditHead(_HEAD, row.n, row.hash), expected_version=version)
+    return row
+
+
+def hash_row(row: AuditRow) -> str:
+    """The hash of a row over all its fields but ``hash``, in a canonical JSON."""
+    return digest(msgspec.json.encode(msgspec.structs.replace(row, hash=""), order="sorted"))
+
+
+class AuditCheck(msgspec.Struct, frozen=True):
+    """What a verification found: the rows walked and the head they end in."""
+
+    workspace: str
+    n_rows: int
+    head: str
+    intact: bool = True
+
+
+@verb("audit", permission=Permission.READ)
+def list_audit(session: Session, *, thing: str | None = None, actor: str | None = None, limit: int = 50) -> list[AuditRow]:
+    """Who did what, newest first.
+
+    Filters by the exact ``thing`` (``model/store-day``) or ``actor``; both None means all. Cost grows with ``limit``.
+    """
+    where = {name: value for name, value in (("thing", thing), ("actor", actor)) if value is not None}
+    if len(where) > 1:
+        rows = session.records.find(AUDIT_ROWS, workspace=session.workspace, where={"thing": thing}, newest_first=True)
+        return [row for row in rows if row.actor == actor][:limit]
+    return session.records.find(AUDIT_ROWS, workspace=session.workspace, where=where or None, newest_first=True, limit=limit)
+
+
+@verb("verify-audit", permission=Permission.READ)
+def verify_audit(session: Session) -> AuditCheck:
+    """Walk the workspace's whole audit chain and check every link.
+
+    Raises IntegrityBroken naming the first row that was changed, is missing, or was added behind the head's back. Cost grows with the rows.
+    """
+    previous, n = _GENESIS, 0
+    for row in session.records.find(AUDIT_ROWS, workspace=session.workspace):
+        n += 1
+        if row.n != n or row.previous != previous or row.hash != hash_row(row):
+            raise IntegrityBroken(
+                f"The audit chain of workspace '{session.workspace}' breaks at row {n}.",
+                hint="compare with a backup: rows from here on cannot be trusted",
+                row=n,
+            )
+        previous = row.hash
+    head = session.records.get(AUDIT_HEADS, workspace=session.workspace, id=_HEAD) or AuditHead(_HEAD, 0, _GENESIS)
+    if (head.n, head.hash) != (n, previous):
+        raise IntegrityBroken(
+            f"The audit chain of workspace '{session.workspace}' has {n} rows, but its head says {head.n}.",
+            hint="rows were cut off or added behind the head: compare with a backup",
+            row=min(n, head.n),
+        )
+    return AuditCheck(session.workspace, n, previous)

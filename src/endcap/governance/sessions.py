@@ -1,0 +1,94 @@
+"""Sessions: one actor in one workspace, with the stores and the clock of the home they act in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from endcap.core.clock import Clock, Ids
+from endcap.core.errors import PermissionDenied
+from endcap.core.permissions import Permission, Role, permissions_of
+from endcap.governance.records import SYSTEM, Actor
+from endcap.storage.ports import BlobStore, Ports, RecordStore, RecordTransaction, TableStore
+
+Detail = Mapping[str, str | int | float | bool | None]
+
+
+@dataclass
+class Change:
+    """An open change: the transaction, and the audit detail that the change may still add to."""
+
+    tx: RecordTransaction
+    detail: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One actor in one workspace. Cheap to make; holds nothing open of its own."""
+
+    actor: Actor
+    role: Role
+    workspace: str
+    zone: str
+    ports: Ports
+    clock: Clock
+    new_id: Ids
+
+    @property
+    def records(self) -> RecordStore:
+        return self.ports.records
+
+    @property
+    def tables(self) -> TableStore:
+        return self.ports.tables
+
+    @property
+    def blobs(self) -> BlobStore:
+        return self.ports.blobs
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    def as_system(self) -> Session:
+        """The same workspace with ``system`` as the actor: what reactions and schedules use. It holds what the caller holds, no more."""
+        return replace(self, actor=SYSTEM)
+
+    def require(self, permission: Permission, *, verb: str) -> None:
+        """Raise PermissionDenied, and write the refusal into the audit chain, unless the role holds the permission."""
+        if permission in permissions_of(self.role):
+            return
+        with self.records.transact() as tx:
+            self._audit(tx, verb=verb, thing=f"workspace/{self.workspace}", outcome="refused", detail={"needs": str(permission)})
+        raise PermissionDenied(
+            f"'{self.actor.name}' is {self.role} in workspace '{self.workspace}'; '{verb}' needs the permission '{permission}'.",
+            hint=f"ask an owner of '{self.workspace}'",
+        )
+
+    @contextmanager
+    def change(self, verb: str, *, thing: str, detail: Detail | None = None) -> Iterator[Change]:
+        """A transaction that ends with its audit row: both are kept or neither. Yields a Change with the transaction."""
+        with self.records.transact() as tx:
+            change = Change(tx, dict(detail or {}))
+            yield change
+            self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
+
+    def record_refusal(self, verb: str, *, thing: str, detail: Detail) -> None:
+        """Write into the chain that a change was asked for and refused on its merits."""
+        with self.records.transact() as tx:
+            self._audit(tx, verb=verb, thing=thing, outcome="refused", detail=detail)
+
+    def _audit(self, tx: RecordTransaction, *, verb: str, thing: str, outcome: str, detail: Detail) -> None:
+        from endcap.governance.audit import append_audit_row
+
+        append_audit_row(
+            tx,
+            workspace=self.workspace,
+            at=self.now(),
+            actor=self.actor.name,
+            verb_name=verb,
+            thing=thing,
+            outcome=outcome,
+            detail=detail,
+        )

@@ -1,0 +1,74 @@
+"""Verbs: the public functions of the rooms, each with its permission. One table of them feeds every face."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from endcap.core.errors import DefinitionError
+from endcap.core.permissions import Permission
+
+if TYPE_CHECKING:
+    from endcap.governance.sessions import Session
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A row of the table of verbs. ``call`` is the checked function itself."""
+
+    name: str
+    permission: Permission
+    call: Callable[..., Any]
+
+    @property
+    def help(self) -> str:
+        return inspect.cleandoc(self.call.__doc__ or "")
+
+    @property
+    def summary(self) -> str:
+        return self.help.split("\n", 1)[0]
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        """All parameters after the session, with their types resolved."""
+        signature = inspect.signature(self.call, eval_str=True)
+        return list(signature.parameters.values())[1:]
+
+    @property
+    def room(self) -> str:
+        return self.call.__module__.removeprefix("endcap.")
+
+
+def verb(name: str, *, permission: Permission) -> Callable[[Callable[Concatenate[Session, P], T]], Callable[Concatenate[Session, P], T]]:
+    """Make a room's function a verb: its permission is checked before each call, and the refusal is audited."""
+
+    def decorate(function: Callable[Concatenate[Session, P], T]) -> Callable[Concatenate[Session, P], T]:
+        @wraps(function)
+        def checked(session: Session, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            session.require(permission, verb=name)
+            return function(session, *args, **kwargs)
+
+        checked.__verb__ = Verb(name, permission, checked)  # type: ignore[attr-defined]  # functions carry attributes; their type does not say so
+        return checked
+
+    return decorate
+
+
+def collect_verbs(*modules: Any) -> dict[str, Verb]:
+    """The verbs defined in modules, by name, sorted. Raises DefinitionError when two claim one name."""
+    found: dict[str, Verb] = {}
+    for module in modules:
+        for value in vars(module).values():
+            entry = getattr(value, "__verb__", None)
+            if not isinstance(entry, Verb) or value.__module__ != module.__name__:
+                continue
+            if entry.name in found:
+                raise DefinitionError(f"Two functions claim the verb '{entry.name}': {found[entry.name].room} and {entry.room}.")
+            found[entry.name] = entry
+    return dict(sorted(found.items()))

@@ -1,0 +1,122 @@
+"""CSV files as one relation: the header names the columns, all values together say what they are."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from endcap.core.definitions.tables import Table
+from endcap.core.errors import InvalidInput
+from endcap.core.names import quote, quote_text
+from endcap.loop.data.column_types import detect_types
+from endcap.loop.data.failures import reading
+from endcap.loop.data.parquet_files import require_same_columns
+from endcap.loop.data.paths import DataFiles, sql_list
+
+if TYPE_CHECKING:
+    import duckdb
+
+_DELIMITERS = (",", ";", "\t", "|")
+
+
+class _Layout(NamedTuple):
+    delimiter: str
+    names: tuple[str, ...]
+
+
+def relate_csv(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+    r"""A SELECT over all rows of CSV files (UTF-8, a header, quotes ``"``), with types.
+
+    The delimiter is the one of ``, ; tab |`` that parts the header most often; ``.tsv`` is parted by tabs. The files must have
+    the same columns, in any order. Each column takes the narrowest type that every value of every file fits (see
+    ``detect_types``): one bad value makes a column of numbers text, and the contract names its row. Nothing between two
+    delimiters is missing; ``NA`` is a text. Raises InvalidInput naming file and line for a line that does not fit the header.
+    Cost: one scan of the files for the types.
+    """
+    layouts = {path: _read_layout(path, table=table) for path in files.paths}
+    first = files.paths[0]
+    groups: dict[_Layout, list[Path]] = {}
+    for path, layout in layouts.items():
+        require_same_columns(list(layouts[first].names), list(layout.names), first=first, other=path, table=table)
+        groups.setdefault(layout, []).append(path)
+    raw = " UNION ALL BY NAME ".join(_read_raw(layout, paths, files=files) for layout, paths in groups.items())
+    names = [*layouts[first].names, *(name for name in files.partitions if name not in layouts[first].names)]
+    promised = {name: check.type for name, check in table.contract.columns.items() if check.type}
+    with reading(table.name):
+        types = detect_types(engine, raw, columns=names, promised=promised)
+    columns = ", ".join(quote(name) if types[name] == "VARCHAR" else f"CAST({quote(name)} AS {types[name]}) AS {quote(name)}" for name in names)
+    return f"SELECT {columns} FROM ({raw})"
+
+
+def _read_layout(path: Path, *, table: Table) -> _Layout:
+    delimiters = ("\t",) if ".tsv" in path.name.lower() else _DELIMITERS
+    try:
+        headers = {d: header for d in delimiters if (header := _read_header(path, d)) is not None}
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"Table '{table.name}': {path} is not UTF-8.", hint="save the file as UTF-8") from error
+    except (OSError, EOFError) as error:
+        raise InvalidInput(f"Table '{table.name}': the header of {path} cannot be read: {error}.") from error
+    if not headers:
+        raise InvalidInput(
+            f"Table '{table.name}': the header of {path} cannot be read: a quote is opened and not closed, or closed within a name.",
+            hint='double quotes inside a quoted name: ""',
+        )
+    delimiter = max(headers, key=lambda d: len(headers[d]))
+    names = tuple(name.strip() for name in headers[delimiter])
+    _require_header(names, path=path, table=table)
+    return _Layout(delimiter, names)
+
+
+def _read_header(path: Path, delimiter: str) -> list[str] | None:
+    """The names of the first line; None when its quotes do not fit the delimiter."""
+    with _open(path) as stream:
+        try:
+            return next(csv.reader(stream, delimiter=delimiter, strict=True), [])
+        except csv.Error:
+            return None
+
+
+def _open(path: Path) -> TextIO:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _require_header(names: tuple[str, ...], *, path: Path, table: Table) -> None:
+    where = f"Table '{table.name}': the first line of {path}"
+    if not any(names):
+        raise InvalidInput(f"{where} is empty; a CSV begins with the names of its columns.", hint="write a header")
+    if "" in names:
+        raise InvalidInput(
+            f"{where} leaves column {names.index('') + 1} without a name.",
+            hint="name it; pandas writes an index without a name: index=False",
+        )
+    lowered = [name.lower() for name in names]
+    for place, name in enumerate(lowered):
+        if name in lowered[:place]:
+            raise InvalidInput(f"{where} names {names[lowered.index(name)]!r} and {names[place]!r}, which SQL cannot tell apart.")
+    values = [name for name in names if _looks_like_value(name)]
+    if len(values) * 2 > len(names):
+        raise InvalidInput(f"{where} holds values such as {values[0]!r}, not names.", hint="write a header")
+
+
+def _looks_like_value(text: str) -> bool:
+    if len(text) == 4 and text.isdigit():
+        return False  # a year may well name a column
+    digits = text.replace("-", "").replace(":", "").replace(".", "").replace(" ", "")
+    return digits.isdigit()
+
+
+def _read_raw(layout: _Layout, paths: list[Path], *, files: DataFiles) -> str:
+    struct = ", ".join(f"{quote_text(name)}: 'VARCHAR'" for name in layout.names)
+    hive = "hive_partitioning = true, hive_types_autocast = false" if files.partitions else "hive_partitioning = false"
+    outer = [name for name in dict.fromkeys(files.outer) if name not in files.partitions]
+    kept = f"* EXCLUDE ({', '.join(quote(name) for name in outer)})" if outer else "*"
+    return (
+        f"SELECT {kept} FROM read_csv({sql_list(paths)}, columns = {{{struct}}}, delim = {quote_text(layout.delimiter)},"
+        " quote = '\"', escape = '\"',"
+        " header = true, auto_detect = false, strict_mode = true, null_padding = false, ignore_errors = false, nullstr = '',"
+        f" {hive})"
+    )

@@ -1,0 +1,117 @@
+"""Parquet files as one relation, whose columns agree from file to file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from endcap.core.definitions.tables import Table
+from endcap.core.errors import InvalidInput
+from endcap.core.names import quote, quote_text
+from endcap.loop.data.column_types import detect_types, duckdb_type, name_type
+from endcap.loop.data.failures import reading
+from endcap.loop.data.paths import DataFiles, sql_list
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+
+def relate_parquet(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+    """A SELECT over all rows of Parquet files.
+
+    Every file must have the same columns, in any order, of the same types; whole numbers beside fractions are read as fractions.
+    A column without any value in any file takes the type its contract promises, or text. Partition folders are columns, typed by
+    all their values. Raises InvalidInput naming the file that is no Parquet, is cut off, or differs. Cost: the footer of each
+    file.
+    """
+    schemas = {path: _read_schema(path, table=table) for path in files.paths}
+    by_schema: dict[str, Path] = {}
+    for path, schema in schemas.items():
+        by_schema.setdefault(schema.remove_metadata().to_string(truncate_metadata=False), path)
+    representatives = list(by_schema.values())
+    types = {path: _describe(path, schemas[path], table=table, engine=engine) for path in representatives}
+    for path in representatives[1:]:
+        _require_same(types[representatives[0]], types[path], first=representatives[0], other=path, table=table)
+    relation = f"SELECT {_excluding(files)} FROM read_parquet({sql_list(files.paths)}, {_options(files, by_name=len(representatives) > 1)})"
+    return _type_columns(relation, files, types, table=table, engine=engine)
+
+
+def _read_schema(path: Path, *, table: Table) -> pa.Schema:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as stream:
+            schema = pq.read_schema(stream)
+    except (pa.ArrowInvalid, OSError) as error:
+        said = "it is empty" if path.stat().st_size == 0 else "it is no Parquet file, or it is cut off"
+        raise InvalidInput(f"Table '{table.name}' cannot be read: {path}: {said} ({error}).", hint="write the file again") from error
+    lowered: dict[str, str] = {}
+    for name in schema.names:
+        if lowered.setdefault(name.lower(), name) != name or schema.names.count(name) > 1:
+            raise InvalidInput(f"{path} has the columns {lowered[name.lower()]!r} and {name!r}, which SQL cannot tell apart.")
+    return schema
+
+
+def _describe(path: Path, schema: pa.Schema, *, table: Table, engine: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Endcap's types by column; 'null' where the file holds a column without any type."""
+    import pyarrow as pa
+
+    with reading(table.name):
+        rows = engine.execute(f"DESCRIBE SELECT * FROM read_parquet({sql_list((path,))}, hive_partitioning = false)").fetchall()
+    nulls = {field.name for field in schema if pa.types.is_null(field.type)}
+    return {row[0]: "null" if row[0] in nulls else _comparable(row[1]) for row in rows}
+
+
+def _comparable(type_: str) -> str:
+    # A time with a zone and one without must never meet in one column: one of them would move by hours.
+    return "timestamp with a zone" if type_ == "TIMESTAMP WITH TIME ZONE" else name_type(type_)
+
+
+def _require_same(a: dict[str, str], b: dict[str, str], *, first: Path, other: Path, table: Table) -> None:
+    require_same_columns(a, b, first=first, other=other, table=table)
+    for name, type_ in a.items():
+        pair = {type_, b[name]} - {"null"}
+        if len(pair) > 1 and pair != {"integer", "number"}:
+            raise InvalidInput(
+                f"Table '{table.name}': column {name!r} is {type_} in {first} and {b[name]} in {other}.",
+                hint="write the files with one schema, or read them as two tables",
+            )
+
+
+def require_same_columns(a: dict[str, str] | list[str], b: dict[str, str] | list[str], *, first: Path, other: Path, table: Table) -> None:
+    """Raise InvalidInput, naming both files and the columns, unless two files have the same columns in whatever order."""
+    missing, extra = sorted(set(a) - set(b)), sorted(set(b) - set(a))
+    if missing or extra:
+        said = [f"lacks {missing}"] if missing else []
+        said += [f"adds {extra}"] if extra else []
+        raise InvalidInput(
+            f"Table '{table.name}': {other} {' and '.join(said)}, compared with {first}.",
+            hint="write the files with one schema, or read them as two tables",
+        )
+
+
+def _type_columns(relation: str, files: DataFiles, types: dict[Path, dict[str, str]], *, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+    promised = {name: check.type for name, check in table.contract.columns.items() if check.type}
+    names = next(iter(types.values()))
+    replaced = {name: duckdb_type(promised.get(name, "text")) for name in names if all(t[name] == "null" for t in types.values())}
+    if files.partitions:
+        values = sorted({files.partition_values(path) for path in files.paths})
+        rows = ", ".join("(" + ", ".join(quote_text(v) for v in row) + ")" for row in values)
+        listed = f"SELECT * FROM (VALUES {rows}) AS v({', '.join(quote(p) for p in files.partitions)})"
+        replaced |= detect_types(engine, listed, columns=files.partitions, promised=promised)
+    if not replaced:
+        return relation
+    casts = ", ".join(f"CAST({quote(name)} AS {type_}) AS {quote(name)}" for name, type_ in replaced.items())
+    return f"SELECT * REPLACE ({casts}) FROM ({relation})"
+
+
+def _options(files: DataFiles, *, by_name: bool) -> str:
+    hive = "hive_partitioning = true, hive_types_autocast = false" if files.partitions else "hive_partitioning = false"
+    return f"{hive}, union_by_name = {str(by_name).lower()}"
+
+
+def _excluding(files: DataFiles) -> str:
+    outer = [name for name in dict.fromkeys(files.outer) if name not in files.partitions]
+    return f"* EXCLUDE ({', '.join(quote(name) for name in outer)})" if outer else "*"

@@ -1,0 +1,90 @@
+"""Records of data: which files a table was read from, what they held, and what they broke."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from endcap.storage.ports import Kind
+
+
+class FileIdentity(msgspec.Struct, frozen=True):
+    """A file by what it holds. ``path`` is absolute; ``sha256`` is remembered by size, ``mtime_ns`` and ``inode``."""
+
+    path: str
+    n_bytes: int
+    mtime_ns: int
+    inode: int
+    sha256: str
+
+
+class RememberedDigest(msgspec.Struct, frozen=True):
+    """The digest last read at a path; ``id`` is the hash of the path."""
+
+    id: str
+    file: FileIdentity
+
+
+class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What one column holds.
+
+    ``n`` counts rows, ``n_null`` missing values and NaN, ``n_distinct`` distinct values (an estimate, some percent off).
+    ``least`` and ``most`` are numbers, or ISO text for dates and times; None for text, whose extremes would be single values of
+    somebody. ``mean`` and ``deviation`` (of the population) are over finite numbers; the mean of a bool is its share of true.
+    ``quantiles`` are those of ``QUANTILES``, None for anything but numbers. ``top`` are the most frequent texts with their rows,
+    empty unless the column is text of at most 1,000 distinct values that is not personal.
+    """
+
+    name: str
+    type: str
+    n: int
+    n_null: int
+    n_distinct: int
+    least: float | str | None = None
+    most: float | str | None = None
+    mean: float | None = None
+    deviation: float | None = None
+    quantiles: list[float] | None = None
+    top: list[tuple[str, int]] = []
+
+
+class BrokenCheck(msgspec.Struct, frozen=True):
+    """A promise that rows broke.
+
+    ``check`` is one of missing, extra, type, nulls, infinite, least, most, one_of, unique, event_time, known_at, future, fresh.
+    ``column`` is None where the check is about the table. ``n_rows`` may be 0 when the table itself is wrong and has no rows.
+    ``sample`` shows up to 10 rows: the table's keys and what broke, as text.
+    """
+
+    check: str
+    column: str | None
+    n_rows: int
+    sample: list[dict[str, str]] = []
+
+
+class Ingest(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at a table's files: what was found, and whether it was let in.
+
+    ``definition`` is the hash of the Table; ``identity`` covers it, the zone, the files' digests and their partitions: equal
+    identity, equal rows. ``first_event`` and ``last_event`` are local times of the table's zone as ISO text, None without an
+    event time or rows. ``profile`` is empty for a refused batch, ``broken`` for an accepted one.
+    """
+
+    id: str
+    table: str
+    definition: str
+    identity: str
+    at: datetime
+    status: str  # accepted | refused
+    files: tuple[FileIdentity, ...]
+    n_rows: int
+    first_event: str | None
+    last_event: str | None
+    profile: tuple[ColumnProfile, ...]
+    broken: tuple[BrokenCheck, ...]
+    wall_s: float
+
+
+INGESTS = Kind("ingest", Ingest, "id", (("table",), ("identity",)))
+FILE_DIGESTS = Kind("file-digest", RememberedDigest, "id")

@@ -1,0 +1,179 @@
+"""Sources: a table's files as one SELECT, with derived columns, local event times and the instants at which rows were known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from endcap.core.definitions.tables import Table
+from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.core.names import quote, quote_text
+from endcap.core.zones import load_zone
+from endcap.loop.data.column_types import has_offset, name_type
+from endcap.loop.data.csv_files import relate_csv
+from endcap.loop.data.failures import reading
+from endcap.loop.data.parquet_files import relate_parquet
+from endcap.loop.data.paths import find_files
+from endcap.loop.data.records import FileIdentity
+
+if TYPE_CHECKING:
+    import duckdb
+
+EVENT_TIME = "__event_time"
+KNOWN_AT = "__known_at"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table's rows, ready to be queried by the engine that opened it.
+
+    ``columns`` gives Endcap's type of every column, first those of the files, then the derived ones (DuckDB's name in lower case
+    for a type that Endcap has no name for); ``file_columns`` are the former, ``stored_types`` DuckDB's own types of all. ``sql``
+    is a SELECT of every column and, where declared, ``__event_time`` (local wall time in ``zone``) and ``__known_at`` (UTC), both
+    plain timestamps.
+    """
+
+    table: Table
+    zone: str
+    files: tuple[FileIdentity, ...]
+    columns: dict[str, str]
+    sql: str
+    file_columns: tuple[str, ...]
+    stored_types: dict[str, str]
+    format: str  # parquet | csv
+    engine: duckdb.DuckDBPyConnection = field(repr=False, compare=False)
+
+    def resolve(self, expression: str) -> str:
+        """SQL for a column's name or an expression over the columns.
+
+        A name of a column becomes a quoted identifier, whatever characters it holds; anything else is an expression, returned as
+        it is once it has been bound against the table. Raises InvalidInput for an unknown column, naming those there are, or for
+        what is no expression.
+        """
+        if expression in self.columns:
+            return quote(expression)
+        bind(expression, relation=self.sql, columns=list(self.columns), table=self.table, engine=self.engine)
+        return expression
+
+
+def open_source(table: Table, *, folder: Path, zone: str, engine: duckdb.DuckDBPyConnection, digests: Callable[[Path], FileIdentity]) -> Source:
+    """Find a table's files, bind its expressions, and give it back as one SELECT.
+
+    Times: ``event_time`` may be a date, a timestamp without a zone (wall time of ``zone``, kept as it stands: a time that a
+    change of clocks skips or repeats is not moved, its day is what counts), a timestamp with a zone or ISO text with offsets (an
+    instant, turned into the wall time of ``zone``; offsets may differ from row to row, text without one is wall time). Text that
+    is no time becomes null, and ``check_contract`` counts it. ``known_at`` takes the same and becomes UTC; a wall time that
+    occurs twice is the one the zone database gives first.
+
+    ``zone`` is where times without an offset are read unless the table says its own. ``digests`` gives the identity of a file.
+    Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), a key
+    that is no column, an expression that does not bind, or a time of another type. Cost: the footer of each Parquet file; a scan
+    of CSV files; nothing is kept.
+    """
+    zone = table.zone or zone
+    load_zone(zone)
+    files = find_files(table, folder=folder)
+    identities = tuple(digests(path) for path in files.paths)
+    relate = relate_parquet if files.format == "parquet" else relate_csv
+    base = relate(files, table=table, engine=engine)
+    stored = _describe(base, table=table, engine=engine)
+    file_columns = tuple(stored)
+    sql, stored = _derive(base, stored, table=table, engine=engine)
+    for key in table.keys:
+        if key not in stored:
+            raise InvalidInput(unknown("column", key, stored, where=f"Table '{table.name}'"), hint=suggest(key, stored))
+    sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine)
+    return Source(
+        table=table,
+        zone=zone,
+        files=identities,
+        columns={name: name_type(type_) for name, type_ in stored.items()},
+        sql=sql,
+        file_columns=file_columns,
+        stored_types=stored,
+        format=files.format,
+        engine=engine,
+    )
+
+
+def bind(expression: str, *, relation: str, columns: list[str], table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+    """The DuckDB type of an expression over a relation, without reading rows.
+
+    Raises InvalidInput for an unknown column or anything but one expression.
+    """
+    # Twice, since each form stops what the other would let pass: in parentheses `a, b` is a row of two, in a cast `a AS INT) --` is whole.
+    statement = f"DESCRIBE SELECT ({expression}\n) AS __bound, CAST({expression} AS VARCHAR) AS __text FROM ({relation})"
+    with reading(table.name, columns=columns):
+        if len(engine.extract_statements(statement)) != 1:
+            raise InvalidInput(f"Table '{table.name}': {expression!r} is not one expression.")
+        rows = engine.execute(statement).fetchall()
+    return str(rows[0][1])
+
+
+def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    with reading(table.name):
+        stored = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {relation}").fetchall()}
+    for name in stored:
+        if name.lower() in (EVENT_TIME, KNOWN_AT):
+            raise InvalidInput(f"The files of table '{table.name}' have a column '{name}'; the name is Endcap's own.", hint="rename it")
+    return stored
+
+
+def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
+    if not table.columns:
+        return base, stored
+    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT)}
+    types = dict(stored)
+    parts = []
+    for name, expression in table.columns.items():
+        if name.lower() in taken:
+            raise InvalidInput(
+                f"Table '{table.name}' derives the column {name!r}, which its files have already.",
+                hint="give the derived column another name",
+            )
+        taken.add(name.lower())
+        sql = quote(expression) if expression in stored else expression
+        types[name] = bind(sql, relation=base, columns=list(stored), table=table, engine=engine)
+        parts.append(f"({sql}) AS {quote(name)}")
+    return f"SELECT *, {', '.join(parts)} FROM ({base})", types
+
+
+def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+    times = []
+    for what, name, expression in (("event_time", EVENT_TIME, table.event_time), ("known_at", KNOWN_AT, table.known_at)):
+        if expression is None:
+            continue
+        value = quote(expression) if expression in columns else expression
+        type_ = bind(value, relation=sql, columns=columns, table=table, engine=engine)
+        local = _local_time(f"({value})", type_, zone=zone, what=f"Table '{table.name}' {what} {expression!r}")
+        times.append(f"{local if name == EVENT_TIME else _in_utc(local, f'({value})', type_, zone=zone)} AS {name}")
+    return f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql
+
+
+def _local_time(value: str, type_: str, *, zone: str, what: str) -> str:
+    if type_ == "TIMESTAMP WITH TIME ZONE":
+        return f"CAST(timezone({quote_text(zone)}, {value}) AS TIMESTAMP)"
+    if name_type(type_) in ("date", "timestamp"):
+        return f"CAST({value} AS TIMESTAMP)"
+    if name_type(type_) == "text":
+        text = f"CAST({value} AS VARCHAR)"
+        return (
+            f"CASE WHEN {has_offset(text)} THEN CAST(timezone({quote_text(zone)}, TRY_CAST({text} AS TIMESTAMPTZ)) AS TIMESTAMP)"
+            f" ELSE TRY_CAST({text} AS TIMESTAMP) END"
+        )
+    hint = None
+    if name_type(type_) in ("integer", "number"):
+        hint = "say what it counts: to_timestamp(column) for seconds since 1970, epoch_ms(column), make_date(year, month, day)"
+    raise InvalidInput(f"{what} is of type {name_type(type_)}, which is no time.", hint=hint)
+
+
+def _in_utc(local: str, value: str, type_: str, *, zone: str) -> str:
+    from_wall = f"timezone('UTC', timezone({quote_text(zone)}, {local}))"
+    if type_ == "TIMESTAMP WITH TIME ZONE":
+        return f"timezone('UTC', {value})"
+    if name_type(type_) == "text":
+        text = f"CAST({value} AS VARCHAR)"
+        return f"CASE WHEN {has_offset(text)} THEN timezone('UTC', TRY_CAST({text} AS TIMESTAMPTZ)) ELSE {from_wall} END"
+    return from_wall

@@ -1,0 +1,71 @@
+"""Tracing: from a prediction back to the version, the training set, the tables and the files."""
+
+from __future__ import annotations
+
+from endcap.core.errors import NotFound
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.data.records import INGESTS
+from endcap.loop.deployment.records import BATCHES, PREDICTIONS, TraceStep
+from endcap.loop.registry.records import RELEASES, VERSIONS
+from endcap.loop.registry.versions import get_version, latest_verdict
+
+
+@verb("trace", permission=Permission.READ)
+def trace(session: Session, thing: str) -> list[TraceStep]:
+    """Walk from a prediction (its id), or a version, back to everything it was made from.
+
+    Prediction, batch, version, verdict, who released it, training set, tables as ingested, files with their SHA-256. Cost: one partition
+    of the log and a handful of records.
+    """
+    steps: list[TraceStep] = []
+    version_id = thing
+    if "~" in thing:
+        version_id = thing.split("~", 1)[0]
+        steps.extend(_trace_prediction(session, thing))
+    version = get_version(session, version_id)
+    m = version.metrics
+    wape = "not scored" if m.wape is None else f"WAPE {m.wape:.4f} in validation"
+    steps.append(TraceStep(f"version/{version.id}", "version", f"{version.candidate}, {wape}, trained by {version.created_by}"))
+    steps.extend(TraceStep(f"file/{f.sha256}", "artefact", f"{f.name} ({f.kind}, {f.n_bytes} bytes)") for f in version.files)
+    verdict = latest_verdict(session, version.id)
+    if verdict is not None:
+        steps.append(TraceStep(f"verdict/{verdict.id}", "verdict", f"{'passed' if verdict.passed else 'refused'}: {verdict.sentence}"))
+    for release in session.records.find(RELEASES, workspace=session.workspace, where={"version": version.id}):
+        steps.append(TraceStep(f"release/{release.id}", release.how, f"by {release.actor} at {release.at.isoformat()} {release.reason}".rstrip()))
+    steps.append(TraceStep(f"training-set/{version.training_set}", "training set", f"days up to {version.trained_until}"))
+    for table, ingest_id in version.tables.items():
+        steps.extend(_trace_table(session, table, ingest_id))
+    return steps
+
+
+def _trace_prediction(session: Session, prediction: str) -> list[TraceStep]:
+    import pyarrow.compute as pc
+
+    version, _, rest = prediction.partition("~")
+    origin = rest.partition("~")[0]
+    found = session.records.get(VERSIONS, workspace=session.workspace, id=version)
+    batch = None
+    if found is not None:
+        batch = session.records.get(BATCHES, workspace=session.workspace, id=f"{found.model}/{origin}/{version}")
+    if batch is None:
+        raise NotFound(f"No prediction {prediction!r} in workspace '{session.workspace}'.", hint="ids stand in the prediction log")
+    rows = session.tables.read(PREDICTIONS, partition=batch.partition)
+    rows = rows.filter(pc.equal(rows["prediction_id"], prediction))
+    if rows.num_rows == 0:
+        raise NotFound(f"No prediction {prediction!r} in workspace '{session.workspace}'.", hint="ids stand in the prediction log")
+    row = rows.to_pylist()[0]
+    keys = ", ".join(f"{key}={row[key]}" for key in batch.keys)
+    answer = f"{keys}, {row['ts']}: {row['forecast']:.4g} ({row['lower_90']:.4g} to {row['upper_90']:.4g})"
+    made = f"{batch.n_rows} rows from the origin {batch.origin}, predicted at {batch.predicted_at.isoformat()}, run {batch.run}"
+    return [TraceStep(f"prediction/{prediction}", "prediction", answer), TraceStep(f"batch/{batch.id}", "batch", made)]
+
+
+def _trace_table(session: Session, table: str, ingest_id: str) -> list[TraceStep]:
+    ingest = session.records.get(INGESTS, workspace=session.workspace, id=ingest_id)
+    if ingest is None:
+        return [TraceStep(f"table/{table}", "table", f"its ingest {ingest_id} is not kept here")]
+    what = f"{ingest.n_rows} rows from {ingest.first_event} to {ingest.last_event}, ingested at {ingest.at.isoformat()}"
+    files = [TraceStep(f"source/{f.path}", "file", f"{f.n_bytes} bytes, sha256 {f.sha256}") for f in ingest.files]
+    return [TraceStep(f"table/{table}", "table", what), *files]

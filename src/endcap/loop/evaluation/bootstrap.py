@@ -1,0 +1,45 @@
+"""The bootstrap over series and origins: is one forecast better than another, or was it luck?"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RatioInterval(msgspec.Struct, frozen=True):
+    """The ratio of a version's error to its rival's and its 90 % interval; below 1 the version is better."""
+
+    ratio: float
+    lower: float
+    upper: float
+    n_series: int
+    n_origins: int
+
+
+def compare_errors(
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    *,
+    rng: np.random.Generator,
+    n_draws: int = 1000,
+) -> RatioInterval:
+    """A two-way bootstrap of the ratio of two sums of errors.
+
+    Both arrays are n_series x n_origins sums over the same pairs (so that a weight of actual values, being the same in both, cancels).
+    Series and origins are drawn with replacement independently of one another: errors of one origin share its weather, errors of one
+    series its quirks (Owen, *The pigeonhole bootstrap*, 2007). With a single series only origins vary, and the reverse; with one of each
+    the interval is the point. Cost: n_draws x n_series x n_origins multiplications.
+    """
+    n_series, n_origins = ours.shape
+    total = float(theirs.sum())
+    if total == 0:
+        point = 1.0 if float(ours.sum()) == 0 else float("inf")
+        return RatioInterval(point, point, point, n_series, n_origins)
+    by_series = rng.multinomial(n_series, np.full(n_series, 1 / n_series), size=n_draws) if n_series > 1 else np.ones((n_draws, 1))
+    by_origin = rng.multinomial(n_origins, np.full(n_origins, 1 / n_origins), size=n_draws) if n_origins > 1 else np.ones((n_draws, 1))
+    above = np.einsum("do,do->d", by_series @ ours, by_origin)
+    below = np.einsum("do,do->d", by_series @ theirs, by_origin)
+    ratios = np.divide(above, below, out=np.full(n_draws, np.inf), where=below > 0)
+    lower, upper = np.quantile(ratios, [0.05, 0.95])
+    return RatioInterval(float(ours.sum()) / total, float(lower), float(upper), n_series, n_origins)

@@ -1,0 +1,205 @@
+"""The gate: a list of checks on a version's evidence, each with its figure and its limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.core.definitions.gates import Gate
+from endcap.loop.evaluation.bootstrap import compare_errors
+from endcap.loop.evaluation.metrics import ERROR_PARTS, Metrics, measure, seasonal_scale
+from endcap.loop.evaluation.records import CheckResult
+
+Cube = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a version showed on rows that played no part in choosing it. Cubes are n_series x n_origins x horizon, NaN where not scored.
+
+    ``name`` is the candidate judged; ``rivals`` holds the forecasts of others on the same cells by name; ``baselines`` says which of
+    them are baselines; ``champion`` is the champion's own forecasts, None where there is no champion.
+    """
+
+    name: str
+    actual: Cube
+    forecast: Cube
+    lower: Cube
+    upper: Cube
+    rivals: dict[str, Cube]
+    baselines: tuple[str, ...]
+    champion: Cube | None = None
+    champion_name: str = ""
+    scale: NDArray[np.float64] | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        scale = None if self.scale is None else np.broadcast_to(self.scale[:, None, None], self.actual.shape)
+        return measure(self.actual, self.forecast, lower=self.lower, upper=self.upper, scale=scale)
+
+
+class Check(Protocol):
+    """One check of a gate."""
+
+    def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult: ...
+
+
+@dataclass(frozen=True)
+class BetterThanBaseline:
+    """Beats the best baseline by more than chance; a baseline that is judged must be the best of them."""
+
+    metric: str
+
+    def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
+        figures = {name: _figure(evidence.actual, evidence.rivals[name], self.metric) for name in evidence.baselines}
+        scored = {name: figure for name, figure in figures.items() if figure is not None}
+        if not scored:
+            return _no_rows(f"{self.metric} against the best baseline")
+        best = min(scored, key=lambda name: scored[name])
+        return _compare(evidence, evidence.rivals[best], metric=self.metric, rival=f"the best baseline ({best})", same=evidence.name == best, rng=rng)
+
+
+@dataclass(frozen=True)
+class BetterThanChampion:
+    """Beats the champion by more than chance; passes where there is no champion yet."""
+
+    metric: str
+
+    def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
+        what = f"{self.metric} against the champion"
+        if evidence.champion is None:
+            return CheckResult(check=what, passed=True, figure=None, limit="below 1", sentence="there is no champion to beat yet")
+        rival = f"the champion ({evidence.champion_name})"
+        return _compare(evidence, evidence.champion, metric=self.metric, rival=rival, same=False, rng=rng)
+
+
+@dataclass(frozen=True)
+class BiasWithin:
+    """The sum of forecasts is near the sum of actual values."""
+
+    limit: float
+
+    def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
+        bias = evidence.metrics.bias
+        if bias is None:
+            return _no_rows("bias")
+        passed = abs(bias) <= self.limit
+        sentence = f"bias is {bias:+.1%}, {'within' if passed else 'outside'} ±{self.limit:.0%}"
+        return CheckResult(check="bias", passed=passed, figure=bias, limit=f"±{self.limit:.3g}", sentence=sentence)
+
+
+@dataclass(frozen=True)
+class CoverageBetween:
+    """The 90 % interval holds about as many actual values as it says."""
+
+    least: float
+    most: float
+
+    def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
+        coverage = evidence.metrics.coverage_90
+        if coverage is None:
+            return _no_rows("coverage of the 90 % interval")
+        passed = self.least <= coverage <= self.most
+        limit = f"{self.least:.2f} to {self.most:.2f}"
+        sentence = f"the 90 % interval covers {coverage:.1%}, {'within' if passed else 'outside'} {limit}"
+        return CheckResult(check="coverage_90", passed=passed, figure=coverage, limit=limit, sentence=sentence)
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """A metric under an absolute limit."""
+
+    metric: str
+    limit: float
+
+    def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
+        figure: float | None = getattr(evidence.metrics, self.metric)
+        if figure is None:
+            return _no_rows(self.metric)
+        passed = figure <= self.limit
+        sentence = f"{self.metric} is {figure:.4f}, {'at most' if passed else 'above'} {self.limit:.4g}"
+        return CheckResult(check=self.metric, passed=passed, figure=figure, limit=f"at most {self.limit:.4g}", sentence=sentence)
+
+
+def checks_of(gate: Gate) -> list[Check]:
+    """The checks that a gate's definition asks for, in the order a reader wants them."""
+    found: list[Check] = []
+    if "baseline" in gate.better_than:
+        found.append(BetterThanBaseline(gate.metric))
+    if "champion" in gate.better_than:
+        found.append(BetterThanChampion(gate.metric))
+    if gate.bias is not None:
+        found.append(BiasWithin(gate.bias))
+    if gate.coverage_90 is not None:
+        found.append(CoverageBetween(*gate.coverage_90))
+    found.extend(AtMost(metric, limit) for metric, limit in sorted(gate.most.items()))
+    return found
+
+
+def judge(evidence: Evidence, *, gate: Gate, seed: int) -> tuple[CheckResult, ...]:
+    """Every check of a gate on the evidence; the same evidence and seed give the same results."""
+    rng = np.random.default_rng(seed)
+    return tuple(check.judge(evidence, rng=rng) for check in checks_of(gate))
+
+
+def scale_of(observed: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The RMSSE scale of each series from its own history."""
+    return np.asarray(seasonal_scale(observed), dtype=np.float64)
+
+
+def _figure(actual: Cube, forecast: Cube, metric: str) -> float | None:
+    figure: float | None = getattr(measure(actual, forecast), "mae" if metric == "rmsse" else metric)
+    return figure
+
+
+def _compare(evidence: Evidence, theirs: Cube, *, metric: str, rival: str, same: bool, rng: np.random.Generator) -> CheckResult:
+    what = f"{metric} against {rival}"
+    paired = np.isfinite(evidence.actual) & np.isfinite(evidence.forecast) & np.isfinite(theirs)
+    if not paired.any():
+        return _no_rows(what)
+    if same:
+        return CheckResult(check=what, passed=True, figure=1.0, limit="best of the baselines", sentence=f"it is itself {rival}")
+    ours_errors = _errors(evidence.actual, evidence.forecast, paired=paired, metric=metric, scale=evidence.scale)
+    their_errors = _errors(evidence.actual, theirs, paired=paired, metric=metric, scale=evidence.scale)
+    scored: NDArray[np.bool_] = np.asarray(paired.any(axis=2))
+    rows, columns = np.flatnonzero(np.count_nonzero(scored, axis=1)), np.flatnonzero(np.count_nonzero(scored, axis=0))
+    found = compare_errors(ours_errors[np.ix_(rows, columns)], their_errors[np.ix_(rows, columns)], rng=rng)
+    passed = found.upper < 1
+    # A squared metric is compared as its root, so that the ratio reads like the metric.
+    ratio, lower, upper = (_unsquare(value, metric) for value in (found.ratio, found.lower, found.upper))
+    how = "beats" if passed else "does not clearly beat"
+    sentence = (
+        f"{how} {rival} on {metric}: ratio {ratio:.3f} (90 % interval {lower:.3f} to {upper:.3f},"
+        f" {found.n_series} series x {found.n_origins} origins)"
+    )
+    return CheckResult(check=what, passed=passed, figure=ratio, limit="interval below 1", sentence=sentence, lower=lower, upper=upper)
+
+
+def _errors(actual: Cube, forecast: Cube, *, paired: NDArray[np.bool_], metric: str, scale: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """The errors to compare, summed over the horizon: n_series x n_origins."""
+    y, f = np.where(paired, actual, 0.0), np.where(paired, forecast, 0.0)
+    if metric == "rmsse" and scale is not None:
+        usable = np.isfinite(scale) & (scale > 0)
+        weights = np.divide(1.0, scale, out=np.zeros_like(scale), where=usable)
+        errors = np.square(f - y) * weights[:, None, None]
+    else:
+        errors = ERROR_PARTS.get(metric, ERROR_PARTS["mae"])(y, f)[0]
+    summed: NDArray[np.float64] = np.where(paired, errors, 0.0).sum(axis=2)
+    return summed
+
+
+def _unsquare(value: float, metric: str) -> float:
+    return float(np.sqrt(value)) if metric in ("rmspe", "rmsse") else value
+
+
+def _no_rows(check: str) -> CheckResult:
+    return CheckResult(
+        check=check,
+        passed=False,
+        figure=None,
+        limit="",
+        sentence=f"{check}: there is not one outcome to judge by; a longer history is needed",
+    )

@@ -1,0 +1,43 @@
+"""Records of evaluation: what a gate found."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from endcap.storage.ports import Kind
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One check of a verdict: its figure, its limit, and the sentence a person reads."""
+
+    check: str
+    passed: bool
+    figure: float | None
+    limit: str
+    sentence: str
+    lower: float | None = None
+    upper: float | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gate found about a version, with every figure. A verdict is never changed; a new look gives a new one."""
+
+    id: str
+    model: str
+    version: str
+    at: datetime
+    passed: bool
+    checks: tuple[CheckResult, ...]
+    against: str | None = None
+    n_pairs: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a line: what failed, or that all checks passed."""
+        failed = [check.sentence for check in self.checks if not check.passed]
+        return "; ".join(failed) if failed else f"all {len(self.checks)} checks passed"
+
+
+VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)))

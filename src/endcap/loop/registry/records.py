@@ -1,0 +1,105 @@
+"""Records of the registry."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+
+import msgspec
+
+from endcap.loop.evaluation.metrics import Metrics
+from endcap.storage.ports import Kind
+
+PROD = "prod"
+
+
+class ModelRecord(msgspec.Struct, frozen=True):
+    """A model as it was last applied. ``definition`` is the JSON of what the user wrote."""
+
+    name: str
+    solution: str
+    identity: str
+    definition: str
+    applied_at: datetime
+    applied_by: str
+
+
+class VersionFile(msgspec.Struct, frozen=True):
+    """One file of a version; its bytes rest under their digest."""
+
+    name: str
+    kind: str
+    sha256: str
+    n_bytes: int
+
+
+class SliceMetrics(msgspec.Struct, frozen=True):
+    """The figures of one slice: ``by`` is a column, ``weekday``, ``day ahead`` or ``member``; ``value`` which of them."""
+
+    by: str
+    value: str
+    metrics: Metrics
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """One trained artefact. ``identity`` says what it was made of: equal identity, interchangeable version.
+
+    ``leaderboard`` holds the figures of every candidate on the same judged rows, baselines among them; ``slices`` those of this one.
+    ``members_fallen_back`` gives the reason for each member that answers by its fallback.
+    """
+
+    id: str
+    model: str
+    n: int
+    candidate: str
+    identity: str
+    created_at: datetime
+    created_by: str
+    run: str
+    files: tuple[VersionFile, ...]
+    metrics: Metrics
+    leaderboard: dict[str, Metrics]
+    baselines: tuple[str, ...]
+    slices: tuple[SliceMetrics, ...] = ()
+    members: int = 0
+    members_fallen_back: dict[str, str] = {}
+    trained_until: date | None = None
+    training_set: str = ""
+    tables: dict[str, str] = {}
+    definition: str = ""
+    lock: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of a model's history: from ``at`` on this version was the champion of the environment."""
+
+    id: str
+    model: str
+    environment: str
+    version: str
+    previous: str | None
+    at: datetime
+    actor: str
+    how: str  # promote | rollback
+    reason: str
+    verdict: str
+    verdict_sentence: str = ""
+
+
+class Champion(msgspec.Struct, frozen=True):
+    """Which release answers now. One record per model and environment, changed only with its history row.
+
+    ``behind`` lists the releases that a rollback returns to, the nearest last.
+    """
+
+    id: str
+    release: str
+    version: str
+    since: datetime
+    behind: tuple[str, ...] = ()
+
+
+MODELS = Kind("model", ModelRecord, "name")
+VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
+RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
+CHAMPIONS = Kind("champion", Champion, "id")

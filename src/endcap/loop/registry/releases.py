@@ -1,0 +1,132 @@
+"""Releases: the one door through which a version becomes the one that answers, and the way back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from endcap.core.clock import parse_instant
+from endcap.core.errors import Conflict, GateRefused, NotFound
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Change, Session
+from endcap.governance.verbs import verb
+from endcap.loop.evaluation.records import VERDICTS, Verdict
+from endcap.loop.registry.records import CHAMPIONS, PROD, RELEASES, Champion, Release, Version
+from endcap.loop.registry.versions import get_model, get_version, latest_verdict
+
+
+def get_champion(session: Session, model: str, *, environment: str = PROD) -> Champion | None:
+    """What answers for a model now, or None."""
+    return session.records.get(CHAMPIONS, workspace=session.workspace, id=f"{model}/{environment}")
+
+
+@verb("promote", permission=Permission.RELEASE)
+def promote(session: Session, version: str, *, reason: str = "") -> Release:
+    """Make a version the champion of its model.
+
+    It needs a passing verdict against the champion of this moment; everything that releases goes through here, schedules and reactions
+    too. Raises GateRefused with what failed (the refusal is audited), Conflict when it is the champion already.
+    """
+    candidate = get_version(session, version)
+    verdict = latest_verdict(session, candidate.id)
+    thing = f"model/{candidate.model}"
+    champion = get_champion(session, candidate.model)
+    if champion is not None and champion.version == candidate.id:
+        raise Conflict(f"'{candidate.id}' is the champion already, since {champion.since.isoformat()}.")
+    refusal = _find_refusal(verdict, champion=champion)
+    if refusal is not None:
+        session.record_refusal("promote", thing=thing, detail={"version": candidate.id, "why": refusal[:500]})
+        hint = f"see every figure with: endcap show {candidate.id}"
+        raise GateRefused(f"'{candidate.id}' cannot be released: {refusal}.", hint=hint, version=candidate.id)
+    assert verdict is not None, "no refusal without a verdict"
+    with session.change("promote", thing=thing, detail={"version": candidate.id, "verdict": verdict.id}) as change:
+        behind = (*champion.behind, champion.release) if champion else ()
+        return _release(session, change, candidate, how="promote", reason=reason, verdict=verdict, champion=champion, behind=behind)
+
+
+@verb("rollback", permission=Permission.RELEASE)
+def rollback(session: Session, model: str, *, reason: str = "") -> Release:
+    """Go back to the version that answered before the champion.
+
+    Called again it goes back one further. Raises Conflict when nothing answered before. The history keeps every step.
+    """
+    get_model(session, model)
+    champion = get_champion(session, model)
+    if champion is None or not champion.behind:
+        now = f"'{champion.version}' is its first release" if champion else "it has no release"
+        raise Conflict(f"Model '{model}' has no version to go back to: {now}.", hint=f"see: endcap history {model}")
+    target = session.records.get(RELEASES, workspace=session.workspace, id=champion.behind[-1])
+    assert target is not None, "a release is never deleted"
+    version = get_version(session, target.version)
+    verdict = session.records.get(VERDICTS, workspace=session.workspace, id=target.verdict)
+    assert verdict is not None, "a verdict is never deleted"
+    detail = {"from": champion.version, "to": version.id, "reason": reason[:500]}
+    with session.change("rollback", thing=f"model/{model}", detail=detail) as change:
+        return _release(session, change, version, how="rollback", reason=reason, verdict=verdict, champion=champion, behind=champion.behind[:-1])
+
+
+@verb("history", permission=Permission.READ)
+def show_history(session: Session, model: str, *, at: str | None = None) -> list[Release]:
+    """What answered for a model: every release, newest first; with ``at`` the one that answered at that instant.
+
+    ``at`` is an ISO time, read in the workspace's zone when it has no offset. Raises NotFound when nothing answered then.
+    """
+    get_model(session, model)
+    releases = session.records.find(RELEASES, workspace=session.workspace, where={"model": model}, newest_first=True)
+    if at is None:
+        return releases
+    instant: datetime = parse_instant(at, zone=session.zone)
+    standing = [release for release in releases if release.at <= instant]
+    if not standing:
+        first = f"its first release was at {releases[-1].at.isoformat()}" if releases else "it was never released"
+        raise NotFound(f"Nothing answered for model '{model}' at {instant.isoformat()}: {first}.")
+    return standing[:1]
+
+
+def _find_refusal(verdict: Verdict | None, *, champion: Champion | None) -> str | None:
+    if verdict is None:
+        return "it was never judged by its gate"
+    if not verdict.passed:
+        return verdict.sentence
+    if champion is not None and verdict.against != champion.version:
+        return f"it was judged against {verdict.against or 'no champion'}, but the champion is now {champion.version}"
+    return None
+
+
+def _release(
+    session: Session,
+    change: Change,
+    version: Version,
+    *,
+    how: str,
+    reason: str,
+    verdict: Verdict,
+    champion: Champion | None,
+    behind: tuple[str, ...],
+) -> Release:
+    """Write the history row and move the champion, if it still stands where it was read."""
+    now = session.now()
+    release = Release(
+        id=session.new_id("release"),
+        model=version.model,
+        environment=PROD,
+        version=version.id,
+        previous=champion.version if champion else None,
+        at=now,
+        actor=session.actor.name,
+        how=how,
+        reason=reason,
+        verdict=verdict.id,
+        verdict_sentence=verdict.sentence,
+    )
+    identity = f"{version.model}/{PROD}"
+    found = change.tx.get_versioned(CHAMPIONS, workspace=session.workspace, id=identity)
+    if (found[0] if found else None) != champion:
+        raise Conflict(f"The champion of model '{version.model}' changed a moment ago.", hint=f"see: endcap history {version.model}")
+    change.tx.append(RELEASES, workspace=session.workspace, record=release)
+    change.tx.put(
+        CHAMPIONS,
+        workspace=session.workspace,
+        record=Champion(identity, release.id, version.id, now, behind),
+        expected_version=found[1] if found else 0,
+    )
+    return release

@@ -1,0 +1,87 @@
+"""Versions: keeping and reading back what was trained."""
+
+from __future__ import annotations
+
+import msgspec
+
+from endcap.core.errors import IntegrityBroken, NotFound, suggest
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.evaluation.records import VERDICTS, Verdict
+from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
+from endcap.loop.training.artefacts import Artefact
+
+
+def get_model(session: Session, model: str) -> ModelRecord:
+    """A model by name. Raises NotFound with the nearest name."""
+    found = session.records.get(MODELS, workspace=session.workspace, id=model)
+    if found is None:
+        names = [m.name for m in session.records.find(MODELS, workspace=session.workspace)]
+        raise NotFound(
+            f"No model {model!r} in workspace '{session.workspace}'. Models: {names[:20]}.",
+            hint=suggest(model, names) or "define it in project.py, then: endcap apply",
+        )
+    return found
+
+
+def get_version(session: Session, version: str) -> Version:
+    """A version by id, such as ``store-day-v3``. Raises NotFound with the nearest id of the same model."""
+    found = session.records.get(VERSIONS, workspace=session.workspace, id=version)
+    if found is None:
+        model = version.rpartition("-v")[0]
+        ids = [v.id for v in session.records.find(VERSIONS, workspace=session.workspace, where={"model": model})]
+        raise NotFound(f"No version {version!r} in workspace '{session.workspace}'.", hint=suggest(version, ids))
+    return found
+
+
+@verb("register", permission=Permission.EDIT)
+def register_version(session: Session, version: Version) -> Version:
+    """Keep a version, its number given here: the next of its model.
+
+    A version of the same identity that stands already is returned instead: training the same twice gives one version.
+    """
+    where = {"identity": version.identity}
+    with session.change("register", thing=f"model/{version.model}", detail={"candidate": version.candidate}) as change:
+        for standing in change.tx.find(VERSIONS, workspace=session.workspace, where=where):
+            if standing.model == version.model:
+                change.detail.update(version=standing.id, note="stands already")
+                return standing
+        n = len(change.tx.find(VERSIONS, workspace=session.workspace, where={"model": version.model})) + 1
+        kept = msgspec.structs.replace(version, id=f"{version.model}-v{n}", n=n)
+        change.tx.append(VERSIONS, workspace=session.workspace, record=kept)
+        change.detail.update(version=kept.id)
+    return kept
+
+
+@verb("record-verdict", permission=Permission.EDIT)
+def record_verdict(session: Session, verdict: Verdict) -> Verdict:
+    """Keep what a gate found. A verdict is added, never changed."""
+    detail: dict[str, str | int | float | bool | None] = {"version": verdict.version, "passed": verdict.passed, "verdict": verdict.id}
+    with session.change("record-verdict", thing=f"model/{verdict.model}", detail=detail) as change:
+        change.tx.append(VERDICTS, workspace=session.workspace, record=verdict)
+    return verdict
+
+
+@verb("versions", permission=Permission.READ)
+def list_versions(session: Session, model: str) -> list[Version]:
+    """All versions of a model, newest first, with their figures beside those of every candidate."""
+    get_model(session, model)
+    return session.records.find(VERSIONS, workspace=session.workspace, where={"model": model}, newest_first=True)
+
+
+def latest_verdict(session: Session, version: str) -> Verdict | None:
+    """The newest verdict on a version, or None when it was never judged."""
+    found = session.records.find(VERDICTS, workspace=session.workspace, where={"version": version}, newest_first=True, limit=1)
+    return found[0] if found else None
+
+
+def read_artefacts(session: Session, version: Version) -> dict[str, Artefact]:
+    """The files of a version, each checked against its SHA-256. Raises IntegrityBroken when one was changed or is gone."""
+    artefacts = {}
+    for file in version.files:
+        try:
+            artefacts[file.name] = Artefact(file.kind, session.blobs.get(file.sha256))
+        except NotFound as error:
+            raise IntegrityBroken(f"The file '{file.name}' of version '{version.id}' is gone.", hint="restore it from a backup") from error
+    return artefacts

@@ -1,0 +1,311 @@
+"""The cycle of a model: ingest, assemble, join outcomes, watch, train when there is a reason, judge, release, answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from endcap.core.errors import GateRefused
+from endcap.core.identity import identify
+from endcap.governance.sessions import Session
+from endcap.loop.data.records import Ingest
+from endcap.loop.data.verbs import ingest
+from endcap.loop.deployment.batches import log_predictions
+from endcap.loop.deployment.records import BATCHES, Batch
+from endcap.loop.evaluation.gates import judge
+from endcap.loop.evaluation.records import Verdict
+from endcap.loop.monitoring.quality import check_quality, join_outcomes
+from endcap.loop.monitoring.records import Reading
+from endcap.loop.registry.records import MODELS, VERSIONS, Version
+from endcap.loop.registry.releases import get_champion, promote
+from endcap.loop.registry.versions import get_version, record_verdict, register_version
+from endcap.loop.retraining.tasks import DataRef, Task, Training, Trial
+from endcap.pipelines.code import digest_code, read_lock
+from endcap.pipelines.graph import Outcome, Reporter, Step, StepContext
+from endcap.pipelines.records import Run
+from endcap.pipelines.runner import run_steps
+
+RETRAIN_EVERY = timedelta(days=28)
+RETRY_AFTER = timedelta(days=7)
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What became of one trial: its version and verdict, and whether it was released."""
+
+    version: str
+    candidate: str
+    passed: bool
+    released: bool
+    sentence: str
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Whether to train, and why."""
+
+    train: bool
+    reason: str
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """What joined and what the watches read."""
+
+    n_outcomes: int = 0
+    readings: tuple[Reading, ...] = ()
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """The trials in the order they were judged."""
+
+    judged: tuple[Judged, ...] = ()
+
+
+@dataclass(frozen=True)
+class CycleResult:
+    """What one turn of the cycle did."""
+
+    run: Run
+    data: DataRef
+    watched: Watched
+    decision: Decision
+    judged: tuple[Judged, ...]
+    champion: str | None
+    batch: Batch | None
+
+
+def turn(
+    session: Session,
+    task: Task,
+    *,
+    folder: Path,
+    origin: date | None = None,
+    train: bool | None = None,
+    verify: bool = False,
+    reporter: Reporter | None = None,
+) -> CycleResult:
+    """One turn of a model's cycle, as a run whose steps are kept by identity.
+
+    ``train`` True trains whatever the state, False never, None when there is a reason: no champion yet, a changed definition, a watch's
+    breach with the reaction ``retrain``, or 28 days since the last training. ``origin`` None: chosen from the data and the clock.
+    """
+    cycle = _Cycle(session, task, folder=folder, origin=origin, train=train, verify=verify)
+    done = run_steps(session, cycle.steps(), subject=f"model/{task.name}", reporter=reporter)
+    values = done.values
+    champion = get_champion(session, task.name)
+    return CycleResult(
+        run=done.run,
+        data=values["assemble"],
+        watched=values["watch"],
+        decision=values["decide"],
+        judged=values["release"].judged,
+        champion=champion.version if champion else None,
+        batch=values["forecast"],
+    )
+
+
+class _Cycle:
+    def __init__(self, session: Session, task: Task, *, folder: Path, origin: date | None, train: bool | None, verify: bool) -> None:
+        self.session, self.task, self.folder = session, task, folder
+        self.origin, self.forced, self.verify = origin, train, verify
+
+    def steps(self) -> tuple[Step, ...]:
+        task = self.task
+        ingests = tuple(Step(f"ingest {t.name}", self._ingest(t.name), Ingest) for t in task.tables)
+        names = tuple(step.name for step in ingests)
+        day = self.session.now().date().isoformat()
+        return (
+            *ingests,
+            Step("assemble", self._assemble, DataRef, needs=names, parts=(task.identity, day, str(self.origin))),
+            Step("watch", self._watch, Watched, needs=("assemble",)),
+            Step("decide", self._decide, Decision, needs=("assemble", "watch")),
+            Step("train", self._train, Training, needs=("assemble", "decide"), parts=(task.identity, task.seed)),
+            Step("release", self._release, Judgement, needs=("assemble", "decide", "train", *names)),
+            Step("forecast", self._forecast, Batch | None, needs=("assemble", "release")),
+        )
+
+    def _ingest(self, name: str) -> Callable[[StepContext], Outcome]:
+        table = next(t for t in self.task.tables if t.name == name)
+
+        def step(context: StepContext) -> Outcome:  # noqa: ARG001 - an ingest reads files, not steps
+            found = ingest(self.session, table, folder=self.folder, verify=self.verify)
+            edges = tuple((f"source/{f.sha256}", f"ingest/{found.id}") for f in found.files)
+            return Outcome(found, n_rows_in=found.n_rows, n_rows_out=found.n_rows, edges=edges)
+
+        return step
+
+    def _ingests(self, context: StepContext) -> dict[str, Ingest]:
+        return {t.name: context.values[f"ingest {t.name}"] for t in self.task.tables}
+
+    def _assemble(self, context: StepContext) -> Outcome:
+        ingests = self._ingests(context)
+        data = self.task.assemble(self.session, context, ingests=ingests, folder=self.folder, now=self.session.now(), origin=self.origin)
+        edges = tuple((f"ingest/{i.id}", f"data/{data.digest}") for i in ingests.values())
+        note = f"{data.n_series} series, {data.first_day} to {data.last_day}, origin {data.origin}"
+        return Outcome(data, n_rows_in=data.n_rows, n_rows_out=data.n_series, note=note, edges=edges)
+
+    def _watch(self, context: StepContext) -> Outcome:
+        data: DataRef = context.values["assemble"]
+        n = 0
+        if self.session.records.find(BATCHES, workspace=self.session.workspace, where={"model": self.task.name}, limit=1):
+            n = join_outcomes(self.session, self.task.name, self.task.find_actuals(self.session, data))
+        champion = get_champion(self.session, self.task.name)
+        if champion is None:
+            return Outcome(Watched(n), n_rows_out=n, note="nothing is released yet")
+        version = get_version(self.session, champion.version)
+        readings = tuple(check_quality(self.session.as_system(), version, watch) for watch in self.task.watch)
+        note = "; ".join(_describe(reading) for reading in readings) or "no watch is declared"
+        return Outcome(Watched(n, readings), n_rows_out=n, note=note)
+
+    def _decide(self, context: StepContext) -> Outcome:
+        decision = self._reason(context.values["watch"])
+        return Outcome(decision, note=decision.reason)
+
+    def _reason(self, watched: Watched) -> Decision:
+        if self.forced is not None:
+            return Decision(self.forced, "asked for" if self.forced else "training was asked not to run")
+        model = self.session.records.get(MODELS, workspace=self.session.workspace, id=self.task.name)
+        where = {"model": self.task.name}
+        newest = self.session.records.find(VERSIONS, workspace=self.session.workspace, where=where, newest_first=True, limit=1)
+        if get_champion(self.session, self.task.name) is None:
+            return Decision(True, "there is no champion yet")
+        age = self.session.now() - newest[0].created_at
+        if model is not None and newest[0].definition != model.identity:
+            return Decision(True, "the definition changed")
+        breached = [r for r, w in zip(watched.readings, self.task.watch, strict=True) if r.breached and "retrain" in w.then]
+        if breached:
+            if age < RETRY_AFTER:
+                return Decision(False, f"a watch is breached, but the last training was {age.days} days ago; it is tried again after 7")
+            return Decision(True, f"a watch is breached: {_describe(breached[0])}")
+        if age >= RETRAIN_EVERY:
+            return Decision(True, f"the last training was {age.days} days ago")
+        return Decision(False, f"the champion is watched and within its limits; last training {age.days} days ago")
+
+    def _train(self, context: StepContext) -> Outcome:
+        decision: Decision = context.values["decide"]
+        if not decision.train:
+            return Outcome(Training(), note="not needed")
+        data: DataRef = context.values["assemble"]
+        training = self.task.train(self.session, context, data)
+        best = training.trials[0]
+        edges = tuple((f"data/{data.digest}", f"file/{f.sha256}") for trial in training.trials for f in trial.files)
+        wape = "not scored" if best.metrics.wape is None else f"WAPE {best.metrics.wape:.4f}"
+        return Outcome(training, n_rows_in=data.n_rows, n_rows_out=best.metrics.n, note=f"{best.candidate}: {wape}", edges=edges)
+
+    def _release(self, context: StepContext) -> Outcome:
+        training: Training = context.values["train"]
+        judged: list[Judged] = []
+        edges: list[tuple[str, str]] = []
+        for trial in training.trials:
+            version = self._register(context, trial)
+            edges += [(f"file/{f.sha256}", f"version/{version.id}") for f in version.files]
+            edges.append((f"data/{version.training_set}", f"version/{version.id}"))
+            outcome = self._judge(context, trial, version)
+            judged.append(outcome)
+            if outcome.passed:
+                break
+        released = next((j for j in judged if j.released), None)
+        note = f"{released.version} ({released.candidate}) released" if released else (judged[-1].sentence if judged else "not needed")
+        return Outcome(Judgement(tuple(judged)), n_rows_out=len(judged), note=note, edges=tuple(edges))
+
+    def _register(self, context: StepContext, trial: Trial) -> Version:
+        data: DataRef = context.values["assemble"]
+        files = [(f.name, f.sha256) for f in trial.files]
+        version = Version(
+            id="",
+            model=self.task.name,
+            n=0,
+            candidate=trial.candidate,
+            identity=identify(self.task.identity, data.digest, trial.candidate, digest_code(), self.task.seed, files),
+            created_at=self.session.now(),
+            created_by=self.session.actor.name,
+            run=context.run,
+            files=trial.files,
+            metrics=trial.metrics,
+            leaderboard=trial.leaderboard,
+            baselines=trial.baselines,
+            slices=trial.slices,
+            members=trial.members,
+            members_fallen_back=trial.members_fallen_back,
+            trained_until=trial.trained_until,
+            training_set=data.digest,
+            tables={name: found.id for name, found in self._ingests(context).items()},
+            definition=self.task.identity,
+            lock=read_lock(),
+            notes=trial.notes,
+        )
+        return register_version(self.session, version)
+
+    def _judge(self, context: StepContext, trial: Trial, version: Version) -> Judged:
+        session = self.session
+        champion = get_champion(session, self.task.name)
+        if champion is not None and champion.version == version.id:
+            return Judged(version.id, trial.candidate, True, False, "it is the champion already")
+        standing = get_version(session, champion.version) if champion else None
+        evidence = self.task.weigh(session, context.values["assemble"], trial, champion=standing)
+        checks = judge(evidence, gate=self.task.gate, seed=self.task.seed)
+        verdict = Verdict(
+            id=session.new_id("verdict"),
+            model=self.task.name,
+            version=version.id,
+            at=session.now(),
+            passed=all(check.passed for check in checks),
+            checks=checks,
+            against=champion.version if champion else None,
+            n_pairs=evidence.metrics.n,
+        )
+        record_verdict(session, verdict)
+        decision: Decision = context.values["decide"]
+        try:
+            promote(session, version.id, reason=decision.reason)
+        except GateRefused:
+            return Judged(version.id, trial.candidate, False, False, verdict.sentence)
+        return Judged(version.id, trial.candidate, True, True, verdict.sentence)
+
+    def _forecast(self, context: StepContext) -> Outcome:
+        data: DataRef = context.values["assemble"]
+        champion = get_champion(self.session, self.task.name)
+        if champion is None:
+            return Outcome(None, note="no version passed its gate, so nothing answers")
+        standing = self.session.records.get(
+            BATCHES, workspace=self.session.workspace, id=f"{self.task.name}/{data.origin.isoformat()}/{champion.version}"
+        )
+        if standing is not None and standing.data == data.digest:
+            return Outcome(standing, n_rows_out=standing.n_rows, note="stands already")
+        batch = self._answer(context, get_version(self.session, champion.version), data)
+        missing = f"; not known ahead: {', '.join(batch.missing_facts)}" if batch.missing_facts else ""
+        edges = ((f"version/{champion.version}", f"batch/{batch.id}"), (f"data/{data.digest}", f"batch/{batch.id}"))
+        note = f"{batch.n_rows} forecasts for {batch.first} to {batch.last} by {batch.version}{missing}"
+        return Outcome(batch, n_rows_in=data.n_series, n_rows_out=batch.n_rows, note=note, edges=edges)
+
+    def _answer(self, context: StepContext, version: Version, data: DataRef) -> Batch:
+        import pyarrow.compute as pc
+
+        answers = self.task.answer(self.session, version, data)
+        days: dict[str, Any] = pc.min_max(answers.table["ts"]).as_py()
+        batch = Batch(
+            id="",
+            model=self.task.name,
+            version=version.id,
+            origin=data.origin,
+            predicted_at=self.session.now(),
+            n_rows=answers.table.num_rows,
+            first=days["min"].date(),
+            last=days["max"].date(),
+            zone=self.task.zone(self.session),
+            keys=self.task.keys,
+            data=data.digest,
+            run=context.run,
+            missing_facts=answers.missing_facts,
+        )
+        return log_predictions(self.session, batch, answers.table)
+
+
+def _describe(reading: Reading) -> str:
+    if reading.figure is None or reading.limit is None:
+        return f"{reading.metric}: {reading.n} outcomes, too few to say"
+    word = "above" if reading.breached else "within"
+    return f"live {reading.metric} {reading.figure:.4f} over {reading.first} to {reading.last}, {word} its limit {reading.limit:.4f}"

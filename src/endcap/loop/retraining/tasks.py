@@ -1,0 +1,118 @@
+"""The protocol by which the loop runs a model of any solution."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from endcap.core.definitions.gates import Gate
+from endcap.core.definitions.tables import Table
+from endcap.core.definitions.watches import Quality
+from endcap.governance.sessions import Session
+from endcap.loop.data.records import Ingest
+from endcap.loop.evaluation.gates import Evidence
+from endcap.loop.evaluation.metrics import Metrics
+from endcap.loop.registry.records import SliceMetrics, Version, VersionFile
+from endcap.pipelines.graph import StepContext
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class DataRef(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model reads at one origin, kept as bytes under ``digest``; it is the training set and the source of forecasts in one."""
+
+    digest: str
+    origin: date
+    first_day: date
+    last_day: date
+    n_rows: int
+    n_series: int
+    notes: tuple[str, ...] = ()
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One trained candidate that may become a version, with its evidence kept under a digest."""
+
+    candidate: str
+    files: tuple[VersionFile, ...]
+    metrics: Metrics
+    leaderboard: dict[str, Metrics]
+    baselines: tuple[str, ...]
+    slices: tuple[SliceMetrics, ...]
+    evidence: str
+    members: int = 0
+    members_fallen_back: dict[str, str] = {}
+    trained_until: date
+    notes: tuple[str, ...] = ()
+
+
+class Training(msgspec.Struct, frozen=True):
+    """What training gave: trials in the order in which they are offered to the gate. Empty: nothing was trained."""
+
+    trials: tuple[Trial, ...] = ()
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """A table of answers and which known-ahead facts were missing for some of them."""
+
+    table: pa.Table
+    missing_facts: tuple[str, ...] = ()
+
+
+class Task(Protocol):
+    """A model as the loop sees it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def solution(self) -> str: ...
+    @property
+    def identity(self) -> str:
+        """The hash of the definition."""
+        ...
+
+    @property
+    def definition(self) -> str:
+        """The definition as JSON."""
+        ...
+
+    @property
+    def tables(self) -> tuple[Table, ...]: ...
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+    @property
+    def gate(self) -> Gate: ...
+    @property
+    def watch(self) -> tuple[Quality, ...]: ...
+    @property
+    def seed(self) -> int: ...
+
+    def assemble(
+        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: date | None
+    ) -> DataRef:
+        """Read the tables into what the model reads."""
+        ...
+
+    def train(self, session: Session, context: StepContext, data: DataRef) -> Training:
+        """Back-test every candidate, choose, fit."""
+        ...
+
+    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None) -> Evidence:
+        """The evidence for the gate, with the champion's forecasts on the same rows."""
+        ...
+
+    def answer(self, session: Session, version: Version, data: DataRef) -> Answers:
+        """Answers of a version for the data's origin: keys, ts, forecast, lower_90, upper_90 and what else the solution gives."""
+        ...
+
+    def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
+        """The outcomes that are known: keys, ts, actual."""
+        ...
+
+    def zone(self, session: Session) -> str:
+        """The zone in which ``ts`` is written."""
+        ...

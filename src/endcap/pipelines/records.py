@@ -1,0 +1,75 @@
+"""Records of runs, steps and lineage."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from endcap.core.identity import identify
+from endcap.storage.ports import Kind
+
+
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a run. ``peak_mib`` is the process's greatest resident size while it ran; ``cpu_s`` sums all its threads and children."""
+
+    name: str
+    status: str  # done | cached | failed
+    identity: str
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    n_rows_in: int | None = None
+    n_rows_out: int | None = None
+    attempts: int = 1
+    note: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution of a graph for a subject (``model/store-day``)."""
+
+    id: str
+    subject: str
+    actor: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    status: str = "running"  # running | done | failed
+    error: str = ""
+    steps: tuple[StepRecord, ...] = ()
+
+    @property
+    def cpu_s(self) -> float:
+        return sum(step.cpu_s for step in self.steps)
+
+    @property
+    def wall_s(self) -> float:
+        return sum(step.wall_s for step in self.steps)
+
+
+class StepResult(msgspec.Struct, frozen=True):
+    """What a step of one identity gave, kept so that it need not run again. ``value`` is the digest of its encoded value."""
+
+    identity: str
+    step: str
+    value: str
+    n_rows_in: int | None
+    n_rows_out: int | None
+    at: datetime
+
+
+class Edge(msgspec.Struct, frozen=True):
+    """``target`` was made from ``source`` by a step of a run. Things are named ``kind/id``."""
+
+    source: str
+    target: str
+    step: str
+    run: str
+
+    @property
+    def id(self) -> str:
+        return identify(self.source, self.target)
+
+
+RUNS = Kind("run", Run, "id", (("subject",), ("status",)))
+STEP_RESULTS = Kind("step-result", StepResult, "identity", (("step",),))
+EDGES = Kind("edge", Edge, "id", (("source",), ("target",)))

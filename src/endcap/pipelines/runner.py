@@ -1,0 +1,214 @@
+"""The runner: executes a graph step by step, keeps what each cost, and skips what was computed before."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, NotFound, StepFailed, StepTimedOut
+from endcap.core.identity import digest, identify
+from endcap.governance.sessions import Session
+from endcap.pipelines.code import digest_code
+from endcap.pipelines.graph import Outcome, Reporter, SilentReporter, Step, StepContext, order_steps
+from endcap.pipelines.records import EDGES, RUNS, STEP_RESULTS, Edge, Run, StepRecord, StepResult
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A finished run and the values its steps gave, by step."""
+
+    run: Run
+    values: dict[str, Any]
+
+
+def run_steps(
+    session: Session,
+    steps: tuple[Step, ...],
+    *,
+    subject: str,
+    reporter: Reporter | None = None,
+    wait: Callable[[float], object] = time.sleep,
+) -> Executed:
+    """Run a graph in this process, one step after another.
+
+    The run's record is written when it starts and after every step, so that a killed run shows how far it came; finished steps with
+    ``parts`` are found again by identity and say ``cached``. An EndcapError of a step is raised as it is, any other error as
+    StepFailed, chained; the run's record says ``failed`` either way.
+    """
+    ordered = order_steps(steps)
+    book = _Book(session, Run(id=session.new_id("run"), subject=subject, actor=session.actor.name, started_at=session.now()))
+    values: dict[str, Any] = {}
+    digests: dict[str, str] = {}
+    shown = reporter or SilentReporter()
+    for step in ordered:
+        context = StepContext(step.name, book.run.id, {need: values[need] for need in step.needs}, shown)
+        identity = identify(step.name, step.parts, [digests[need] for need in step.needs], digest_code()) if step.parts is not None else ""
+        shown.step_started(step.name)
+        meter = _Meter()
+        try:
+            outcome, status, attempts = _recall_or_run(session, step, context, identity=identity, wait=wait)
+        except Exception as error:
+            record = _record(step, identity, "failed", meter.stop(), note=str(error)[:500])
+            shown.step_ended(step.name, status="failed", wall_s=record.wall_s, note=record.note)
+            logger.info("run %s failed at step %s", book.run.id, step.name, exc_info=True)
+            book.end(record, status="failed", error=str(error))
+            if isinstance(error, EndcapError):
+                raise
+            raise StepFailed(f"Step '{step.name}' failed: {type(error).__name__}: {error}.", run=book.run.id) from error
+        values[step.name], digests[step.name] = outcome.value, digest(msgspec.json.encode(outcome.value, order="deterministic"))
+        record = _record(step, identity, status, meter.stop(), outcome=outcome, attempts=attempts)
+        shown.step_ended(step.name, status=status, wall_s=record.wall_s, note=record.note)
+        book.add(record, edges=outcome.edges)
+    book.end(None, status="done")
+    return Executed(book.run, values)
+
+
+def _recall_or_run(session: Session, step: Step, context: StepContext, *, identity: str, wait: Callable[[float], object]) -> tuple[Outcome, str, int]:
+    if identity:
+        kept = session.records.get(STEP_RESULTS, workspace=session.workspace, id=identity)
+        if kept is not None:
+            try:
+                value = msgspec.json.decode(session.blobs.get(kept.value), type=step.gives)
+                return Outcome(value, kept.n_rows_in, kept.n_rows_out), "cached", 0
+            except (NotFound, IntegrityBroken, msgspec.DecodeError):
+                logger.warning("the kept result of step %s is gone or damaged; it runs again", step.name)
+    outcome, attempts = _attempt(step, context, wait=wait)
+    if identity:
+        value = session.blobs.put(msgspec.json.encode(outcome.value))
+        result = StepResult(identity, step.name, value, outcome.n_rows_in, outcome.n_rows_out, session.now())
+        with session.records.transact() as tx:
+            found = tx.get_versioned(STEP_RESULTS, workspace=session.workspace, id=identity)
+            tx.put(STEP_RESULTS, workspace=session.workspace, record=result, expected_version=found[1] if found else 0)
+    return outcome, "done", attempts
+
+
+def _attempt(step: Step, context: StepContext, *, wait: Callable[[float], object]) -> tuple[Outcome, int]:
+    for attempt in range(1, step.retries + 2):
+        try:
+            return _call(step, context), attempt
+        except step.retry_on as error:
+            if attempt > step.retries or isinstance(error, EndcapError):
+                raise
+            logger.warning("step %s: attempt %d failed: %s", step.name, attempt, error)
+            wait(step.backoff_s * 2 ** (attempt - 1))
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _call(step: Step, context: StepContext) -> Outcome:
+    if step.timeout_s is None:
+        return step.call(context)
+    box: dict[str, Any] = {}
+    own = replace(context, stopped=threading.Event(), on_stop=[])
+
+    def work() -> None:
+        try:
+            box["outcome"] = step.call(own)
+        except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
+            box["error"] = error
+
+    thread = threading.Thread(target=work, name=f"step-{step.name}", daemon=True)
+    thread.start()
+    thread.join(step.timeout_s)
+    if thread.is_alive():
+        own.stopped.set()
+        for stop in own.on_stop:
+            stop()
+        raise StepTimedOut(
+            f"Step '{step.name}' took longer than its limit of {step.timeout_s} s.",
+            hint="raise its timeout_s, or give it less to do",
+        )
+    if "error" in box:
+        raise box["error"]
+    outcome: Outcome = box["outcome"]
+    return outcome
+
+
+@dataclass
+class _Cost:
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+class _Meter:
+    """Wall and CPU seconds since it was made, and the greatest resident size, sampled every 20 ms."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._process = psutil.Process()
+        self._wall, self._cpu = time.perf_counter(), _cpu_s()
+        self._peak = self._process.memory_info().rss
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="memory-meter", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> _Cost:
+        self._done.set()
+        self._thread.join()
+        self._peak = max(self._peak, self._process.memory_info().rss)
+        return _Cost(time.perf_counter() - self._wall, _cpu_s() - self._cpu, self._peak / 2**20)
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.02):
+            self._peak = max(self._peak, self._process.memory_info().rss)
+
+
+def _cpu_s() -> float:
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
+
+
+def _record(step: Step, identity: str, status: str, cost: _Cost, *, outcome: Outcome | None = None, attempts: int = 1, note: str = "") -> StepRecord:
+    return StepRecord(
+        name=step.name,
+        status=status,
+        identity=identity,
+        wall_s=round(cost.wall_s, 4),
+        cpu_s=round(cost.cpu_s, 4),
+        peak_mib=round(cost.peak_mib, 1),
+        n_rows_in=outcome.n_rows_in if outcome else None,
+        n_rows_out=outcome.n_rows_out if outcome else None,
+        attempts=attempts,
+        note=outcome.note if outcome else note,
+    )
+
+
+@dataclass
+class _Book:
+    """Keeps the record of a run up to date."""
+
+    session: Session
+    run: Run
+    version: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        self._write(())
+
+    def add(self, record: StepRecord, *, edges: tuple[tuple[str, str], ...]) -> None:
+        self.run = msgspec.structs.replace(self.run, steps=(*self.run.steps, record))
+        self._write(tuple(Edge(source, target, record.name, self.run.id) for source, target in edges))
+
+    def end(self, record: StepRecord | None, *, status: str, error: str = "") -> None:
+        steps = (*self.run.steps, record) if record else self.run.steps
+        self.run = msgspec.structs.replace(self.run, steps=steps, status=status, error=error[:2000], ended_at=self.session.now())
+        self._write(())
+
+    def _write(self, edges: tuple[Edge, ...]) -> None:
+        session = self.session
+        with session.records.transact() as tx:
+            self.version = tx.put(RUNS, workspace=session.workspace, record=self.run, expected_version=self.version)
+            for edge in dict.fromkeys(edges):
+                try:
+                    tx.append(EDGES, workspace=session.workspace, record=edge)
+                except Conflict:
+                    continue  # the same edge was drawn by an earlier run

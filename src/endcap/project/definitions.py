@@ -1,0 +1,86 @@
+"""The definition file: ``project.py``, plain Python, read by running it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from endcap.core.definitions.forecasts import Forecast
+from endcap.core.definitions.tables import Table
+from endcap.core.errors import DefinitionError, EndcapError, NotFound, suggest
+from endcap.loop.retraining.tasks import Task
+
+FILE = "project.py"
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """What a definition file defines, by name."""
+
+    folder: Path
+    tables: dict[str, Table]
+    models: dict[str, Forecast]
+
+    def task(self, model: str) -> Task:
+        """The model as the loop runs it. Raises NotFound with the nearest name."""
+        from endcap.solutions.forecasting.task import ForecastTask
+
+        if model not in self.models:
+            raise NotFound(f"{self.folder / FILE} defines no model {model!r}. Models: {sorted(self.models)}.", hint=suggest(model, self.models))
+        return ForecastTask(self.models[model])
+
+
+def load_definitions(folder: Path) -> Definitions:
+    """Run ``folder/project.py`` and collect the tables and models among its names.
+
+    Raises NotFound when there is no such file, DefinitionError with the line for one that cannot be run, and when two definitions share
+    a name. The file's own folder may be imported from while it runs.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise NotFound(f"There is no {FILE} in {folder.resolve()}.", hint="make one with: endcap init, or: endcap forecast YOUR.csv ...")
+    module = _run(path)
+    tables: dict[str, Table] = {}
+    models: dict[str, Forecast] = {}
+    for value in vars(module).values():
+        if isinstance(value, Forecast):
+            _add(models, value.name, value, what="model")
+            for table in value.tables:
+                _add(tables, table.name, table, what="table")
+        elif isinstance(value, Table):
+            _add(tables, value.name, value, what="table")
+    return Definitions(folder, tables, models)
+
+
+def _add(found: dict[str, Any], name: str, value: Any, *, what: str) -> None:
+    if name in found and found[name] != value:
+        raise DefinitionError(f"Two {what}s are called '{name}' and differ.", hint="give one of them another name")
+    found[name] = value
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("endcap_project", path)
+    assert spec is not None and spec.loader is not None, "a file with the ending .py has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except EndcapError as error:
+        raise DefinitionError(f"{path}, line {_line(error, path)}: {error.what}", hint=error.hint) from error
+    except SyntaxError as error:
+        raise DefinitionError(f"{path}, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:
+        raise DefinitionError(f"{path}, line {_line(error, path)}: {type(error).__name__}: {error}.") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def _line(error: BaseException, path: Path) -> int | str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return lines[-1] if lines and lines[-1] is not None else "?"

@@ -1,0 +1,92 @@
+"""Running: one turn of a model's cycle, from the files to its forecasts."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from endcap.core.errors import InvalidInput
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.deployment.records import Batch
+from endcap.loop.retraining.cycle import CycleResult, Judged
+from endcap.pipelines.graph import Reporter
+from endcap.pipelines.records import Run
+from endcap.project.applying import apply
+from endcap.project.definitions import load_definitions
+
+if TYPE_CHECKING:
+    from endcap.loop.retraining.tasks import Task
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """What a run did: why it trained or not, what the gate said, who answers, and the forecasts (None: nothing passed the gate)."""
+
+    model: str
+    run: Run
+    decision: str
+    judged: tuple[Judged, ...]
+    champion: str | None
+    batch: Batch | None
+    notes: tuple[str, ...]
+    report: str | None = None
+
+
+@verb("run", permission=Permission.EDIT)
+def run(
+    session: Session,
+    model: str,
+    *,
+    folder: Path = Path(),
+    origin: str | None = None,
+    train: bool = False,
+    verify: bool = False,
+    report: Path | None = None,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """Apply the definitions, then turn the model's cycle once: ingest, watch, train where there is a reason, judge, release, forecast.
+
+    ``origin`` is the day to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state; ``verify`` reads
+    files again whose size and time are unchanged; ``report`` writes an HTML page. What was computed before is not computed again.
+    """
+    apply(session, folder=folder)
+    task = load_definitions(folder).task(model)
+    return run_task(session, task, folder=folder, origin=origin, train=train, verify=verify, report=report, reporter=reporter)
+
+
+def run_task(
+    session: Session,
+    task: Task,
+    *,
+    folder: Path,
+    origin: str | None = None,
+    train: bool = False,
+    verify: bool = False,
+    report: Path | None = None,
+    reporter: Reporter | None = None,
+) -> RunResult:
+    """The same for a task that is at hand."""
+    from endcap.loop.retraining.cycle import turn
+
+    done: CycleResult = turn(session, task, folder=folder, origin=_parse_day(origin), train=True if train else None, verify=verify, reporter=reporter)
+    page = None
+    if report is not None and done.batch is not None:
+        from endcap.solutions.forecasting.report import write_report
+        from endcap.solutions.forecasting.task import ForecastTask
+
+        assert isinstance(task, ForecastTask), "the only solution so far"
+        page = str(write_report(session, task, done.data, done.batch, out=report))
+    return RunResult(task.name, done.run, done.decision.reason, done.judged, done.champion, done.batch, done.data.notes, page)
+
+
+def _parse_day(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput(f"The origin {text!r} is not a day.", hint="write 2026-03-03") from error

@@ -1,0 +1,105 @@
+"""Showing: what there is, and one thing in full."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.deployment.records import BATCHES, Batch
+from endcap.loop.evaluation.records import Verdict
+from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
+from endcap.loop.registry.records import MODELS, VERSIONS, Champion, ModelRecord, Version
+from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.versions import get_model, get_version, latest_verdict
+from endcap.pipelines.records import RUNS, Run
+
+
+class ModelLine(msgspec.Struct, frozen=True):
+    """A model in a list."""
+
+    model: str
+    champion: str | None
+    candidate: str | None
+    wape: float | None
+    since: datetime | None
+    versions: int
+    last_run: str | None
+    last_origin: str | None
+    open_breach: bool
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """A model in full: its definition, what answers, its versions (newest first), the last run, readings and incidents."""
+
+    model: ModelRecord
+    champion: Champion | None
+    champion_version: Version | None
+    verdict: Verdict | None
+    versions: tuple[Version, ...]
+    last_run: Run | None
+    last_batch: Batch | None
+    readings: tuple[Reading, ...]
+    incidents: tuple[Incident, ...]
+
+
+class VersionView(msgspec.Struct, frozen=True):
+    """A version in full, with the newest verdict on it and whether it answers now."""
+
+    version: Version
+    verdict: Verdict | None
+    champion: bool
+
+
+@verb("ls", permission=Permission.READ)
+def ls(session: Session) -> list[ModelLine]:
+    """List the models of the workspace: what answers, since when, how good it was in validation, and whether a watch is breached."""
+    return [_line(session, model) for model in session.records.find(MODELS, workspace=session.workspace)]
+
+
+@verb("show", permission=Permission.READ)
+def show(session: Session, thing: str) -> ModelView | VersionView:
+    """Show a model (``store-day``) or a version (``store-day-v3``) in full: figures beside the baselines', slices, verdict, members, cost."""
+    if session.records.get(VERSIONS, workspace=session.workspace, id=thing) is not None:
+        version = get_version(session, thing)
+        champion = get_champion(session, version.model)
+        return VersionView(version, latest_verdict(session, thing), champion is not None and champion.version == thing)
+    model = get_model(session, thing)
+    where = {"model": thing}
+    champion = get_champion(session, thing)
+    runs = session.records.find(RUNS, workspace=session.workspace, where={"subject": f"model/{thing}"}, newest_first=True, limit=1)
+    batches = session.records.find(BATCHES, workspace=session.workspace, where=where, newest_first=True, limit=1)
+    return ModelView(
+        model,
+        champion,
+        get_version(session, champion.version) if champion else None,
+        latest_verdict(session, champion.version) if champion else None,
+        tuple(session.records.find(VERSIONS, workspace=session.workspace, where=where, newest_first=True, limit=20)),
+        runs[0] if runs else None,
+        batches[0] if batches else None,
+        tuple(session.records.find(READINGS, workspace=session.workspace, where=where, newest_first=True, limit=10)),
+        tuple(session.records.find(INCIDENTS, workspace=session.workspace, where=where, newest_first=True, limit=10)),
+    )
+
+
+def _line(session: Session, model: ModelRecord) -> ModelLine:
+    where = {"model": model.name}
+    champion = get_champion(session, model.name)
+    version = get_version(session, champion.version) if champion else None
+    runs = session.records.find(RUNS, workspace=session.workspace, where={"subject": f"model/{model.name}"}, newest_first=True, limit=1)
+    batches = session.records.find(BATCHES, workspace=session.workspace, where=where, newest_first=True, limit=1)
+    readings = session.records.find(READINGS, workspace=session.workspace, where=where, newest_first=True, limit=1)
+    return ModelLine(
+        model=model.name,
+        champion=champion.version if champion else None,
+        candidate=version.candidate if version else None,
+        wape=version.metrics.wape if version else None,
+        since=champion.since if champion else None,
+        versions=len(session.records.find(VERSIONS, workspace=session.workspace, where=where)),
+        last_run=runs[0].status if runs else None,
+        last_origin=batches[0].origin.isoformat() if batches else None,
+        open_breach=bool(readings and readings[0].breached),
+    )

@@ -1,0 +1,29 @@
+"""The table of verbs: every public function of the rooms, from which the faces and the reference pages come."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+
+from endcap.governance.verbs import Verb, collect_verbs
+
+MODULES = (
+    "endcap.governance.audit",
+    "endcap.pipelines.verbs",
+    "endcap.loop.data.verbs",
+    "endcap.loop.registry.versions",
+    "endcap.loop.registry.releases",
+    "endcap.loop.deployment.batches",
+    "endcap.loop.deployment.tracing",
+    "endcap.loop.monitoring.quality",
+    "endcap.project.applying",
+    "endcap.project.running",
+    "endcap.project.showing",
+    "endcap.project.starting",
+)
+
+
+@lru_cache(maxsize=1)
+def load_verbs() -> dict[str, Verb]:
+    """All verbs by name. A test walks the package and fails on a verb in a module that is not listed here."""
+    return collect_verbs(*(import_module(name) for name in MODULES))

@@ -1,0 +1,111 @@
+"""One model per member: a ridge regression for every series on its own, all solved at once.
+
+Features: the seven kinds of day, the known-ahead facts and a slow trend, on log1p of the target; recent days count more. The level is
+moved at forecast time by the latest residuals. Members with too little history answer by their fallback and say why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.core.errors import InvalidInput
+from endcap.loop.features.panels import Floats, Panel, join_keys
+from endcap.loop.training.artefacts import Artefact, decode_arrays, decode_json, encode_arrays, encode_json
+from endcap.loop.training.models import MemberFits
+from endcap.solutions.forecasting.candidates.baselines import WeekdayMean
+from endcap.solutions.forecasting.day_kinds import weigh_day_kinds
+
+_LEAST_DAYS = 28
+_WINDOW = 730
+_AGE_HALF_LIFE = 84.0
+_RESIDUAL_HALF_LIFE = 7.0
+_RIDGE = 1.0
+_MOST_FACTS = 8
+
+
+@dataclass(frozen=True)
+class PerMember:
+    """The candidate: as many fits as there are series."""
+
+    name: str = "members"
+    baseline: bool = False
+    costly: bool = False
+
+    def fit(self, data: Panel, *, seed: int) -> FittedMembers:
+        target = data.target
+        n_days = np.isfinite(target).sum(axis=1)
+        if not (n_days >= _LEAST_DAYS).any():
+            raise InvalidInput(f"members needs {_LEAST_DAYS} days of history for a member; the longest has {int(n_days.max(initial=0))}.")
+        facts = tuple(name for name in data.ahead if name != data.open_fact)[:_MOST_FACTS]
+        first = max(0, data.n_seen - _WINDOW)
+        y = np.log1p(target[:, first:].astype(np.float64))
+        there = np.isfinite(y)
+        age = data.n_seen - 1 - np.arange(first, data.n_seen)
+        weight = np.where(there, 0.5 ** (age / _AGE_HALF_LIFE), 0.0)
+        x = _design(data, np.arange(first, data.n_seen), facts)
+        left = np.einsum("st,stp,stq->spq", weight, x, x, optimize=True)
+        right = np.einsum("st,stp->sp", weight, x * np.where(there, y, 0.0)[:, :, None])
+        left += _RIDGE * np.eye(left.shape[1]) * 1e-2 + np.diag([0.0] * 7 + [_RIDGE] * len(facts))
+        coefficients = np.linalg.solve(left, right[:, :, None])[:, :, 0]
+        names = join_keys(data.keys)
+        fallen = {
+            name: f"{int(n)} days with a value; a fit of its own needs {_LEAST_DAYS}"
+            for name, n in zip(names, n_days, strict=True)
+            if n < _LEAST_DAYS
+        }
+        for name in np.array(names)[~np.isfinite(coefficients).all(axis=1)]:
+            fallen.setdefault(str(name), "its equations have no finite solution")
+        return FittedMembers(tuple(names), facts, coefficients, fallen)
+
+    def revive(self, artefacts: dict[str, Artefact]) -> FittedMembers:
+        arrays, head = decode_arrays(artefacts["members.npz"]), decode_json(artefacts["members.json"])
+        return FittedMembers(tuple(head["keys"]), tuple(head["facts"]), arrays["coefficients"], dict(head["fallen_back"]))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMembers:
+    """Coefficients by member, n_members x (7 + facts)."""
+
+    keys: tuple[str, ...]
+    facts: tuple[str, ...]
+    coefficients: NDArray[np.float64]
+    fallen_back: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> MemberFits:
+        return MemberFits(tuple(key for key in self.keys if key not in self.fallen_back), self.fallen_back)
+
+    def predict(self, data: Panel) -> Floats:
+        names = join_keys(data.keys)
+        places = {key: i for i, key in enumerate(self.keys) if key not in self.fallen_back}
+        rows = np.array([places.get(name, -1) for name in names])
+        coefficients = self.coefficients[rows]
+        recent = np.arange(max(0, data.n_seen - 28), data.n_seen)
+        residual = np.log1p(data.target[:, recent].astype(np.float64)) - np.einsum("stp,sp->st", _design(data, recent, self.facts), coefficients)
+        weight = np.where(np.isfinite(residual), 0.5 ** ((data.n_seen - 1 - recent) / _RESIDUAL_HALF_LIFE), 0.0)
+        shift = (np.nan_to_num(residual) * weight).sum(axis=1) / (weight.sum(axis=1) + 1.0)
+        log = np.einsum("stp,sp->st", _design(data, data.targets, self.facts), coefficients) + shift[:, None]
+        own = np.expm1(np.clip(log, 0.0, 30.0))
+        return np.where((rows >= 0)[:, None], own, WeekdayMean().predict(data)).astype(np.float32)
+
+    def to_artefacts(self) -> dict[str, Artefact]:
+        head = {"keys": list(self.keys), "facts": list(self.facts), "fallen_back": self.fallen_back}
+        return {"members.npz": encode_arrays({"coefficients": self.coefficients}), "members.json": encode_json(head)}
+
+
+def _design(data: Panel, ticks: NDArray[np.int64], facts: tuple[str, ...]) -> NDArray[np.float64]:
+    """n_series x n_ticks x (7 + facts); facts less their seen mean, 0 where they are not known."""
+    x = np.zeros((data.n_series, ticks.size, 7 + len(facts)))
+    x[:, :, :7] = weigh_day_kinds(data)[ticks]
+    for i, name in enumerate(facts):
+        values = data.ahead.get(name)
+        if values is None:
+            continue
+        seen = values[:, : data.n_seen]
+        there = np.isfinite(seen)
+        mean = np.where(there, seen, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+        x[:, :, 7 + i] = np.nan_to_num(values[:, ticks] - mean[:, None])
+    return x

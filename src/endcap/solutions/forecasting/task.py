@@ -1,0 +1,274 @@
+"""A forecast as the loop sees it: assemble a panel, train, weigh the evidence, answer, and find what came true."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from endcap.core.definitions.forecasts import BASELINES, Forecast
+from endcap.core.definitions.gates import Gate
+from endcap.core.definitions.tables import Table
+from endcap.core.definitions.watches import Quality
+from endcap.core.identity import identify
+from endcap.governance.sessions import Session
+from endcap.loop.data.records import Ingest
+from endcap.loop.evaluation.gates import Evidence, scale_of
+from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
+from endcap.loop.registry.records import Version, VersionFile
+from endcap.loop.registry.versions import read_artefacts
+from endcap.loop.retraining.tasks import Answers, DataRef, Training, Trial
+from endcap.loop.training.artefacts import Artefact
+from endcap.pipelines.graph import StepContext
+from endcap.solutions.forecasting.backtests import Cube, PanelFit
+from endcap.solutions.forecasting.finishing import finish
+from endcap.solutions.forecasting.intervals import Intervals
+from endcap.solutions.forecasting.training import (
+    INTERVALS_FILE,
+    TrainedTrial,
+    build_candidates,
+    decode_evidence,
+    encode_evidence,
+    require_trials,
+    train_forecast,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_KEPT_PANELS = 2
+_FROZEN_ORIGINS = 2
+
+
+class ForecastTask:
+    """The protocol ``Task`` for a Forecast."""
+
+    solution = "forecasting"
+
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
+        self._panels: OrderedDict[str, Panel] = OrderedDict()
+
+    @property
+    def name(self) -> str:
+        return self.forecast.name
+
+    @property
+    def identity(self) -> str:
+        return identify(self.forecast)
+
+    @property
+    def definition(self) -> str:
+        return msgspec.json.encode(self.forecast).decode()
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return self.forecast.tables
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.forecast.keys
+
+    @property
+    def gate(self) -> Gate:
+        return self.forecast.gate
+
+    @property
+    def watch(self) -> tuple[Quality, ...]:
+        return self.forecast.watch
+
+    @property
+    def seed(self) -> int:
+        return self.forecast.seed
+
+    def zone(self, session: Session) -> str:
+        return self.forecast.table.zone or session.zone
+
+    def assemble(
+        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: date | None
+    ) -> DataRef:
+        from endcap.loop.data.digests import digest_file
+        from endcap.loop.data.engine import open_engine
+        from endcap.loop.data.sources import open_source
+        from endcap.loop.features.panel_loading import load_panel
+
+        assert set(ingests) == {table.name for table in self.tables}, "every table was ingested"
+        engine = open_engine()
+        context.on_stop.append(engine.interrupt)
+        try:
+            sources = {
+                table.name: open_source(
+                    table,
+                    folder=folder,
+                    zone=table.zone or session.zone,
+                    engine=engine,
+                    digests=lambda path: digest_file(session, path),
+                )
+                for table in self.tables
+            }
+            loaded = load_panel(self.forecast, sources=sources, engine=engine, now=now, origin=origin)
+        finally:
+            engine.close()
+        digest = session.blobs.put(encode_panel(loaded.panel))
+        self._keep(digest, loaded.panel)
+        notes = tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts)
+        return DataRef(
+            digest=digest,
+            origin=loaded.panel.day(loaded.panel.origin),
+            first_day=loaded.first_day,
+            last_day=loaded.last_day,
+            n_rows=loaded.n_rows,
+            n_series=loaded.panel.n_series,
+            notes=notes,
+        )
+
+    def read_panel(self, session: Session, data: DataRef) -> Panel:
+        """The panel of a data reference; the latest two are kept in memory."""
+        if data.digest not in self._panels:
+            self._keep(data.digest, decode_panel(session.blobs.get(data.digest)))
+        return self._panels[data.digest]
+
+    def train(self, session: Session, context: StepContext, data: DataRef) -> Training:
+        panel = self.read_panel(session, data)
+        trials = require_trials(train_forecast(panel, self.forecast, advance=context.advance), model=self.name)
+        return Training(tuple(self._rest(session, trial, panel, data) for trial in trials))
+
+    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None) -> Evidence:
+        panel = self.read_panel(session, data)
+        kept = decode_evidence(session.blobs.get(trial.evidence))
+        judged = slice(kept.n_choosing, None)
+        standing = None if champion is None else self._forecast_champion(session, panel, kept.origins[judged], kept.forecasts, judged, champion)
+        return Evidence(
+            name=trial.candidate,
+            actual=kept.actual[:, judged],
+            forecast=kept.forecasts[trial.candidate][:, judged],
+            lower=kept.lower[:, judged],
+            upper=kept.upper[:, judged],
+            rivals={name: cube[:, judged] for name, cube in kept.forecasts.items()},
+            baselines=trial.baselines,
+            champion=standing,
+            champion_name=champion.id if champion else "",
+            scale=scale_of(panel.target),
+        )
+
+    def answer(self, session: Session, version: Version, data: DataRef) -> Answers:
+        import pyarrow as pa
+
+        panel = self.read_panel(session, data)
+        fit, intervals = self.revive(session, version)
+        forecast = finish(fit.predict(panel), panel)
+        lower, upper = intervals.apply(forecast, panel)
+        values = {"forecast": forecast, "lower_90": lower, "upper_90": upper}
+        if self.forecast.demand:
+            values["demand"] = forecast * uncensoring_factor(panel)
+        columns = {name: pa.array(array.reshape(-1).astype(np.float64)) for name, array in values.items()}
+        table = pa.table({**key_columns(panel, repeat=panel.horizon), "ts": _times(panel, panel.targets), **columns})
+        return Answers(table, find_missing_facts(panel))
+
+    def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
+        """The last 120 days that are seen."""
+        import pyarrow as pa
+
+        panel = self.read_panel(session, data)
+        ticks = np.arange(max(0, panel.n_seen - 120), panel.n_seen)
+        values = panel.target[:, ticks].astype(np.float64).reshape(-1)
+        table = pa.table({**key_columns(panel, repeat=ticks.size), "ts": _times(panel, ticks), "actual": pa.array(values)})
+        return table.filter(pa.array(np.isfinite(values)))
+
+    def revive(self, session: Session, version: Version) -> tuple[PanelFit, Intervals]:
+        """The fit and intervals of a version, from its files as they were checked."""
+        artefacts = read_artefacts(session, version)
+        intervals = Intervals.from_artefact(artefacts.pop(INTERVALS_FILE))
+        return build_candidates((version.candidate, "shrunk_rates", "trees", "members"))[version.candidate].revive(artefacts), intervals
+
+    def _forecast_champion(
+        self, session: Session, panel: Panel, origins: np.ndarray, forecasts: dict[str, Cube], judged: slice, champion: Version
+    ) -> Cube:
+        """The champion on the judged rows: itself at origins whose targets it has not learned from; with fewer than two of those, its recipe's
+        back-test elsewhere.
+        """
+        fit, _ = self.revive(session, champion)
+        until = (champion.trained_until - panel.start).days if champion.trained_until else -1
+        recipe = forecasts.get(champion.candidate)
+        frozen = [place for place, origin in enumerate(origins) if origin + panel.lead > until]
+        standing = np.full((panel.n_series, origins.size, panel.horizon), np.nan)
+        if len(frozen) < _FROZEN_ORIGINS and recipe is not None:
+            standing = recipe[:, judged].copy()
+        for place in frozen:
+            seen = panel.seen_at(int(origins[place]))
+            standing[:, place] = finish(fit.predict(seen), seen)
+        return standing
+
+    def _rest(self, session: Session, trial: TrainedTrial, panel: Panel, data: DataRef) -> Trial:
+        files = [_put_file(session, name, artefact) for name, artefact in sorted(trial.to_artefacts().items())]
+        members = trial.fit.members
+        return Trial(
+            candidate=trial.candidate,
+            files=tuple(files),
+            metrics=trial.metrics,
+            leaderboard=trial.leaderboard,
+            baselines=tuple(name for name in trial.leaderboard if name in BASELINES),
+            slices=trial.slices,
+            evidence=session.blobs.put(encode_evidence(trial.evidence)),
+            members=len(members.fitted),
+            members_fallen_back=members.fallen_back,
+            trained_until=panel.day(panel.n_seen - 1),
+            notes=(*data.notes, *trial.notes),
+        )
+
+    def _keep(self, digest: str, panel: Panel) -> None:
+        self._panels[digest] = panel
+        while len(self._panels) > _KEPT_PANELS:
+            self._panels.popitem(last=False)
+
+
+def key_columns(panel: Panel, *, repeat: int) -> dict[str, pa.Array]:
+    """The keys of each series, each ``repeat`` times, in the types of their table."""
+    import pyarrow as pa
+
+    columns = {}
+    for name, values in panel.keys.items():
+        column = pa.array(values, pa.string())
+        if panel.key_types.get(name) == "integer":
+            column = column.cast(pa.int64())
+        columns[name] = column.take(pa.array(np.repeat(np.arange(len(values)), repeat)))
+    return columns
+
+
+def uncensoring_factor(panel: Panel) -> Floats:
+    """Demand over what was sold, n_series x 1: the mean of 1 / (1 - censored share) over the latest 28 days, weighted by sales, at most 3.
+
+    The share is what the model declares; weigh it by the hours' usual sales for an honest figure. 1 where nothing is declared.
+    """
+    if panel.censored is None:
+        return np.ones((panel.n_series, 1), dtype=np.float32)
+    sold, share = panel.observed[:, -28:].astype(np.float64), np.clip(panel.censored[:, -28:].astype(np.float64), 0.0, 2 / 3)
+    there = np.isfinite(sold) & np.isfinite(share)
+    demand = np.where(there, sold / (1 - np.where(there, share, 0.0)), 0.0).sum(axis=1)
+    total = np.where(there, sold, 0.0).sum(axis=1)
+    factor = np.divide(demand, total, out=np.ones(panel.n_series), where=total > 0)
+    return factor.astype(np.float32)[:, None]
+
+
+def find_missing_facts(panel: Panel) -> tuple[str, ...]:
+    """The known-ahead facts that are not known for some of the targets, with the share of them."""
+    found = []
+    for name, values in panel.ahead.items():
+        share = float(np.isnan(values[:, panel.targets]).mean())
+        if share > 0:
+            found.append(f"{name} ({share:.0%} of the targets)")
+    return tuple(found)
+
+
+def _times(panel: Panel, ticks: np.ndarray) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(np.tile(panel.days(ticks).astype("datetime64[us]"), panel.n_series))
+
+
+def _put_file(session: Session, name: str, artefact: Artefact) -> VersionFile:
+    return VersionFile(name, artefact.kind, session.blobs.put(artefact.payload), len(artefact.payload))

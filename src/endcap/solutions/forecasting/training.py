@@ -1,0 +1,191 @@
+"""Training a forecast: back-test every candidate, choose on the older origins, judge on the newer ones, fit on everything."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.core.definitions.forecasts import BASELINES, Forecast
+from endcap.core.errors import IntegrityBroken, InvalidInput
+from endcap.loop.evaluation.metrics import Metrics, measure, seasonal_scale
+from endcap.loop.features.panels import Panel, join_keys
+from endcap.loop.registry.records import SliceMetrics
+from endcap.loop.training.artefacts import Artefact
+from endcap.solutions.forecasting.backtests import BackTest, Cube, PanelCandidate, PanelFit, bound_backtest, choose_origins, run_backtest
+from endcap.solutions.forecasting.candidates.average import Average
+from endcap.solutions.forecasting.candidates.baselines import FlagMedian, SeasonalNaive, WeekdayMean
+from endcap.solutions.forecasting.candidates.members import PerMember
+from endcap.solutions.forecasting.candidates.shrunk_rates import ShrunkRates
+from endcap.solutions.forecasting.candidates.trees import GlobalTrees
+from endcap.solutions.forecasting.day_kinds import weekdays
+from endcap.solutions.forecasting.intervals import Intervals, collect_residuals, fit_intervals
+
+INTERVALS_FILE = "intervals.npz"
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MOST_SLICES = 60
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedTrial:
+    """A fitted candidate with its intervals, figures and evidence, before it is put to rest."""
+
+    candidate: str
+    fit: PanelFit
+    intervals: Intervals
+    evidence: TrialEvidence
+    metrics: Metrics
+    leaderboard: dict[str, Metrics]
+    slices: tuple[SliceMetrics, ...]
+    notes: tuple[str, ...]
+
+    def to_artefacts(self) -> dict[str, Artefact]:
+        return {**self.fit.to_artefacts(), INTERVALS_FILE: self.intervals.to_artefact()}
+
+
+@dataclass(frozen=True, eq=False)
+class TrialEvidence:
+    """The judged rows of a trial, and every candidate's forecasts on all origins; cubes are n_series x n_origins x horizon."""
+
+    candidate: str
+    origins: NDArray[np.int64]
+    n_choosing: int
+    actual: Cube
+    lower: Cube
+    upper: Cube
+    forecasts: dict[str, Cube]
+
+
+def build_candidates(names: tuple[str, ...]) -> dict[str, PanelCandidate]:
+    """Candidates by name, in the order of the leaderboard; the average goes over those of its parts that are asked for."""
+    known: dict[str, PanelCandidate] = {
+        "seasonal_naive_7": SeasonalNaive(7),
+        "seasonal_naive_14": SeasonalNaive(14),
+        "seasonal_naive_364": SeasonalNaive(364),
+        "weekday_mean": WeekdayMean(),
+        "flag_median": FlagMedian(),
+        "shrunk_rates": ShrunkRates(),
+        "trees": GlobalTrees(),
+        "members": PerMember(),
+    }
+    parts = tuple(known[name] for name in ("shrunk_rates", "trees", "members") if name in names)
+    if len(parts) > 1:
+        known["average"] = Average(parts)
+    return {name: candidate for name, candidate in known.items() if name in names}
+
+
+def train_forecast(panel: Panel, forecast: Forecast, *, advance: Callable[[int, int], object] = lambda _done, _total: None) -> list[TrainedTrial]:
+    """Trials in the order in which they are offered to the gate: the candidate chosen, then the best baseline.
+
+    The candidate is chosen by the gate's metric on the older origins; all figures shown are from the newer ones. Raises InvalidInput
+    when the history does not allow a back-test. Cost: see ``run_backtest``; then one fit on everything.
+    """
+    candidates = build_candidates(forecast.offered)
+    origins, notes = choose_origins(panel, n=forecast.backtest_origins)
+    test = run_backtest(panel, candidates, origins=origins, seed=forecast.seed, notes=notes, advance=advance)
+    metric = forecast.gate.metric
+    chosen = _best(test, tuple(test.forecasts), where=test.choosing, metric=metric)
+    baseline = _best(test, tuple(name for name in test.forecasts if name in BASELINES), where=test.judged, metric=metric)
+    return [_finish_trial(panel, forecast, test, candidates, name) for name in dict.fromkeys(name for name in (chosen, baseline) if name)]
+
+
+def _best(test: BackTest, names: tuple[str, ...], *, where: slice, metric: str) -> str | None:
+    scored: dict[str, float] = {}
+    for name in names:
+        figure = getattr(measure(test.actual[:, where], test.forecasts[name][:, where]), "mae" if metric == "rmsse" else metric)
+        if figure is not None:
+            scored[name] = figure
+    if not scored:
+        if "weekday_mean" in names:
+            return "weekday_mean"  # nothing could be scored: the plainest answers, and the gate says why it cannot judge
+        return None
+    return min(scored, key=lambda name: scored[name])
+
+
+def _finish_trial(panel: Panel, forecast: Forecast, test: BackTest, candidates: dict[str, PanelCandidate], name: str) -> TrainedTrial:
+    fit = candidates[name].fit(panel, seed=forecast.seed)
+    cube = test.forecasts[name]
+    lower, upper = bound_backtest(panel, test, cube)
+    residuals = collect_residuals(panel, origins=test.origins, actual=test.actual, forecast=cube)
+    intervals = fit_intervals(residuals, keys=tuple(join_keys(panel.keys)), start_weekday=panel.start.weekday())
+    evidence = TrialEvidence(name, test.origins, test.n_choosing, test.actual, lower, upper, test.forecasts)
+    scale = np.broadcast_to(seasonal_scale(panel.target)[:, None, None], test.actual.shape)
+    where = test.judged
+    leaderboard = {other: measure(test.actual[:, where], test.forecasts[other][:, where], scale=scale[:, where]) for other in test.forecasts}
+    metrics = measure(test.actual[:, where], cube[:, where], lower=lower[:, where], upper=upper[:, where], scale=scale[:, where])
+    leaderboard[name] = metrics
+    notes = [*test.notes, *(f"{other} was not tried: {why}" for other, why in test.refused.items())]
+    if intervals.n_residuals < 60:
+        notes.append(f"the interval rests on {intervals.n_residuals} residuals only and is kept wide")
+    slices = measure_slices(panel, forecast, evidence)
+    return TrainedTrial(name, fit, intervals, evidence, metrics, leaderboard, slices, tuple(notes))
+
+
+def measure_slices(panel: Panel, forecast: Forecast, evidence: TrialEvidence) -> tuple[SliceMetrics, ...]:
+    """Figures of the judged rows by weekday, day ahead, declared slice and member (the 60 worst members by their share of error)."""
+    judged = slice(evidence.n_choosing, None)
+    y, f = evidence.actual[:, judged], evidence.forecasts[evidence.candidate][:, judged]
+    low, high = evidence.lower[:, judged], evidence.upper[:, judged]
+    ticks = evidence.origins[judged][:, None] + panel.lead + np.arange(panel.horizon)
+    day_of = np.broadcast_to(weekdays(panel, n_ticks=int(ticks.max()) + 1)[ticks][None], y.shape)
+    ahead = np.broadcast_to(np.arange(panel.horizon) + panel.lead + 1, y.shape)
+
+    def take(by: str, value: str, where: NDArray[np.bool_]) -> SliceMetrics:
+        return SliceMetrics(by, value, measure(y[where], f[where], lower=low[where], upper=high[where]))
+
+    found = [take("weekday", _WEEKDAYS[d], day_of == d) for d in range(7) if (day_of == d).any()]
+    found += [take("day ahead", str(a), ahead == a) for a in range(panel.lead + 1, panel.lead + 1 + min(panel.horizon, 28))]
+    for name in forecast.slices:
+        fact = panel.statics[name]
+        found += [take(name, label, np.broadcast_to((fact.codes == i)[:, None, None], y.shape)) for i, label in enumerate(fact.labels)]
+    errors = np.nansum(np.abs(f - y), axis=(1, 2))
+    names = join_keys(panel.keys)
+    for series in np.argsort(-errors, kind="stable")[:_MOST_SLICES]:
+        found.append(SliceMetrics("member", names[series], measure(y[series], f[series], lower=low[series], upper=high[series])))
+    return tuple(found)
+
+
+class _Head(msgspec.Struct):
+    candidate: str
+    n_choosing: int
+    names: list[str]
+
+
+def encode_evidence(evidence: TrialEvidence) -> bytes:
+    """Evidence as bytes (float32 arrays, no objects)."""
+    head = _Head(evidence.candidate, evidence.n_choosing, list(evidence.forecasts))
+    sink = io.BytesIO()
+    np.savez_compressed(
+        sink,
+        allow_pickle=False,
+        head=np.frombuffer(msgspec.json.encode(head), dtype=np.uint8),
+        origins=evidence.origins,
+        actual=evidence.actual.astype(np.float32),
+        lower=evidence.lower.astype(np.float32),
+        upper=evidence.upper.astype(np.float32),
+        **{f"forecast.{i}": cube.astype(np.float32) for i, cube in enumerate(evidence.forecasts.values())},
+    )
+    return sink.getvalue()
+
+
+def decode_evidence(payload: bytes) -> TrialEvidence:
+    """The evidence of ``encode_evidence``. Raises IntegrityBroken for bytes that are none."""
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+            head = msgspec.json.decode(arrays["head"].tobytes(), type=_Head)
+            forecasts = {name: arrays[f"forecast.{i}"].astype(np.float64) for i, name in enumerate(head.names)}
+            actual, lower, upper = (arrays[part].astype(np.float64) for part in ("actual", "lower", "upper"))
+            return TrialEvidence(head.candidate, arrays["origins"], head.n_choosing, actual, lower, upper, forecasts)
+    except (ValueError, KeyError, OSError, msgspec.DecodeError) as error:
+        raise IntegrityBroken("These bytes are no evidence.") from error
+
+
+def require_trials(trials: list[TrainedTrial], *, model: str) -> list[TrainedTrial]:
+    """Trials, or InvalidInput when there is none."""
+    if not trials:
+        raise InvalidInput(f"Not one candidate of model '{model}' could be trained.", hint="look at the doubts above: the history may be too short")
+    return trials

@@ -1,0 +1,1 @@
+"""Back ends, one file each; each passes the contract suites of ``endcap.testing``."""

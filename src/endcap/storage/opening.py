@@ -1,0 +1,30 @@
+"""From a URL to open ports. The one module, beside the test kit, that knows the back ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from endcap.core.errors import InvalidInput, suggest
+from endcap.storage.ports import Ports
+
+SCHEMES = ("file", "memory")
+
+
+def open_ports(url: str | Path) -> Ports:
+    """Open a home: a folder (path or ``file://``), made if it is not there, or ``memory://`` for a home that ends with the process.
+
+    Raises InvalidInput for another scheme or a path that is no folder.
+    """
+    text = str(url)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "file", text
+    if scheme == "memory":
+        from endcap.storage.backends.memory import open_memory
+
+        return open_memory()
+    if scheme == "file":
+        from endcap.storage.backends.embedded import open_embedded
+
+        return open_embedded(Path(rest))
+    raise InvalidInput(f"{text!r} names no back end. Schemes: {list(SCHEMES)}.", hint=suggest(scheme, SCHEMES) or "give a folder")
