@@ -13,12 +13,14 @@ SCHEMES = ("file", "memory")
 def open_ports(url: str | Path) -> Ports:
     """Open a home: a folder (path or ``file://``), made if it is not there, or ``memory://`` for a home that ends with the process.
 
-    Raises InvalidInput for another scheme or a path that is no folder.
+    Raises InvalidInput for another scheme, an empty path or one that is no folder.
     """
     text = str(url)
     scheme, separator, rest = text.partition("://")
     if not separator:
         scheme, rest = "file", text
+    if not text.strip() or text.strip() == "file://":
+        raise InvalidInput(f"The home is {text!r}, which names no folder.", hint="give a folder; it is made if it is not there")
     if scheme == "memory":
         from endcap.storage.backends.memory import open_memory
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
-from endcap.core.errors import InvalidInput
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
+from endcap.core.names import require_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
 R = TypeVar("R", bound=msgspec.Struct)
+
+_MOST_FOLDER_BYTES = 240  # file systems end at 255
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,26 @@ class Kind(Generic[R]):
         raise InvalidInput(f"Records of kind '{self.name}' are not found by {sorted(where)}. Indexes: {offered}.")
 
     def encode(self, record: R) -> bytes:
-        return msgspec.json.encode(record)
+        """The record as JSON. Raises InvalidInput for a text that is not Unicode, such as half a surrogate pair."""
+        try:
+            return msgspec.json.encode(record)
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"A record of kind '{self.name}' holds a text that is not Unicode: {error.object!r}.") from error
 
     def decode(self, body: bytes) -> R:
-        return msgspec.json.decode(body, type=self.type)
+        """The record of a body. Raises IntegrityBroken when the bytes are no such record."""
+        try:
+            return msgspec.json.decode(body, type=self.type)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise IntegrityBroken(f"A record of kind '{self.name}' does not read as one: {error}.", hint="restore the home from a backup") from error
 
 
 def join_values(values: Sequence[object]) -> str:
-    """Values of a compound index as one text that no other tuple of values gives."""
-    return msgspec.json.encode([None if value is None else str(value) for value in values]).decode()
+    """Values of a compound index as one text that no other tuple of values gives. Raises InvalidInput for a text that is not Unicode."""
+    try:
+        return msgspec.json.encode([None if value is None else str(value) for value in values]).decode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{error.object!r} is not Unicode, so nothing is filed under it.") from error
 
 
 class RecordReader(Protocol):
@@ -72,12 +87,15 @@ class RecordReader(Protocol):
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[R]:
-        """Records in the order they were first appended. Cost grows with the rows returned, not with the rows kept."""
+        """Records in the order they were first appended. Cost grows with the rows returned, not with the rows kept.
+
+        ``limit`` None means all. Raises InvalidInput for a limit below 0 and for a ``where`` that no index answers.
+        """
         ...
 
 
 class RecordTransaction(RecordReader, Protocol):
-    """Writing: all of it or nothing. Writers of one store take turns."""
+    """Writing: all of it or nothing. Writers of one store take turns; once its block has ended it takes no more."""
 
     def append(self, kind: Kind[R], *, workspace: str, record: R) -> None:
         """Add a record. Raises Conflict when its id stands already."""
@@ -93,7 +111,11 @@ class RecordTransaction(RecordReader, Protocol):
 
 class RecordStore(RecordReader, Protocol):
     def transact(self) -> AbstractContextManager[RecordTransaction]:
-        """A transaction: committed when the block ends, rolled back when it raises."""
+        """A transaction: committed when the block ends, rolled back when it raises. The only way to write.
+
+        Others see nothing of it before it is committed, and are not kept from reading. Raises InvalidInput inside another transaction of
+        the same thread, and Conflict when other writers do not let it have its turn.
+        """
         ...
 
     def close(self) -> None: ...
@@ -114,25 +136,36 @@ class BlobStore(Protocol):
 
 
 class TableStore(Protocol):
-    """Columns at rest: datasets in partitions, each partition one table that is replaced whole."""
+    """Columns at rest: datasets in partitions, each partition one table that is replaced whole.
+
+    Datasets and the names in a partition are names as ``endcap.core.names`` has them; the values are any text of up to about 200 bytes.
+    The order of a partition's names means nothing. Raises InvalidInput otherwise.
+    """
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
-        """Write or replace one partition; readers see the old one or the new one. Returns the rows written."""
+        """Write or replace one partition; readers see the old one or the new one. Returns the rows written.
+
+        Raises InvalidInput when two columns share a name.
+        """
         ...
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of the partitions whose values include ``partition``'s, without the partition columns.
+        """All rows of the partitions whose values include ``partition``'s, without the partition columns, in the order of ``partitions``.
 
-        Raises NotFound when there is none.
+        A column that only some partitions have is null in the others. ``columns`` None means all. Raises NotFound when there is no
+        partition, InvalidInput for a column that none has or that has several types, IntegrityBroken when bytes were changed at rest.
         """
         ...
 
     def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
-        """The same as a lazy dataset."""
+        """The same as a lazy dataset: what was there when it was opened, whatever is replaced since.
+
+        It holds a file open for each partition until it is dropped.
+        """
         ...
 
     def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        """The partitions that hold a table, in the order of their values; an unknown dataset has none."""
+        """The partitions that hold a table, in the order of their values, names sorted; an unknown dataset has none."""
         ...
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
@@ -153,12 +186,56 @@ class Ports:
         self.records.close()
 
 
-def iterate_partition_path(partition: Mapping[str, str], *, quote: Callable[[str], str]) -> Iterator[str]:
-    """The folders ``name=value`` of a partition, in the order given."""
-    for name, value in partition.items():
-        yield f"{name}={quote(value)}"
+def partition_folders(partition: Mapping[str, str]) -> tuple[str, ...]:
+    """The folders ``name=value`` of a partition, sorted by name, safe whatever the values hold. Raises InvalidInput for what no folder can say.
+
+    >>> partition_folders({"version": "..", "model": "a/b"})
+    ('model=a%2Fb', 'version=..')
+    """
+    folders = []
+    for name, value in sorted(partition.items()):
+        try:
+            folder = f"{require_name(name, what='partition')}={quote(value, safe='')}"
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InvalidInput(f"The partition {name!r} has the value {value!r}, which is no text.") from error
+        if len(folder) > _MOST_FOLDER_BYTES:
+            raise InvalidInput(f"The partition {name!r} has a value of {len(value)} characters, which is too long: {value[:40]!r} ...")
+        folders.append(folder)
+    return tuple(folders)
 
 
 def matches(candidate: Mapping[str, str], wanted: Mapping[str, str] | None) -> bool:
     """Whether a partition's values include the wanted ones."""
     return all(candidate.get(name) == value for name, value in (wanted or {}).items())
+
+
+def require_limit(limit: int | None) -> int | None:
+    """The same limit. Raises InvalidInput below 0."""
+    if limit is not None and limit < 0:
+        raise InvalidInput(f"The limit is {limit}; it must be 0 or more.")
+    return limit
+
+
+def conflict(kind: str, identity: str, expected_version: int) -> Conflict:
+    """The error of a write that came second."""
+    if expected_version == 0:
+        return Conflict(f"The {kind} '{identity}' stands already.")
+    return Conflict(
+        f"The {kind} '{identity}' was changed since version {expected_version} was read.",
+        hint="read it again, then retry",
+    )
+
+
+def nested_transaction() -> InvalidInput:
+    """The error of a transaction inside another of the same thread."""
+    return InvalidInput("This thread has a transaction open already.", hint="write through the open one")
+
+
+def ended_transaction() -> InvalidInput:
+    """The error of using a transaction after its block."""
+    return InvalidInput("This transaction has ended.", hint="open another with transact()")
+
+
+def missing_bytes(digest: str) -> NotFound:
+    """The error of reading bytes that were never put."""
+    return NotFound(f"No bytes are kept under {digest!r}.")

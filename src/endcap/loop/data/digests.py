@@ -38,6 +38,13 @@ def digest_files(session: Session, paths: Sequence[Path], *, verify: bool = Fals
     return identities
 
 
+def require_unchanged(identities: Sequence[FileIdentity]) -> None:
+    """Raise InvalidInput for a file that is no longer the one that was identified, by size, modification time and inode."""
+    for identity in identities:
+        if _if_unchanged(identity, Path(identity.path)) is None:
+            raise _changed(Path(identity.path))
+
+
 def _remember(session: Session, identities: Sequence[FileIdentity]) -> None:
     # Data in flow, no change of anybody's rights or definitions: one transaction, no link in the audit chain.
     with session.records.transact() as tx:
@@ -73,5 +80,9 @@ def _read(path: Path) -> FileIdentity:
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
     if _mark(before) != _mark(after):
-        raise InvalidInput(f"{path} changed while it was read.", hint="write to another name, then rename")
+        raise _changed(path)
     return FileIdentity(str(path), *_mark(after), sha256)
+
+
+def _changed(path: Path) -> InvalidInput:
+    return InvalidInput(f"{path} changed while it was read.", hint="write to another name, then rename")

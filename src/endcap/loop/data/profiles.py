@@ -27,19 +27,23 @@ _SAMPLE = "__profile_sample"
 _LEAST_SHARE = 1e-4
 
 
-def profile_source(source: Source, *, engine: duckdb.DuckDBPyConnection, personal: Collection[str] = ()) -> list[ColumnProfile]:
+def profile_source(
+    source: Source, *, engine: duckdb.DuckDBPyConnection, personal: Collection[str] = (), n_rows: int | None = None
+) -> list[ColumnProfile]:
     """A profile of every column, in the table's order.
 
     Counts, least, most, mean and deviation are over all rows. Quantiles and top values are too up to 5 M rows; above, they come
     from a Bernoulli sample of about 1 M rows, drawn with a fixed seed so that the same files give the same profile, and the
     counts of ``top`` are scaled to all rows. The distinct count is HyperLogLog's (Flajolet et al., 2007). ``personal`` names
-    columns of which only counts are kept.
+    columns of which only counts are kept; ``n_rows`` spares counting the rows again.
 
-    Cost: one scan of the files and, above 5 M rows, one more for the sample (for CSV also one to count). Memory: the rows kept
-    for the quantiles, spilled if need be. 100 M rows of six columns take about a quarter of a minute on two cores.
+    Cost: one scan of the files and, above 5 M rows, one more for the sample (for CSV also one to count, unless ``n_rows`` is
+    given). Memory: the rows kept for the quantiles, spilled if need be. On two cores 100 M rows of six columns in Parquet take
+    about 7 seconds.
     """
     with reading(source.table.name, columns=source.columns):
-        (n_rows,) = engine.execute(f"SELECT count(*) FROM ({source.sql})").fetchone() or (0,)
+        if n_rows is None:
+            (n_rows,) = engine.execute(f"SELECT count(*) FROM ({source.sql})").fetchone() or (0,)
         sampled = n_rows > MOST_EXACT_ROWS
         names = ", ".join(quote(name) for name in source.columns)
         share = f" USING SAMPLE {100 * N_SAMPLED / n_rows:.9f}% (bernoulli, {_SEED})" if sampled else ""

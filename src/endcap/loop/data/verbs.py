@@ -15,7 +15,7 @@ from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
-from endcap.loop.data.digests import digest_files
+from endcap.loop.data.digests import digest_files, require_unchanged
 from endcap.loop.data.paths import DataFiles, find_files
 from endcap.loop.data.records import INGESTS, BrokenCheck, ColumnProfile, FileIdentity, Ingest
 
@@ -102,7 +102,9 @@ def _look(
     with open_engine() as engine:
         source = open_source(table, folder=folder, zone=zone, engine=engine, digests=by_path.__getitem__)
         scan = scan_contract(source, engine=engine, now=session.now())
-        return scan, [] if scan.broken else profile_source(source, engine=engine)
+        profile = [] if scan.broken else profile_source(source, engine=engine, n_rows=scan.n_rows)
+        require_unchanged(identities)
+        return scan, profile
 
 
 def _write(session: Session, record: Ingest) -> Ingest:

@@ -21,7 +21,8 @@ class Evidence:
     """What a version showed on rows that played no part in choosing it. Cubes are n_series x n_origins x horizon, NaN where not scored.
 
     ``name`` is the candidate judged; ``rivals`` holds the forecasts of others on the same cells by name; ``baselines`` says which of
-    them are baselines; ``champion`` is the champion's own forecasts, None where there is no champion.
+    them are baselines; ``champion`` is the champion's own forecasts, None where there is no champion. ``n_tried`` counts the candidates offered
+    on these rows so far, this one included: each further one must beat its rivals by more, as the one lucky draw of several is no progress.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Evidence:
     champion: Cube | None = None
     champion_name: str = ""
     scale: NDArray[np.float64] | None = None
+    n_tried: int = 1
 
     @property
     def metrics(self) -> Metrics:
@@ -166,13 +168,13 @@ def _compare(evidence: Evidence, theirs: Cube, *, metric: str, rival: str, same:
     their_errors = _errors(evidence.actual, theirs, paired=paired, metric=metric, scale=evidence.scale)
     scored: NDArray[np.bool_] = np.asarray(paired.any(axis=2))
     rows, columns = np.flatnonzero(np.count_nonzero(scored, axis=1)), np.flatnonzero(np.count_nonzero(scored, axis=0))
-    found = compare_errors(ours_errors[np.ix_(rows, columns)], their_errors[np.ix_(rows, columns)], rng=rng)
+    found = compare_errors(ours_errors[np.ix_(rows, columns)], their_errors[np.ix_(rows, columns)], rng=rng, tail=0.05 / evidence.n_tried)
     passed = found.upper < 1
     # A squared metric is compared as its root, so that the ratio reads like the metric.
     ratio, lower, upper = (_unsquare(value, metric) for value in (found.ratio, found.lower, found.upper))
     how = "beats" if passed else "does not clearly beat"
     sentence = (
-        f"{how} {rival} on {metric}: ratio {ratio:.3f} (90 % interval {lower:.3f} to {upper:.3f},"
+        f"{how} {rival} on {metric}: ratio {ratio:.3f} ({1 - 0.1 / evidence.n_tried:.0%} interval {lower:.3f} to {upper:.3f},"
         f" {found.n_series} series x {found.n_origins} origins)"
     )
     return CheckResult(check=what, passed=passed, figure=ratio, limit="interval below 1", sentence=sentence, lower=lower, upper=upper)

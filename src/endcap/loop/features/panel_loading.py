@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_DAYS = 1500
 MOST_CELLS = 400_000_000
 _MOST_LABELS = 64
-_PUBLIC_HOLIDAY = "public_holiday"
+_PUBLIC_HOLIDAY, _WEEKEND_WORKDAY = "public_holiday", "weekend_workday"
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -170,7 +170,7 @@ class _Loading:
 
     def _keys(self) -> dict[str, tuple[str, ...]]:
         columns = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in self.forecast.keys)
-        table = self.engine.execute(f"SELECT {columns} FROM __series ORDER BY __s").fetch_arrow_table()
+        table = self.engine.execute(f"SELECT {columns} FROM __series ORDER BY __s").to_arrow_table()
         return {key: tuple(table[key].to_pylist()) for key in self.forecast.keys}
 
     def _read_all(self, start: date, *, n_series: int, n_ahead: int, origin_day: date, hidden: int) -> tuple[dict[str, Floats], dict[str, Revisions]]:
@@ -225,8 +225,9 @@ class _Loading:
                 f"{self.forecast.holidays!r} has no holiday calendar.",
                 hint=suggest(country, offered) or "use a code such as DE or DE-BY",
             ) from error
-        row = np.array([day in calendar for day in days], dtype=np.float32)
-        return {_PUBLIC_HOLIDAY: np.tile(row, (n_series, 1))}
+        worked = getattr(calendar, "weekend_workdays", set())
+        rows = {_PUBLIC_HOLIDAY: [day in calendar for day in days], _WEEKEND_WORKDAY: [day in worked for day in days]}
+        return {name: np.tile(np.array(row, dtype=np.float32), (n_series, 1)) for name, row in rows.items() if any(row)}
 
     def _read_statics(self, n_series: int) -> dict[str, Statics]:
         static = self.forecast.static
@@ -244,7 +245,7 @@ class _Loading:
         keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
         table = self.engine.execute(
             f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({source.sql}) GROUP BY {keys}) f ON {on} ORDER BY __s"
-        ).fetch_arrow_table()
+        ).to_arrow_table()
         coded = {name: _code_labels(table[name].to_pylist(), keep=name in self.forecast.slices) for name in facts}
         return {name: fact for name, fact in coded.items() if fact is not None and fact.codes.size == n_series}
 
@@ -280,7 +281,7 @@ class _Reading:
             f"WITH c AS (SELECT {keys}CAST(__event_time AS DATE) AS __day, {folds} FROM ({self._newest_rows()}) GROUP BY ALL)"
             f" SELECT __s, {self._tick('__day')} AS __tick, {', '.join('CAST(' + quote(n) + ' AS FLOAT) AS ' + quote(n) for n in self.wanted)}"
             f" FROM c JOIN __series ON {on}"
-        ).fetch_arrow_table()
+        ).to_arrow_table()
         series, ticks = result["__s"].to_numpy(), result["__tick"].to_numpy()
         arrays = {}
         for name in self.wanted:
@@ -309,7 +310,7 @@ class _Reading:
             f"   QUALIFY row_number() OVER (PARTITION BY m.__s, m.__tick, m.__arrival, {row_key}, __event_time"
             "     ORDER BY __known_at DESC) = 1)"
             f" SELECT __series_at, __tick_at, __arrival_at, {folds} FROM asof GROUP BY ALL ORDER BY __arrival_at, __series_at, __tick_at"
-        ).fetch_arrow_table()
+        ).to_arrow_table()
         series, ticks, arrivals = (result[c].to_numpy().astype(np.int64) for c in ("__series_at", "__tick_at", "__arrival_at"))
         return {name: Revisions(series, ticks, arrivals, result[name].to_numpy(zero_copy_only=False).astype(np.float32)) for name in self.wanted}
 

@@ -44,7 +44,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     """One trained artefact. ``identity`` says what it was made of: equal identity, interchangeable version.
 
     ``leaderboard`` holds the figures of every candidate on the same judged rows, baselines among them; ``slices`` those of this one.
-    ``members_fallen_back`` gives the reason for each member that answers by its fallback.
+    ``evidence`` is the digest of its back-test rows in the solution's form. ``members_fallen_back`` gives the reason for each member that answers by its fallback.
     """
 
     id: str
@@ -64,6 +64,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     members_fallen_back: dict[str, str] = {}
     trained_until: date | None = None
     training_set: str = ""
+    evidence: str = ""
     tables: dict[str, str] = {}
     definition: str = ""
     lock: dict[str, str] = {}

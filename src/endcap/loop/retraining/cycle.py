@@ -199,11 +199,11 @@ class _Cycle:
         training: Training = context.values["train"]
         judged: list[Judged] = []
         edges: list[tuple[str, str]] = []
-        for trial in training.trials:
+        for n_tried, trial in enumerate(training.trials, start=1):
             version = self._register(context, trial)
             edges += [(f"file/{f.sha256}", f"version/{version.id}") for f in version.files]
             edges.append((f"data/{version.training_set}", f"version/{version.id}"))
-            outcome = self._judge(context, trial, version)
+            outcome = self._judge(context, trial, version, n_tried=n_tried)
             judged.append(outcome)
             if outcome.passed:
                 break
@@ -232,6 +232,7 @@ class _Cycle:
             members_fallen_back=trial.members_fallen_back,
             trained_until=trial.trained_until,
             training_set=data.digest,
+            evidence=trial.evidence,
             tables={name: found.id for name, found in self._ingests(context).items()},
             definition=self.task.identity,
             lock=read_lock(),
@@ -239,13 +240,13 @@ class _Cycle:
         )
         return register_version(self.session, version)
 
-    def _judge(self, context: StepContext, trial: Trial, version: Version) -> Judged:
+    def _judge(self, context: StepContext, trial: Trial, version: Version, *, n_tried: int) -> Judged:
         session = self.session
         champion = get_champion(session, self.task.name)
         if champion is not None and champion.version == version.id:
             return Judged(version.id, trial.candidate, True, False, "it is the champion already")
         standing = get_version(session, champion.version) if champion else None
-        evidence = self.task.weigh(session, context.values["assemble"], trial, champion=standing)
+        evidence = self.task.weigh(session, context.values["assemble"], trial, champion=standing, n_tried=n_tried)
         checks = judge(evidence, gate=self.task.gate, seed=self.task.seed)
         verdict = Verdict(
             id=session.new_id("verdict"),

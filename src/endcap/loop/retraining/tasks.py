@@ -101,8 +101,8 @@ class Task(Protocol):
         """Back-test every candidate, choose, fit."""
         ...
 
-    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None) -> Evidence:
-        """The evidence for the gate, with the champion's forecasts on the same rows."""
+    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:
+        """The evidence for the gate, with the champion's forecasts on the same rows; ``n_tried`` trials were offered, this one included."""
         ...
 
     def answer(self, session: Session, version: Version, data: DataRef) -> Answers:

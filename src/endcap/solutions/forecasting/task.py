@@ -137,7 +137,7 @@ class ForecastTask:
         trials = require_trials(train_forecast(panel, self.forecast, advance=context.advance), model=self.name)
         return Training(tuple(self._rest(session, trial, panel, data) for trial in trials))
 
-    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None) -> Evidence:
+    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:
         panel = self.read_panel(session, data)
         kept = decode_evidence(session.blobs.get(trial.evidence))
         judged = slice(kept.n_choosing, None)
@@ -153,6 +153,7 @@ class ForecastTask:
             champion=standing,
             champion_name=champion.id if champion else "",
             scale=scale_of(panel.target),
+            n_tried=n_tried,
         )
 
     def answer(self, session: Session, version: Version, data: DataRef) -> Answers:

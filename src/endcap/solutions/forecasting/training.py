@@ -28,6 +28,7 @@ from endcap.solutions.forecasting.intervals import Intervals, collect_residuals,
 INTERVALS_FILE = "intervals.npz"
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MOST_SLICES = 60
+_MOST_TRIALS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,31 +80,28 @@ def build_candidates(names: tuple[str, ...]) -> dict[str, PanelCandidate]:
 
 
 def train_forecast(panel: Panel, forecast: Forecast, *, advance: Callable[[int, int], object] = lambda _done, _total: None) -> list[TrainedTrial]:
-    """Trials in the order in which they are offered to the gate: the candidate chosen, then the best baseline.
+    """Trials in the order in which they are offered to the gate: up to three candidates, best first, then the best baseline.
 
-    The candidate is chosen by the gate's metric on the older origins; all figures shown are from the newer ones. Raises InvalidInput
-    when the history does not allow a back-test. Cost: see ``run_backtest``; then one fit on everything.
+    Their order is by the gate's metric on the older origins; all figures shown are from the newer ones. Raises InvalidInput when the history does not allow a back-test. Cost: see ``run_backtest``; then a fit each on everything.
     """
     candidates = build_candidates(forecast.offered)
     origins, notes = choose_origins(panel, n=forecast.backtest_origins)
     test = run_backtest(panel, candidates, origins=origins, seed=forecast.seed, notes=notes, advance=advance)
-    metric = forecast.gate.metric
-    chosen = _best(test, tuple(test.forecasts), where=test.choosing, metric=metric)
-    baseline = _best(test, tuple(name for name in test.forecasts if name in BASELINES), where=test.judged, metric=metric)
-    return [_finish_trial(panel, forecast, test, candidates, name) for name in dict.fromkeys(name for name in (chosen, baseline) if name)]
+    baseline = _rank(test, [name for name in test.forecasts if name in BASELINES], where=test.judged, metric=forecast.gate.metric)[:1]
+    models = _rank(test, [name for name in test.forecasts if name not in BASELINES], where=test.choosing, metric=forecast.gate.metric)
+    return [_finish_trial(panel, forecast, test, candidates, name) for name in [*models[:_MOST_TRIALS], *baseline]]
 
 
-def _best(test: BackTest, names: tuple[str, ...], *, where: slice, metric: str) -> str | None:
+def _rank(test: BackTest, names: list[str], *, where: slice, metric: str) -> list[str]:
+    """Names by their figure, best first. Where nothing could be scored the plainest answers, and the gate says why it cannot judge."""
     scored: dict[str, float] = {}
     for name in names:
         figure = getattr(measure(test.actual[:, where], test.forecasts[name][:, where]), "mae" if metric == "rmsse" else metric)
         if figure is not None:
             scored[name] = figure
     if not scored:
-        if "weekday_mean" in names:
-            return "weekday_mean"  # nothing could be scored: the plainest answers, and the gate says why it cannot judge
-        return None
-    return min(scored, key=lambda name: scored[name])
+        return ["weekday_mean"] if "weekday_mean" in names else []
+    return sorted(scored, key=lambda name: scored[name])
 
 
 def _finish_trial(panel: Panel, forecast: Forecast, test: BackTest, candidates: dict[str, PanelCandidate], name: str) -> TrainedTrial:

@@ -13,12 +13,24 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote as quote_url
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote
 
-from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
-from endcap.storage.ports import Kind, Ports, R, iterate_partition_path, matches
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput
+from endcap.core.names import require_name
+from endcap.storage.parquet import open_files, open_parquet, read_parquet, write_parquet
+from endcap.storage.ports import (
+    Kind,
+    Ports,
+    R,
+    conflict,
+    ended_transaction,
+    matches,
+    missing_bytes,
+    nested_transaction,
+    partition_folders,
+    require_limit,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +38,7 @@ if TYPE_CHECKING:
 
 _LAYOUT = 1
 _BUSY_S = 30.0
+_ROWS = "rows.parquet"
 
 # A record's body is the JSON of its type; `filed` holds one row per declared index and one, named '', for the kind itself.
 _CREATE = """
@@ -51,30 +64,21 @@ _UNFILE = "DELETE FROM filed WHERE sequence = ?"
 _FILE = "INSERT INTO filed (kind, workspace, name, value, sequence) VALUES (?, ?, ?, ?, ?)"
 
 
-class SqliteRecords:
-    """Records in SQLite, one connection a thread. Writers take turns by ``BEGIN IMMEDIATE`` and wait up to 30 s for theirs."""
+class _Reader:
+    """Reads through a connection, and so sees what that connection has written and not yet committed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
-        connection = self._connection()
-        (layout,) = connection.execute("PRAGMA user_version").fetchone()
-        if layout > _LAYOUT:
-            raise InvalidInput(
-                f"{path} was written by a newer Endcap (layout {layout}; this one knows {_LAYOUT}).",
-                hint="upgrade endcap",
-            )
-        if layout < _LAYOUT:
-            connection.executescript(_CREATE + f"PRAGMA user_version = {_LAYOUT};")
+    def _connection(self) -> sqlite3.Connection:
+        raise NotImplementedError
 
     def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
         found = self.get_versioned(kind, workspace=workspace, id=id)
         return found[0] if found else None
 
     def get_versioned(self, kind: Kind[R], *, workspace: str, id: str) -> tuple[R, int] | None:  # noqa: A002 - the port's word
-        row = self._connection().execute(_GET, (kind.name, workspace, id)).fetchone()
+        try:
+            row = self._connection().execute(_GET, (kind.name, workspace, id)).fetchone()
+        except UnicodeEncodeError:
+            return None  # nothing can be kept under a text that is not Unicode
         return (kind.decode(row[0]), row[1]) if row else None
 
     def find(
@@ -86,48 +90,86 @@ class SqliteRecords:
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[R]:
+        limit = require_limit(limit)
         name, value = kind.index_for(where) if where else ("", "")
         statement = _FIND.format(order="DESC" if newest_first else "ASC")
-        rows = self._connection().execute(statement, (kind.name, workspace, name, value, -1 if limit is None else limit))
+        rows = self._connection().execute(statement, (kind.name, workspace, name, value, -1 if limit is None else limit)).fetchall()
         return [kind.decode(body) for (body,) in rows]
 
-    @contextmanager
-    def transact(self) -> Iterator[SqliteRecords]:
-        connection = self._connection()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+
+class SqliteTransaction(_Reader):
+    """Writes through a connection on which a transaction was begun. Without one, each statement would be kept on its own."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._own: sqlite3.Connection | None = connection
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._own is None:
+            raise ended_transaction()
+        return self._own
 
     def append(self, kind: Kind[R], *, workspace: str, record: R) -> None:
         self.put(kind, workspace=workspace, record=record, expected_version=0)
 
     def put(self, kind: Kind[R], *, workspace: str, record: R, expected_version: int) -> int:
         connection, identity, body = self._connection(), kind.id_of(record), kind.encode(record)
+        keys = [("", ""), *kind.keys_of(record)]  # before the first statement: it may refuse
         if expected_version == 0:
             try:
                 sequence = connection.execute(_INSERT, (kind.name, workspace, identity, body)).lastrowid
             except sqlite3.IntegrityError as error:
-                raise Conflict(f"The {kind.name} '{identity}' stands already.") from error
+                raise conflict(kind.name, identity, expected_version) from error
         else:
             row = connection.execute(_UPDATE, (body, kind.name, workspace, identity, expected_version)).fetchone()
             if row is None:
-                raise Conflict(
-                    f"The {kind.name} '{identity}' was changed since version {expected_version} was read.",
-                    hint="read it again, then retry",
-                )
+                raise conflict(kind.name, identity, expected_version)
             sequence = row[0]
             connection.execute(_UNFILE, (sequence,))
-        keys = [("", ""), *kind.keys_of(record)]
         connection.executemany(_FILE, [(kind.name, workspace, name, value, sequence) for name, value in keys])
         return expected_version + 1
 
+    def end(self) -> None:
+        """Take nothing more."""
+        self._own = None
+
+
+class SqliteRecords(_Reader):
+    """Records in SQLite, one connection a thread. Writers take turns by ``BEGIN IMMEDIATE`` and wait up to 30 s for theirs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._open: dict[threading.Thread, sqlite3.Connection] = {}
+        self._lock = threading.Lock()
+        try:
+            self._lay_out(self._connection())
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def transact(self) -> Iterator[SqliteTransaction]:
+        connection = self._connection()
+        if connection.in_transaction:
+            raise nested_transaction()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise Conflict(
+                f"The records in {self._path} took no writer for {_BUSY_S:.0f} s: {error}.",
+                hint="another process holds a transaction open; try again",
+            ) from error
+        tx = SqliteTransaction(connection)
+        try:
+            yield tx
+            connection.execute("COMMIT")
+        finally:
+            tx.end()
+            _roll_back(connection)
+
     def close(self) -> None:
         with self._lock:
-            for connection in self._open:
+            for connection in self._open.values():
                 connection.close()
             self._open.clear()
         self._local = threading.local()
@@ -135,14 +177,32 @@ class SqliteRecords:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            # Closing happens in one thread for all, hence check_same_thread; each connection is used by the thread that made it.
+            # Other threads close it (all at the end, or one after its thread has ended), hence check_same_thread.
             connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            with self._lock:
+                for thread in [thread for thread in self._open if not thread.is_alive()]:
+                    self._open.pop(thread).close()
+                self._open[threading.current_thread()] = connection
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             self._local.connection = connection
-            with self._lock:
-                self._open.append(connection)
         return connection
+
+    def _lay_out(self, connection: sqlite3.Connection) -> None:
+        (layout,) = connection.execute("PRAGMA user_version").fetchone()
+        if layout > _LAYOUT:
+            raise InvalidInput(
+                f"{self._path} was written by a newer Endcap (layout {layout}; this one knows {_LAYOUT}).",
+                hint="upgrade endcap",
+            )
+        if layout < _LAYOUT:
+            connection.executescript(_CREATE + f"PRAGMA user_version = {_LAYOUT};")
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """Take back what was not committed; SQLite does so by itself after some errors, such as a full disk."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 class FolderBlobs:
@@ -154,16 +214,20 @@ class FolderBlobs:
     def put(self, payload: bytes) -> str:
         digest = hashlib.sha256(payload).hexdigest()
         path = self._path(digest)
-        if not path.exists():
+        try:
+            if path.read_bytes() == payload:
+                return digest
+        except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, payload)
+        with replacing(path) as file:  # new, or damaged since: putting the bytes again heals them
+            file.write(payload)
         return digest
 
     def get(self, digest: str) -> bytes:
         try:
             payload = self._path(digest).read_bytes()
         except FileNotFoundError as error:
-            raise NotFound(f"No bytes are kept under {digest!r}.") from error
+            raise missing_bytes(digest) from error
         if hashlib.sha256(payload).hexdigest() != digest:
             raise IntegrityBroken(
                 f"The bytes kept under {digest} were changed at rest.",
@@ -172,11 +236,11 @@ class FolderBlobs:
         return payload
 
     def has(self, digest: str) -> bool:
-        return self._path(digest).exists()
+        return _is_digest(digest) and self._path(digest).exists()
 
     def _path(self, digest: str) -> Path:
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-            raise NotFound(f"No bytes are kept under {digest!r}.")
+        if not _is_digest(digest):
+            raise missing_bytes(digest)
         return self._root / digest[:2] / digest
 
 
@@ -187,63 +251,77 @@ class FolderTables:
         self._root = root
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self._folder(dataset, partition) / "rows.parquet"
+        path = self._path(dataset, partition)
         path.parent.mkdir(parents=True, exist_ok=True)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        replace_file(path, sink.getvalue())
-        return int(table.num_rows)
+        with replacing(path) as file:
+            return write_parquet(table, sink=file)
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        return self.scan(dataset, partition=partition).to_table(columns=list(columns) if columns is not None else None)
+        files = open_files(path for _, path in self._list(dataset, partition))
+        return read_parquet(files, dataset=dataset, partition=partition, columns=columns)
 
     def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
-        import pyarrow.dataset as pads
-
-        found = self.partitions(dataset, partition=partition)
-        if not found:
-            where = f" with {dict(partition)}" if partition else ""
-            raise NotFound(f"Nothing is kept in '{dataset}'{where}.")
-        return pads.dataset([str(self._folder(dataset, p) / "rows.parquet") for p in found], format="parquet")
+        files = open_files(path for _, path in self._list(dataset, partition))
+        return open_parquet(list(files), dataset=dataset, partition=partition)
 
     def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        root = self._root / dataset
-        kept = []
-        for path in root.rglob("rows.parquet"):
-            pairs = [part.partition("=") for part in path.parent.relative_to(root).parts]
-            kept.append({name: unquote(value) for name, _, value in pairs})
-        return sorted((p for p in kept if matches(p, partition)), key=lambda p: list(p.values()))
+        return [found for found, _ in self._list(dataset, partition)]
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
-        (self._folder(dataset, partition) / "rows.parquet").unlink(missing_ok=True)
+        self._path(dataset, partition).unlink(missing_ok=True)
 
-    def _folder(self, dataset: str, partition: Mapping[str, str]) -> Path:
-        return self._root.joinpath(dataset, *iterate_partition_path(partition, quote=lambda value: quote_url(value, safe="")))
+    def _path(self, dataset: str, partition: Mapping[str, str]) -> Path:
+        return self._root.joinpath(require_name(dataset, what="dataset"), *partition_folders(partition), _ROWS)
+
+    def _list(self, dataset: str, wanted: Mapping[str, str] | None) -> list[tuple[dict[str, str], str]]:
+        """Partitions and their files. Folders whose value is not wanted are not entered."""
+        found: list[tuple[dict[str, str], str]] = []
+        waiting: list[tuple[dict[str, str], Path]] = [({}, self._root / require_name(dataset, what="dataset"))]
+        while waiting:
+            partition, folder = waiting.pop()
+            try:
+                inside = list(folder.iterdir())
+            except FileNotFoundError:
+                continue
+            for path in inside:
+                field, separator, value = path.name.partition("=")
+                if separator and (wanted or {}).get(field, unquote(value)) == unquote(value):
+                    waiting.append(({**partition, field: unquote(value)}, path))
+                elif path.name == _ROWS and matches(partition, wanted):
+                    found.append((partition, str(path)))
+        return sorted(found, key=lambda entry: list(entry[0].values()))
 
 
-def replace_file(path: Path, payload: bytes) -> None:
-    """Write a file so that readers and crashes see the old bytes or the new, never a part."""
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write such that readers and crashes see the old bytes or the new, never a part; on the disk when the block ends."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with temporary.open("wb") as file:
-            file.write(payload)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when its folder is
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def open_embedded(folder: Path) -> Ports:
     """Ports of a home in ``folder``, which is made with access for its owner only."""
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInput(f"The home {folder} is a file.", hint="give a folder; it is made if it is not there")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise InvalidInput(f"The home {folder} is a file.", hint="give a folder; it is made if it is not there")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         records = SqliteRecords(folder / "records.sqlite")
-    except (OSError, sqlite3.DatabaseError) as error:
+    except (OSError, ValueError, sqlite3.DatabaseError) as error:
         raise InvalidInput(f"The home {folder} cannot be opened: {error}.", hint="give --home a folder that you may write to") from error
     return Ports(url=str(folder), records=records, blobs=FolderBlobs(folder / "blobs"), tables=FolderTables(folder / "tables"))

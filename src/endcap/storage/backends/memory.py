@@ -3,44 +3,82 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from endcap.core.errors import Conflict, NotFound
-from endcap.storage.ports import Kind, Ports, R, matches
+from endcap.core.names import require_name
+from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
+from endcap.storage.ports import (
+    Kind,
+    Ports,
+    R,
+    conflict,
+    ended_transaction,
+    matches,
+    missing_bytes,
+    nested_transaction,
+    partition_folders,
+    require_limit,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
 _Address = tuple[str, str, str]  # kind, workspace, id
+_File = tuple[str, str, str, str]  # kind, workspace, index, value
 
 
+@dataclass(frozen=True, slots=True)
 class _Row:
-    __slots__ = ("body", "keys", "sequence", "version")
+    address: _Address
+    sequence: int
+    version: int
+    body: bytes
+    files: tuple[_File, ...]
 
-    def __init__(self, *, sequence: int, version: int, body: bytes, keys: list[tuple[str, str]]) -> None:
-        self.sequence, self.version, self.body, self.keys = sequence, version, body, keys
+
+@dataclass
+class _Committed:
+    """What all can see. ``lock`` is held for the moment of a look or a commit, never over a transaction."""
+
+    rows: dict[_Address, _Row] = field(default_factory=dict)
+    filed: dict[_File, dict[_Address, None]] = field(default_factory=dict)
+    sequence: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def commit(self, written: Mapping[_Address, _Row]) -> None:
+        with self.lock:
+            for address, row in written.items():
+                old = self.rows.get(address)
+                for file in old.files if old else ():
+                    del self.filed[file][address]
+                for file in row.files:
+                    self.filed.setdefault(file, {})[address] = None
+                self.rows[address] = row
+                self.sequence = max(self.sequence, row.sequence)
 
 
-class MemoryRecords:
-    """Records in dictionaries. A transaction holds the lock and keeps what it replaced, to put it back if the block raises."""
+class _Reader:
+    """Reads what is committed beneath what its transaction has written."""
 
-    def __init__(self) -> None:
-        self._rows: dict[_Address, _Row] = {}
-        self._filed: dict[tuple[str, str, str, str], dict[str, None]] = {}
-        self._lock = threading.RLock()
-        self._sequence = 0
+    def __init__(self, committed: _Committed) -> None:
+        self._committed = committed
+
+    @property
+    def _written(self) -> dict[_Address, _Row]:
+        raise NotImplementedError
 
     def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
         found = self.get_versioned(kind, workspace=workspace, id=id)
         return found[0] if found else None
 
     def get_versioned(self, kind: Kind[R], *, workspace: str, id: str) -> tuple[R, int] | None:  # noqa: A002 - the port's word
-        with self._lock:
-            row = self._rows.get((kind.name, workspace, id))
+        row = self._row((kind.name, workspace, id))
         return (kind.decode(row.body), row.version) if row else None
 
     def find(
@@ -52,62 +90,83 @@ class MemoryRecords:
         newest_first: bool = False,
         limit: int | None = None,
     ) -> list[R]:
-        with self._lock:
-            index, value = kind.index_for(where) if where else ("", "")
-            ids = self._filed.get((kind.name, workspace, index, value), {})
-            rows = sorted((self._rows[kind.name, workspace, i] for i in ids), key=lambda row: row.sequence, reverse=newest_first)
+        limit = require_limit(limit)
+        index, value = kind.index_for(where) if where else ("", "")
+        file, written, committed = (kind.name, workspace, index, value), self._written, self._committed
+        with committed.lock:
+            rows = [committed.rows[address] for address in committed.filed.get(file, {}) if address not in written]
+        rows += [row for row in written.values() if file in row.files]
+        rows.sort(key=lambda row: row.sequence, reverse=newest_first)
         return [kind.decode(row.body) for row in rows[:limit]]
 
-    @contextmanager
-    def transact(self) -> Iterator[MemoryRecords]:
-        with self._lock:
-            rows, filed, sequence = (
-                dict(self._rows),
-                {key: dict(ids) for key, ids in self._filed.items()},
-                self._sequence,
-            )
-            try:
-                yield self
-            except BaseException:
-                self._rows, self._filed, self._sequence = rows, filed, sequence
-                raise
+    def _row(self, address: _Address) -> _Row | None:
+        return self._written.get(address) or self._committed.rows.get(address)
+
+
+class MemoryTransaction(_Reader):
+    """What a transaction has written so far, over what is committed."""
+
+    def __init__(self, committed: _Committed) -> None:
+        super().__init__(committed)
+        self._own: dict[_Address, _Row] | None = {}
+        self._sequence = committed.sequence
+
+    @property
+    def _written(self) -> dict[_Address, _Row]:
+        if self._own is None:
+            raise ended_transaction()
+        return self._own
 
     def append(self, kind: Kind[R], *, workspace: str, record: R) -> None:
         self.put(kind, workspace=workspace, record=record, expected_version=0)
 
     def put(self, kind: Kind[R], *, workspace: str, record: R, expected_version: int) -> int:
-        with self._lock:
-            identity = kind.id_of(record)
-            address = (kind.name, workspace, identity)
-            old = self._rows.get(address)
-            if (old.version if old else 0) != expected_version:
-                raise conflict(kind.name, identity, expected_version)
-            for index, value in old.keys if old else []:
-                self._filed[kind.name, workspace, index, value].pop(identity)
+        written = self._written
+        identity, body = kind.id_of(record), kind.encode(record)
+        files = tuple((kind.name, workspace, *key) for key in [("", ""), *kind.keys_of(record)])
+        address = (kind.name, workspace, identity)
+        old = self._row(address)
+        if (old.version if old else 0) != expected_version:
+            raise conflict(kind.name, identity, expected_version)
+        if old is None:
             self._sequence += 1
-            keys = [("", ""), *kind.keys_of(record)]
-            self._rows[address] = _Row(
-                sequence=old.sequence if old else self._sequence,
-                version=expected_version + 1,
-                body=kind.encode(record),
-                keys=keys,
-            )
-            for index, value in keys:
-                self._filed.setdefault((kind.name, workspace, index, value), {})[identity] = None
-            return expected_version + 1
+        written[address] = _Row(address, old.sequence if old else self._sequence, expected_version + 1, body, files)
+        return expected_version + 1
+
+    def end(self) -> dict[_Address, _Row]:
+        """What was written; nothing more is taken."""
+        written, self._own = self._written, None
+        return written
+
+
+class MemoryRecords(_Reader):
+    """Records in dictionaries; writers take turns, readers do not wait for them."""
+
+    def __init__(self) -> None:
+        super().__init__(_Committed())
+        self._turn = threading.Lock()
+        self._local = threading.local()
+
+    @property
+    def _written(self) -> dict[_Address, _Row]:
+        tx: MemoryTransaction | None = getattr(self._local, "tx", None)
+        return tx._written if tx else {}
+
+    @contextmanager
+    def transact(self) -> Iterator[MemoryTransaction]:
+        if getattr(self._local, "tx", None) is not None:
+            raise nested_transaction()
+        with self._turn:
+            tx = self._local.tx = MemoryTransaction(self._committed)
+            try:
+                yield tx
+                self._committed.commit(tx._written)
+            finally:
+                self._local.tx = None
+                tx.end()
 
     def close(self) -> None:
         return None
-
-
-def conflict(kind: str, identity: str, expected_version: int) -> Conflict:
-    """The error of a write that came second."""
-    if expected_version == 0:
-        return Conflict(f"The {kind} '{identity}' stands already.")
-    return Conflict(
-        f"The {kind} '{identity}' was changed since version {expected_version} was read.",
-        hint="read it again, then retry",
-    )
 
 
 class MemoryBlobs:
@@ -123,46 +182,55 @@ class MemoryBlobs:
         try:
             return self._payloads[digest]
         except KeyError as error:
-            raise NotFound(f"No bytes are kept under {digest!r}.") from error
+            raise missing_bytes(digest) from error
 
     def has(self, digest: str) -> bool:
         return digest in self._payloads
 
 
 class MemoryTables:
+    """Tables as Parquet in memory, so that types come back as they do from files and no buffer is shared with the writer."""
+
     def __init__(self) -> None:
-        self._tables: dict[str, dict[tuple[tuple[str, str], ...], pa.Table]] = {}
+        self._kept: dict[tuple[str, ...], tuple[dict[str, str], bytes]] = {}
+        self._lock = threading.Lock()
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
-        self._tables.setdefault(dataset, {})[tuple(partition.items())] = table
-        return int(table.num_rows)
+        address = _address(dataset, partition)
+        sink = io.BytesIO()
+        n_rows = write_parquet(table, sink=sink)
+        with self._lock:
+            self._kept[address] = (dict(sorted(partition.items())), sink.getvalue())
+        return n_rows
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        import pyarrow as pa
-
-        found = [self._tables[dataset][tuple(p.items())] for p in self.partitions(dataset, partition=partition)]
-        if not found:
-            raise missing_dataset(dataset, partition)
-        table = pa.concat_tables(found)
-        return table.select(list(columns)) if columns is not None else table
+        return read_parquet(self._files(dataset, partition), dataset=dataset, partition=partition, columns=columns)
 
     def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
-        import pyarrow.dataset as pads
-
-        return pads.dataset(self.read(dataset, partition=partition))
+        return open_parquet(self._files(dataset, partition), dataset=dataset, partition=partition)
 
     def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        kept = [dict(key) for key in self._tables.get(dataset, {})]
-        return sorted((p for p in kept if matches(p, partition)), key=lambda p: list(p.values()))
+        return [dict(found) for found, _ in self._list(dataset, partition)]
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
-        self._tables.get(dataset, {}).pop(tuple(partition.items()), None)
+        address = _address(dataset, partition)
+        with self._lock:
+            self._kept.pop(address, None)
+
+    def _files(self, dataset: str, partition: Mapping[str, str] | None) -> list[pa.NativeFile]:
+        import pyarrow as pa
+
+        return [pa.BufferReader(payload) for _, payload in self._list(dataset, partition)]
+
+    def _list(self, dataset: str, wanted: Mapping[str, str] | None) -> list[tuple[dict[str, str], bytes]]:
+        require_name(dataset, what="dataset")
+        with self._lock:
+            kept = [entry for address, entry in self._kept.items() if address[0] == dataset and matches(entry[0], wanted)]
+        return sorted(kept, key=lambda entry: list(entry[0].values()))
 
 
-def missing_dataset(dataset: str, partition: Mapping[str, str] | None) -> NotFound:
-    """The error of reading what was never written."""
-    where = f" with {dict(partition)}" if partition else ""
-    return NotFound(f"Nothing is kept in '{dataset}'{where}.")
+def _address(dataset: str, partition: Mapping[str, str]) -> tuple[str, ...]:
+    return (require_name(dataset, what="dataset"), *partition_folders(partition))
 
 
 def open_memory() -> Ports:

@@ -176,9 +176,7 @@ def test_a_restated_row_differs_by_its_known_at(tmp_path: Path, engine: duckdb.D
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 3)), min_size=1, max_size=20), n_parts=st.integers(1, 3))
-def test_unique_agrees_with_counting(
-    tmp_path: Path, engine: duckdb.DuckDBPyConnection, rows: list[tuple[str | None, int]], n_parts: int
-) -> None:
+def test_unique_agrees_with_counting(tmp_path: Path, engine: duckdb.DuckDBPyConnection, rows: list[tuple[str | None, int]], n_parts: int) -> None:
     table = {"k": pa.array([k for k, _ in rows], pa.string()), "i": [i for _, i in rows]}
     source = opened(tmp_path, engine, table, Contract(unique=("k", "i")))
     expected = sum(n for (key, _), n in Counter(rows).items() if n > 1 and key is not None)

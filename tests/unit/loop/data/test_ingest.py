@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -20,7 +21,7 @@ from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import collect_verbs
-from endcap.loop.data import digests, sources, verbs
+from endcap.loop.data import contracts, digests, sources, verbs
 from endcap.loop.data.digests import digest_file
 from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.data.verbs import ingest, list_ingests
@@ -170,6 +171,22 @@ def test_damage_inside_a_parquet_file_is_a_refusal(tmp_path: Path) -> None:
     session = make_session()
     with pytest.raises(InvalidInput, match="Table 'sales' cannot be read"):
         ingest(session, Table("sales", "sales.parquet"), folder=tmp_path)
+    assert list_ingests(session) == []
+
+
+def test_a_file_that_changes_under_the_scan_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session()
+    write(tmp_path, "a,2026-03-01,1\n")
+    real = contracts.scan_contract
+
+    def scan_and_change(*args: Any, **options: Any) -> object:
+        found = real(*args, **options)
+        write(tmp_path, "a,2026-03-01,1\nb,2026-03-01,-1\n")
+        return found
+
+    monkeypatch.setattr(contracts, "scan_contract", scan_and_change)
+    with pytest.raises(InvalidInput, match="changed while it was read"):
+        ingest(session, SALES, folder=tmp_path)
     assert list_ingests(session) == []
 
 

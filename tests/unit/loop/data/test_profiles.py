@@ -92,9 +92,7 @@ def test_empty_and_single_rows(tmp_path: Path, engine: duckdb.DuckDBPyConnection
     assert found["s"].top == ([("a", 1)] if n else [])
 
 
-def test_large_tables_are_sampled_the_same_way_each_time(
-    tmp_path: Path, engine: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_tables_are_sampled_the_same_way_each_time(tmp_path: Path, engine: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiles, "MOST_EXACT_ROWS", 10_000)
     monkeypatch.setattr(profiles, "N_SAMPLED", 20_000)
     rng = np.random.default_rng(3)

@@ -94,9 +94,7 @@ def test_a_promise_decides_how_a_csv_column_is_read(tmp_path: Path, engine: duck
 
 @pytest.mark.parametrize(("delimiter", "name"), [(",", "a.csv"), (";", "a.csv"), ("|", "a.csv"), ("\t", "a.csv"), ("\t", "a.tsv")])
 def test_the_delimiter_is_found(tmp_path: Path, engine: duckdb.DuckDBPyConnection, delimiter: str, name: str) -> None:
-    (tmp_path / name).write_text(
-        delimiter.join(["store", '"a ""b"', "units\n"]).replace('"a ""b"', '"a ""b"""') + delimiter.join("xyz") + "\n"
-    )
+    (tmp_path / name).write_text(delimiter.join(["store", '"a ""b"', "units\n"]).replace('"a ""b"', '"a ""b"""') + delimiter.join("xyz") + "\n")
     assert list(source_of(Table("t", name), tmp_path, engine).columns) == ["store", 'a "b"', "units"]
 
 
@@ -132,9 +130,7 @@ def test_a_csv_whose_columns_differ_is_named(tmp_path: Path, engine: duckdb.Duck
         (b"\xff\xfe,1\n", "it is not UTF-8"),
     ],
 )
-def test_a_bad_line_in_the_middle_names_file_and_line(
-    tmp_path: Path, engine: duckdb.DuckDBPyConnection, bad: str | bytes, said: str
-) -> None:
+def test_a_bad_line_in_the_middle_names_file_and_line(tmp_path: Path, engine: duckdb.DuckDBPyConnection, bad: str | bytes, said: str) -> None:
     good = b"".join(b"%d,%d\n" % (i, i) for i in range(3000))
     (tmp_path / "a.csv").write_bytes(b"x,y\n" + good)
     (tmp_path / "b.csv").write_bytes(b"x,y\n" + good + (bad if isinstance(bad, bytes) else bad.encode()) + good)
@@ -218,9 +214,7 @@ def test_parquet_files_agree_by_name(tmp_path: Path, engine: duckdb.DuckDBPyConn
         ({"x": [1], "t": [datetime(2026, 1, 1, tzinfo=UTC)]}, r"column 't' is timestamp in .* and timestamp with a zone in"),
     ],
 )
-def test_a_schema_that_changes_between_files_is_named(
-    tmp_path: Path, engine: duckdb.DuckDBPyConnection, other: dict[str, Any], said: str
-) -> None:
+def test_a_schema_that_changes_between_files_is_named(tmp_path: Path, engine: duckdb.DuckDBPyConnection, other: dict[str, Any], said: str) -> None:
     parquet(tmp_path / "a.parquet", {"x": [1], "t": [datetime(2026, 1, 1)]})  # noqa: DTZ001 - naive is the case
     parquet(tmp_path / "b.parquet", other)
     with pytest.raises(InvalidInput, match=said):
@@ -340,8 +334,7 @@ def local_times(table: Table, folder: Path, engine: duckdb.DuckDBPyConnection, z
 
 def test_offsets_become_wall_time_and_may_differ_by_row(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
     (tmp_path / "a.csv").write_text(
-        "i,t\n0,2026-07-01T10:00:00Z\n1,2026-07-01T10:00:00+05:30\n2,2026-07-01 10:00\n3,2026-07-01\n4,\n"
-        "5,01.07.2026\n6,2026-01-01T10:00:00-0300\n"
+        "i,t\n0,2026-07-01T10:00:00Z\n1,2026-07-01T10:00:00+05:30\n2,2026-07-01 10:00\n3,2026-07-01\n4,\n5,01.07.2026\n6,2026-01-01T10:00:00-0300\n"
     )
     assert local_times(Table("t", "a.csv", event_time="t"), tmp_path, engine) == [
         "2026-07-01 12:00:00",

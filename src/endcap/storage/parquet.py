@@ -1,0 +1,105 @@
+"""Tables as Parquet: how back ends write them, and how they read a snapshot of several as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import IO, TYPE_CHECKING
+
+from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, suggest, unknown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+_OPEN_AT_ONCE = 256  # files; processes are commonly allowed 1,024
+
+
+def write_parquet(table: pa.Table, *, sink: IO[bytes]) -> int:
+    """Write a table, row group by row group, each page with its checksum. Returns its rows."""
+    import pyarrow.parquet as pq
+
+    if len(set(table.column_names)) != table.num_columns:
+        raise InvalidInput(f"The table has columns that share a name: {table.column_names}.")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return int(table.num_rows)
+
+
+def read_parquet(
+    files: Iterable[pa.NativeFile],
+    *,
+    dataset: str,
+    partition: Mapping[str, str] | None = None,
+    columns: Sequence[str] | None = None,
+    at_once: int = _OPEN_AT_ONCE,
+) -> pa.Table:
+    """The rows of open files, one after another; see ``TableStore.read``. Takes ``at_once`` files at a time."""
+    import pyarrow as pa
+
+    rest = iter(files)
+    read: list[pa.Table] = []
+    seen: dict[str, None] = {}
+    while taken := list(islice(rest, at_once)):
+        found = open_parquet(taken, dataset=dataset, partition=partition)
+        seen.update(dict.fromkeys(found.schema.names))
+        wanted = None if columns is None else [name for name in columns if name in found.schema.names]
+        try:
+            read.append(found.to_table(columns=wanted))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(dataset, error) from error
+    if not read:
+        raise _missing(dataset, partition)
+    for name in columns or ():
+        if name not in seen:
+            raise InvalidInput(unknown("column", name, seen, where=f"Dataset '{dataset}'"), hint=suggest(name, seen))
+    try:
+        table = pa.concat_tables(read, promote_options="default")
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise _mixed(dataset, error) from error
+    return table if columns is None else table.select(list(columns))
+
+
+def open_parquet(files: Sequence[pa.NativeFile], *, dataset: str, partition: Mapping[str, str] | None = None) -> pads.Dataset:
+    """Open files as one lazy dataset.
+
+    Reading by handle, not by path, keeps a snapshot: a path could be replaced between reading its footer and reading its pages.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+    if not files:
+        raise _missing(dataset, partition)
+    kind = pads.ParquetFileFormat(default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True))
+    fragments = [kind.make_fragment(file) for file in files]
+    try:
+        schemas = [fragment.physical_schema for fragment in fragments]
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(dataset, error) from error
+    try:
+        return pads.FileSystemDataset(fragments, pa.unify_schemas(schemas), kind)
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise _mixed(dataset, error) from error
+
+
+def open_files(paths: Iterable[str]) -> Iterator[pa.NativeFile]:
+    """Open files one by one, leaving out those that went away since they were listed."""
+    import pyarrow as pa
+
+    for path in paths:
+        try:
+            yield pa.OSFile(path)
+        except FileNotFoundError:
+            continue
+
+
+def _missing(dataset: str, partition: Mapping[str, str] | None) -> NotFound:
+    where = f" with {dict(partition)}" if partition else ""
+    return NotFound(f"Nothing is kept in '{dataset}'{where}.")
+
+
+def _damaged(dataset: str, error: Exception) -> IntegrityBroken:
+    return IntegrityBroken(f"A partition of '{dataset}' was changed at rest: {error}.", hint="restore the file from a backup")
+
+
+def _mixed(dataset: str, error: Exception) -> InvalidInput:
+    return InvalidInput(f"Partitions of '{dataset}' cannot be read as one table: {error}.", hint="read them one by one")
