@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from endcap.core.errors import InvalidInput
 
@@ -52,10 +53,19 @@ class Ids(Protocol):
 
 
 class SystemIds:
-    """Ids from the time and random bits: 48 bits of milliseconds, 80 of chance (the layout of UUID version 7)."""
+    """Ids from the time and random bits: 48 bits of milliseconds, 80 of chance, the layout of UUID version 7 but for its marks.
+
+    Within a millisecond, and when the machine's clock goes back, the last id is counted on (RFC 9562, section 6.2, method 2).
+    """
+
+    _last: ClassVar[int] = 0
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __call__(self, prefix: str) -> str:
-        return f"{prefix}_{int(time.time() * 1000):012x}{os.urandom(10).hex()}"
+        drawn = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10))
+        with SystemIds._lock:
+            SystemIds._last = max(drawn, SystemIds._last + 1)
+            return f"{prefix}_{SystemIds._last:032x}"
 
 
 class CountingIds:
@@ -86,8 +96,8 @@ def parse_instant(text: str, *, zone: str = "UTC") -> datetime:
 
     try:
         value = datetime.fromisoformat(text.strip())
-    except ValueError as error:
+        if value.tzinfo is None:
+            value = value.replace(tzinfo=load_zone(zone))
+        return value.astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # overflow: the first and last hours that a calendar has, in a zone off UTC
         raise InvalidInput(f"{text!r} is not a time.", hint="write 2026-03-03 or 2026-03-03T14:05 or 2026-03-03T14:05+01:00") from error
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=load_zone(zone))
-    return value.astimezone(UTC)

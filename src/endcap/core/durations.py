@@ -44,9 +44,9 @@ def format_duration(seconds: float) -> str:
     >>> [format_duration(s) for s in (0.0123, 4.2, 75, 4000, 200_000)]
     ['12 ms', '4.2 s', '1 min 15 s', '1 h 6 min', '2.3 d']
     """
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"

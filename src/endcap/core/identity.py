@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import msgspec
@@ -16,8 +17,9 @@ def identify(*parts: Any) -> str:
     >>> identify("1") == identify(1)
     False
     """
-    payload = msgspec.json.encode(msgspec.to_builtins(list(parts), order="deterministic"), order="deterministic")
-    return hashlib.sha256(payload).hexdigest()[:32]
+    # The standard library's JSON, not msgspec's: that writes NaN and the infinities as null, and they are not None.
+    payload = json.dumps(msgspec.to_builtins(list(parts), order="deterministic"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(payload.encode()).hexdigest()[:32]
 
 
 def digest(payload: bytes) -> str:

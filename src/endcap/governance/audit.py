@@ -12,7 +12,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.records import AUDIT_HEADS, AUDIT_ROWS, AuditHead, AuditRow
 from endcap.governance.sessions import Detail, Session
 from endcap.governance.verbs import verb
-from endcap.storage.ports import RecordTransaction
+from endcap.storage.ports import RecordTransaction, require_limit
 
 _HEAD = "head"
 _GENESIS = "0" * 64
@@ -62,7 +62,7 @@ def list_audit(session: Session, *, thing: str | None = None, actor: str | None 
     where = {name: value for name, value in (("thing", thing), ("actor", actor)) if value is not None}
     if len(where) > 1:
         rows = session.records.find(AUDIT_ROWS, workspace=session.workspace, where={"thing": thing}, newest_first=True)
-        return [row for row in rows if row.actor == actor][:limit]
+        return [row for row in rows if row.actor == actor][: require_limit(limit)]
     return session.records.find(AUDIT_ROWS, workspace=session.workspace, where=where or None, newest_first=True, limit=limit)
 
 
@@ -72,8 +72,11 @@ def verify_audit(session: Session) -> AuditCheck:
 
     Raises IntegrityBroken naming the first row that was changed, is missing, or was added behind the head's back. Cost grows with the rows.
     """
+    before = _read_head(session)
+    rows = session.records.find(AUDIT_ROWS, workspace=session.workspace)
+    after = _read_head(session)  # others may write meanwhile: the rows read end at one head or the other, or between
     previous, n = _GENESIS, 0
-    for row in session.records.find(AUDIT_ROWS, workspace=session.workspace):
+    for row in rows:
         n += 1
         if row.n != n or row.previous != previous or row.hash != hash_row(row):
             raise IntegrityBroken(
@@ -82,11 +85,15 @@ def verify_audit(session: Session) -> AuditCheck:
                 row=n,
             )
         previous = row.hash
-    head = session.records.get(AUDIT_HEADS, workspace=session.workspace, id=_HEAD) or AuditHead(_HEAD, 0, _GENESIS)
-    if (head.n, head.hash) != (n, previous):
+    ends = [_GENESIS, *(row.hash for row in rows)]
+    if not (before.n <= n <= after.n and ends[before.n] == before.hash and (n < after.n or previous == after.hash)):
         raise IntegrityBroken(
-            f"The audit chain of workspace '{session.workspace}' has {n} rows, but its head says {head.n}.",
+            f"The audit chain of workspace '{session.workspace}' has {n} rows, but its head says {after.n}, or ends otherwise.",
             hint="rows were cut off or added behind the head: compare with a backup",
-            row=min(n, head.n),
+            row=min(n, after.n),
         )
     return AuditCheck(session.workspace, n, previous)
+
+
+def _read_head(session: Session) -> AuditHead:
+    return session.records.get(AUDIT_HEADS, workspace=session.workspace, id=_HEAD) or AuditHead(_HEAD, 0, _GENESIS)

@@ -36,9 +36,17 @@ class Verb:
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
-        """All parameters after the session, with their types resolved."""
-        signature = inspect.signature(self.call, eval_str=True)
-        return list(signature.parameters.values())[1:]
+        """All parameters after the session. Types that are imported for the type checker only stay as text."""
+        names = getattr(inspect.unwrap(self.call), "__globals__", {})
+
+        def resolve(annotation: Any) -> Any:
+            try:
+                return eval(annotation, names) if isinstance(annotation, str) else annotation
+            except NameError:
+                return annotation
+
+        found = list(inspect.signature(self.call).parameters.values())[1:]
+        return [parameter.replace(annotation=resolve(parameter.annotation)) for parameter in found]
 
     @property
     def room(self) -> str:

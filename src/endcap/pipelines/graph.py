@@ -35,7 +35,10 @@ class SilentReporter:
 
 @dataclass
 class StepContext:
-    """What a step is given to work with: the values of the steps it needs, and a way to say how far it is."""
+    """What a step is given to work with: the values of the steps it needs, and a way to say how far it is.
+
+    ``attempt`` is 1 on the first try, 0 before it.
+    """
 
     name: str
     run: str
@@ -43,6 +46,7 @@ class StepContext:
     reporter: Reporter
     stopped: Event = field(default_factory=Event)
     on_stop: list[Callable[[], object]] = field(default_factory=list)
+    attempt: int = 0
 
     def advance(self, done: int, total: int) -> None:
         """Report progress. Raises StepTimedOut once the step's time limit has passed, so that long loops end here."""

@@ -41,8 +41,9 @@ def run_steps(
     """Run a graph in this process, one step after another.
 
     The run's record is written when it starts and after every step, so that a killed run shows how far it came; finished steps with
-    ``parts`` are found again by identity and say ``cached``. An EndcapError of a step is raised as it is, any other error as
-    StepFailed, chained; the run's record says ``failed`` either way.
+    ``parts`` are found again by identity and say ``cached``. A step's kept result, its record and its edges are written in one
+    transaction. An EndcapError of a step is raised as it is, an interruption from the keyboard too, any other error as StepFailed,
+    chained; the run's record says ``failed`` either way.
     """
     ordered = order_steps(steps)
     book = _Book(session, Run(id=session.new_id("run"), subject=subject, actor=session.actor.name, started_at=session.now()))
@@ -55,46 +56,51 @@ def run_steps(
         shown.step_started(step.name)
         meter = _Meter()
         try:
-            outcome, status, attempts = _recall_or_run(session, step, context, identity=identity, wait=wait)
-        except Exception as error:
-            record = _record(step, identity, "failed", meter.stop(), note=str(error)[:500])
+            outcome = _recall(session, step, identity) if identity else None
+            status = "cached" if outcome else "done"
+            outcome = outcome or _attempt(step, context, wait=wait)
+            payload = msgspec.json.encode(outcome.value, order="deterministic")
+            result = _keep(session, step, identity, outcome, payload) if identity and status == "done" else None
+        except (Exception, KeyboardInterrupt) as error:
+            text = str(error) if isinstance(error, EndcapError) else f"{type(error).__name__}: {error}"
+            record = _record(step, identity, "failed", meter.stop(), attempts=context.attempt, note=text[:500])
             shown.step_ended(step.name, status="failed", wall_s=record.wall_s, note=record.note)
             logger.info("run %s failed at step %s", book.run.id, step.name, exc_info=True)
-            book.end(record, status="failed", error=str(error))
-            if isinstance(error, EndcapError):
+            book.end(record, status="failed", error=text)
+            if isinstance(error, EndcapError | KeyboardInterrupt):
                 raise
-            raise StepFailed(f"Step '{step.name}' failed: {type(error).__name__}: {error}.", run=book.run.id) from error
-        values[step.name], digests[step.name] = outcome.value, digest(msgspec.json.encode(outcome.value, order="deterministic"))
-        record = _record(step, identity, status, meter.stop(), outcome=outcome, attempts=attempts)
+            raise StepFailed(f"Step '{step.name}' failed: {text}.", run=book.run.id) from error
+        values[step.name], digests[step.name] = outcome.value, digest(payload)
+        record = _record(step, identity, status, meter.stop(), outcome=outcome, attempts=context.attempt)
+        book.add(record, edges=outcome.edges, result=result)
         shown.step_ended(step.name, status=status, wall_s=record.wall_s, note=record.note)
-        book.add(record, edges=outcome.edges)
     book.end(None, status="done")
     return Executed(book.run, values)
 
 
-def _recall_or_run(session: Session, step: Step, context: StepContext, *, identity: str, wait: Callable[[float], object]) -> tuple[Outcome, str, int]:
-    if identity:
-        kept = session.records.get(STEP_RESULTS, workspace=session.workspace, id=identity)
-        if kept is not None:
-            try:
-                value = msgspec.json.decode(session.blobs.get(kept.value), type=step.gives)
-                return Outcome(value, kept.n_rows_in, kept.n_rows_out), "cached", 0
-            except (NotFound, IntegrityBroken, msgspec.DecodeError):
-                logger.warning("the kept result of step %s is gone or damaged; it runs again", step.name)
-    outcome, attempts = _attempt(step, context, wait=wait)
-    if identity:
-        value = session.blobs.put(msgspec.json.encode(outcome.value))
-        result = StepResult(identity, step.name, value, outcome.n_rows_in, outcome.n_rows_out, session.now())
-        with session.records.transact() as tx:
-            found = tx.get_versioned(STEP_RESULTS, workspace=session.workspace, id=identity)
-            tx.put(STEP_RESULTS, workspace=session.workspace, record=result, expected_version=found[1] if found else 0)
-    return outcome, "done", attempts
+def _recall(session: Session, step: Step, identity: str) -> Outcome | None:
+    """What a step of this identity gave before, or None."""
+    kept = session.records.get(STEP_RESULTS, workspace=session.workspace, id=identity)
+    if kept is None:
+        return None
+    try:
+        value = msgspec.json.decode(session.blobs.get(kept.value), type=step.gives)
+    except (NotFound, IntegrityBroken, msgspec.DecodeError):
+        logger.warning("the kept result of step %s is gone or damaged; it runs again", step.name)
+        return None
+    return Outcome(value, kept.n_rows_in, kept.n_rows_out)
 
 
-def _attempt(step: Step, context: StepContext, *, wait: Callable[[float], object]) -> tuple[Outcome, int]:
+def _keep(session: Session, step: Step, identity: str, outcome: Outcome, payload: bytes) -> StepResult:
+    """Keep a value's bytes; the record that finds them is written with the step's own."""
+    return StepResult(identity, step.name, session.blobs.put(payload), outcome.n_rows_in, outcome.n_rows_out, session.now())
+
+
+def _attempt(step: Step, context: StepContext, *, wait: Callable[[float], object]) -> Outcome:
     for attempt in range(1, step.retries + 2):
+        context.attempt = attempt
         try:
-            return _call(step, context), attempt
+            return _call(step, context)
         except step.retry_on as error:
             if attempt > step.retries or isinstance(error, EndcapError):
                 raise
@@ -194,21 +200,24 @@ class _Book:
     def __post_init__(self) -> None:
         self._write(())
 
-    def add(self, record: StepRecord, *, edges: tuple[tuple[str, str], ...]) -> None:
+    def add(self, record: StepRecord, *, edges: tuple[tuple[str, str], ...], result: StepResult | None) -> None:
         self.run = msgspec.structs.replace(self.run, steps=(*self.run.steps, record))
-        self._write(tuple(Edge(source, target, record.name, self.run.id) for source, target in edges))
+        self._write(tuple(Edge(source, target, record.name, self.run.id) for source, target in edges), result=result)
 
     def end(self, record: StepRecord | None, *, status: str, error: str = "") -> None:
         steps = (*self.run.steps, record) if record else self.run.steps
         self.run = msgspec.structs.replace(self.run, steps=steps, status=status, error=error[:2000], ended_at=self.session.now())
         self._write(())
 
-    def _write(self, edges: tuple[Edge, ...]) -> None:
-        session = self.session
-        with session.records.transact() as tx:
-            self.version = tx.put(RUNS, workspace=session.workspace, record=self.run, expected_version=self.version)
+    def _write(self, edges: tuple[Edge, ...], *, result: StepResult | None = None) -> None:
+        workspace = self.session.workspace
+        with self.session.records.transact() as tx:
+            self.version = tx.put(RUNS, workspace=workspace, record=self.run, expected_version=self.version)
+            if result is not None:
+                found = tx.get_versioned(STEP_RESULTS, workspace=workspace, id=result.identity)
+                tx.put(STEP_RESULTS, workspace=workspace, record=result, expected_version=found[1] if found else 0)
             for edge in dict.fromkeys(edges):
                 try:
-                    tx.append(EDGES, workspace=session.workspace, record=edge)
+                    tx.append(EDGES, workspace=workspace, record=edge)
                 except Conflict:
                     continue  # the same edge was drawn by an earlier run

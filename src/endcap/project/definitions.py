@@ -65,7 +65,8 @@ def _add(found: dict[str, Any], name: str, value: Any, *, what: str) -> None:
 
 def _run(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("endcap_project", path)
-    assert spec is not None and spec.loader is not None, "a file with the ending .py has a loader"
+    assert spec is not None, "a file with the ending .py has a loader"
+    assert spec.loader is not None, "as above"
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))
     try:

@@ -13,7 +13,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import Batch
-from endcap.loop.retraining.cycle import CycleResult, Judged
+from endcap.loop.retraining.records import Judged
 from endcap.pipelines.graph import Reporter
 from endcap.pipelines.records import Run
 from endcap.project.applying import apply
@@ -72,7 +72,7 @@ def run_task(
     """The same for a task that is at hand."""
     from endcap.loop.retraining.cycle import turn
 
-    done: CycleResult = turn(session, task, folder=folder, origin=_parse_day(origin), train=True if train else None, verify=verify, reporter=reporter)
+    done = turn(session, task, folder=folder, origin=_parse_day(origin), train=True if train else None, verify=verify, reporter=reporter)
     page = None
     if report is not None and done.batch is not None:
         from endcap.solutions.forecasting.report import write_report

@@ -1,1 +1,105 @@
-"""starting"""
+"""Starting: a forecast of anybody's file in a minute, and a project to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from endcap.core.errors import Conflict, InvalidInput
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.registry.records import Version
+from endcap.loop.registry.versions import get_version
+from endcap.pipelines.graph import Reporter
+from endcap.project.applying import apply
+from endcap.project.definitions import FILE, load_definitions
+from endcap.project.running import RunResult, run_task
+from endcap.solutions.forecasting.newcomer import Guess, guess_forecast, is_written_by_us, write_project
+
+
+class FirstForecast(msgspec.Struct, frozen=True):
+    """What the first minute found: the guesses, the run, the version that answers (None: none passed), and the files written."""
+
+    guesses: tuple[Guess, ...]
+    run: RunResult
+    version: Version | None
+    tried: tuple[Version, ...]
+    project: str
+    report: str | None
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A project that was laid out."""
+
+    files: tuple[str, ...]
+
+
+@verb("forecast", permission=Permission.EDIT)
+def forecast(
+    session: Session,
+    file: Path,
+    *,
+    key: str | None = None,
+    time: str | None = None,
+    target: str | None = None,
+    horizon: str = "7d",
+    zone: str | None = None,
+    folder: Path = Path(),
+    report: Path | None = None,
+    reporter: Reporter | None = None,
+) -> FirstForecast:
+    """Forecast a file in a minute: guess its columns, back-test baselines and models, and write a report and the project.py it used.
+
+    ``key`` names the column (or columns, with commas) that tells series apart, ``time`` the day or time, ``target`` the number to forecast;
+    what is not said is guessed and shown. ``report`` is the HTML page (None: ``out/FILE.html`` in the project's folder). A project.py that
+    somebody else wrote is never overwritten.
+    """
+    from endcap.loop.data.digests import digest_file
+
+    found = guess_forecast(
+        file,
+        key=key,
+        time=time,
+        target=target,
+        horizon=horizon,
+        zone=zone,
+        workspace_zone=session.zone,
+        digests=lambda path: digest_file(session, path),
+    )
+    path = folder / FILE
+    text = write_project(found, folder=folder)
+    if path.exists() and not is_written_by_us(path.read_text(encoding="utf-8")):
+        raise Conflict(f"{path} stands already and was written by somebody.", hint="use another folder: --project FOLDER")
+    _write(path, text)
+    apply(session, folder=folder)
+    task = load_definitions(folder).task(found.forecast.name)
+    page = report or folder / "out" / f"{found.forecast.name}.html"
+    done = run_task(session, task, folder=folder, report=page, reporter=reporter)
+    version = get_version(session, done.champion) if done.champion else None
+    tried = tuple(get_version(session, judged.version) for judged in done.judged)
+    return FirstForecast(found.guesses, done, version, tried, str(path), done.report)
+
+
+@verb("init", permission=Permission.EDIT)
+def init(session: Session, *, folder: Path = Path(), seed: int = 7) -> Started:  # noqa: ARG001 - every verb takes a session
+    """Lay out a project to learn on: a simulated chain's sales, plan and stores, and a project.py with every part explained.
+
+    ``seed`` chooses the chain. Raises Conflict when project.py stands already; nothing is overwritten.
+    """
+    if (folder / FILE).exists():
+        raise Conflict(f"{folder / FILE} stands already.", hint="use another folder: --project FOLDER")
+    from endcap.project.sample import write_sample
+
+    return Started(tuple(str(path) for path in write_sample(folder, seed=seed)))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error}.", hint="use a folder that you may write to: --project FOLDER") from error

@@ -97,7 +97,11 @@ class Forecast(msgspec.Struct, frozen=True):
             set_field(self, name, _as_aggregates(getattr(self, name), table=self.table, what=f"{what} {name}"))
         if self.censored is not None:
             censored = mean(self.censored) if isinstance(self.censored, str) else self.censored
+            if not isinstance(censored, Aggregate):
+                raise DefinitionError(f"{what} has censored={censored!r}.", hint="give a column's name or ec.mean('column')")
             set_field(self, "censored", censored.on(self.table))
+        if self.static is not None and not isinstance(self.static, Table):
+            raise DefinitionError(f"{what} has static={self.static!r}.", hint="give an ec.Table")
         self._check_times(what)
         self._check_choices(what)
 
@@ -113,7 +117,13 @@ class Forecast(msgspec.Struct, frozen=True):
 
     def _check_choices(self, what: str) -> None:
         set_field(self, "slices", as_names(self.slices, what=f"{what} slices"))
-        set_field(self, "watch", (self.watch,) if isinstance(self.watch, Quality) else tuple(self.watch))
+        if not isinstance(self.gate, Gate):
+            raise DefinitionError(f"{what} has gate={self.gate!r}.", hint="give an ec.Gate")
+        watch: Any = self.watch
+        set_field(self, "watch", tuple(watch) if isinstance(watch, tuple | list) else (watch,))
+        for entry in self.watch:
+            if not isinstance(entry, Quality):
+                raise DefinitionError(f"{what} has the watch {entry!r}.", hint="give an ec.Quality, or [] for none")
         set_field(self, "candidates", as_names(self.candidates, what=f"{what} candidates"))
         for candidate in self.candidates:
             if candidate not in CANDIDATES:

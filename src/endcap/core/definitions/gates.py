@@ -38,5 +38,17 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
                 raise DefinitionError(f"A gate compares with 'baseline' and 'champion', not with {rival!r}.")
         if self.bias is not None and not self.bias > 0:
             raise DefinitionError(f"Gate.bias is {self.bias}; it must be above 0, as a share of the actual sum.")
-        if self.coverage_90 is not None and not 0 <= self.coverage_90[0] <= self.coverage_90[1] <= 1:
+        for name, limit in self.most.items():
+            if not limit > 0:
+                raise DefinitionError(f"Gate.most asks for {name} of at most {limit}; it must be above 0.")
+        if self.coverage_90 is not None and not _is_range(self.coverage_90):
             raise DefinitionError(f"Gate.coverage_90 is {self.coverage_90}; it must be two shares in order, such as (0.88, 0.92).")
+
+
+def _is_range(value: object) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(isinstance(share, int | float) for share in value)
+        and 0 <= value[0] <= value[1] <= 1
+    )

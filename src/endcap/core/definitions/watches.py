@@ -31,6 +31,8 @@ class Quality(msgspec.Struct, frozen=True):
             raise DefinitionError(f"{self.metric!r} is not a metric of a watch. Metrics: {list(METRICS)}.", hint=suggest(self.metric, METRICS))
         if not self.factor > 0:
             raise DefinitionError(f"Quality.factor is {self.factor}; it must be above 0.")
+        if self.least_rows < 1:
+            raise DefinitionError(f"Quality.least_rows is {self.least_rows}; it must be at least 1.")
         count_days(self.window, what="Quality.window", at_least=1)
         set_field(self, "then", as_names(self.then, what="Quality.then"))
         for reaction in self.then:

@@ -30,7 +30,8 @@ def compare_errors(
     Both arrays are n_series x n_origins sums over the same pairs (so that a weight of actual values, being the same in both, cancels).
     Series and origins are drawn with replacement independently of one another: errors of one origin share its weather, errors of one
     series its quirks (Owen, *The pigeonhole bootstrap*, 2007). With a single series only origins vary, and the reverse; with one of each
-    the interval is the point. ``tail`` is left out on either side: 0.05 gives the 90 % interval. Cost: n_draws x n_series x n_origins multiplications.
+    the interval is the point. ``tail`` is left out on either side: 0.05 gives the 90 % interval.
+    Cost: n_draws x n_series x n_origins multiplications.
     """
     n_series, n_origins = ours.shape
     total = float(theirs.sum())

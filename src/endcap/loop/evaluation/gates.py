@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from endcap.core.definitions.gates import Gate
 from endcap.loop.evaluation.bootstrap import compare_errors
-from endcap.loop.evaluation.metrics import ERROR_PARTS, Metrics, measure, seasonal_scale
-from endcap.loop.evaluation.records import CheckResult
+from endcap.loop.evaluation.metrics import ERROR_PARTS, measure, seasonal_scale
+from endcap.loop.evaluation.records import CheckResult, Metrics
 
 Cube = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ class BetterThanBaseline:
         figures = {name: _figure(evidence.actual, evidence.rivals[name], self.metric) for name in evidence.baselines}
         scored = {name: figure for name, figure in figures.items() if figure is not None}
         if not scored:
-            return _no_rows(f"{self.metric} against the best baseline")
+            return _no_rows(f"{self.metric} against the best baseline", evidence)
         best = min(scored, key=lambda name: scored[name])
         return _compare(evidence, evidence.rivals[best], metric=self.metric, rival=f"the best baseline ({best})", same=evidence.name == best, rng=rng)
 
@@ -80,17 +80,26 @@ class BetterThanChampion:
 
 @dataclass(frozen=True)
 class BiasWithin:
-    """The sum of forecasts is near the sum of actual values."""
+    """The sum of forecasts is near the sum of actual values: the bias is within the limit, or so small that chance explains it (its
+    bootstrap interval holds 0), as it is on few rows.
+    """
 
     limit: float
 
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
+        paired = np.isfinite(evidence.actual) & np.isfinite(evidence.forecast)
         bias = evidence.metrics.bias
         if bias is None:
-            return _no_rows("bias")
-        passed = abs(bias) <= self.limit
-        sentence = f"bias is {bias:+.1%}, {'within' if passed else 'outside'} ±{self.limit:.0%}"
-        return CheckResult(check="bias", passed=passed, figure=bias, limit=f"±{self.limit:.3g}", sentence=sentence)
+            return _no_rows("bias", evidence)
+        sums = [np.where(paired, cube, 0.0).sum(axis=2) for cube in (evidence.forecast, evidence.actual)]
+        found = compare_errors(sums[0], sums[1], rng=rng)
+        lower, upper = found.lower - 1, found.upper - 1
+        within, chance = abs(bias) <= self.limit, lower <= 0 <= upper
+        word = "within" if within else "outside, but chance explains it," if chance else "outside"
+        sentence = f"bias is {bias:+.1%} (90% interval {lower:+.1%} to {upper:+.1%}), {word} ±{self.limit:.0%}"
+        return CheckResult(
+            check="bias", passed=within or chance, figure=bias, limit=f"±{self.limit:.3g}", sentence=sentence, lower=lower, upper=upper
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class CoverageBetween:
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
         coverage = evidence.metrics.coverage_90
         if coverage is None:
-            return _no_rows("coverage of the 90 % interval")
+            return _no_rows("coverage of the 90 % interval", evidence)
         passed = self.least <= coverage <= self.most
         limit = f"{self.least:.2f} to {self.most:.2f}"
         sentence = f"the 90 % interval covers {coverage:.1%}, {'within' if passed else 'outside'} {limit}"
@@ -120,7 +129,7 @@ class AtMost:
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
         figure: float | None = getattr(evidence.metrics, self.metric)
         if figure is None:
-            return _no_rows(self.metric)
+            return _no_rows(self.metric, evidence)
         passed = figure <= self.limit
         sentence = f"{self.metric} is {figure:.4f}, {'at most' if passed else 'above'} {self.limit:.4g}"
         return CheckResult(check=self.metric, passed=passed, figure=figure, limit=f"at most {self.limit:.4g}", sentence=sentence)
@@ -161,7 +170,7 @@ def _compare(evidence: Evidence, theirs: Cube, *, metric: str, rival: str, same:
     what = f"{metric} against {rival}"
     paired = np.isfinite(evidence.actual) & np.isfinite(evidence.forecast) & np.isfinite(theirs)
     if not paired.any():
-        return _no_rows(what)
+        return _no_rows(what, evidence)
     if same:
         return CheckResult(check=what, passed=True, figure=1.0, limit="best of the baselines", sentence=f"it is itself {rival}")
     ours_errors = _errors(evidence.actual, evidence.forecast, paired=paired, metric=metric, scale=evidence.scale)
@@ -197,11 +206,8 @@ def _unsquare(value: float, metric: str) -> float:
     return float(np.sqrt(value)) if metric in ("rmspe", "rmsse") else value
 
 
-def _no_rows(check: str) -> CheckResult:
-    return CheckResult(
-        check=check,
-        passed=False,
-        figure=None,
-        limit="",
-        sentence=f"{check}: there is not one outcome to judge by; a longer history is needed",
-    )
+def _no_rows(check: str, evidence: Evidence) -> CheckResult:
+    """Without a single outcome only a baseline may answer: somebody must, and it is what anyone would do without a model."""
+    baseline = evidence.name in evidence.baselines and not np.isfinite(evidence.actual).any()
+    why = "a baseline answers until there is" if baseline else "a longer history is needed"
+    return CheckResult(check=check, passed=baseline, figure=None, limit="", sentence=f"{check}: there is not one outcome to judge by; {why}")

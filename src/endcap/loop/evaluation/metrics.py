@@ -9,25 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from endcap.loop.evaluation.records import Metrics
+
 Array = NDArray[np.floating]
-
-
-class Metrics(msgspec.Struct, frozen=True):
-    """The figures of one set of forecasts. NaN (None in JSON) where there was nothing to measure."""
-
-    n: int
-    mae: float | None
-    wape: float | None
-    rmse: float | None
-    rmsse: float | None
-    rmspe: float | None
-    bias: float | None
-    coverage_90: float | None
-    width_90: float | None
 
 
 def measure(actual: Array, forecast: Array, *, lower: Array | None = None, upper: Array | None = None, scale: Array | None = None) -> Metrics:

@@ -9,6 +9,20 @@ import msgspec
 from endcap.storage.ports import Kind
 
 
+class Metrics(msgspec.Struct, frozen=True):
+    """The figures of one set of forecasts. NaN (None in JSON) where there was nothing to measure."""
+
+    n: int
+    mae: float | None
+    wape: float | None
+    rmse: float | None
+    rmsse: float | None
+    rmspe: float | None
+    bias: float | None
+    coverage_90: float | None
+    width_90: float | None
+
+
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """One check of a verdict: its figure, its limit, and the sentence a person reads."""
 

@@ -170,7 +170,7 @@ class _Loading:
 
     def _keys(self) -> dict[str, tuple[str, ...]]:
         columns = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in self.forecast.keys)
-        table = self.engine.execute(f"SELECT {columns} FROM __series ORDER BY __s").to_arrow_table()
+        table = self.engine.sql(f"SELECT {columns} FROM __series ORDER BY __s").to_arrow_table()
         return {key: tuple(table[key].to_pylist()) for key in self.forecast.keys}
 
     def _read_all(self, start: date, *, n_series: int, n_ahead: int, origin_day: date, hidden: int) -> tuple[dict[str, Floats], dict[str, Revisions]]:
@@ -225,7 +225,7 @@ class _Loading:
                 f"{self.forecast.holidays!r} has no holiday calendar.",
                 hint=suggest(country, offered) or "use a code such as DE or DE-BY",
             ) from error
-        worked = getattr(calendar, "weekend_workdays", set())
+        worked: set[date] = getattr(calendar, "weekend_workdays", set())
         rows = {_PUBLIC_HOLIDAY: [day in calendar for day in days], _WEEKEND_WORKDAY: [day in worked for day in days]}
         return {name: np.tile(np.array(row, dtype=np.float32), (n_series, 1)) for name, row in rows.items() if any(row)}
 
@@ -243,7 +243,7 @@ class _Loading:
             return {}
         chosen = ", ".join(f"min({quote(name)}) AS {quote(name)}" for name in facts)
         keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
-        table = self.engine.execute(
+        table = self.engine.sql(
             f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({source.sql}) GROUP BY {keys}) f ON {on} ORDER BY __s"
         ).to_arrow_table()
         coded = {name: _code_labels(table[name].to_pylist(), keep=name in self.forecast.slices) for name in facts}
@@ -258,7 +258,7 @@ class _Loading:
         return "true" if source.table.known_at is None else f"__known_at <= {_timestamp(at.astimezone(UTC).replace(tzinfo=None))}"
 
     def _one(self, statement: str) -> Any:
-        return self.engine.execute(statement).fetchone()
+        return self.engine.execute(statement).fetchall()[0]
 
     def _doubt(self, what: str, n: int, treatment: str) -> None:
         if n > 0:
@@ -277,7 +277,7 @@ class _Reading:
         keys = "".join(f"{quote(key)}, " for key in self.shared)
         folds = ", ".join(f"{self._fold(a)} AS {quote(name)}" for name, a in self.wanted.items())
         on = " AND ".join(f"c.{quote(k)} = __series.{quote(k)}" for k in self.shared) or "true"
-        result = self.loading.engine.execute(
+        result = self.loading.engine.sql(
             f"WITH c AS (SELECT {keys}CAST(__event_time AS DATE) AS __day, {folds} FROM ({self._newest_rows()}) GROUP BY ALL)"
             f" SELECT __s, {self._tick('__day')} AS __tick, {', '.join('CAST(' + quote(n) + ' AS FLOAT) AS ' + quote(n) for n in self.wanted)}"
             f" FROM c JOIN __series ON {on}"
@@ -300,7 +300,7 @@ class _Reading:
         tick = self._tick("CAST(__event_time AS DATE)")
         folds = ", ".join(f"CAST({self._fold(a)} AS FLOAT) AS {quote(name)}" for name, a in self.wanted.items())
         late = "true" if all_cells else f"bool_or(__arrival > __tick + 1 + {hidden}) OVER (PARTITION BY __s, __tick)"
-        result = self.loading.engine.execute(
+        result = self.loading.engine.sql(
             f"WITH rows AS (SELECT __s, {tick} AS __tick, greatest({arrival}, {'0' if all_cells else tick + ' + 1'}) AS __arrival, r.*"
             f"   FROM ({self._rows()}) r JOIN __series ON {on}),"
             f" late AS (SELECT * FROM rows QUALIFY {late}),"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from endcap.core.definitions.watches import Quality
 from endcap.core.durations import count_days
 from endcap.core.identity import identify
@@ -14,7 +12,6 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch
-from endcap.loop.evaluation.metrics import measure
 from endcap.loop.monitoring.records import INCIDENTS, OUTCOMES, READINGS, Incident, Reading
 from endcap.loop.registry.records import Version
 from endcap.loop.registry.versions import get_model
@@ -109,6 +106,10 @@ def read_outcomes(session: Session, batches: list[Batch]) -> pa.Table | None:
 
 
 def _live_figure(session: Session, version: Version, *, metric: str, window_days: int, least_rows: int) -> tuple[float | None, int, date, date]:
+    import numpy as np
+
+    from endcap.loop.evaluation.metrics import measure
+
     today = session.now().date()
     batches = session.records.find(BATCHES, workspace=session.workspace, where={"version": version.id}, newest_first=True)
     rows = read_outcomes(session, [b for b in batches if b.last >= today - timedelta(days=4 * window_days + 30)])

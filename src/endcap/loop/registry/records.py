@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 import msgspec
 
-from endcap.loop.evaluation.metrics import Metrics
+from endcap.loop.evaluation.records import Metrics
 from endcap.storage.ports import Kind
 
 PROD = "prod"
@@ -44,7 +44,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     """One trained artefact. ``identity`` says what it was made of: equal identity, interchangeable version.
 
     ``leaderboard`` holds the figures of every candidate on the same judged rows, baselines among them; ``slices`` those of this one.
-    ``evidence`` is the digest of its back-test rows in the solution's form. ``members_fallen_back`` gives the reason for each member that answers by its fallback.
+    ``evidence`` is the digest of its back-test rows in the solution's form. ``members_fallen_back`` gives the reason for each member that
+    answers by its fallback.
     """
 
     id: str

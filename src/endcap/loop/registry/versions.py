@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from endcap.core.errors import IntegrityBroken, NotFound, suggest
@@ -10,7 +12,9 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, Verdict
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
-from endcap.loop.training.artefacts import Artefact
+
+if TYPE_CHECKING:
+    from endcap.loop.training.artefacts import Artefact
 
 
 def get_model(session: Session, model: str) -> ModelRecord:
@@ -78,6 +82,8 @@ def latest_verdict(session: Session, version: str) -> Verdict | None:
 
 def read_artefacts(session: Session, version: Version) -> dict[str, Artefact]:
     """The files of a version, each checked against its SHA-256. Raises IntegrityBroken when one was changed or is gone."""
+    from endcap.loop.training.artefacts import Artefact
+
     artefacts = {}
     for file in version.files:
         try:

@@ -8,60 +8,25 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from endcap.core.errors import GateRefused
-from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import BATCHES, Batch
-from endcap.loop.evaluation.gates import judge
-from endcap.loop.evaluation.records import Verdict
 from endcap.loop.monitoring.quality import check_quality, join_outcomes
 from endcap.loop.monitoring.records import Reading
 from endcap.loop.registry.records import MODELS, VERSIONS, Version
-from endcap.loop.registry.releases import get_champion, promote
-from endcap.loop.registry.versions import get_version, record_verdict, register_version
-from endcap.loop.retraining.tasks import DataRef, Task, Training, Trial
-from endcap.pipelines.code import digest_code, read_lock
+from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.versions import get_version
+from endcap.loop.retraining.offers import offer_version, register_trial
+from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
+from endcap.loop.retraining.tasks import DataRef, Task, Training
 from endcap.pipelines.graph import Outcome, Reporter, Step, StepContext
 from endcap.pipelines.records import Run
 from endcap.pipelines.runner import run_steps
 
 RETRAIN_EVERY = timedelta(days=28)
 RETRY_AFTER = timedelta(days=7)
-
-
-class Judged(msgspec.Struct, frozen=True):
-    """What became of one trial: its version and verdict, and whether it was released."""
-
-    version: str
-    candidate: str
-    passed: bool
-    released: bool
-    sentence: str
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """Whether to train, and why."""
-
-    train: bool
-    reason: str
-
-
-class Watched(msgspec.Struct, frozen=True):
-    """What joined and what the watches read."""
-
-    n_outcomes: int = 0
-    readings: tuple[Reading, ...] = ()
-
-
-class Judgement(msgspec.Struct, frozen=True):
-    """The trials in the order they were judged."""
-
-    judged: tuple[Judged, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,74 +162,22 @@ class _Cycle:
 
     def _release(self, context: StepContext) -> Outcome:
         training: Training = context.values["train"]
+        data: DataRef = context.values["assemble"]
+        decision: Decision = context.values["decide"]
+        tables = {name: found.id for name, found in self._ingests(context).items()}
         judged: list[Judged] = []
         edges: list[tuple[str, str]] = []
         for n_tried, trial in enumerate(training.trials, start=1):
-            version = self._register(context, trial)
+            version = register_trial(self.session, self.task, data, trial, tables=tables, run=context.run)
             edges += [(f"file/{f.sha256}", f"version/{version.id}") for f in version.files]
             edges.append((f"data/{version.training_set}", f"version/{version.id}"))
-            outcome = self._judge(context, trial, version, n_tried=n_tried)
+            outcome = offer_version(self.session, self.task, data, trial, version, reason=decision.reason, n_tried=n_tried)
             judged.append(outcome)
             if outcome.passed:
                 break
         released = next((j for j in judged if j.released), None)
         note = f"{released.version} ({released.candidate}) released" if released else (judged[-1].sentence if judged else "not needed")
         return Outcome(Judgement(tuple(judged)), n_rows_out=len(judged), note=note, edges=tuple(edges))
-
-    def _register(self, context: StepContext, trial: Trial) -> Version:
-        data: DataRef = context.values["assemble"]
-        files = [(f.name, f.sha256) for f in trial.files]
-        version = Version(
-            id="",
-            model=self.task.name,
-            n=0,
-            candidate=trial.candidate,
-            identity=identify(self.task.identity, data.digest, trial.candidate, digest_code(), self.task.seed, files),
-            created_at=self.session.now(),
-            created_by=self.session.actor.name,
-            run=context.run,
-            files=trial.files,
-            metrics=trial.metrics,
-            leaderboard=trial.leaderboard,
-            baselines=trial.baselines,
-            slices=trial.slices,
-            members=trial.members,
-            members_fallen_back=trial.members_fallen_back,
-            trained_until=trial.trained_until,
-            training_set=data.digest,
-            evidence=trial.evidence,
-            tables={name: found.id for name, found in self._ingests(context).items()},
-            definition=self.task.identity,
-            lock=read_lock(),
-            notes=trial.notes,
-        )
-        return register_version(self.session, version)
-
-    def _judge(self, context: StepContext, trial: Trial, version: Version, *, n_tried: int) -> Judged:
-        session = self.session
-        champion = get_champion(session, self.task.name)
-        if champion is not None and champion.version == version.id:
-            return Judged(version.id, trial.candidate, True, False, "it is the champion already")
-        standing = get_version(session, champion.version) if champion else None
-        evidence = self.task.weigh(session, context.values["assemble"], trial, champion=standing, n_tried=n_tried)
-        checks = judge(evidence, gate=self.task.gate, seed=self.task.seed)
-        verdict = Verdict(
-            id=session.new_id("verdict"),
-            model=self.task.name,
-            version=version.id,
-            at=session.now(),
-            passed=all(check.passed for check in checks),
-            checks=checks,
-            against=champion.version if champion else None,
-            n_pairs=evidence.metrics.n,
-        )
-        record_verdict(session, verdict)
-        decision: Decision = context.values["decide"]
-        try:
-            promote(session, version.id, reason=decision.reason)
-        except GateRefused:
-            return Judged(version.id, trial.candidate, False, False, verdict.sentence)
-        return Judged(version.id, trial.candidate, True, True, verdict.sentence)
 
     def _forecast(self, context: StepContext) -> Outcome:
         data: DataRef = context.values["assemble"]

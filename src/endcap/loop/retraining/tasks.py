@@ -13,13 +13,14 @@ from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import Quality
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
-from endcap.loop.evaluation.gates import Evidence
-from endcap.loop.evaluation.metrics import Metrics
+from endcap.loop.evaluation.records import Metrics
 from endcap.loop.registry.records import SliceMetrics, Version, VersionFile
 from endcap.pipelines.graph import StepContext
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from endcap.loop.evaluation.gates import Evidence
 
 
 class DataRef(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ Cube = NDArray[np.float64]
 PanelCandidate = Candidate[Panel, NDArray[np.float32]]
 PanelFit = Fitted[Panel, NDArray[np.float32]]
 
-_LEAST_SEEN = 14
+_LEAST_SEEN = (14, 7)
 _REFIT_EVERY_DAYS = 28
 
 
@@ -49,17 +49,17 @@ class BackTest:
 def choose_origins(panel: Panel, *, n: int) -> tuple[Indexes, tuple[str, ...]]:
     """Up to ``n`` origins, a week apart, the last with all its targets seen; closer together when the history is short, and says so.
 
-    Raises InvalidInput when not one origin leaves two weeks of history before it.
+    Each leaves two weeks of history before it, one week when there is no more. None at all when the history is shorter than that and
+    the horizon together: then nothing can be judged, and only a baseline may answer.
     """
     latest = panel.n_seen - panel.horizon - panel.lead
-    earliest = panel.hidden + _LEAST_SEEN
-    if latest < earliest:
-        need = _LEAST_SEEN + panel.hidden + panel.horizon + panel.lead
-        raise InvalidInput(
-            f"A back-test needs {need} days of history ({_LEAST_SEEN} to learn from, {panel.lead + panel.hidden} of lead and delay,"
-            f" {panel.horizon} to forecast); there are {panel.n_seen}.",
-            hint="shorten the horizon, or come back with more days",
-        )
+    for least in _LEAST_SEEN:
+        earliest = panel.hidden + least
+        if latest >= earliest:
+            break
+    else:
+        need = _LEAST_SEEN[-1] + panel.hidden + panel.horizon + panel.lead
+        return np.empty(0, dtype=np.int64), (f"{panel.n_seen} days of history are too short for a back-test, which needs {need}",)
     weekly = np.arange(latest, earliest - 1, -7, dtype=np.int64)[:n][::-1]
     if weekly.size >= min(4, n):
         return weekly, () if weekly.size == n else (f"the history is short: {weekly.size} back-test origins instead of {n}",)
@@ -107,11 +107,27 @@ def run_backtest(
                 continue
             forecasts[name][:, place] = finish(now[name].predict(seen), seen)
         advance(place + 1, int(origins.size))
+    if origins.size == 0:
+        refused = _find_refused(panel, candidates, seed=seed)
     n_choosing = origins.size // 2 if origins.size >= 4 else 0
-    if n_choosing == 0:
+    if n_choosing == 0 and origins.size:
         notes = (*notes, "the history is too short to keep apart the origins that choose from those that judge")
     offered = {name: cube for name, cube in forecasts.items() if name not in refused}
     return BackTest(origins, n_choosing, cut_actual(panel, origins), offered, refused, notes)
+
+
+def _find_refused(panel: Panel, candidates: Mapping[str, PanelCandidate], *, seed: int) -> dict[str, str]:
+    """Without an origin only baselines are kept, and of them those that the history allows."""
+    refused = {}
+    for name, candidate in candidates.items():
+        if not candidate.baseline:
+            refused[name] = "without a back-test nothing would show what it is worth"
+            continue
+        try:
+            candidate.fit(panel, seed=seed)
+        except InvalidInput as error:
+            refused[name] = error.what
+    return refused
 
 
 def cut_actual(panel: Panel, origins: Indexes) -> Cube:

@@ -135,7 +135,7 @@ class ForecastTask:
     def train(self, session: Session, context: StepContext, data: DataRef) -> Training:
         panel = self.read_panel(session, data)
         trials = require_trials(train_forecast(panel, self.forecast, advance=context.advance), model=self.name)
-        return Training(tuple(self._rest(session, trial, panel, data) for trial in trials))
+        return Training(tuple(self.rest(session, trial, panel, data) for trial in trials))
 
     def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:
         panel = self.read_panel(session, data)
@@ -204,7 +204,8 @@ class ForecastTask:
             standing[:, place] = finish(fit.predict(seen), seen)
         return standing
 
-    def _rest(self, session: Session, trial: TrainedTrial, panel: Panel, data: DataRef) -> Trial:
+    def rest(self, session: Session, trial: TrainedTrial, panel: Panel, data: DataRef) -> Trial:
+        """Put a trained trial to rest: its files and evidence under their digests."""
         files = [_put_file(session, name, artefact) for name, artefact in sorted(trial.to_artefacts().items())]
         members = trial.fit.members
         return Trial(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from endcap.core.definitions.forecasts import BASELINES, Forecast
 from endcap.core.errors import IntegrityBroken, InvalidInput
-from endcap.loop.evaluation.metrics import Metrics, measure, seasonal_scale
+from endcap.loop.evaluation.metrics import measure, seasonal_scale
+from endcap.loop.evaluation.records import Metrics
 from endcap.loop.features.panels import Panel, join_keys
 from endcap.loop.registry.records import SliceMetrics
 from endcap.loop.training.artefacts import Artefact
@@ -82,14 +83,15 @@ def build_candidates(names: tuple[str, ...]) -> dict[str, PanelCandidate]:
 def train_forecast(panel: Panel, forecast: Forecast, *, advance: Callable[[int, int], object] = lambda _done, _total: None) -> list[TrainedTrial]:
     """Trials in the order in which they are offered to the gate: up to three candidates, best first, then the best baseline.
 
-    Their order is by the gate's metric on the older origins; all figures shown are from the newer ones. Raises InvalidInput when the history does not allow a back-test. Cost: see ``run_backtest``; then a fit each on everything.
+    Their order is by the gate's metric on the older origins; all figures shown are from the newer ones. Cost: see ``run_backtest``; then
+    a fit each on everything.
     """
     candidates = build_candidates(forecast.offered)
     origins, notes = choose_origins(panel, n=forecast.backtest_origins)
     test = run_backtest(panel, candidates, origins=origins, seed=forecast.seed, notes=notes, advance=advance)
     baseline = _rank(test, [name for name in test.forecasts if name in BASELINES], where=test.judged, metric=forecast.gate.metric)[:1]
     models = _rank(test, [name for name in test.forecasts if name not in BASELINES], where=test.choosing, metric=forecast.gate.metric)
-    return [_finish_trial(panel, forecast, test, candidates, name) for name in [*models[:_MOST_TRIALS], *baseline]]
+    return [finish_trial(panel, forecast, test, candidates, name) for name in [*models[:_MOST_TRIALS], *baseline]]
 
 
 def _rank(test: BackTest, names: list[str], *, where: slice, metric: str) -> list[str]:
@@ -104,7 +106,8 @@ def _rank(test: BackTest, names: list[str], *, where: slice, metric: str) -> lis
     return sorted(scored, key=lambda name: scored[name])
 
 
-def _finish_trial(panel: Panel, forecast: Forecast, test: BackTest, candidates: dict[str, PanelCandidate], name: str) -> TrainedTrial:
+def finish_trial(panel: Panel, forecast: Forecast, test: BackTest, candidates: dict[str, PanelCandidate], name: str) -> TrainedTrial:
+    """Fit one candidate of a back-test on everything, with its intervals, figures and evidence."""
     fit = candidates[name].fit(panel, seed=forecast.seed)
     cube = test.forecasts[name]
     lower, upper = bound_backtest(panel, test, cube)
@@ -129,6 +132,8 @@ def measure_slices(panel: Panel, forecast: Forecast, evidence: TrialEvidence) ->
     y, f = evidence.actual[:, judged], evidence.forecasts[evidence.candidate][:, judged]
     low, high = evidence.lower[:, judged], evidence.upper[:, judged]
     ticks = evidence.origins[judged][:, None] + panel.lead + np.arange(panel.horizon)
+    if ticks.size == 0:
+        return ()
     day_of = np.broadcast_to(weekdays(panel, n_ticks=int(ticks.max()) + 1)[ticks][None], y.shape)
     ahead = np.broadcast_to(np.arange(panel.horizon) + panel.lead + 1, y.shape)
 

@@ -76,12 +76,13 @@ class ShrunkRates:
             effects=arrays["effects"],
             pooled_effects=arrays["pooled_effects"],
             half_life=float(arrays["half_life"]),
+            scale=float(arrays["scale"]),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class FittedRates:
-    """Profiles and effects by series; a series that came later answers with the pooled ones and a level of its own."""
+    """Profiles and effects by series, and a factor on the whole forecast; a series that came later answers with the pooled ones and a level of its own."""
 
     keys: tuple[str, ...]
     profile: Doubles
@@ -90,6 +91,7 @@ class FittedRates:
     effects: Doubles
     pooled_effects: Doubles
     half_life: float
+    scale: float = 1.0
 
     @property
     def members(self) -> MemberFits:
@@ -106,7 +108,7 @@ class FittedRates:
         seen = np.arange(first, data.n_seen)
         rate = data.target[:, first:].astype(np.float64) / _effect([flag[:, seen] for flag in on], effects) / (profile @ kinds[seen].T)
         level = _weighted_level(rate, self.half_life)
-        answer = level[:, None] * (profile @ kinds[data.targets].T) * _effect([flag[:, data.targets] for flag in on], effects)
+        answer = self.scale * level[:, None] * (profile @ kinds[data.targets].T) * _effect([flag[:, data.targets] for flag in on], effects)
         return np.where(is_closed(data), 0.0, answer).astype(np.float32)
 
     def to_artefacts(self) -> dict[str, Artefact]:
@@ -120,6 +122,7 @@ class FittedRates:
                     "effects": self.effects,
                     "pooled_effects": self.pooled_effects,
                     "half_life": np.array(self.half_life),
+                    "scale": np.array(self.scale),
                 }
             )
         }

@@ -1,0 +1,162 @@
+"""Commands from verbs: what stands before ``*`` in a verb's signature is an argument, what stands after it an option."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import click
+
+from endcap.governance.verbs import Verb
+from endcap.project.verbs import load_verbs
+
+_PLAIN = (str, int, float, bool, Path)
+_ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
+_GIVEN = ("folder", "reporter")  # filled in by the face: --project, and the progress shown
+
+
+def offered_verbs() -> dict[str, Verb]:
+    """The verbs that a line of text can call: those whose parameters are all plain values. First the daily ones, then by name."""
+    verbs = {name: verb for name, verb in load_verbs().items() if all(is_plain(p) for p in verb.parameters)}
+    rank = {name: i for i, name in enumerate(_ORDER)}
+    return dict(sorted(verbs.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+
+
+def is_plain(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter can be given on a command line (or is filled in by the face)."""
+    return parameter.name in _GIVEN or strip_none(parameter.annotation) in _PLAIN
+
+
+def strip_none(annotation: Any) -> Any:
+    """``str | None`` without the None."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kept = [part for part in get_args(annotation) if part is not type(None)]
+        return kept[0] if len(kept) == 1 else annotation
+    return annotation
+
+
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def build_group() -> click.Group:
+    """All commands. Importing the rooms' verbs is all it costs; their heavy parts load when a command runs."""
+    group = _Group(
+        "endcap",
+        help="Forecast, release, watch: from a table to a model that stays honest.\n\nStart with: endcap forecast sales.csv",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    group.params.append(
+        click.Option(["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version.")
+    )
+    for verb in offered_verbs().values():
+        group.add_command(_build_command(verb))
+    return group
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"endcap {version('endcap')}")
+        ctx.exit()
+
+
+def _build_command(verb: Verb) -> click.Command:
+    params: list[click.Parameter] = []
+    for parameter in verb.parameters:
+        if parameter.name in _GIVEN:
+            continue
+        kind = strip_none(parameter.annotation)
+        type_: Any = click.Path(path_type=Path) if kind is Path else kind
+        required = parameter.default is inspect.Parameter.empty
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            flag = kind is bool
+            default = None if required or parameter.default is None else parameter.default
+            name = f"--{parameter.name.replace('_', '-')}"
+            if flag:
+                params.append(click.Option([name, parameter.name], is_flag=True, default=bool(default), help=_describe(verb, parameter.name)))
+            else:
+                shown = default is not None and str(default) != "."
+                params.append(
+                    click.Option(
+                        [name, parameter.name],
+                        type=type_,
+                        default=default,
+                        required=required,
+                        show_default=shown,
+                        help=_describe(verb, parameter.name),
+                    )
+                )
+        else:
+            default = None if required else parameter.default
+            params.append(click.Argument([parameter.name], type=type_, required=required, default=default))
+    params += [
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
+        click.Option(["--project", "project"], type=click.Path(path_type=Path), default=Path(), help="The folder of project.py.  [default: here]"),
+        click.Option(["--home", "home"], type=str, default=None, help="Where the state rests: a folder.  [default: .endcap in the project]"),
+        click.Option(["--workspace-zone", "zone"], type=str, default="UTC", help="The zone of times that say none.", show_default=True),
+    ]
+    if verb.name == "apply":
+        params.append(click.Option(["--yes", "yes"], is_flag=True, help="Do not ask."))
+    if verb.name == "audit":
+        params.append(click.Option(["--verify", "verify"], is_flag=True, help="Walk the whole chain and check every link."))
+    return click.Command(verb.name, params=params, callback=_callback(verb), help=_reflow(verb.help), short_help=verb.summary)
+
+
+def _reflow(text: str) -> str:
+    """Doubled backquotes are for readers of the source."""
+    return text.replace("``", "'")
+
+
+def _describe(verb: Verb, name: str) -> str | None:
+    """The words of a verb's help that begin with the option's name in backquotes, up to the end of the clause."""
+    text = " ".join(verb.help.split())
+    start = text.find(f"``{name}`` ")
+    if start < 0:
+        return None
+    clause = text[start + len(name) + 5 :]
+    ends = [i for i in (clause.find(". "), clause.find("; "), clause.find(", ``")) if i >= 0]
+    return _reflow(clause[: min(ends)] if ends else clause.rstrip("."))
+
+
+def _callback(verb: Verb) -> Any:
+    def call(*, as_json: bool, project: Path, home: str | None, zone: str, yes: bool = True, verify: bool = False, **values: Any) -> int:
+        from endcap.assembly import open_house
+        from endcap.faces.cli.progress import TerminalReporter
+        from endcap.faces.cli.rendering import render
+
+        names = {parameter.name for parameter in verb.parameters}
+        if "verify" in names:
+            values["verify"] = verify
+        where = home if home is not None else str(project / ".endcap")
+        with open_house(where, zone=zone) as house:
+            session = house.session()
+            chosen = load_verbs()["verify-audit"] if verb.name == "audit" and verify else verb
+            if chosen is not verb:
+                values = {}
+            if "folder" in names:
+                values["folder"] = project
+            if "reporter" in names and not as_json and sys.stderr.isatty():
+                values["reporter"] = TerminalReporter()
+            if verb.name == "apply" and not yes and not _confirm(session, project, as_json=as_json):
+                return 0
+            result = chosen.call(session, **values)
+        return render(result, as_json=as_json)
+
+    return call
+
+
+def _confirm(session: Any, project: Path, *, as_json: bool) -> bool:
+    """Show the plan and ask, where there is somebody to ask."""
+    from endcap.faces.cli.rendering import render
+
+    plan = load_verbs()["plan"].call(session, folder=project)
+    if as_json or not plan.changes or not sys.stdin.isatty():
+        return True
+    render(plan, as_json=False)
+    return click.confirm("apply this?", default=True)

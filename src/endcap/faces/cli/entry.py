@@ -1,0 +1,61 @@
+"""The ``endcap`` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from endcap.core.errors import EndcapError
+
+EXIT_CODES = {
+    "error": 1,
+    "invalid_input": 2,
+    "invalid_definition": 2,
+    "contract_broken": 2,
+    "not_found": 3,
+    "permission_denied": 4,
+    "conflict": 5,
+    "gate_refused": 6,
+    "integrity_broken": 7,
+    "step_failed": 8,
+    "step_timed_out": 8,
+}
+"""What the shell gets: 0 done, 1 unforeseen, 2 bad input (wrong options too), and so on by the error's code."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run one command and leave with its exit code. Errors go to standard error, as JSON where ``--json`` was given."""
+    import click
+
+    from endcap.faces.cli.commands import build_group
+
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = build_group().main(args=given, prog_name="endcap", standalone_mode=False)
+    except EndcapError as error:
+        print_error(error, as_json="--json" in given)
+        raise SystemExit(EXIT_CODES.get(error.code, 1)) from error
+    except click.Abort as error:
+        sys.stderr.write("stopped\n")
+        raise SystemExit(130) from error
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from error
+    except BrokenPipeError:
+        raise SystemExit(141) from None  # the reader went away, as head does
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def print_error(error: EndcapError, *, as_json: bool) -> None:
+    """One error on standard error: a sentence and a hint, or the one JSON shape."""
+    if as_json:
+        import msgspec
+
+        sys.stderr.write(msgspec.json.encode(error.to_dict()).decode() + "\n")
+        return
+    hint = f"\n  hint: {error.hint}" if error.hint else ""
+    sys.stderr.write(f"error: {error.what}{hint}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The reference page of the command line, written from the table of verbs: ``--write FILE`` or ``--check FILE``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+from endcap.core.permissions import Role, permissions_of
+from endcap.faces.cli.commands import offered_verbs
+from endcap.faces.cli.entry import EXIT_CODES
+from endcap.project.verbs import load_verbs
+
+
+def write_reference() -> str:
+    """The page as Markdown: commands, the verbs that only Python calls, exit codes, and who may do what."""
+    offered = offered_verbs()
+    lines = ["# Reference", "", "Written from the table of verbs by `make docs`; a check fails when it is out of date.", "", "## Commands", ""]
+    lines += [
+        "Every command takes `--json`, `--project FOLDER` (default: here), `--home FOLDER` (default: `.endcap`",
+        "in the project) and `--workspace-zone ZONE`.",
+        "",
+    ]
+    for verb in offered.values():
+        arguments = [p.name.upper() for p in verb.parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        options = [
+            f"`--{p.name.replace('_', '-')}`"
+            for p in verb.parameters
+            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in ("folder", "reporter")
+        ]
+        extra = {"apply": ["`--yes`"], "audit": ["`--verify`"]}.get(verb.name, [])
+        lines += [f"### `endcap {' '.join([verb.name, *arguments])}`", "", verb.help.replace("``", "`"), ""]
+        lines += [
+            f"Options: {', '.join([*options, *extra])}. " if options or extra else "",
+            f"Permission: {verb.permission}. Python: `endcap.{verb.room}.{verb.call.__name__}`.",
+            "",
+        ]
+    lines += ["## Verbs that only Python calls", ""]
+    for name, verb in load_verbs().items():
+        if name not in offered:
+            lines += [f"- **{name}** (`endcap.{verb.room}.{verb.call.__name__}`, permission {verb.permission}): {verb.summary.replace('``', '`')}"]
+    lines += ["", "## Who may do what", "", f"| verb | {' | '.join(Role)} |", f"|---|{'---|' * len(Role)}"]
+    for name, verb in load_verbs().items():
+        marks = ["yes" if verb.permission in permissions_of(role) else "-" for role in Role]
+        lines.append(f"| {name} | {' | '.join(marks)} |")
+    lines += ["", "## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | done |"]
+    by_code: dict[int, list[str]] = {}
+    for name, code in EXIT_CODES.items():
+        by_code.setdefault(code, []).append(name.replace("_", " "))
+    lines += [f"| {code} | {', '.join(names)} |" for code, names in sorted(by_code.items())]
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or say whether the file is up to date."""
+    how, path = arguments[0], Path(arguments[1])
+    text = write_reference()
+    if how == "--write":
+        path.write_text(text, encoding="utf-8")
+        return 0
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        sys.stderr.write(f"{path} is out of date. Hint: make docs\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,273 @@
+"""Results for people: tables and sentences; and for machines: JSON. One function a record, and one for everything else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from functools import singledispatch
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from endcap.core.durations import format_duration
+from endcap.loop.deployment.records import Delivery
+from endcap.loop.evaluation.records import Metrics, Verdict
+from endcap.loop.registry.records import Release, Version
+from endcap.loop.retraining.records import Judged
+from endcap.project.applying import Plan
+from endcap.project.running import RunResult
+from endcap.project.showing import ModelLine, ModelView, VersionView
+from endcap.project.starting import FirstForecast, Started
+
+_NO_RELEASE = 6
+
+
+def render(result: Any, *, as_json: bool) -> int:
+    """Print a result and return the exit code: 6 where a run ended without a version that may answer, otherwise 0."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(result, order="deterministic").decode() + "\n")
+    else:
+        show(result, Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+    outcome = result.run if isinstance(result, FirstForecast) else result
+    return _NO_RELEASE if isinstance(outcome, RunResult) and outcome.champion is None else 0
+
+
+@singledispatch
+def show(result: Any, console: Console) -> None:
+    """Print anything: a list as a table, a record as its fields."""
+    if isinstance(result, list | tuple):
+        _show_list(list(result), console)
+    elif isinstance(result, msgspec.Struct):
+        for name in result.__struct_fields__:
+            console.print(Text(f"{name.replace('_', ' ')}: {_plain(getattr(result, name))}"))
+    else:
+        console.print(Text(str(result)))
+
+
+def _show_list(rows: list[Any], console: Console) -> None:
+    if not rows:
+        console.print("nothing yet")
+        return
+    renderer = _ROWS.get(type(rows[0]))
+    columns = list(renderer(rows[0])) if renderer else list(rows[0].__struct_fields__)
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        cells = renderer(row) if renderer else {name: getattr(row, name) for name in columns}
+        grid.add_row(*(Text(_plain(cells[column])) for column in columns))
+    console.print(grid)
+
+
+@show.register
+def _(result: RunResult, console: Console) -> None:
+    console.print(Text(f"{result.model}: {result.decision}"))
+    for judged in result.judged:
+        _show_judged(judged, console)
+    for step in result.run.steps:
+        rows = "" if step.n_rows_out is None else f", {step.n_rows_out:,} rows out"
+        console.print(
+            Text(f"  {step.name:<24} {step.status:<7} {format_duration(step.wall_s):>9}  {step.cpu_s:7.2f} CPU-s  {step.peak_mib:6.0f} MiB{rows}")
+        )
+    _show_doubts(result.notes, console)
+    _show_batch(result, console)
+
+
+@show.register
+def _(result: FirstForecast, console: Console) -> None:
+    console.print(Text("What the columns were taken for", style="bold"))
+    for guess in result.guesses:
+        console.print(Text(f"  {guess.what:<12} {guess.value}  ({guess.why})"))
+    shown = result.version or (result.tried[0] if result.tried else None)
+    if shown is not None:
+        console.print(Text("Back-test: baselines and models on the same rows", style="bold"))
+        _show_leaderboard(shown, console)
+    console.print(Text("The gate", style="bold"))
+    for judged in result.run.judged:
+        _show_judged(judged, console)
+    _show_doubts(result.run.notes if shown is None else shown.notes, console)
+    _show_batch(result.run, console)
+    if result.report:
+        console.print(Text(f"report   {result.report}"))
+    console.print(Text(f"project  {result.project}  (change it, then: endcap run {result.run.model})"))
+
+
+@show.register
+def _(result: Plan, console: Console) -> None:
+    for planned in result.models:
+        console.print(Text(f"{planned.change:<16} {planned.model}  {', '.join(planned.tables)}"))
+        for difference in planned.differences:
+            console.print(Text(f"{'':<16}   {difference}"))
+    if not result.models:
+        console.print(f"{result.file} defines no model")
+
+
+@show.register
+def _(result: Started, console: Console) -> None:
+    for file in result.files:
+        console.print(Text(f"wrote {file}"))
+    console.print("next: endcap run store-day")
+
+
+@show.register
+def _(result: Delivery, console: Console) -> None:
+    console.print(Text(f"{result.n_rows:,} predictions by {result.version} from {result.origin} in {result.path}"))
+
+
+@show.register
+def _(result: VersionView, console: Console) -> None:
+    version = result.version
+    state = "the champion" if result.champion else "not released"
+    console.print(Text(f"{version.id}: {version.candidate}, {state}, trained {_plain(version.created_at)} on days up to {version.trained_until}"))
+    _show_leaderboard(version, console)
+    _show_verdict(result.verdict, console)
+    _show_slices(version, console)
+    _show_doubts(version.notes, console)
+    for file in version.files:
+        console.print(Text(f"  {file.name:<24} {file.kind:<9} {file.n_bytes:>9,} bytes  sha256 {file.sha256[:16]}"))
+
+
+@show.register
+def _(result: ModelView, console: Console) -> None:
+    champion = result.champion
+    console.print(Text(f"{result.model.name} ({result.model.solution}), applied {_plain(result.model.applied_at)} by {result.model.applied_by}"))
+    if champion is None or result.champion_version is None:
+        console.print("nothing answers: no version passed its gate yet")
+    else:
+        console.print(Text(f"champion {champion.version} since {_plain(champion.since)}"))
+        _show_leaderboard(result.champion_version, console)
+        _show_verdict(result.verdict, console)
+        _show_slices(result.champion_version, console)
+        _show_doubts(result.champion_version.notes, console)
+    for version in result.versions:
+        console.print(Text(f"  {version.id:<28} {version.candidate:<18} WAPE {_number(version.metrics.wape)}  {_plain(version.created_at)}"))
+    for reading in result.readings[:5]:
+        word = "BREACHED" if reading.breached else "ok"
+        console.print(Text(f"  live {reading.metric} {_number(reading.figure)} (limit {_number(reading.limit)}) to {reading.last}  {word}"))
+    for incident in result.incidents:
+        console.print(Text(f"  incident {_plain(incident.at)}: {incident.sentence}"))
+
+
+def _show_leaderboard(version: Version, console: Console) -> None:
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    for column in ("candidate", "WAPE", "MAE", "RMSSE", "RMSPE", "bias", "90 % covers", "rows"):
+        grid.add_column(column, justify="left" if column == "candidate" else "right")
+    for name, metrics in sorted(version.leaderboard.items(), key=lambda item: _sort_key(item[1])):
+        mark = "* " if name == version.candidate else "  "
+        kind = " (baseline)" if name in version.baselines else ""
+        figures = [_number(metrics.wape), _number(metrics.mae), _number(metrics.rmsse), _number(metrics.rmspe)]
+        grid.add_row(Text(f"{mark}{name}{kind}"), *figures, _percent(metrics.bias), _percent(metrics.coverage_90), f"{metrics.n:,}")
+    console.print(grid)
+
+
+def _show_verdict(verdict: Verdict | None, console: Console) -> None:
+    if verdict is None:
+        console.print("never judged")
+        return
+    console.print(Text(f"gate: {'passed' if verdict.passed else 'refused'}", style="green" if verdict.passed else "red"))
+    for check in verdict.checks:
+        console.print(Text(f"  {'passed ' if check.passed else 'REFUSED'} {check.sentence}", style="" if check.passed else "red"))
+
+
+def _show_slices(version: Version, console: Console) -> None:
+    by: dict[str, list[str]] = {}
+    for piece in version.slices:
+        by.setdefault(piece.by, []).append(f"{piece.value} {_number(piece.metrics.wape)}")
+    for name, pieces in by.items():
+        shown = pieces[:8]
+        console.print(Text(f"  WAPE by {name}: {', '.join(shown)}{' ...' if len(pieces) > len(shown) else ''}"))
+    if version.members:
+        fallen = f", {len(version.members_fallen_back)} answer by their fallback" if version.members_fallen_back else ""
+        console.print(Text(f"  {version.members} members with a fit of their own{fallen}"))
+
+
+def _show_judged(judged: Judged, console: Console) -> None:
+    word = "released" if judged.released else "passed" if judged.passed else "refused"
+    console.print(Text(f"  {judged.version} ({judged.candidate}) {word}: {judged.sentence}", style="" if judged.passed else "yellow"))
+
+
+def _show_doubts(notes: tuple[str, ...], console: Console) -> None:
+    if notes:
+        console.print(Text("Doubts", style="bold"))
+    for note in notes:
+        console.print(Text(f"  {note}"))
+
+
+def _show_batch(result: RunResult, console: Console) -> None:
+    batch = result.batch
+    if batch is None:
+        console.print(Text("no forecasts: no version passed its gate", style="red"))
+        return
+    console.print(Text(f"{batch.n_rows:,} forecasts for {batch.first} to {batch.last} by {batch.version}, from the origin {batch.origin}"))
+    for fact in batch.missing_facts:
+        console.print(Text(f"  not known ahead: {fact}"))
+    console.print(Text(f"write them with: endcap predictions {result.model} --out forecasts.csv"))
+
+
+def _row_of_model(line: ModelLine) -> dict[str, Any]:
+    return {
+        "model": line.model,
+        "champion": line.champion or "-",
+        "method": line.candidate or "-",
+        "WAPE": _number(line.wape),
+        "since": line.since,
+        "versions": line.versions,
+        "last run": line.last_run or "-",
+        "last origin": line.last_origin or "-",
+        "watch": "BREACHED" if line.open_breach else "ok",
+    }
+
+
+def _row_of_release(release: Release) -> dict[str, Any]:
+    return {
+        "at": release.at,
+        "version": release.version,
+        "how": release.how,
+        "by": release.actor,
+        "reason": release.reason,
+        "before": release.previous or "-",
+        "verdict": release.verdict_sentence,
+    }
+
+
+def _row_of_version(version: Version) -> dict[str, Any]:
+    return {"version": version.id, "method": version.candidate, "WAPE": _number(version.metrics.wape), "trained": version.created_at}
+
+
+_ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    ModelLine: _row_of_model,
+    Release: _row_of_release,
+    Version: _row_of_version,
+}
+
+
+def _sort_key(metrics: Metrics) -> float:
+    return metrics.wape if metrics.wape is not None else float("inf")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1%}" if value < 0.5 else f"{value:.1%}"
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, msgspec.Struct):
+        return "; ".join(f"{name} {_plain(getattr(value, name))}" for name in value.__struct_fields__)
+    return str(value)

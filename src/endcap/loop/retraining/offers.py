@@ -1,0 +1,74 @@
+"""Offers: a trained trial becomes a version, is judged by its gate, and asks to be released by the same call that anyone would use."""
+
+from __future__ import annotations
+
+from endcap.core.errors import GateRefused
+from endcap.core.identity import identify
+from endcap.governance.sessions import Session
+from endcap.loop.evaluation.gates import judge
+from endcap.loop.evaluation.records import Verdict
+from endcap.loop.registry.records import Version
+from endcap.loop.registry.releases import get_champion, promote
+from endcap.loop.registry.versions import get_version, record_verdict, register_version
+from endcap.loop.retraining.records import Judged
+from endcap.loop.retraining.tasks import DataRef, Task, Trial
+from endcap.pipelines.code import digest_code, read_lock
+
+
+def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *, tables: dict[str, str], run: str) -> Version:
+    """Keep a trial as a version, with all that it was made of. Equal identity gives the version that stands already."""
+    files = [(f.name, f.sha256) for f in trial.files]
+    version = Version(
+        id="",
+        model=task.name,
+        n=0,
+        candidate=trial.candidate,
+        identity=identify(task.identity, data.digest, trial.candidate, digest_code(), task.seed, files),
+        created_at=session.now(),
+        created_by=session.actor.name,
+        run=run,
+        files=trial.files,
+        metrics=trial.metrics,
+        leaderboard=trial.leaderboard,
+        baselines=trial.baselines,
+        slices=trial.slices,
+        members=trial.members,
+        members_fallen_back=trial.members_fallen_back,
+        trained_until=trial.trained_until,
+        training_set=data.digest,
+        evidence=trial.evidence,
+        tables=tables,
+        definition=task.identity,
+        lock=read_lock(),
+        notes=trial.notes,
+    )
+    return register_version(session, version)
+
+
+def offer_version(session: Session, task: Task, data: DataRef, trial: Trial, version: Version, *, reason: str, n_tried: int = 1) -> Judged:
+    """Judge a version against the champion of this moment, keep the verdict, and promote it if it passed.
+
+    The one who asks gets no exception for a refusal but its sentence; the refusal is audited by ``promote``.
+    """
+    champion = get_champion(session, task.name)
+    if champion is not None and champion.version == version.id:
+        return Judged(version.id, trial.candidate, True, False, "it is the champion already")
+    standing = get_version(session, champion.version) if champion else None
+    evidence = task.weigh(session, data, trial, champion=standing, n_tried=n_tried)
+    checks = judge(evidence, gate=task.gate, seed=task.seed)
+    verdict = Verdict(
+        id=session.new_id("verdict"),
+        model=task.name,
+        version=version.id,
+        at=session.now(),
+        passed=all(check.passed for check in checks),
+        checks=checks,
+        against=champion.version if champion else None,
+        n_pairs=evidence.metrics.n,
+    )
+    record_verdict(session, verdict)
+    try:
+        promote(session, version.id, reason=reason)
+    except GateRefused:
+        return Judged(version.id, trial.candidate, False, False, verdict.sentence)
+    return Judged(version.id, trial.candidate, True, True, verdict.sentence)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from endcap.core import errors
+from endcap.core.errors import Conflict, ContractBroken, DefinitionError, EndcapError, InvalidInput, StepFailed, StepTimedOut, suggest, unknown
+
+TREE = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, EndcapError)]
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    codes = [error.code for error in TREE]
+    assert len(TREE) == 12
+    assert len(set(codes)) == len(codes)
+
+
+def test_narrow_errors_are_caught_as_the_broad_ones() -> None:
+    assert issubclass(DefinitionError, InvalidInput)
+    assert issubclass(ContractBroken, InvalidInput)
+    assert issubclass(StepTimedOut, StepFailed)
+    assert all(issubclass(error, EndcapError) for error in TREE)
+
+
+def test_a_message_says_what_and_then_the_hint() -> None:
+    assert str(Conflict("It stands already.")) == "It stands already."
+    assert str(Conflict("It stands already.", hint="take another name")) == "It stands already. Hint: take another name"
+    assert Conflict("It stands already.", hint="x").what == "It stands already."
+
+
+def test_the_json_shape_leaves_out_what_is_not_there() -> None:
+    assert InvalidInput("No.").to_dict() == {"error": "No.", "code": "invalid_input"}
+    assert InvalidInput("No.", hint="try").to_dict() == {"error": "No.", "code": "invalid_input", "hint": "try"}
+
+
+def test_details_become_plain_json() -> None:
+    error = InvalidInput("No.", row=3, none=None, when=date(2026, 1, 5), path=Path("a"), nested={1: (date(2026, 1, 5), {"x": [1.5]})})
+    shape = error.to_dict()
+    assert json.loads(json.dumps(shape)) == shape
+    assert shape["details"] == {"row": 3, "none": None, "when": "2026-01-05", "path": "a", "nested": {"1": ["2026-01-05", {"x": [1.5]}]}}
+    assert InvalidInput("No.", names=frozenset({"a"})).to_dict()["details"] == {"names": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("clicks", "did you mean 'click_n'?"), ("view", "did you mean 'views'?"), ("zzz", None), ("", None)],
+)
+def test_a_suggestion_is_the_nearest_name_or_none(value: str, expected: str | None) -> None:
+    assert suggest(value, ["click_n", "views"]) == expected
+    assert suggest(value, []) is None
+
+
+def test_a_long_list_of_names_is_sorted_and_cut() -> None:
+    names = [f"c{n:02d}" for n in reversed(range(25))]
+    text = unknown("column", "x", names, where="Table 'log'")
+    assert text.startswith("Table 'log' has no column 'x'. Columns: ['c00', 'c01'")
+    assert text.endswith("'c19'] and more.")
+    assert unknown("column", "x", names[:20]).endswith("'c24'].")
+    assert unknown("column", "x", []) == "Here has no column 'x'. Columns: []."
