@@ -86,7 +86,7 @@ def verify_audit(session: Session) -> AuditCheck:
             )
         previous = row.hash
     ends = [_GENESIS, *(row.hash for row in rows)]
-    if not (before.n <= n <= after.n and ends[before.n] == before.hash and (n < after.n or previous == after.hash)):
+    if not before.n <= n <= after.n or ends[before.n] != before.hash:
         raise IntegrityBroken(
             f"The audit chain of workspace '{session.workspace}' has {n} rows, but its head says {after.n}, or ends otherwise.",
             hint="rows were cut off or added behind the head: compare with a backup",

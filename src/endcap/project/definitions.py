@@ -16,6 +16,7 @@ from endcap.core.errors import DefinitionError, EndcapError, NotFound, suggest
 from endcap.loop.retraining.tasks import Task
 
 FILE = "project.py"
+_MODULE = "endcap_project"
 
 
 @dataclass(frozen=True)
@@ -64,24 +65,26 @@ def _add(found: dict[str, Any], name: str, value: Any, *, what: str) -> None:
 
 
 def _run(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("endcap_project", path)
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
     assert spec is not None, "a file with the ending .py has a loader"
     assert spec.loader is not None, "as above"
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))
+    sys.modules[_MODULE] = module  # dataclasses and the like look their module up
     try:
         spec.loader.exec_module(module)
     except EndcapError as error:
         raise DefinitionError(f"{path}, line {_line(error, path)}: {error.what}", hint=error.hint) from error
     except SyntaxError as error:
         raise DefinitionError(f"{path}, line {error.lineno}: {error.msg}.") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DefinitionError(f"{path}, line {_line(error, path)}: {type(error).__name__}: {error}.") from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
+        del sys.modules[_MODULE]
     return module
 
 
 def _line(error: BaseException, path: Path) -> int | str:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()]
     return lines[-1] if lines and lines[-1] is not None else "?"

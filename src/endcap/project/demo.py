@@ -113,8 +113,8 @@ def _release_first(session: Session, world: World, folder: Path, account: Accoun
 def _live_on(session: Session, world: World, folder: Path, account: Account, clock: ManualClock, result: RunResult) -> RunResult:
     account.say(f"Now the days pass. ({world.shift})")
     breached = False
-    day = world.first_morning
-    while day < world.last_morning:
+    day, last = world.first_morning, world.last_morning
+    while day < last:
         day += timedelta(days=1)
         clock.set(_morning(day, world.zone))
         world.live(folder, day)
@@ -130,6 +130,8 @@ def _live_on(session: Session, world: World, folder: Path, account: Account, clo
             account.say(f"  {judged.version} ({judged.candidate}) {'is released' if judged.released else 'is refused'}: {judged.sentence}.")
         if result.champion != before:
             account.say(f"  The champion changes from {before} to {result.champion}.")
+            if day > world.shift_on:
+                last = min(last, day + timedelta(days=14))
         elif (day - world.first_morning).days % 7 == 0:
             account.say(f"{day}: a week on; {watch.note}.")
     return result

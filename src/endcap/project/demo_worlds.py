@@ -36,18 +36,18 @@ sales = ec.Table(
 stores = ec.Table("stores", "data/stores.parquet", keys=["store_id"])
 store_day = ec.Forecast(
     "store-day", sales, ec.sum("units"), horizon="7d", holidays="CN", static=stores, slices=["city_id"],
-    watch=[ec.Quality("wape", factor=1.25, then=["notify", "retrain"])],
+    watch=[ec.Quality("wape", factor=1.4, then=["notify", "retrain"])],
 )
 '''
 
 
 def simulated_world(seed: int) -> World:
-    """40 stores over 60 weeks, then eleven weeks day by day; in the third of them most stores' demand changes its pattern."""
+    """40 stores over 60 weeks, then at most twelve weeks day by day; after two of them most stores' demand changes its pattern."""
     opened = date(2025, 1, 6)
     first = opened + timedelta(weeks=60)
     shift_on = first + timedelta(days=14)
     chain = Chain(seed, n_stores=40, opened=opened, shifts=(example_shift(seed, shift_on),))
-    last = first + timedelta(weeks=9)
+    last = first + timedelta(weeks=12)
 
     def lay_out(folder: Path) -> None:
         write_sample(folder, seed=seed, chain=chain, last=first)

@@ -46,7 +46,7 @@ store_day = ec.Forecast(
     slices=["format"],
     censored=ec.max("stockout_share"),
     gate=ec.Gate(bias=0.05),
-    watch=[ec.Quality("wape", factor=1.25, then=["notify", "retrain"])],
+    watch=[ec.Quality("wape", factor=1.4, then=["notify", "retrain"])],
 )
 '''
 

@@ -1,5 +1,6 @@
 """Where things rest: ports that the house is written against, and the back ends behind them.
 
-``ports`` says what a store must do, in the words of the house; ``opening`` turns a URL into ports. Back ends live one file each in
-``backends`` and are known to nobody else. No rule of the product lives here: a store neither judges nor computes.
+``ports`` says what a store must do, in the words of the house; ``opening`` turns a URL into ports; ``parquet`` is how tables are laid
+down and read. Back ends live one file each in ``backends`` and are known to nobody else. No rule of the product lives here: a store
+neither judges nor computes.
 """

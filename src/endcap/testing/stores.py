@@ -325,6 +325,19 @@ class RecordStoreContract:
         expected = N_THREADS * n_each
         assert ports.records.get_versioned(THINGS, workspace=WS, id="count") == (Thing("count", n=expected), expected + 1)
 
+    def test_a_second_writer_waits_for_the_first_and_sees_what_it_wrote(self, ports: Ports) -> None:
+        def find_in_transaction() -> list[str]:
+            with ports.records.transact() as tx:
+                return [thing.id for thing in tx.find(THINGS, workspace=WS)]
+
+        with ThreadPoolExecutor(1) as pool:
+            with ports.records.transact() as tx:
+                second = pool.submit(find_in_transaction)
+                with pytest.raises(TimeoutError):
+                    second.result(timeout=0.1)
+                tx.append(THINGS, workspace=WS, record=Thing("a"))
+            assert second.result(timeout=20) == ["a"]
+
     def test_writers_take_turns_so_that_reading_inside_a_transaction_is_safe(self, ports: Ports) -> None:
         append(ports, Thing("count"))
 

@@ -14,8 +14,20 @@ TREE = [value for value in vars(errors).values() if isinstance(value, type) and 
 
 def test_every_error_has_a_code_of_its_own() -> None:
     codes = [error.code for error in TREE]
-    assert len(TREE) == 12
     assert len(set(codes)) == len(codes)
+
+
+def test_the_tree_that_is_drawn_is_the_tree_that_is() -> None:
+    drawn = [line.split()[-1 if line.strip() == "EndcapError" else 1 + line.count("│")] for line in _drawing()]
+    assert drawn == [error.__name__ for error in _walk(EndcapError)]
+
+
+def _drawing() -> list[str]:
+    return [line for line in (errors.__doc__ or "").splitlines() if "──" in line or line.strip() == "EndcapError"]
+
+
+def _walk(error: type[EndcapError]) -> list[type[EndcapError]]:
+    return [error, *(inner for child in error.__subclasses__() for inner in _walk(child))]
 
 
 def test_narrow_errors_are_caught_as_the_broad_ones() -> None:

@@ -16,10 +16,10 @@ def test_a_plain_name_is_kept(name: str) -> None:
     assert require_name(name, what="model") == name
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["", " ", "a b", ".a", "-a", "_a", "a/b", "a\\b", "..", "a..b", "a\n", "\na", "a\x00", "ü", "店", "a" * 101, "a=b", "a%20", "a'b", None, 5, b"a", ["a"]],
-)  # fmt: skip
+HOSTILE = ["", " ", "a b", ".a", "-a", "_a", "a/b", "a\\b", "..", "a..b", "a\n", "\na", "a\x00", "ü", "店", "a" * 101, "a=b", "a%20", "a'b"]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, None, 5, b"a", ["a"]])
 def test_a_hostile_name_is_refused(name: object) -> None:
     with pytest.raises(InvalidInput, match=r"cannot be the name of a model. Hint: use up to 100"):
         require_name(name, what="model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,13 +84,18 @@ def _with_ids(answers: pa.Table, batch: Batch) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    missing = {"ts", "forecast", *batch.keys} - set(answers.column_names)
+    leading = [*batch.keys, "ts", "forecast", "lower_90", "upper_90"]
+    missing = set(leading) - set(answers.column_names)
     if missing:
         raise InvalidInput(f"Answers for '{batch.model}' lack the columns {sorted(missing)}. Columns: {answers.column_names}.")
+    answers = answers.select([*leading, *(name for name in answers.column_names if name not in leading)])
     lead = pa.scalar(f"{batch.version}~{batch.origin.isoformat()}")
     parts = [pc.cast(answers[key], pa.string()) for key in batch.keys] + [pc.strftime(answers["ts"], format="%Y-%m-%dT%H:%M")]
-    escaped = [pc.replace_substring(part, "~", "~~") for part in parts]
-    ids = pc.binary_join_element_wise(lead, *escaped, "~", null_handling="replace", null_replacement="")
+    # Neither the mark between parts nor the one for a null may come from a key's own text, or two rows could share an id.
+    escaped = [pc.replace_substring(pc.replace_substring(part, "%", "%25"), "~", "%7E") for part in parts]
+    ids = pc.binary_join_element_wise(lead, *escaped, "~", null_handling="replace", null_replacement="%null")
+    if pc.count_distinct(ids).as_py() != answers.num_rows:
+        raise InvalidInput(f"Answers for '{batch.model}' hold several rows of the same keys and ts.", hint="one row per series and time")
     return answers.append_column("prediction_id", ids)
 
 
@@ -97,6 +103,8 @@ def _write_file(table: pa.Table, out: Path) -> None:
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
+    if out.is_dir():
+        raise InvalidInput(f"{out} is a folder.", hint=f"give --out a file, such as {out / 'predictions.csv'}")
     temporary = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +116,8 @@ def _write_file(table: pa.Table, out: Path) -> None:
     except OSError as error:
         raise InvalidInput(f"{out} cannot be written: {error}.", hint="give --out a file in a folder that you may write to") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing could be written there is nothing to take away
+            temporary.unlink()
 
 
 def _plain_times(table: pa.Table) -> pa.Table:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from endcap.core.definitions.gates import Gate
 from endcap.loop.evaluation.bootstrap import compare_errors
 from endcap.loop.evaluation.metrics import ERROR_PARTS, measure, seasonal_scale
-from endcap.loop.evaluation.records import CheckResult, Metrics
+from endcap.loop.evaluation.records import NO_CHAMPION, CheckResult, Metrics
 
 Cube = NDArray[np.float64]
 
@@ -71,7 +71,7 @@ class BetterThanChampion:
     metric: str
 
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
-        what = f"{self.metric} against the champion"
+        what = f"{self.metric} {NO_CHAMPION}"
         if evidence.champion is None:
             return CheckResult(check=what, passed=True, figure=None, limit="below 1", sentence="there is no champion to beat yet")
         rival = f"the champion ({evidence.champion_name})"

@@ -1,4 +1,4 @@
-"""Metrics of forecasts against actual values. Pairs in which either is NaN are left out; without pairs a metric is NaN.
+"""Metrics of forecasts against actual values. Pairs in which either is NaN are left out; without pairs a metric is None.
 
 WAPE and bias: Hyndman and Athanasopoulos, *Forecasting: Principles and Practice*, 3rd edition, 5.8; RMSSE: Makridakis et al., *The M5
 competition* (2022), here with the mean square of the series' own seasonal differences as scale; coverage and width of intervals: ibid.

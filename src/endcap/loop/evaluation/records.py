@@ -9,8 +9,12 @@ import msgspec
 from endcap.storage.ports import Kind
 
 
+NO_CHAMPION = "against the champion"
+"""How the name of a check ends that found no champion to beat; with one, its name follows."""
+
+
 class Metrics(msgspec.Struct, frozen=True):
-    """The figures of one set of forecasts. NaN (None in JSON) where there was nothing to measure."""
+    """The figures of one set of forecasts; None where there was nothing to measure."""
 
     n: int
     mae: float | None
@@ -49,9 +53,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """The verdict in a line: what failed, or that all checks passed."""
+        """The verdict in a line: what failed, or that all checks passed, and how many of them without one outcome to judge by."""
         failed = [check.sentence for check in self.checks if not check.passed]
-        return "; ".join(failed) if failed else f"all {len(self.checks)} checks passed"
+        if failed:
+            return "; ".join(failed)
+        unjudged = sum(check.figure is None and not check.check.endswith(NO_CHAMPION) for check in self.checks)
+        return f"all {len(self.checks)} checks passed" + (f", {unjudged} of them without one outcome to judge by" if unjudged else "")
 
 
 VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,9 +41,9 @@ def encode_arrays(arrays: Mapping[str, NDArray[Any]]) -> Artefact:
 def decode_arrays(artefact: Artefact) -> dict[str, NDArray[Any]]:
     """The named arrays of an artefact. Raises IntegrityBroken for bytes that are none."""
     try:
-        with np.load(io.BytesIO(artefact.payload), allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-    except (ValueError, OSError, KeyError) as error:
+        found = np.load(io.BytesIO(artefact.payload), allow_pickle=False)
+        return {name: found[name] for name in found.files}
+    except (ValueError, OSError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:  # AttributeError: one bare array
         raise IntegrityBroken("An artefact of arrays cannot be read.") from error
 
 
@@ -54,5 +56,5 @@ def decode_json(artefact: Artefact) -> Any:
     """The plain values of an artefact."""
     try:
         return msgspec.json.decode(artefact.payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityBroken("An artefact of JSON cannot be read.") from error

@@ -45,12 +45,15 @@ def training_origins(panel: Panel) -> Indexes:
 
 
 def name_columns(panel: Panel) -> list[str]:
-    """The columns that a panel can fill, in the order of the matrix."""
-    columns = ["day ahead", "weekday", "day of month", "history", "base"]
+    """The columns that a panel can fill, in the order of the matrix.
+
+    What stands for a place in the calendar is offered only when a place was seen twice: in a first year it would learn the season's growth.
+    """
+    columns = ["day ahead", "weekday"]
     columns += [f"mean {w}" for w in _WINDOWS] + [f"deviation {w}" for w in _WINDOWS]
     columns += [f"same weekday {k}" for k in _SAME_WEEKDAY]
     if panel.n_seen > 364 + BASE_WINDOW + 28:
-        columns += ["year ago", "day of year"]
+        columns += ["year ago", "day of year", "day of month"]
     for name in panel.ahead:
         if name != panel.open_fact:
             columns += [f"ahead {name}", f"ahead {name} less usual", f"effect {name}"]
@@ -111,11 +114,6 @@ class _Builder:
         word, _, rest = name.partition(" ")
         if name in ("day ahead", "weekday", "day of month", "day of year"):
             return self._calendar(name)[:, None, :]
-        if name == "base":
-            return self.base[:, :, None]
-        if name == "history":
-            begun = np.cumsum(np.isfinite(self.log), axis=1)[:, self.last].T
-            return np.minimum(begun, 364)[:, :, None].astype(np.float64)
         if word in ("mean", "deviation"):
             values = self.recent.column(f"{word}_{rest}").T.astype(np.float64)
             return (values - self.base if word == "mean" else values)[:, :, None]

@@ -65,6 +65,7 @@ _STYLE = {
     "lines.solid_capstyle": "round",
 }
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+NO_BREAK = "\N{NO-BREAK SPACE}"  # a second line that keeps labels level
 _SCATTER_MOST = 600
 _CHARACTER = 5.6  # width of a letter at 9.5 px, on the wide side
 # Style is a setting of the whole process; one plot at a time may hold it.
@@ -91,10 +92,10 @@ class Curve:
 
 def plot_curve(curve: Curve, *, name: str, label: str, unit: str, origin: np.datetime64, wide: bool) -> str:
     """Actual values, then the forecast with its band; a dotted line marks the origin. ``wide`` is the plot of the total, else a small one."""
-    width, height = (680, 270) if wide else (330, 180)
+    width, height = (680, 270) if wide else (330, 170)
 
     def paint(figure: Any) -> None:
-        axes = _axes(figure, left=52, right=12, top=40 if wide else 14, bottom=34)
+        axes = _axes(figure, left=52, right=12, top=40 if wide else 10, bottom=34)
         _paint_truth(axes, curve)
         if curve.lower is not None and curve.upper is not None:
             axes.fill_between(curve.ahead, curve.lower, curve.upper, color=BAND, linewidth=0, label="90 % interval")
@@ -104,7 +105,7 @@ def plot_curve(curve: Curve, *, name: str, label: str, unit: str, origin: np.dat
         axes.plot(curve.ahead, curve.forecast, color=FORECAST, linewidth=1.8, label="forecast", **_marks(curve.forecast, always=True))
         axes.axvline(origin, color=MUTED, linewidth=0.9, linestyle=":")
         _from_zero(axes)
-        _tick_days(axes, curve.days, curve.ahead, most=8 if wide else 4)
+        _tick_days(axes, curve.days, curve.ahead, most=10 if wide else 5)
         _tick_values(axes)
         if wide:
             axes.set_ylabel(_plain(unit, most=34))
@@ -128,7 +129,7 @@ def plot_leaderboard(names: Sequence[str], figures: Sequence[float | None], *, b
         for text, i in zip(axes.get_yticklabels(), order, strict=True):
             text.set_fontweight("bold" if names[i] == chosen else "normal")
 
-    return _draw(name, 640, 30 + 22 * len(names), paint, label=label)
+    return _draw(name, 480, 24 + 21 * len(names), paint, label=label)
 
 
 def plot_ratio(ratio: float, lower: float, upper: float, *, passed: bool, name: str, label: str) -> str:
@@ -167,7 +168,7 @@ def plot_slices(labels: Sequence[str], wape: Sequence[float | None], bias: Seque
         _name_bars(axes[0], labels)
         _bars(axes[0], wape, [PAST] * len(labels), write=lambda value: f"{value:.1%}")
         axes[1].set_yticks([])
-        _bars(axes[1], bias, [TRUTH if (value or 0.0) > 0 else BASELINE for value in bias], write=lambda value: f"{value:+.1%}")
+        _bars(axes[1], bias, [TRUTH if (value or 0.0) > 0 else BASELINE for value in bias], write=format_signed)
         axes[1].spines["left"].set_visible(False)
         axes[1].axvline(0, color=MUTED, linewidth=0.8)
 
@@ -225,15 +226,17 @@ def plot_agreement(forecast: Doubles, actual: Doubles, lower: Doubles, upper: Do
         axes = _axes(figure, left=58, right=14, top=40, bottom=44)
         x, y = np.sqrt(np.maximum(forecast, 0)), np.sqrt(np.maximum(actual, 0))
         most = float(max(x.max(), y.max(), 1e-9)) * 1.03
-        middle, low, high = _usual_band(x, np.sqrt(np.maximum(lower, 0)), np.sqrt(np.maximum(upper, 0)))
-        if middle.size > 1:
-            axes.fill_between(middle, low, high, color=BAND, linewidth=0, label="usual 90 % interval")
+        middle, low, high = _usual_band(x, np.sqrt(np.maximum(lower, 0)), np.sqrt(np.maximum(upper, 0)), most=most)
         if x.size <= _SCATTER_MOST:
             axes.scatter(x, y, s=12, color=FORECAST, alpha=0.55, linewidths=0, label="a judged day")
         else:
-            cells = axes.hexbin(x, y, gridsize=38, mincnt=1, bins="log", extent=(0, most, 0, most), cmap=_ink_map(), linewidths=0)
-            cells.set_label("judged days, darker where many")
+            axes.hexbin(x, y, gridsize=42, mincnt=1, bins="log", extent=(0, most, 0, most), cmap=_ink_map(), linewidths=0)
+            axes.plot([], [], color=FORECAST, linestyle="", marker="h", markersize=7, label="judged days, full where many")
         axes.plot([0, most], [0, most], color=INK, linewidth=1.0, label="actual = forecast")
+        if middle.size > 1:
+            # Lines above the cells: an area would lie hidden under them.
+            for limit, text in ((low, "usual 90 % interval"), (high, None)):
+                axes.plot(middle, limit, color=TRUTH, linewidth=1.3, linestyle="--", label=text)
         axes.set_xlim(0, most)
         axes.set_ylim(0, most)
         ticks = _root_ticks(most)
@@ -276,17 +279,18 @@ def plot_timeline(line: Timeline, *, metric: str, name: str, label: str) -> str:
                 axes.plot(line.at[bad], line.figures[bad], color=BAD, linestyle="", marker="X", markersize=9, label="breach")
         highest = _from_zero(axes, room=1.18)
         if line.incidents.size:
-            axes.plot(line.incidents, np.full(line.incidents.size, highest * 0.96), color=BAD, linestyle="", marker="v", markersize=7, label="incident")
+            axes.plot(
+                line.incidents, np.full(line.incidents.size, highest * 0.96), color=BAD, linestyle="", marker="v", markersize=7, label="incident"
+            )
         _paint_releases(axes, line.releases)
         instants = np.concatenate([line.at, line.incidents, line.daily_days, np.array([at for at, _ in line.releases], dtype="datetime64[us]")])
-        span = max(np.timedelta64(2, "D"), (instants.max() - instants.min()) // 14)
-        axes.set_xlim(instants.min() - span, instants.max() + span)
-        _tick_days(axes, np.array([instants.min(), instants.max()]).astype("datetime64[D]"), most=8)
+        _tick_days(axes, instants, most=8)
         if metric in ("wape", "rmspe"):
             axes.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
         axes.grid(visible=True, axis="y")
         axes.set_ylabel(_plain(metric.upper(), most=20))
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.13), ncols=5, handlelength=1.4, columnspacing=1.2)
+        if line.at.size or line.daily.size or line.incidents.size:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.13), ncols=5, handlelength=1.4, columnspacing=1.2)
 
     return _draw(name, 680, 280, paint, label=label)
 
@@ -307,6 +311,17 @@ def format_number(value: float | None) -> str:
     if size == 0:
         return "0"
     return f"{value:.{1 if size >= 9.995 else 2 if size >= 0.1 else 3}f}".rstrip("0").rstrip(".") if size >= 0.001 else f"{value:.1e}"
+
+
+def format_signed(share: float | None) -> str:
+    """A share that leans to one side, with its sign.
+
+    >>> [format_signed(share) for share in (0.0312, -0.0312, -0.0001, None)]
+    ['+3.1%', '−3.1%', '0.0%', '–']
+    """
+    if share is None or not math.isfinite(share):
+        return "–"
+    return "0.0%" if abs(share) < 0.0005 else f"{share:+.1%}".replace("-", "−")
 
 
 def format_day(day: date, *, year: bool = True) -> str:
@@ -450,18 +465,20 @@ def _tick_days(axes: Any, *days: Days, most: int) -> None:
     """Days at whole weeks' distance where the span allows it, at most ``most`` of them, the year under the first and where it changes."""
     first = min(part.min() for part in days if part.size)
     last = max(part.max() for part in days if part.size)
-    first_day, last_day = (np.datetime64(end, "D") for end in (first, last))
-    span = int((last_day - first_day).astype(int)) + 1
+    first_day, last_day = (int(end.astype("datetime64[D]").astype(np.int64)) for end in (first, last))
+    span = last_day - first_day + 1
+    pad = np.timedelta64(max(span * 36, 720), "m")
     step = next((s for s in (1, 2, 7, 14, 28, 56, 91, 182, 364) if span / s <= most), 728)
     monday = 4  # 1970-01-05, the first Monday of the epoch
     ticks = np.arange(first_day, last_day + 1)
-    kept = ticks[(ticks.astype(int) - (monday if step >= 7 else int(first_day.astype(int)))) % step == 0]
-    kept = kept if kept.size else np.array([first_day])
+    kept = ticks[(ticks - (monday if step >= 7 else first_day)) % step == 0]
+    kept = (kept if kept.size else ticks[:1]).astype("datetime64[D]")
     labels, shown = [], 0
     for tick in kept.astype(object):
-        labels.append(format_day(tick, year=False) + (f"\n{tick.year}" if tick.year != shown else ""))
+        labels.append(f"{format_day(tick, year=False)}\n{tick.year if tick.year != shown else NO_BREAK}")
         shown = tick.year
     axes.set_xticks(kept, labels)
+    axes.set_xlim(first - pad, last + pad)
     axes.tick_params(length=0)
 
 
@@ -469,11 +486,12 @@ def _legend(axes: Any) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=5, handlelength=1.6, columnspacing=1.4)
 
 
-def _usual_band(x: Doubles, low: Doubles, high: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-    """Medians of the limits in up to 24 groups of like forecasts, so that the band does not follow single rows."""
-    order = np.argsort(x, kind="stable")
-    groups = [part for part in np.array_split(order, min(24, max(1, x.size // 5))) if part.size]
-    return tuple(np.array([float(np.median(values[part])) for part in groups]) for values in (x, low, high))  # type: ignore[return-value] # three of them
+def _usual_band(x: Doubles, low: Doubles, high: Doubles, *, most: float) -> tuple[Doubles, Doubles, Doubles]:
+    """Medians of the limits where forecasts are alike (24 steps of the axis), so that the line does not follow single rows."""
+    step = np.minimum((x / most * 24).astype(np.int64), 23)
+    groups = [place for place in (np.flatnonzero(step == i) for i in range(24)) if place.size >= 5]
+    middle, lower, upper = (np.array([float(np.median(values[place])) for place in groups]) for values in (x, low, high))
+    return middle, lower, upper
 
 
 def _root_ticks(most: float) -> list[float]:

@@ -22,6 +22,8 @@ _LEAST_DAYS = 28
 _WINDOW = 730
 _AGE_HALF_LIFE = 84.0
 _RESIDUAL_HALF_LIFE = 7.0
+_ADAPT_HALF_LIFE = 10.0
+_CLEARLY = 0.95
 _RIDGE = 1.0
 _MOST_FACTS = 8
 
@@ -42,14 +44,11 @@ class PerMember:
         facts = tuple(name for name in data.ahead if name != data.open_fact)[:_MOST_FACTS]
         first = max(0, data.n_seen - _WINDOW)
         y = np.log1p(target[:, first:].astype(np.float64))
-        there = np.isfinite(y)
         age = data.n_seen - 1 - np.arange(first, data.n_seen)
-        weight = np.where(there, 0.5 ** (age / _AGE_HALF_LIFE), 0.0)
         x = _design(data, np.arange(first, data.n_seen), facts)
-        left = np.einsum("st,stp,stq->spq", weight, x, x, optimize=True)
-        right = np.einsum("st,stp->sp", weight, x * np.where(there, y, 0.0)[:, :, None])
-        left += _RIDGE * np.eye(left.shape[1]) * 1e-2 + np.diag([0.0] * 7 + [_RIDGE] * len(facts))
-        coefficients = np.linalg.solve(left, right[:, :, None])[:, :, 0]
+        coefficients = _solve(x, y, age)
+        if _changed_lately(x, y, age):
+            coefficients = _adapt(coefficients, x, y, age)
         names = join_keys(data.keys)
         fallen = {
             name: f"{int(n)} days with a value; a fit of its own needs {_LEAST_DAYS}"
@@ -94,6 +93,50 @@ class FittedMembers:
     def to_artefacts(self) -> dict[str, Artefact]:
         head = {"keys": list(self.keys), "facts": list(self.facts), "fallen_back": self.fallen_back}
         return {"members.npz": encode_arrays({"coefficients": self.coefficients}), "members.json": encode_json(head)}
+
+
+def _solve(x: NDArray[np.float64], y: NDArray[np.float64], age: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weighted ridge regressions of all members at once; the kinds of day are hardly shrunk, the facts are."""
+    there = np.isfinite(y)
+    weight = np.where(there, 0.5 ** (age / _AGE_HALF_LIFE), 0.0)
+    left = np.einsum("st,stp,stq->spq", weight, x, x, optimize=True)
+    right = np.einsum("stp,st->sp", x, weight * np.where(there, y, 0.0), optimize=True)
+    ridge = np.full(x.shape[2], _RIDGE)
+    ridge[:7] = _RIDGE * 1e-2
+    solved: NDArray[np.float64] = np.linalg.solve(left + np.diag(ridge), right[:, :, None])[:, :, 0]
+    return solved
+
+
+def _adapt(coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64], age: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same with each kind of day moved by its latest residuals, shrunk by half a day."""
+    residual = y - np.einsum("stp,sp->st", x, coefficients)
+    weight = np.where(np.isfinite(residual), 0.5 ** (age / _ADAPT_HALF_LIFE), 0.0)
+    told = np.einsum("st,stk->sk", weight, x[:, :, :7])
+    moved = np.einsum("st,stk->sk", weight * np.nan_to_num(residual), x[:, :, :7]) / (told + 0.5)
+    adapted = coefficients.copy()
+    adapted[:, :7] += moved
+    return adapted
+
+
+def _changed_lately(x: NDArray[np.float64], y: NDArray[np.float64], age: NDArray[np.int64]) -> bool:
+    """Whether the latest week, held out, is clearly better forecast after adapting to the weeks before it."""
+    n = y.shape[1] - 7
+    if n < 42:
+        return False
+    slow = _solve(x[:, :n], y[:, :n], age[:n] - 7)
+    fast = _adapt(slow, x[:, :n], y[:, :n], age[:n] - 7)
+    errors = []
+    for coefficients in (slow, fast):
+        fitted = np.einsum("stp,sp->st", x[:, n - 14 :], coefficients)
+        shift = np.nan_to_num(_mean_of(y[:, n - 14 : n] - fitted[:, :14]))
+        errors.append(float(np.nansum(np.abs(np.expm1(y[:, n:]) - np.expm1(np.clip(fitted[:, 14:] + shift[:, None], 0.0, 30.0))))))
+    return errors[1] < _CLEARLY * errors[0]
+
+
+def _mean_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    there = np.isfinite(values)
+    total: NDArray[np.float64] = np.where(there, values, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    return total
 
 
 def _design(data: Panel, ticks: NDArray[np.int64], facts: tuple[str, ...]) -> NDArray[np.float64]:

@@ -23,7 +23,8 @@ from endcap.solutions.forecasting.finishing import is_closed
 _WINDOW = 140
 _SMOOTH_HALF_LIFE = 10.0
 _PSEUDO_DAYS = 3.0
-_AGE_HALF_LIFE = 60.0
+_AGE_HALF_LIVES = (60.0, 10.0)
+_CLEARLY = 0.95
 _HALF_LIVES = (3.0, 5.0, 10.0, 20.0, 40.0)
 _DEFAULT_HALF_LIFE = 5.0
 _MOST_FLAGS = 4
@@ -47,22 +48,15 @@ class ShrunkRates:
         kinds = weigh_day_kinds(data)[first : data.n_seen]
         flags = flag_facts(data)[:_MOST_FLAGS]
         on = [np.nan_to_num(data.ahead[name][:, first : data.n_seen]) > 0 for name in flags]
-        effects = np.ones((data.n_series, len(flags)))
-        pooled_effects = np.ones(len(flags))
-        profile, pooled = np.ones((data.n_series, 7)), np.ones(7)
-        for _ in range(2):  # profile and effects explain the same days, so each is fitted with the other taken out
-            plain = y / _effect(on, effects)
-            pooled = _fit_profile(_pool(plain), kinds, np.ones((1, 7)), pseudo=0.0, rounds=4)[0]
-            profile = _fit_profile(plain, kinds, np.tile(pooled, (data.n_series, 1)), pseudo=_PSEUDO_DAYS, rounds=2)
-            pooled_effects, effects = _fit_effects(y, profile @ kinds.T, on)
-        half_life = _choose_half_life(y / _effect(on, effects), profile @ kinds.T, reach=int(data.offsets[-1]) + 1)
+        shape = _fit_shape(y, kinds, on, age_half_life=_choose_age_half_life(y, kinds, on))
+        half_life = _choose_half_life(y / _effect(on, shape.effects), shape.profile @ kinds.T, reach=int(data.offsets[-1]) + 1)
         return FittedRates(
             keys=tuple(join_keys(data.keys)),
-            profile=profile,
-            pooled=pooled,
+            profile=shape.profile,
+            pooled=shape.pooled,
             flags=tuple(flags),
-            effects=effects,
-            pooled_effects=pooled_effects,
+            effects=shape.effects,
+            pooled_effects=shape.pooled_effects,
             half_life=half_life,
         )
 
@@ -108,7 +102,8 @@ class FittedRates:
         seen = np.arange(first, data.n_seen)
         rate = data.target[:, first:].astype(np.float64) / _effect([flag[:, seen] for flag in on], effects) / (profile @ kinds[seen].T)
         level = _weighted_level(rate, self.half_life)
-        answer = self.scale * level[:, None] * (profile @ kinds[data.targets].T) * _effect([flag[:, data.targets] for flag in on], effects)
+        shape = (profile @ kinds[data.targets].T) * _effect([flag[:, data.targets] for flag in on], effects)
+        answer = self.scale * level[:, None] * shape
         return np.where(is_closed(data), 0.0, answer).astype(np.float32)
 
     def to_artefacts(self) -> dict[str, Artefact]:
@@ -126,6 +121,43 @@ class FittedRates:
                 }
             )
         }
+
+
+@dataclass(frozen=True, eq=False)
+class _Shape:
+    """All of a fit but the level."""
+
+    profile: Doubles
+    pooled: Doubles
+    effects: Doubles
+    pooled_effects: Doubles
+
+
+def _fit_shape(y: Doubles, kinds: Doubles, on: list[NDArray[np.bool_]], *, age_half_life: float) -> _Shape:
+    effects, pooled_effects = np.ones((len(y), len(on))), np.ones(len(on))
+    profile, pooled = np.ones((len(y), 7)), np.ones(7)
+    for _ in range(2):  # profile and effects explain the same days, so each is fitted with the other taken out
+        plain = y / _effect(on, effects)
+        pooled = _fit_profile(_pool(plain), kinds, np.ones((1, 7)), age_half_life=age_half_life, pseudo=0.0, rounds=4)[0]
+        prior = np.tile(pooled, (len(y), 1))
+        profile = _fit_profile(plain, kinds, prior, age_half_life=age_half_life, pseudo=_PSEUDO_DAYS, rounds=2)
+        pooled_effects, effects = _fit_effects(y, profile @ kinds.T, on)
+    return _Shape(profile, pooled, effects, pooled_effects)
+
+
+def _choose_age_half_life(y: Doubles, kinds: Doubles, on: list[NDArray[np.bool_]]) -> float:
+    """How fast the week's shape is forgotten: slowly, unless the latest week, held out, says that it changed."""
+    n = y.shape[1] - 7
+    if n < 35:
+        return _AGE_HALF_LIVES[0]
+    errors = {}
+    for age_half_life in _AGE_HALF_LIVES:
+        shape = _fit_shape(y[:, :n], kinds[:n], [flag[:, :n] for flag in on], age_half_life=age_half_life)
+        expected = (shape.profile @ kinds.T) * _effect(on, shape.effects)
+        level = _weighted_level(y[:, :n] / np.maximum(expected[:, :n], 1e-9), _DEFAULT_HALF_LIFE)
+        errors[age_half_life] = float(np.nansum(np.abs(y[:, n:] - level[:, None] * expected[:, n:])))
+    slow, fast = _AGE_HALF_LIVES
+    return fast if errors[fast] < _CLEARLY * errors[slow] else slow
 
 
 def _flag_of(data: Panel, name: str) -> NDArray[np.bool_]:
@@ -146,14 +178,14 @@ def _pool(y: Doubles) -> Doubles:
     return pooled[None, :]
 
 
-def _fit_profile(y: Doubles, kinds: Doubles, prior: Doubles, *, pseudo: float, rounds: int) -> Doubles:
+def _fit_profile(y: Doubles, kinds: Doubles, prior: Doubles, *, age_half_life: float, pseudo: float, rounds: int) -> Doubles:
     """n_series x 7, mean 1: the mean of values over the series' own smooth level, shrunk to the prior by pseudo-days; older days count less."""
     n = y.shape[1]
     there = np.isfinite(y)
     values = np.where(there, y, 0.0)
     gap = np.abs(np.arange(n)[:, None] - np.arange(n))
     kernel = 0.5 ** (gap / _SMOOTH_HALF_LIFE)
-    age = 0.5 ** ((n - 1 - np.arange(n)) / _AGE_HALF_LIFE)
+    age = 0.5 ** ((n - 1 - np.arange(n)) / age_half_life)
     weight = there @ (kinds * age[:, None])
     profile = prior
     for _ in range(rounds):

@@ -2,7 +2,7 @@
 
 The label is log1p of the target less the series' recent mean of the same, so that large and small series speak one language
 (the approach of the M5 competition's leading entries; Makridakis et al., 2022). Recent origins count more; the mean that the
-logarithm loses is given back by one factor, measured on the latest training origins.
+logarithm loses is given back by one factor, measured on the training rows.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ class GlobalTrees:
         x = design.values[kept]
         rows = lightgbm.Dataset(x, labels[kept], weight=weight[kept], categorical_feature=categorical, free_raw_data=False, params={"verbose": -1})
         booster = lightgbm.train(_parameters(seed, n_rows=len(x)), rows, num_boost_round=_ROUNDS)
-        latest = kept & (age <= np.sort(np.unique(age))[: max(1, min(8, np.unique(age).size))][-1])
-        expected = np.expm1(booster.predict(design.values[latest]) + design.base[latest])
-        scale = float(np.clip(actual[latest].sum() / max(expected.sum(), 1e-9), 0.8, 1.25))
+        expected = np.expm1(booster.predict(x) + design.base[kept]) * weight[kept]
+        scale = float(np.clip((actual[kept] * weight[kept]).sum() / max(expected.sum(), 1e-9), 0.8, 1.25))
         statics = {name: fact.labels for name, fact in data.statics.items()}
         return FittedTrees(booster.model_to_string(), tuple(columns), scale, statics)
 

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from endcap.core.definitions.aggregates import Aggregate, max, mean, sum  # noqa: A004 - the words of the house
+from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
+from endcap.core.definitions.tables import Table
+from endcap.core.definitions.watches import Quality
+from endcap.core.errors import DefinitionError, InvalidInput
+from endcap.core.identity import identify
+
+SALES = Table("sales", "sales.csv", keys=("store", "item"), event_time="day")
+STORES = Table("stores", "stores.csv", keys=("store",))
+WEATHER = Table("weather", "weather.csv", keys=("store",), event_time="day")
+
+
+def make(**options: Any) -> Forecast:
+    return Forecast(**{"name": "store-day", "table": SALES, "target": "units", **options})
+
+
+def test_a_target_by_name_is_summed_over_the_table() -> None:
+    assert make().target == Aggregate("sum", "units", SALES)
+    assert make(target=mean("price")).target == Aggregate("mean", "price", SALES)
+    assert make(target=sum("rain", table=WEATHER)).target.table is WEATHER
+
+
+def test_keys_are_the_tables_unless_given() -> None:
+    assert make().keys == ("store", "item")
+    assert make(keys=["store"]).keys == ("store",)
+    assert make(keys="store").keys == ("store",)
+
+
+def test_facts_by_name_are_means_and_keep_their_names() -> None:
+    forecast = make(known_ahead=["price"], past={"rain": max("mm", table=WEATHER), "visitors": "n"}, censored="sold_out")
+    assert forecast.known_ahead == {"price": Aggregate("mean", "price", SALES)}
+    assert forecast.past == {"rain": Aggregate("max", "mm", WEATHER), "visitors": Aggregate("mean", "n", SALES)}
+    assert forecast.censored == Aggregate("mean", "sold_out", SALES)
+
+
+def test_every_table_is_listed_once_the_targets_first() -> None:
+    forecast = make(past={"rain": mean("mm", table=WEATHER), "heat": mean("c", table=WEATHER)}, static=STORES, censored="sold_out")
+    assert forecast.tables == (SALES, WEATHER, STORES)
+
+
+def test_days_are_counted() -> None:
+    forecast = make(lead="2d", horizon="2w")
+    assert (forecast.lead_days, forecast.horizon_days) == (2, 14)
+
+
+def test_baselines_are_offered_whatever_is_chosen() -> None:
+    assert make().offered == CANDIDATES
+    assert make(candidates=["trees"]).offered == (*BASELINES, "trees")
+    assert make(candidates="weekday_mean").offered == BASELINES
+
+
+def test_watches_are_taken_one_or_many_or_none() -> None:
+    assert make(watch=Quality("mae")).watch == (Quality("mae"),)
+    assert make(watch=[Quality("mae"), Quality()]).watch == (Quality("mae"), Quality())
+    assert make(watch=[]).watch == ()
+
+
+def test_the_identity_follows_what_is_said_and_not_how() -> None:
+    assert identify(make(keys=["store", "item"])) == identify(make())
+    assert identify(make(seed=8)) != identify(make())
+    assert identify(make(horizon="8d")) != identify(make())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"table": "sales"}, r"Forecast 'store-day' has no table: 'sales'. Hint: give an ec.Table"),
+        ({"table": STORES}, "table 'stores', which has no event_time"),
+        ({"target": None}, "has the target None"),
+        ({"target": ""}, "names no column"),
+        ({"table": Table("sales", "a.csv", event_time="day")}, "has no keys, nor has its table"),
+        ({"keys": ["store", "store"]}, "keys is .* twice"),
+        ({"known_ahead": 5}, "known_ahead is 5"),
+        ({"known_ahead": {"price": 5}}, "known_ahead has 'price': 5"),
+        ({"past": [None]}, "past is"),
+        ({"past": {"rain": None}}, "past has 'rain': None"),
+        ({"censored": 0.5}, "has censored=0.5"),
+        ({"static": "stores.csv"}, "has static='stores.csv'. Hint: give an ec.Table"),
+        ({"every": "1h"}, "every='1h'; forecasts are daily"),
+        ({"horizon": "401d"}, "horizon of 401 days; at most 400"),
+        ({"backtest_origins": 0}, "backtest_origins=0; it must be 1 to 60"),
+        ({"backtest_origins": 61}, "backtest_origins=61"),
+        ({"slices": ["region"]}, r"slices \['region'\] but no static table"),
+        ({"slices": 5, "static": STORES}, "slices is 5"),
+        ({"candidates": ["tree"]}, r"the candidate 'tree'. Candidates: .* did you mean 'trees'"),
+        ({"candidates": ["trees", "trees"]}, "candidates is .* twice"),
+        ({"open": "opens", "known_ahead": ["open"]}, r"open='opens', which is not among its known-ahead facts \['open'\]. .*mean 'open'"),
+        ({"open": "open"}, r"known-ahead facts \[\]"),
+        ({"censored_most": 1}, "censored_most=1; it must be a share"),
+        ({"censored_most": -0.1}, "censored_most=-0.1"),
+        ({"censored_most": float("nan")}, "censored_most=nan"),
+        ({"known_ahead": ["price"], "past": ["price"]}, r"uses the names \['price'\] twice"),
+        ({"known_ahead": {"target": "price"}}, r"uses the names \['target'\] twice"),
+        ({"past": ["target"]}, r"uses the names \['target'\] twice"),
+        ({"gate": None}, "has gate=None"),
+        ({"watch": None}, "has the watch None"),
+        ({"watch": ["wape"]}, "has the watch 'wape'"),
+    ],
+)
+def test_a_forecast_that_cannot_be_made_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize("options", [{"name": "a b"}, {"lead": "6h"}, {"lead": "-1d"}, {"horizon": "0d"}, {"every": "daily"}])
+def test_names_and_lengths_of_a_forecast_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        make(**options)

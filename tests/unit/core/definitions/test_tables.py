@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from endcap.core.definitions.tables import Check, Contract, Table, as_names, require_keys
+from endcap.core.errors import DefinitionError, InvalidInput
+from endcap.core.identity import identify
+
+
+def test_a_table_takes_one_key_as_a_list_of_one() -> None:
+    assert Table("sales", "a.csv", keys="store").keys == ("store",)  # type: ignore[arg-type]  # what users write
+    assert Table("sales", "a.csv", keys=["store", "item"]).keys == ("store", "item")  # type: ignore[arg-type]
+
+
+def test_equal_tables_are_equal_and_have_one_identity() -> None:
+    first = Table("sales", "a.csv", keys=["store"], columns={"a": "1", "b": "2"})  # type: ignore[arg-type]
+    second = Table("sales", "a.csv", keys=("store",), columns={"b": "2", "a": "1"})
+    assert first == second
+    assert identify(first) == identify(second)
+    assert identify(first) != identify(Table("sales", "b.csv", keys=("store",), columns={"b": "2", "a": "1"}))
+
+
+def test_a_table_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Table("sales", "a.csv").name = "other"  # type: ignore[misc]  # what is refused
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", None, 5])
+def test_a_table_needs_a_name(name: Any) -> None:
+    with pytest.raises(InvalidInput, match="name of a table"):
+        Table(name, "a.csv")
+
+
+@pytest.mark.parametrize("source", ["", "  ", None, 5])
+def test_a_table_needs_a_source(source: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"Table 'sales' has no source. Hint: give a file"):
+        Table("sales", source)
+
+
+@pytest.mark.parametrize("keys", [["a", "a"], [""], [None], 5, None, [1]])
+def test_keys_are_names_each_once(keys: Any) -> None:
+    with pytest.raises(DefinitionError, match="Table 'sales' keys is"):
+        Table("sales", "a.csv", keys=keys)
+
+
+def test_a_derived_column_needs_a_name() -> None:
+    with pytest.raises(DefinitionError, match="derives a column without a name"):
+        Table("sales", "a.csv", columns={" ": "1"})
+
+
+def test_zones_and_lengths_of_a_table_are_checked() -> None:
+    with pytest.raises(InvalidInput, match="did you mean 'Europe/Berlin'"):
+        Table("sales", "a.csv", zone="Europe/Berln")
+    with pytest.raises(InvalidInput, match="not a length of time"):
+        Table("sales", "a.csv", known_after="soon")
+    with pytest.raises(InvalidInput, match="not a length of time"):
+        Contract(fresh="soon")
+
+
+def test_a_check_knows_the_types() -> None:
+    assert Check(type="number", least=0, most=0).type == "number"
+    with pytest.raises(DefinitionError, match=r"'numbr' is not a type of column. .* did you mean 'number'"):
+        Check(type="numbr")
+
+
+def test_a_check_that_no_value_fits_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="at least 2 and at most 1: no value fits"):
+        Check(least=2, most=1)
+
+
+def test_a_contract_takes_one_unique_column_and_refuses_doubles() -> None:
+    assert Contract(unique="id").unique == ("id",)  # type: ignore[arg-type]  # what users write
+    assert Contract().unique is None
+    with pytest.raises(DefinitionError, match=r"Contract\.unique"):
+        Contract(unique=("id", "id"))
+
+
+def test_names_come_from_any_iterable() -> None:
+    assert as_names("a", what="x") == ("a",)
+    assert as_names((name for name in ["a", "b"]), what="x") == ("a", "b")
+    assert as_names([], what="x") == ()
+
+
+def test_an_unknown_key_is_answered_with_the_nearest() -> None:
+    require_keys({"a": 1}, known=["a", "b"], what="x")
+    with pytest.raises(DefinitionError, match=r"Gate has no 'baise'. It has: \['bias'\]. Hint: did you mean 'bias'"):
+        require_keys({"baise": 1}, known=["bias"], what="Gate")
