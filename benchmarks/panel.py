@@ -150,9 +150,7 @@ def measure(side: str, *, n_series: int, threads: int, cold: bool, sample: Path)
     wall_s = time.perf_counter() - clock
     peak = read_status("VmHWM")
     shape = (n_series, N_DAYS)
-    compared = {
-        ours: np.asarray(result[ours if side == "ours" else theirs]).reshape(shape)[:N_COMPARED] for ours, theirs in compare_names().items()
-    }
+    compared = {ours: np.asarray(result[ours if side == "ours" else theirs]).reshape(shape)[:N_COMPARED] for ours, theirs in compare_names().items()}
     np.savez(sample, **compared)
     figures = {"cpu_s": user_s + system_s, "user_s": user_s, "system_s": system_s, "wall_s": wall_s, "peak_gib": peak / GIB}
     return {name: round(float(figure), 3) for name, figure in figures.items()}
@@ -175,8 +173,7 @@ def run_side(side: str, python: Path, arguments: argparse.Namespace, sample: Pat
     if available is not None and need > available:
         fits = int(arguments.series * available / need * 0.9)
         raise SystemExit(
-            f"The side '{side}' needs about {need / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB are free."
-            f" Hint: --series {fits} fits."
+            f"The side '{side}' needs about {need / GIB:.1f} GiB of memory and {available / GIB:.1f} GiB are free. Hint: --series {fits} fits."
         )
     command = [str(python), __file__, "--measure", side, "--sample", str(sample), "--series", str(arguments.series)]
     command += ["--threads", str(arguments.threads)] + (["--cold"] if arguments.cold else [])
@@ -230,9 +227,7 @@ def main() -> None:
                 runs["ours"].append(run_side("ours", Path(sys.executable), arguments, ours))
                 runs[kind].append(run_side(kind, peer_python, arguments, theirs))
                 largest = max(largest, check_agreement(ours, theirs, kind))
-    median = {
-        side: {name: round(statistics.median(run[name] for run in of_side), 3) for name in of_side[0]} for side, of_side in runs.items()
-    }
+    median = {side: {name: round(statistics.median(run[name] for run in of_side), 3) for name in of_side[0]} for side, of_side in runs.items()}
     best = min(PEERS, key=lambda kind: median[kind]["cpu_s"])
     report = {
         "cpu_s": median["ours"]["cpu_s"],

@@ -4,7 +4,7 @@ The candidate is the one that the gate would have released on the morning of the
 anew at each origin. Constants of the method and of the intervals stand in the code and were set on earlier days, except where
 docs/benchmarks.md says otherwise. Beside it: seasonal naive and weekday mean on the same rows. Last line: one JSON object.
 
-    ENDCAP_DATA=folder python benchmarks/store_day.py
+    ENDCAP_DATA=folder python benchmarks/store_day.py [--plan: store-day-plan too]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -89,7 +90,7 @@ def main() -> None:
         raise SystemExit("ENDCAP_DATA is not set: give the folder that holds freshretailnet/")
     began = time.perf_counter()
     figures: dict[str, object] = {}
-    for model in ("store-day", "store-day-plan"):
+    for model in ("store-day", "store-day-plan") if "--plan" in sys.argv else ("store-day",):
         panel, forecast = load(model)
         tick = {day: (day - panel.start).days for day in (FIRST, LAST, CALIBRATE_FROM)}
         last = min(tick[LAST], panel.n_seen - panel.lead - panel.horizon)
@@ -99,7 +100,7 @@ def main() -> None:
         test = run_backtest(panel, build_candidates((*BASELINES, candidate)), origins=origins, seed=forecast.seed)
         actual = cut_actual(panel, origins)
         judged = origins >= tick[FIRST]
-        figures[model] = report(model, panel, origins, judged, actual, test.forecasts, candidate)
+        figures[model] = report(panel, origins, judged, actual, test.forecasts, candidate)
     figures["wall_s"] = round(time.perf_counter() - began, 1)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     figures["cpu_s"] = round(usage.ru_utime + usage.ru_stime, 1)
@@ -107,7 +108,7 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def report(model, panel, origins, judged, actual, forecasts, candidate):  # noqa: ANN001, ANN201
+def report(panel, origins, judged, actual, forecasts, candidate):
     """Figures of one model over all judged origins and over the four of the reference."""
     lower, upper = bound(panel, origins, actual, forecasts[candidate])
     four = np.isin(origins, [(day - panel.start).days for day in FOUR]) & judged
@@ -133,7 +134,7 @@ def report(model, panel, origins, judged, actual, forecasts, candidate):  # noqa
     return found
 
 
-def bound(panel, origins, actual, forecast):  # noqa: ANN001, ANN201
+def bound(panel, origins, actual, forecast):
     """Limits at each origin from the residuals known there."""
     residuals = collect_residuals(panel, origins=origins, actual=actual, forecast=forecast)
     lower, upper = np.full(forecast.shape, np.nan), np.full(forecast.shape, np.nan)

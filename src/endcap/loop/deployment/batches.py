@@ -27,9 +27,10 @@ def log_predictions(session: Session, batch: Batch, answers: pa.Table) -> Batch:
     solution gives. Each row gets an id derived from version, origin, keys and time, so that writing twice changes nothing; a batch of the
     same version and origin is replaced whole. One pass over the rows.
     """
+    batch = msgspec.structs.replace(batch, workspace=session.workspace)
     table = _with_ids(answers, batch)
     session.tables.write(PREDICTIONS, partition=batch.partition, table=table)
-    kept = msgspec.structs.replace(batch, id="/".join(batch.partition.values()), n_rows=table.num_rows)
+    kept = msgspec.structs.replace(batch, id=f"{batch.model}/{batch.origin.isoformat()}/{batch.version}", n_rows=table.num_rows)
     detail = {"version": batch.version, "origin": batch.origin.isoformat(), "n_rows": table.num_rows}
     with session.change("log-predictions", thing=f"model/{batch.model}", detail=detail) as change:
         found = change.tx.get_versioned(BATCHES, workspace=session.workspace, id=kept.id)

@@ -15,6 +15,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """One delivery of predictions: a partition of the log, and what it was made from."""
 
     id: str
+    workspace: str
     model: str
     version: str
     origin: date
@@ -30,7 +31,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def partition(self) -> dict[str, str]:
-        return {"model": self.model, "origin": self.origin.isoformat(), "version": self.version}
+        return {"workspace": self.workspace, "model": self.model, "origin": self.origin.isoformat(), "version": self.version}
 
 
 class Delivery(msgspec.Struct, frozen=True):

@@ -8,7 +8,6 @@ import msgspec
 
 from endcap.storage.ports import Kind
 
-
 NO_CHAMPION = "against the champion"
 """How the name of a check ends that found no champion to beat; with one, its name follows."""
 

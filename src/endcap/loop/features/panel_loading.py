@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_DAYS = 1500
 MOST_CELLS = 400_000_000
+_BEYOND = 14  # how far the calendar of holidays reaches beyond the last target, so that a run of days off is seen to its end
 _MOST_LABELS = 64
 _PUBLIC_HOLIDAY, _WEEKEND_WORKDAY = "public_holiday", "weekend_workday"
 
@@ -103,6 +104,7 @@ class _Loading:
                 hint="forecast fewer series, or a shorter history",
             )
         observed, revisions = self._read_all(start, n_series=n_series, n_ahead=n_ahead, origin_day=origin_day, hidden=hidden)
+        calendar = self._public_holidays(start, n_days=n_ahead + _BEYOND)
         panel = Panel(
             keys=self._keys(),
             key_types={key: self.source.columns[key] for key in self.forecast.keys},
@@ -113,12 +115,14 @@ class _Loading:
             horizon=horizon,
             observed=self._clean_target(observed.pop("target")[:, :n_seen]),
             censored=observed.pop("censored")[:, :n_seen] if self.forecast.censored else None,
-            ahead={name: observed.pop(name) for name in self.forecast.known_ahead} | self._public_holidays(start, n_series=n_series, n_ahead=n_ahead),
+            ahead={name: observed.pop(name) for name in self.forecast.known_ahead}
+            | {name: np.tile(flags[:n_ahead].astype(np.float32), (n_series, 1)) for name, flags in calendar.items()},
             past={name: observed.pop(name)[:, :n_seen] for name in self.forecast.past},
             statics=self._read_statics(n_series),
             open_fact=self.forecast.open,
             censored_most=self.forecast.censored_most,
             revisions=revisions,
+            calendar=calendar,
         )
         self._doubt_cells(panel)
         return LoadedPanel(panel, n_rows, tuple(self.doubts), first, min(last, panel.day(panel.n_seen - 1)))
@@ -210,24 +214,23 @@ class _Loading:
         begun = np.maximum.accumulate(~missing, axis=1)
         self._doubt("days missing inside the history of a series", int((missing & begun).sum()), "left missing")
 
-    def _public_holidays(self, start: date, *, n_series: int, n_ahead: int) -> dict[str, Floats]:
+    def _public_holidays(self, start: date, *, n_days: int) -> dict[str, Flags]:
         if self.forecast.holidays is None:
             return {}
         import holidays
 
         country, _, region = self.forecast.holidays.partition("-")
-        days = [start + timedelta(days=i) for i in range(n_ahead)]
+        days = [start + timedelta(days=i) for i in range(n_days)]
         try:
             calendar = holidays.country_holidays(country, subdiv=region or None, years=sorted({day.year for day in days}))
         except (NotImplementedError, KeyError) as error:
             offered = holidays.list_supported_countries()
             raise DefinitionError(
-                f"{self.forecast.holidays!r} has no holiday calendar.",
-                hint=suggest(country, offered) or "use a code such as DE or DE-BY",
+                f"{self.forecast.holidays!r} has no holiday calendar.", hint=suggest(country, offered) or "use a code such as DE or DE-BY"
             ) from error
         worked: set[date] = getattr(calendar, "weekend_workdays", set())
-        rows = {_PUBLIC_HOLIDAY: [day in calendar for day in days], _WEEKEND_WORKDAY: [day in worked for day in days]}
-        return {name: np.tile(np.array(row, dtype=np.float32), (n_series, 1)) for name, row in rows.items() if any(row)}
+        flags = {_PUBLIC_HOLIDAY: [day in calendar for day in days], _WEEKEND_WORKDAY: [day in worked for day in days]}
+        return {name: np.array(row, dtype=np.bool_) for name, row in flags.items() if any(row)}
 
     def _read_statics(self, n_series: int) -> dict[str, Statics]:
         static = self.forecast.static

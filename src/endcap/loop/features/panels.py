@@ -7,6 +7,8 @@ whoever gets the result cannot look ahead: what is not there cannot leak.
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -79,6 +81,7 @@ class Panel:
         open_fact: which known-ahead fact says that a series is open.
         censored_most: above this share a cell is masked.
         revisions: late and restated cells by column: ``target``, ``censored`` or a fact's name.
+        calendar: flags of days by name, alike for all series and fixed for years (public holidays); they reach beyond the last target.
     """
 
     keys: dict[str, tuple[str, ...]]
@@ -96,6 +99,7 @@ class Panel:
     open_fact: str | None = None
     censored_most: float = 0.0
     revisions: dict[str, Revisions] = field(default_factory=dict)
+    calendar: dict[str, Flags] = field(default_factory=dict)
 
     @property
     def n_series(self) -> int:
@@ -203,6 +207,7 @@ class _Head(msgspec.Struct):
     open_fact: str | None
     censored_most: float
     revisions: list[str]
+    calendar: list[str]
 
 
 def encode_panel(panel: Panel) -> bytes:
@@ -221,6 +226,7 @@ def encode_panel(panel: Panel) -> bytes:
         open_fact=panel.open_fact,
         censored_most=panel.censored_most,
         revisions=list(panel.revisions),
+        calendar=list(panel.calendar),
     )
     arrays: dict[str, NDArray[Any]] = {"head": np.frombuffer(msgspec.json.encode(head), dtype=np.uint8), "observed": panel.observed}
     if panel.censored is not None:
@@ -228,6 +234,7 @@ def encode_panel(panel: Panel) -> bytes:
     for group, facts in (("ahead", panel.ahead), ("past", panel.past)):
         arrays.update({f"{group}.{i}": values for i, values in enumerate(facts.values())})
     arrays.update({f"statics.{i}": fact.codes for i, fact in enumerate(panel.statics.values())})
+    arrays.update({f"calendar.{i}": flags for i, flags in enumerate(panel.calendar.values())})
     for i, revisions in enumerate(panel.revisions.values()):
         for part in ("series", "ticks", "arrivals", "values"):
             arrays[f"revisions.{i}.{part}"] = getattr(revisions, part)
@@ -260,8 +267,9 @@ def decode_panel(payload: bytes) -> Panel:
                     name: Revisions(*(arrays[f"revisions.{i}.{part}"] for part in ("series", "ticks", "arrivals", "values")))
                     for i, name in enumerate(head.revisions)
                 },
+                calendar={name: arrays[f"calendar.{i}"] for i, name in enumerate(head.calendar)},
             )
-    except (ValueError, KeyError, OSError, msgspec.DecodeError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, msgspec.DecodeError) as error:
         raise IntegrityBroken("These bytes are no panel.") from error
 
 

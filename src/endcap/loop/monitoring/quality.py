@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from endcap.core.definitions.watches import Quality
 from endcap.core.durations import count_days
+from endcap.core.errors import InvalidInput
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
@@ -24,13 +25,18 @@ if TYPE_CHECKING:
 def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
     """Write beside every logged prediction the outcome that has arrived since.
 
-    ``actuals`` holds the keys, ``ts`` and ``actual``. Each batch that the actuals reach is joined anew and its partition of outcomes
-    replaced, so that late and corrected outcomes count. Returns the number of outcomes that stand. Cost: the batches that overlap.
+    ``actuals`` holds the keys, ``ts`` and ``actual``, each key and time once. Each batch that the actuals reach is joined anew and its
+    partition of outcomes replaced, so that late and corrected outcomes count; outcomes of times before the first of the actuals stay as they
+    are. Returns the number of outcomes that stand. Cost: the batches that overlap.
     """
     if actuals.num_rows == 0:
         return 0
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    named = [name for name in actuals.column_names if name != "actual"]
+    if actuals.group_by(named).aggregate([]).num_rows != actuals.num_rows:
+        raise InvalidInput(f"Outcomes for '{model}' hold several rows of the same {named}.", hint="one row per series and time")
     bounds = pc.min_max(actuals["ts"]).as_py()
     first, last = bounds["min"].date(), bounds["max"].date()
     n = 0
@@ -39,7 +45,11 @@ def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
             continue
         wanted = ["prediction_id", *batch.keys, "ts", "forecast", "lower_90", "upper_90"]
         rows = session.tables.read(PREDICTIONS, partition=batch.partition, columns=wanted)
-        joined = rows.join(actuals, keys=[*batch.keys, "ts"], join_type="inner")
+        known = [actuals.select([*batch.keys, "ts", "actual"])]
+        if batch.first < first and session.tables.partitions(OUTCOMES, partition=batch.partition):
+            kept = session.tables.read(OUTCOMES, partition=batch.partition, columns=known[0].column_names)
+            known.append(kept.filter(pc.less(kept["ts"], bounds["min"])))
+        joined = rows.join(pa.concat_tables(known), keys=[*batch.keys, "ts"], join_type="inner")
         if joined.num_rows:
             n += session.tables.write(OUTCOMES, partition=batch.partition, table=joined)
     return n

@@ -22,11 +22,12 @@ from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
 from endcap.loop.retraining.tasks import DataRef, Task, Training
 from endcap.pipelines.graph import Outcome, Reporter, Step, StepContext
-from endcap.pipelines.records import Run
+from endcap.pipelines.records import RUNS, Run
 from endcap.pipelines.runner import run_steps
 
 RETRAIN_EVERY = timedelta(days=28)
 RETRY_AFTER = timedelta(days=7)
+_LOOK_BACK = 20  # runs; more that fail in a row do so before they train
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ class _Cycle:
     def _reason(self, watched: Watched) -> Decision:
         if self.forced is not None:
             return Decision(self.forced, "asked for" if self.forced else "training was asked not to run")
+        unfinished = self._find_unfinished()
+        if unfinished is not None:
+            return Decision(True, unfinished)
         model = self.session.records.get(MODELS, workspace=self.session.workspace, id=self.task.name)
         where = {"model": self.task.name}
         newest = self.session.records.find(VERSIONS, workspace=self.session.workspace, where=where, newest_first=True, limit=1)
@@ -148,6 +152,20 @@ class _Cycle:
         if age >= RETRAIN_EVERY:
             return Decision(True, f"the last training was {age.days} days ago")
         return Decision(False, f"the champion is watched and within its limits; last training {age.days} days ago")
+
+    def _find_unfinished(self) -> str | None:
+        """Why the last run trained, if it ended before all it had trained was judged; None when nothing was left behind.
+
+        The same reason gives the training step the same identity, so that what was trained is found again.
+        """
+        where = {"subject": f"model/{self.task.name}"}
+        for run in self.session.records.find(RUNS, workspace=self.session.workspace, where=where, newest_first=True, limit=_LOOK_BACK):
+            done = {step.name: step for step in run.steps if step.status != "failed"}
+            if "release" in done:
+                return None
+            if "train" in done and done["train"].n_rows_out is not None:
+                return done["decide"].note
+        return None
 
     def _train(self, context: StepContext) -> Outcome:
         decision: Decision = context.values["decide"]
@@ -202,6 +220,7 @@ class _Cycle:
         days: dict[str, Any] = pc.min_max(answers.table["ts"]).as_py()
         batch = Batch(
             id="",
+            workspace=self.session.workspace,
             model=self.task.name,
             version=version.id,
             origin=data.origin,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from endcap.core.errors import GateRefused
+from endcap.core.errors import GateRefused, PermissionDenied
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.gates import judge
@@ -48,7 +48,8 @@ def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *,
 def offer_version(session: Session, task: Task, data: DataRef, trial: Trial, version: Version, *, reason: str, n_tried: int = 1) -> Judged:
     """Judge a version against the champion of this moment, keep the verdict, and promote it if it passed.
 
-    The one who asks gets no exception for a refusal but its sentence; the refusal is audited by ``promote``.
+    The one who asks gets no exception for a refusal but its sentence, and none where the version passed but the asker's role may not release:
+    it then waits for somebody who may. Both refusals are audited by ``promote``.
     """
     champion = get_champion(session, task.name)
     if champion is not None and champion.version == version.id:
@@ -71,4 +72,6 @@ def offer_version(session: Session, task: Task, data: DataRef, trial: Trial, ver
         promote(session, version.id, reason=reason)
     except GateRefused:
         return Judged(version.id, trial.candidate, False, False, verdict.sentence)
+    except PermissionDenied as error:
+        return Judged(version.id, trial.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}")
     return Judged(version.id, trial.candidate, True, True, verdict.sentence)

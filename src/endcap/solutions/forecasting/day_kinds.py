@@ -23,10 +23,11 @@ def weigh_day_kinds(panel: Panel) -> NDArray[np.float64]:
     its own weekday. O(n_ticks).
     """
     n = panel.origin + panel.lead + panel.horizon
-    weekday = weekdays(panel, n_ticks=n)
-    weights = np.zeros((n, 7))
-    weights[np.arange(n), weekday] = 1.0
-    holiday, worked = _flag(panel, HOLIDAY_FACT, n), _flag(panel, WORKDAY_FACT, n)
+    reach = max(n, *(flags.size for flags in panel.calendar.values())) if panel.calendar else n
+    weekday = weekdays(panel, n_ticks=reach)
+    weights = np.zeros((reach, 7))
+    weights[np.arange(reach), weekday] = 1.0
+    holiday, worked = _flag(panel, HOLIDAY_FACT, reach), _flag(panel, WORKDAY_FACT, reach)
     off = ((weekday >= SATURDAY) & ~worked) | holiday
     edges = np.flatnonzero(np.diff(np.concatenate(([False], off, [False])).astype(np.int8)))
     for begin, end in edges.reshape(-1, 2):
@@ -40,7 +41,7 @@ def weigh_day_kinds(panel: Panel) -> NDArray[np.float64]:
         weights[end - 1, SUNDAY] = 1.0
     weights[worked] = 0.0
     weights[worked, SUNDAY], weights[worked, FRIDAY] = WORKED, 1 - WORKED
-    return weights
+    return weights[:n]
 
 
 def weekdays(panel: Panel, *, n_ticks: int) -> NDArray[np.int64]:
@@ -56,7 +57,8 @@ def is_special(panel: Panel) -> NDArray[np.bool_]:
 
 
 def _flag(panel: Panel, fact: str, n: int) -> NDArray[np.bool_]:
-    if fact not in panel.ahead:
-        return np.zeros(n, dtype=np.bool_)
-    flags: NDArray[np.bool_] = panel.ahead[fact][0, :n] > 0
+    flags = np.zeros(n, dtype=np.bool_)
+    if fact in panel.calendar:
+        known = panel.calendar[fact]
+        flags[: known.size] = known[:n]
     return flags

@@ -45,8 +45,8 @@ def is_closed(panel: Panel) -> NDArray[np.bool_]:
         share = np.stack([latest[:, day_of == d].mean(axis=1) for d in range(7)], axis=1)
         shut = (share == 0) & (np.median(share, axis=1) > 0.6)[:, None]
         closed |= shut[:, weekdays(panel, n_ticks=panel.origin + panel.lead + panel.horizon)[panel.targets]]
-    if HOLIDAY_FACT in panel.ahead:
-        holiday = panel.ahead[HOLIDAY_FACT][0] > 0
+    if HOLIDAY_FACT in panel.calendar:
+        holiday = panel.calendar[HOLIDAY_FACT]
         past = np.flatnonzero(holiday[: panel.n_seen])
         begun = np.maximum.accumulate(seen, axis=1)
         if past.size:

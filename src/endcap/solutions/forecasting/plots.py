@@ -67,6 +67,7 @@ _STYLE = {
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 NO_BREAK = "\N{NO-BREAK SPACE}"  # a second line that keeps labels level
 _SCATTER_MOST = 600
+_SLICE_LABEL = 20
 _CHARACTER = 5.6  # width of a letter at 9.5 px, on the wide side
 # Style is a setting of the whole process; one plot at a time may hold it.
 _DRAWING = threading.Lock()
@@ -157,7 +158,7 @@ def plot_slices(labels: Sequence[str], wape: Sequence[float | None], bias: Seque
     """WAPE and, beside it, bias of each slice: right of the middle too much was forecast, left too little."""
 
     def paint(figure: Any) -> None:
-        left = _label_width(labels)
+        left = _label_width([_plain(text, most=_SLICE_LABEL) for text in labels])
         height = figure.get_figheight() * 72
         room = 400 - left - 12
         axes = [figure.add_axes(_box(400, height, x, 24, w, height - 30)) for x, w in ((left, room * 0.52), (left + room * 0.56, room * 0.44))]
@@ -165,7 +166,7 @@ def plot_slices(labels: Sequence[str], wape: Sequence[float | None], bias: Seque
             side.set_title(title, fontsize=9.5, color=MUTED, loc="left", pad=4)
             side.set_xticks([])
             side.spines["bottom"].set_visible(False)
-        _name_bars(axes[0], labels)
+        _name_bars(axes[0], labels, most=_SLICE_LABEL)
         _bars(axes[0], wape, [PAST] * len(labels), write=lambda value: f"{value:.1%}")
         axes[1].set_yticks([])
         _bars(axes[1], bias, [TRUTH if (value or 0.0) > 0 else BASELINE for value in bias], write=format_signed)
@@ -378,9 +379,9 @@ def _bar_axes(figure: Any, labels: Sequence[str], *, right: float, bottom: float
     return axes
 
 
-def _name_bars(axes: Any, labels: Sequence[str]) -> None:
+def _name_bars(axes: Any, labels: Sequence[str], *, most: int = 30) -> None:
     axes.set_ylim(len(labels) - 0.45, -0.55)
-    axes.set_yticks(range(len(labels)), [_plain(text) for text in labels], color=INK, fontsize=9.5)
+    axes.set_yticks(range(len(labels)), [_plain(text, most=most) for text in labels], color=INK, fontsize=9.5)
     axes.tick_params(axis="y", length=0)
 
 
@@ -390,9 +391,10 @@ def _bars(axes: Any, values: Sequence[float | None], colors: Sequence[str], *, w
     axes.barh(range(len(there)), there, color=colors, height=0.62)
     axes.set_ylim(len(there) - 0.45, -0.55)
     low, high = min([0.0, *there]), max([0.0, *there])
-    span = (high - low) or 1.0
-    # Room for the figures, which stand outside the bars.
-    axes.set_xlim(low - 0.62 * span if low < 0 else 0, high + (0.62 if low < 0 else 0.34) * span)
+    # Room in px for the figures, which stand outside the bars.
+    before, after = (46.0 if low < 0 else 0.0), (52.0 if None in values else 46.0)
+    unit = ((high - low) or 1.0) / max(axes.bbox.width - before - after, 20.0)
+    axes.set_xlim(low - before * unit, high + after * unit)
     for place, (value, bar) in enumerate(zip(values, there, strict=True)):
         text = "not scored" if value is None else write(bar)
         back = bar < 0

@@ -331,6 +331,7 @@ def _judging(facts: _Facts) -> dict[str, Any]:
     return {
         "leaderboard": board,
         "candidates": rows,
+        "chosen_on": _say_choice(facts),
         "verdict": verdict,
         "verdict_at": facts.say(verdict.at) if verdict else "",
         "checks": checks,
@@ -339,6 +340,15 @@ def _judging(facts: _Facts) -> dict[str, Any]:
         "coverage": _coverage(version),
         **_evidence(facts),
     }
+
+
+def _say_choice(facts: _Facts) -> str:
+    """On which rows the choice was made, as far as the evidence says."""
+    if facts.evidence is None or facts.version.candidate in facts.version.baselines:
+        return ""
+    return (
+        "The choice was made on older rows than these." if facts.evidence.n_choosing else "The history is short: the choice was made on these rows."
+    )
 
 
 def _check(check: CheckResult, place: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -183,7 +185,7 @@ def decode_evidence(payload: bytes) -> TrialEvidence:
             forecasts = {name: arrays[f"forecast.{i}"].astype(np.float64) for i, name in enumerate(head.names)}
             actual, lower, upper = (arrays[part].astype(np.float64) for part in ("actual", "lower", "upper"))
             return TrialEvidence(head.candidate, arrays["origins"], head.n_choosing, actual, lower, upper, forecasts)
-    except (ValueError, KeyError, OSError, msgspec.DecodeError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error, msgspec.DecodeError) as error:
         raise IntegrityBroken("These bytes are no evidence.") from error
 
 

@@ -36,7 +36,7 @@ from endcap.loop.retraining.tasks import DataRef
 from endcap.solutions.forecasting.plots import format_number, format_signed
 from endcap.solutions.forecasting.report import _lay_out, _read_live, choose_series, write_report
 from endcap.solutions.forecasting.task import ForecastTask, key_columns
-from endcap.solutions.forecasting.training import TrialEvidence, encode_evidence
+from endcap.solutions.forecasting.training import TrialEvidence, decode_evidence, encode_evidence
 from endcap.solutions.shop.chain import Chain, Shift
 
 HOSTILE = "<script>alert('$x')</script>"
@@ -409,6 +409,13 @@ def test_nothing_judged_and_never_a_verdict(session: Session, tmp_path: Path) ->
     assert "no baseline was scored" in outline.text
     assert "nothing can be compared yet" in outline.text
     assert "timeline" not in {attrs.get("id") for _, attrs in outline.tags}
+
+
+@pytest.mark.parametrize(("n_choosing", "said"), [(4, "on older rows than these"), (0, "the choice was made on these rows")])
+def test_the_page_says_on_which_rows_the_choice_was_made(session: Session, tmp_path: Path, n_choosing: int, said: str) -> None:
+    panel = make_panel(2)
+    kept = replace(decode_evidence(session.blobs.get(make_evidence(session, panel, actual=None))), n_choosing=n_choosing)
+    assert said in report_on(session, panel, make_version(evidence=session.blobs.put(encode_evidence(kept))), tmp_path / "r.html")
 
 
 def test_a_panel_without_one_value(session: Session, tmp_path: Path) -> None:

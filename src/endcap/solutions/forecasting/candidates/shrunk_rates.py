@@ -76,7 +76,10 @@ class ShrunkRates:
 
 @dataclass(frozen=True, eq=False)
 class FittedRates:
-    """Profiles and effects by series, and a factor on the whole forecast; a series that came later answers with the pooled ones and a level of its own."""
+    """Profiles and effects by series, and a factor on the whole forecast.
+
+    A series that came later answers with the pooled ones and a level of its own.
+    """
 
     keys: tuple[str, ...]
     profile: Doubles
