@@ -57,13 +57,17 @@ class StepContext:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gives back: a small record (big things rest in stores, named by digest), counts, a note and lineage edges."""
+    """What a step gives back: a small record (big things rest in stores, named by digest), counts, a note and lineage edges.
+
+    ``status`` is ``done``; ``cached`` when the step found its work standing already, ``skipped`` when there was nothing to do.
+    """
 
     value: Any
     n_rows_in: int | None = None
     n_rows_out: int | None = None
     note: str = ""
     edges: tuple[tuple[str, str], ...] = ()
+    status: str = "done"
 
 
 @dataclass(frozen=True)

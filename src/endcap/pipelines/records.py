@@ -14,7 +14,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a run. ``peak_mib`` is the process's greatest resident size while it ran; ``cpu_s`` sums all its threads and children."""
 
     name: str
-    status: str  # done | cached | failed
+    status: str  # done | cached | skipped | failed
     identity: str
     wall_s: float
     cpu_s: float

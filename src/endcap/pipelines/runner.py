@@ -56,11 +56,11 @@ def run_steps(
         shown.step_started(step.name)
         meter = _Meter()
         try:
-            outcome = _recall(session, step, identity) if identity else None
-            status = "cached" if outcome else "done"
-            outcome = outcome or _attempt(step, context, wait=wait)
+            kept = _recall(session, step, identity) if identity else None
+            outcome = kept or _attempt(step, context, wait=wait)
+            status = "cached" if kept else outcome.status
             payload = msgspec.json.encode(outcome.value, order="deterministic")
-            result = _keep(session, step, identity, outcome, payload) if identity and status == "done" else None
+            result = _keep(session, step, identity, outcome, payload) if identity and not kept else None
         except (Exception, KeyboardInterrupt) as error:
             text = str(error) if isinstance(error, EndcapError) else f"{type(error).__name__}: {error}"
             record = _record(step, identity, "failed", meter.stop(), attempts=context.attempt, note=text[:500])

@@ -89,7 +89,7 @@ def _refuse_bad_rows(session: Session, world: World, folder: Path, account: Acco
     try:
         run(session, world.model, folder=folder)
     except ContractBroken as error:
-        account.say(f"A batch with planted defects arrives and is refused whole: {error.what.splitlines()[0]}")
+        account.say(f"A batch with planted defects arrives and is refused whole: {' '.join(error.what.split())[:400]}")
     world.lay_out(folder)
 
 

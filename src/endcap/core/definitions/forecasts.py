@@ -140,7 +140,8 @@ class Forecast(msgspec.Struct, frozen=True):
             raise DefinitionError(f"{what} has censored_most={self.censored_most}; it must be a share from 0 to below 1.")
         if self.slices and self.static is None:
             raise DefinitionError(f"{what} has slices {list(self.slices)} but no static table.", hint="give static=ec.Table(...)")
-        clash = (set(self.known_ahead) & set(self.past)) | ({"target"} & (set(self.known_ahead) | set(self.past)))
+        # A panel keeps all columns by name; these two are its own.
+        clash = (set(self.known_ahead) & set(self.past)) | ({"target", "censored"} & (set(self.known_ahead) | set(self.past)))
         if clash:
             raise DefinitionError(f"{what} uses the names {sorted(clash)} twice.")
 

@@ -14,10 +14,14 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from endcap.core.durations import format_duration
+from endcap.governance.records import AuditRow
+from endcap.loop.data.records import Ingest
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict
+from endcap.loop.monitoring.records import Incident, Reading
 from endcap.loop.registry.records import Release, Version
 from endcap.loop.retraining.records import Judged
+from endcap.pipelines.records import Run
 from endcap.project.applying import Plan
 from endcap.project.running import RunResult
 from endcap.project.showing import ModelLine, ModelView, VersionView
@@ -31,7 +35,8 @@ def render(result: Any, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(msgspec.json.encode(result, order="deterministic").decode() + "\n")
     else:
-        show(result, Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+        # What is not read on a terminal is read by a program or later: nothing is folded there.
+        show(result, Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=240, soft_wrap=True))
     outcome = result.run if isinstance(result, FirstForecast) else result
     return _NO_RELEASE if isinstance(outcome, RunResult) and outcome.champion is None else 0
 
@@ -116,6 +121,7 @@ def _(result: Started, console: Console) -> None:
 @show.register
 def _(result: Delivery, console: Console) -> None:
     console.print(Text(f"{result.n_rows:,} predictions by {result.version} from {result.origin} in {result.path}"))
+    console.print(Text(f"where one comes from: endcap trace '{result.first_id}'"))
 
 
 @show.register
@@ -154,14 +160,15 @@ def _(result: ModelView, console: Console) -> None:
 
 def _show_leaderboard(version: Version, console: Console) -> None:
     grid = Grid(box=None, pad_edge=False, header_style="bold")
-    for column in ("candidate", "WAPE", "MAE", "RMSSE", "RMSPE", "bias", "90 % covers", "rows"):
+    for column in ("candidate", "WAPE", "MAE", "RMSSE", "RMSPE", "bias", "covers 90 %", "rows"):
         grid.add_column(column, justify="left" if column == "candidate" else "right")
     for name, metrics in sorted(version.leaderboard.items(), key=lambda item: _sort_key(item[1])):
         mark = "* " if name == version.candidate else "  "
-        kind = " (baseline)" if name in version.baselines else ""
+        kind = " ·" if name in version.baselines else ""
         figures = [_number(metrics.wape), _number(metrics.mae), _number(metrics.rmsse), _number(metrics.rmspe)]
         grid.add_row(Text(f"{mark}{name}{kind}"), *figures, _percent(metrics.bias), _percent(metrics.coverage_90), f"{metrics.n:,}")
     console.print(grid)
+    console.print(Text("  * chosen, · baseline; all on the same back-test rows", style="dim"))
 
 
 def _show_verdict(verdict: Verdict | None, console: Console) -> None:
@@ -238,7 +245,54 @@ def _row_of_version(version: Version) -> dict[str, Any]:
     return {"version": version.id, "method": version.candidate, "WAPE": _number(version.metrics.wape), "trained": version.created_at}
 
 
+def _row_of_audit(row: AuditRow) -> dict[str, Any]:
+    return {"n": row.n, "at": row.at, "actor": row.actor, "verb": row.verb, "thing": row.thing, "outcome": row.outcome, "detail": row.detail}
+
+
+def _row_of_run(done: Run) -> dict[str, Any]:
+    steps = ", ".join(f"{step.name} {step.status}" for step in done.steps)
+    return {
+        "run": done.id,
+        "subject": done.subject,
+        "by": done.actor,
+        "started": done.started_at,
+        "status": done.status,
+        "took": format_duration(done.wall_s),
+        "CPU-s": f"{done.cpu_s:.1f}",
+        "steps": steps,
+    }
+
+
+def _row_of_ingest(ingest: Ingest) -> dict[str, Any]:
+    span = f"{ingest.first_event or '-'} to {ingest.last_event or '-'}"
+    broken = "; ".join(f"{check.check} {check.column or ''} in {check.n_rows:,} rows" for check in ingest.broken)
+    return {"table": ingest.table, "at": ingest.at, "status": ingest.status, "rows": f"{ingest.n_rows:,}", "span": span, "broken": broken or "-"}
+
+
+def _row_of_reading(reading: Reading) -> dict[str, Any]:
+    return {
+        "at": reading.at,
+        "version": reading.version,
+        "metric": reading.metric,
+        "from": reading.first,
+        "to": reading.last,
+        "outcomes": reading.n,
+        "live": _number(reading.figure),
+        "limit": _number(reading.limit),
+        "state": "BREACHED" if reading.breached else "ok",
+    }
+
+
+def _row_of_incident(incident: Incident) -> dict[str, Any]:
+    return {"at": incident.at, "version": incident.version, "what": incident.sentence, "then": incident.reactions}
+
+
 _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    AuditRow: _row_of_audit,
+    Incident: _row_of_incident,
+    Ingest: _row_of_ingest,
+    Reading: _row_of_reading,
+    Run: _row_of_run,
     ModelLine: _row_of_model,
     Release: _row_of_release,
     Version: _row_of_version,

@@ -48,8 +48,9 @@ def deliver_predictions(session: Session, model: str, *, out: Path, origin: str 
     """
     batch = find_batch(session, model, origin=origin)
     table = read_batch(session, batch, utc=utc)
-    _write_file(table, out)
-    return Delivery(batch.model, batch.version, batch.origin, table.num_rows, str(out))
+    ids = table["prediction_id"]
+    _write_file(table.drop_columns(["prediction_id"]), out)
+    return Delivery(batch.model, batch.version, batch.origin, table.num_rows, str(out), ids[0].as_py() if len(ids) else "")
 
 
 def find_batch(session: Session, model: str, *, origin: str | None = None) -> Batch:
@@ -65,7 +66,7 @@ def find_batch(session: Session, model: str, *, origin: str | None = None) -> Ba
 
 
 def read_batch(session: Session, batch: Batch, *, utc: bool = False) -> pa.Table:
-    """A batch as a table in the columns of ``deliver_predictions``, the rows in the order they were written."""
+    """A batch as a table in the columns of ``deliver_predictions`` and ``prediction_id``, the rows in the order they were written."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -78,7 +79,7 @@ def read_batch(session: Session, batch: Batch, *, utc: bool = False) -> pa.Table
         instants = pc.assume_timezone(table["ts"], batch.zone, ambiguous="earliest", nonexistent="latest")
         table = table.append_column("ts_utc", pc.cast(instants, pa.timestamp("us", tz="UTC")))
         table = table.append_column("predicted_at_utc", pc.cast(stamps, pa.timestamp("us", tz="UTC")))
-    return table.drop_columns(["prediction_id"])
+    return table
 
 
 def _with_ids(answers: pa.Table, batch: Batch) -> pa.Table:

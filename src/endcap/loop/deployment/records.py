@@ -35,13 +35,14 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A file of predictions written for somebody."""
+    """A file of predictions written for somebody; ``first_id`` is the id in the log of its first row, '' when it has none."""
 
     model: str
     version: str
     origin: date
     n_rows: int
     path: str
+    first_id: str = ""
 
 
 class TraceStep(msgspec.Struct, frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,9 @@ def compare_errors(
     by_origin = rng.multinomial(n_origins, np.full(n_origins, 1 / n_origins), size=n_draws) if n_origins > 1 else np.ones((n_draws, 1))
     above = np.einsum("do,do->d", by_series @ ours, by_origin)
     below = np.einsum("do,do->d", by_series @ theirs, by_origin)
-    ratios = np.divide(above, below, out=np.full(n_draws, np.inf), where=below > 0)
-    lower, upper = np.quantile(ratios, [tail, 1 - tail])
+    # Draws in which the rival has no error: as good where we have none either, otherwise infinitely worse. Limits are draws themselves,
+    # the next one outwards: between a number and infinity nothing can be interpolated.
+    ratios = np.divide(above, below, out=np.where(above > 0, np.inf, 1.0), where=below > 0)
+    ratios.sort()
+    lower, upper = ratios[math.floor(tail * (n_draws - 1))], ratios[math.ceil((1 - tail) * (n_draws - 1))]
     return RatioInterval(float(ours.sum()) / total, float(lower), float(upper), n_series, n_origins)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -72,6 +74,7 @@ class _Loading:
         self.forecast, self.sources, self.engine, self.now = forecast, sources, engine, now
         self.source = sources[forecast.table.name]
         self.zone = self.source.zone
+        self.at = now  # the instant of the origin, once it is chosen
         self.doubts: list[Doubt] = []
         for key in forecast.keys:
             if key not in self.source.columns:
@@ -82,8 +85,10 @@ class _Loading:
 
     def load(self, wanted: date | None) -> LoadedPanel:
         n_rows, first, last = self._survey()
-        hidden = _ceil_days(self.forecast.table.known_after)
+        hidden = self._count_hidden()
         origin_day = wanted or self._choose_origin(last, hidden=hidden)
+        self.at = start_of_day(origin_day, zone=self.zone)
+        first = self._find_first_known(first)
         start = max(first, origin_day - timedelta(days=MOST_DAYS))
         if start > first:
             self._doubt(f"days before {start}", (start - first).days, "left out: a panel holds 1,500 days")
@@ -91,7 +96,7 @@ class _Loading:
         if origin - hidden < 1:
             raise InvalidInput(
                 f"At the origin {origin_day} no day of table '{self.source.table.name}' is known yet: its rows begin on {first}"
-                f" and become known {self.forecast.table.known_after} after their day.",
+                f" and become known {hidden} d after their day.",
                 hint=f"choose an origin after {first + timedelta(days=hidden)}",
             )
         n_series = self._name_series()
@@ -103,7 +108,7 @@ class _Loading:
                 f" a dense panel holds at most {MOST_CELLS:,} cells.",
                 hint="forecast fewer series, or a shorter history",
             )
-        observed, revisions = self._read_all(start, n_series=n_series, n_ahead=n_ahead, origin_day=origin_day, hidden=hidden)
+        observed, revisions = self._read_all(start, n_series=n_series, n_ahead=n_ahead, hidden=hidden)
         calendar = self._public_holidays(start, n_days=n_ahead + _BEYOND)
         panel = Panel(
             keys=self._keys(),
@@ -146,6 +151,26 @@ class _Loading:
         self._doubt("infinite or NaN targets", n_bad, "treated as missing")
         return int(n), first, last
 
+    def _count_hidden(self) -> int:
+        """The days before an origin that are not seen: as many as the observed column that becomes known last asks for."""
+        observed = [self.forecast.target, *self.forecast.past.values(), *([self.forecast.censored] if self.forecast.censored else [])]
+        return max(_ceil_days(aggregate.table.known_after) for aggregate in observed if aggregate.table is not None)
+
+    def _find_first_known(self, first: date) -> date:
+        """The first day with a row that was known at the origin: a row that came later must not lengthen the axis."""
+        if self.source.table.known_at is None:
+            return first
+        known: date | None = self._one(
+            f"SELECT CAST(min(__event_time) FILTER (WHERE {self._double(self.forecast.target)} IS NOT NULL) AS DATE)"
+            f" FROM ({self.source.sql}) WHERE {self._known_by(self.source, self.at)}"
+        )[0]
+        if known is None:
+            raise InvalidInput(
+                f"At the origin, {self.at.isoformat()}, no row of table '{self.source.table.name}' was known yet.",
+                hint="choose a later origin, or look at known_at",
+            )
+        return known
+
     def _local_now(self) -> datetime:
         return self.now.astimezone(load_zone(self.zone)).replace(tzinfo=None)
 
@@ -158,10 +183,11 @@ class _Loading:
 
     def _name_series(self) -> int:
         keys = ", ".join(quote(key) for key in self.forecast.keys)
-        parts = [f"SELECT DISTINCT {keys} FROM ({self.source.sql})"]
+        parts = [f"SELECT DISTINCT {keys} FROM ({self.source.sql}) WHERE {self._known_by(self.source, self.at)}"]
         static = self.forecast.static
         if static is not None and all(key in self.sources[static.name].columns for key in self.forecast.keys):
-            parts.append(f"SELECT DISTINCT {keys} FROM ({self.sources[static.name].sql})")
+            source = self.sources[static.name]
+            parts.append(f"SELECT DISTINCT {keys} FROM ({source.sql}) WHERE {self._known_by(source, self.at)}")
         present = " AND ".join(f"{quote(key)} IS NOT NULL" for key in self.forecast.keys)
         self.engine.execute(
             f"CREATE OR REPLACE TEMP TABLE __series AS SELECT CAST(row_number() OVER (ORDER BY {keys}) - 1 AS INTEGER) AS __s, {keys}"
@@ -177,7 +203,7 @@ class _Loading:
         table = self.engine.sql(f"SELECT {columns} FROM __series ORDER BY __s").to_arrow_table()
         return {key: tuple(table[key].to_pylist()) for key in self.forecast.keys}
 
-    def _read_all(self, start: date, *, n_series: int, n_ahead: int, origin_day: date, hidden: int) -> tuple[dict[str, Floats], dict[str, Revisions]]:
+    def _read_all(self, start: date, *, n_series: int, n_ahead: int, hidden: int) -> tuple[dict[str, Floats], dict[str, Revisions]]:
         roles: dict[str, Aggregate] = {"target": self.forecast.target, **self.forecast.known_ahead, **self.forecast.past}
         if self.forecast.censored is not None:
             roles["censored"] = self.forecast.censored
@@ -187,13 +213,20 @@ class _Loading:
             by_table.setdefault(aggregate.table.name, {})[name] = aggregate
         arrays: dict[str, Floats] = {}
         revisions: dict[str, Revisions] = {}
-        at = start_of_day(origin_day, zone=self.zone)
         for table, wanted in by_table.items():
-            reading = _Reading(self, self.sources[table], wanted, start=start, n_ahead=n_ahead, at=at)
-            arrays.update(reading.read_cells(n_series))
-            if self.sources[table].table.known_at is not None:
-                facts = set(self.forecast.known_ahead)
-                revisions.update(reading.read_revisions(all_cells=set(wanted) <= facts, hidden=hidden))
+            source = self.sources[table]
+            arrays.update(_Reading(self, source, wanted, start=start, n_ahead=n_ahead).read_cells(n_series))
+            if source.table.known_at is None:
+                continue
+            # What is read at the target's day must have its whole history, even where the same rows hold what is observed.
+            facts = {name: aggregate for name, aggregate in wanted.items() if name in self.forecast.known_ahead}
+            seen = {name: aggregate for name, aggregate in wanted.items() if name not in facts}
+            for part in filter(None, (facts, seen)):
+                reading = _Reading(self, source, part, start=start, n_ahead=n_ahead)
+                revisions.update(reading.read_revisions(all_cells=part is facts, hidden=hidden))
+        if "target" in revisions:
+            values = revisions["target"].values
+            values[values < 0] = np.nan
         return arrays, revisions
 
     def _clean_target(self, values: Floats) -> Floats:
@@ -212,7 +245,7 @@ class _Loading:
         missing = np.isnan(panel.observed)
         self._doubt("series without any history", int(missing.all(axis=1).sum()), "forecast from similar series, with wider bands")
         begun = np.maximum.accumulate(~missing, axis=1)
-        self._doubt("days missing inside the history of a series", int((missing & begun).sum()), "left missing")
+        self._doubt("days missing after a series began", int((missing & begun).sum()), "left missing")
 
     def _public_holidays(self, start: date, *, n_days: int) -> dict[str, Flags]:
         if self.forecast.holidays is None:
@@ -246,8 +279,10 @@ class _Loading:
             return {}
         chosen = ", ".join(f"min({quote(name)}) AS {quote(name)}" for name in facts)
         keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
+        newest = "" if static.known_at is None else f" QUALIFY rank() OVER (PARTITION BY {keys} ORDER BY __known_at DESC) = 1"
+        rows = f"SELECT * FROM ({source.sql}) WHERE {self._known_by(source, self.at)}{newest}"
         table = self.engine.sql(
-            f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({source.sql}) GROUP BY {keys}) f ON {on} ORDER BY __s"
+            f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({rows}) GROUP BY {keys}) f ON {on} ORDER BY __s"
         ).to_arrow_table()
         coded = {name: _code_labels(table[name].to_pylist(), keep=name in self.forecast.slices) for name in facts}
         return {name: fact for name, fact in coded.items() if fact is not None and fact.codes.size == n_series}
@@ -271,10 +306,11 @@ class _Loading:
 class _Reading:
     """The queries on one table: cells, and the history of those that came late."""
 
-    def __init__(self, loading: _Loading, source: Source, wanted: dict[str, Aggregate], *, start: date, n_ahead: int, at: datetime) -> None:
+    def __init__(self, loading: _Loading, source: Source, wanted: dict[str, Aggregate], *, start: date, n_ahead: int) -> None:
         self.loading, self.source, self.wanted, self.start, self.n_ahead = loading, source, wanted, start, n_ahead
-        self.at = at
         self.shared = [key for key in loading.forecast.keys if key in source.columns]
+        # Rows of one key, event time and known-at came together: all of them count, as rows without a known-at do.
+        self.row_key = ", ".join([*(quote(key) for key in source.table.keys or self.shared), "__event_time"])
 
     def read_cells(self, n_series: int) -> dict[str, Floats]:
         keys = "".join(f"{quote(key)}, " for key in self.shared)
@@ -282,7 +318,7 @@ class _Reading:
         on = " AND ".join(f"c.{quote(k)} = __series.{quote(k)}" for k in self.shared) or "true"
         result = self.loading.engine.sql(
             f"WITH c AS (SELECT {keys}CAST(__event_time AS DATE) AS __day, {folds} FROM ({self._newest_rows()}) GROUP BY ALL)"
-            f" SELECT __s, {self._tick('__day')} AS __tick, {', '.join('CAST(' + quote(n) + ' AS FLOAT) AS ' + quote(n) for n in self.wanted)}"
+            f" SELECT __s, {self._tick('__day')} AS __tick, {', '.join('TRY_CAST(' + quote(n) + ' AS FLOAT) AS ' + quote(n) for n in self.wanted)}"
             f" FROM c JOIN __series ON {on}"
         ).to_arrow_table()
         series, ticks = result["__s"].to_numpy(), result["__tick"].to_numpy()
@@ -295,13 +331,12 @@ class _Reading:
 
     def read_revisions(self, *, all_cells: bool, hidden: int) -> dict[str, Revisions]:
         """The values that late cells had from each arrival on. Cost grows with the rows of cells that have a late row."""
-        row_key = ", ".join(quote(k) for k in (self.source.table.keys or tuple(self.shared)))
         on = " AND ".join(f"r.{quote(k)} = __series.{quote(k)}" for k in self.shared) or "true"
         # Known exactly at midnight counts for the origin of that midnight; any later, for the next one.
         local = f"timezone('{self.loading.zone}', timezone('UTC', __known_at))"
         arrival = f"date_diff('day', {_date(self.start)}, CAST({local} + INTERVAL 1 DAY - INTERVAL 1 MICROSECOND AS DATE))"
         tick = self._tick("CAST(__event_time AS DATE)")
-        folds = ", ".join(f"CAST({self._fold(a)} AS FLOAT) AS {quote(name)}" for name, a in self.wanted.items())
+        folds = ", ".join(f"TRY_CAST({self._fold(a)} AS FLOAT) AS {quote(name)}" for name, a in self.wanted.items())
         late = "true" if all_cells else f"bool_or(__arrival > __tick + 1 + {hidden}) OVER (PARTITION BY __s, __tick)"
         result = self.loading.engine.sql(
             f"WITH rows AS (SELECT __s, {tick} AS __tick, greatest({arrival}, {'0' if all_cells else tick + ' + 1'}) AS __arrival, r.*"
@@ -310,8 +345,7 @@ class _Reading:
             " moments AS (SELECT DISTINCT __s, __tick, __arrival FROM late),"
             " asof AS (SELECT m.__s AS __series_at, m.__tick AS __tick_at, m.__arrival AS __arrival_at, late.* FROM moments m JOIN late"
             "   ON late.__s = m.__s AND late.__tick = m.__tick AND late.__arrival <= m.__arrival"
-            f"   QUALIFY row_number() OVER (PARTITION BY m.__s, m.__tick, m.__arrival, {row_key}, __event_time"
-            "     ORDER BY __known_at DESC) = 1)"
+            f"   QUALIFY rank() OVER (PARTITION BY m.__s, m.__tick, m.__arrival, {self.row_key} ORDER BY __known_at DESC) = 1)"
             f" SELECT __series_at, __tick_at, __arrival_at, {folds} FROM asof GROUP BY ALL ORDER BY __arrival_at, __series_at, __tick_at"
         ).to_arrow_table()
         series, ticks, arrivals = (result[c].to_numpy().astype(np.int64) for c in ("__series_at", "__tick_at", "__arrival_at"))
@@ -321,14 +355,13 @@ class _Reading:
         end = self.start + timedelta(days=self.n_ahead)
         return (
             f"SELECT * FROM ({self.source.sql}) WHERE __event_time >= {_date(self.start)} AND __event_time < {_date(end)}"
-            f" AND {self.loading._known_by(self.source, self.at)}"
+            f" AND {self.loading._known_by(self.source, self.loading.at)}"
         )
 
     def _newest_rows(self) -> str:
         if self.source.table.known_at is None:
             return self._rows()
-        row_key = ", ".join(quote(k) for k in (self.source.table.keys or tuple(self.shared)))
-        return f"SELECT * FROM ({self._rows()}) QUALIFY row_number() OVER (PARTITION BY {row_key}, __event_time ORDER BY __known_at DESC) = 1"
+        return f"SELECT * FROM ({self._rows()}) QUALIFY rank() OVER (PARTITION BY {self.row_key} ORDER BY __known_at DESC) = 1"
 
     def _tick(self, day: str) -> str:
         return f"CAST(date_diff('day', {_date(self.start)}, {day}) AS INTEGER)"
@@ -356,9 +389,10 @@ def _timestamp(moment: datetime) -> str:
 
 def _code_labels(values: Sequence[Any], *, keep: bool) -> Statics | None:
     """Codes for one fact. Many-valued numbers become eighths of their range of ranks; many-valued texts and dates are left out."""
+    values = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
     labels = sorted({str(value) for value in values if value is not None})
     if len(labels) > _MOST_LABELS and not keep:
-        if not all(isinstance(value, int | float) for value in values if value is not None):
+        if not all(isinstance(value, int | float | Decimal) for value in values if value is not None):
             return None
         numbers = np.array([np.nan if value is None else float(value) for value in values])
         edges = np.nanquantile(numbers, np.linspace(0, 1, 9)[1:-1])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from endcap.governance.sessions import Session
-from endcap.loop.data.records import Ingest
+from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import BATCHES, Batch
@@ -97,9 +97,12 @@ class _Cycle:
         table = next(t for t in self.task.tables if t.name == name)
 
         def step(context: StepContext) -> Outcome:  # noqa: ARG001 - an ingest reads files, not steps
+            where = {"table": table.name}
+            standing = {i.id for i in self.session.records.find(INGESTS, workspace=self.session.workspace, where=where, newest_first=True, limit=20)}
             found = ingest(self.session, table, folder=self.folder, verify=self.verify)
             edges = tuple((f"source/{f.sha256}", f"ingest/{found.id}") for f in found.files)
-            return Outcome(found, n_rows_in=found.n_rows, n_rows_out=found.n_rows, edges=edges)
+            status = "cached" if found.id in standing else "done"
+            return Outcome(found, n_rows_in=found.n_rows, n_rows_out=found.n_rows, edges=edges, status=status)
 
         return step
 
@@ -170,7 +173,7 @@ class _Cycle:
     def _train(self, context: StepContext) -> Outcome:
         decision: Decision = context.values["decide"]
         if not decision.train:
-            return Outcome(Training(), note="not needed")
+            return Outcome(Training(), note="not needed", status="skipped")
         data: DataRef = context.values["assemble"]
         training = self.task.train(self.session, context, data)
         best = training.trials[0]
@@ -195,7 +198,8 @@ class _Cycle:
                 break
         released = next((j for j in judged if j.released), None)
         note = f"{released.version} ({released.candidate}) released" if released else (judged[-1].sentence if judged else "not needed")
-        return Outcome(Judgement(tuple(judged)), n_rows_out=len(judged), note=note, edges=tuple(edges))
+        status = "done" if judged else "skipped"
+        return Outcome(Judgement(tuple(judged)), n_rows_out=len(judged), note=note, edges=tuple(edges), status=status)
 
     def _forecast(self, context: StepContext) -> Outcome:
         data: DataRef = context.values["assemble"]
@@ -206,7 +210,7 @@ class _Cycle:
             BATCHES, workspace=self.session.workspace, id=f"{self.task.name}/{data.origin.isoformat()}/{champion.version}"
         )
         if standing is not None and standing.data == data.digest:
-            return Outcome(standing, n_rows_out=standing.n_rows, note="stands already")
+            return Outcome(standing, n_rows_out=standing.n_rows, note="stands already", status="cached")
         batch = self._answer(context, get_version(self.session, champion.version), data)
         missing = f"; not known ahead: {', '.join(batch.missing_facts)}" if batch.missing_facts else ""
         edges = ((f"version/{champion.version}", f"batch/{batch.id}"), (f"data/{data.digest}", f"batch/{batch.id}"))

@@ -143,14 +143,15 @@ def bound_backtest(panel: Panel, test: BackTest, forecast: Cube) -> tuple[Cube, 
 
     The first origins have none and no limits. Cost: one fit of intervals per origin.
     """
-    residuals = collect_residuals(panel, origins=test.origins, actual=test.actual, forecast=forecast)
     keys = tuple(join_keys(panel.keys))
     lower, upper = np.full(forecast.shape, np.nan), np.full(forecast.shape, np.nan)
     for place, origin in enumerate(test.origins):
-        known = residuals.before(int(origin) - panel.hidden)
+        seen, earlier = panel.seen_at(int(origin)), test.origins[:place]
+        # Outcomes as they stood at this origin: what was restated afterwards is not in them.
+        known = collect_residuals(seen, origins=earlier, actual=cut_actual(seen, earlier), forecast=forecast[:, :place])
         if known.errors.size == 0:
             continue
         intervals = fit_intervals(known, keys=keys, start_weekday=panel.start.weekday())
-        low, high = intervals.apply(forecast[:, place].astype(np.float32), panel.seen_at(int(origin)))
+        low, high = intervals.apply(forecast[:, place].astype(np.float32), seen)
         lower[:, place], upper[:, place] = low, high
     return lower, upper

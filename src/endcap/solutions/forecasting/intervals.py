@@ -41,13 +41,6 @@ class Residuals:
     n_series: int
     n_leads: int
 
-    def before(self, tick: int) -> Residuals:
-        """Those whose target lies before a tick."""
-        kept = self.ticks < tick
-        return Residuals(
-            self.series[kept], self.ticks[kept], self.errors[kept], self.forecasts[kept], self.special[kept], self.n_series, self.n_leads
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Intervals:

@@ -314,6 +314,15 @@ def format_number(value: float | None) -> str:
     return f"{value:.{1 if size >= 9.995 else 2 if size >= 0.1 else 3}f}".rstrip("0").rstrip(".") if size >= 0.001 else f"{value:.1e}"
 
 
+def format_percent(share: float | None, digits: int = 1) -> str:
+    """A share in percent; a dash where there is none.
+
+    >>> [format_percent(share) for share in (0.0312, None)]
+    ['3.1%', '–']
+    """
+    return "–" if share is None or not math.isfinite(share) else f"{share:.{digits}%}"
+
+
 def format_signed(share: float | None) -> str:
     """A share that leans to one side, with its sign.
 
@@ -392,7 +401,7 @@ def _bars(axes: Any, values: Sequence[float | None], colors: Sequence[str], *, w
     axes.set_ylim(len(there) - 0.45, -0.55)
     low, high = min([0.0, *there]), max([0.0, *there])
     # Room in px for the figures, which stand outside the bars.
-    before, after = (46.0 if low < 0 else 0.0), (52.0 if None in values else 46.0)
+    before, after = (46.0 if low < 0 else 0.0), (52.0 if None in values else 46.0 if max(there, default=0.0) >= 0 else 6.0)
     unit = ((high - low) or 1.0) / max(axes.bbox.width - before - after, 20.0)
     axes.set_xlim(low - before * unit, high + after * unit)
     for place, (value, bar) in enumerate(zip(values, there, strict=True)):

@@ -6,7 +6,7 @@ the version. The same records give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.loop.retraining.tasks import DataRef
 from endcap.solutions.forecasting import plots
-from endcap.solutions.forecasting.plots import Curve, Timeline, format_day, format_number, format_signed
+from endcap.solutions.forecasting.plots import Curve, Timeline, format_day, format_number, format_percent, format_signed
 from endcap.solutions.forecasting.task import ForecastTask
 from endcap.solutions.forecasting.training import TrialEvidence, decode_evidence
 
@@ -224,16 +224,16 @@ def _tiles(facts: _Facts) -> list[tuple[str, str, str]]:
         key=lambda pair: pair[1],
         default=None,
     )
-    against = "no baseline was scored" if best is None else f"best baseline, {best[0]}: {_percent(best[1], 2)}"
+    against = "no baseline was scored" if best is None else f"best baseline, {best[0]}: {format_percent(best[1], 2)}"
     if best is not None and best[0] == facts.version.candidate:
         against = "it is itself the best baseline"
     judged = f"over {metrics.n:,} judged days" if metrics.n else "nothing could be judged"
     n_latest = min(horizon, facts.shown.size)
     return [
         (f"forecast for the coming {_days(horizon)}", format_number(coming), f"the last {_days(n_latest)} seen: {format_number(latest)}"),
-        ("WAPE, judged", _percent(metrics.wape, 2), against),
+        ("WAPE, judged", format_percent(metrics.wape, 2), against),
         ("bias", format_signed(metrics.bias), judged),
-        ("inside the 90 % interval", _percent(metrics.coverage_90), "of the actual values; it promises 90 %"),
+        ("inside the 90 % interval", format_percent(metrics.coverage_90), "of the actual values; it promises 90 %"),
     ]
 
 
@@ -346,9 +346,8 @@ def _say_choice(facts: _Facts) -> str:
     """On which rows the choice was made, as far as the evidence says."""
     if facts.evidence is None or facts.version.candidate in facts.version.baselines:
         return ""
-    return (
-        "The choice was made on older rows than these." if facts.evidence.n_choosing else "The history is short: the choice was made on these rows."
-    )
+    older = facts.evidence.n_choosing > 0
+    return "The choice was made on older rows than these." if older else "The history is short: the choice was made on these rows."
 
 
 def _check(check: CheckResult, place: int) -> dict[str, Any]:
@@ -356,7 +355,7 @@ def _check(check: CheckResult, place: int) -> dict[str, Any]:
     if check.figure is not None:
         ratio = "against" in check.check
         share = check.check in ("bias", "coverage_90", "wape", "rmspe")
-        figure = f"{check.figure:.3f}" if ratio else format_signed(check.figure) if check.check == "bias" else _percent(check.figure, 2)
+        figure = f"{check.figure:.3f}" if ratio else format_signed(check.figure) if check.check == "bias" else format_percent(check.figure, 2)
         if not ratio and not share:
             figure = format_number(check.figure)
         if check.lower is not None and check.upper is not None:
@@ -537,22 +536,18 @@ def _instant(text: str) -> str:
 def _figures(metrics: Metrics) -> dict[str, str]:
     return {
         "n": f"{metrics.n:,}",
-        "wape": _percent(metrics.wape, 2),
+        "wape": format_percent(metrics.wape, 2),
         "mae": format_number(metrics.mae),
         "rmsse": "–" if metrics.rmsse is None else f"{metrics.rmsse:.3f}",
-        "rmspe": _percent(metrics.rmspe),
+        "rmspe": format_percent(metrics.rmspe),
         "bias": format_signed(metrics.bias),
-        "coverage": _percent(metrics.coverage_90),
-        "width": _percent(metrics.width_90),
+        "coverage": format_percent(metrics.coverage_90),
+        "width": format_percent(metrics.width_90),
     }
 
 
 def _metric(metric: str, figure: float | None) -> str:
-    return _percent(figure, 2) if metric in ("wape", "rmspe") else format_number(figure)
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None or not np.isfinite(share) else f"{share:.{digits}%}"
+    return format_percent(figure, 2) if metric in ("wape", "rmspe") else format_number(figure)
 
 
 def _days(n: int) -> str:
@@ -586,8 +581,7 @@ def _render(context: dict[str, Any]) -> str:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    drawn: Callable[[str], Markup] = Markup  # plots escape what they write themselves
-    environment.filters["drawn"] = drawn
+    environment.filters["drawn"] = Markup  # plots escape what they write themselves
     source = files("endcap.solutions.forecasting").joinpath("report.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(context)
 

@@ -166,7 +166,7 @@ class ForecastTask:
         values = {"forecast": forecast, "lower_90": lower, "upper_90": upper}
         if self.forecast.demand:
             values["demand"] = forecast * uncensoring_factor(panel)
-        columns = {name: pa.array(array.reshape(-1).astype(np.float64)) for name, array in values.items()}
+        columns = {name: pa.array(array.reshape(-1).astype(np.float64).round(4)) for name, array in values.items()}
         table = pa.table({**key_columns(panel, repeat=panel.horizon), "ts": _times(panel, panel.targets), **columns})
         return Answers(table, find_missing_facts(panel))
 

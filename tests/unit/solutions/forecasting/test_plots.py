@@ -108,7 +108,7 @@ def test_figures_beside_bars_leave_room_for_each_other() -> None:
     names = ["a name that is much too long to be shown whole", "b"]
     svg = plots.plot_slices(names, [0.4, 0.2], [-0.4, 0.1], name="s", label="")
     at = {"".join(e.itertext()): e for e in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
-    places = {text: float(at[text].attrib["transform"].split("(")[1].split()[0]) for text in ("40.0%", "−40.0%")}
+    places = {text: float(at[text].attrib["x"]) for text in ("40.0%", "−40.0%")}
     # One is written from its left end, the other to its right end; each is some 34 px long.
     assert places["40.0%"] + 34 < places["−40.0%"] - 34
 

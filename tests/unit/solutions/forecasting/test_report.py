@@ -335,6 +335,7 @@ def log_answers(session: Session, version: str, panel: Panel, data: DataRef) -> 
     columns = {"ts": pa.array(days), "forecast": pa.array(values), "lower_90": pa.array(values - 5), "upper_90": pa.array(values + 5)}
     batch = Batch(
         id="",
+        workspace=session.workspace,
         model=get_version(session, version).model,
         version=version,
         origin=data.origin,
