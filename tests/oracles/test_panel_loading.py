@@ -23,7 +23,7 @@ from endcap.loop.features.panel_loading import LoadedPanel
 
 FIRST = date(2026, 3, 20)  # clocks change in New York on 8 March, in Berlin on 29 March
 NOW = datetime(2026, 4, 30, 12, tzinfo=UTC)
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 COLUMN_TYPES = {
     "store": pa.string(),
     "item": pa.int32(),

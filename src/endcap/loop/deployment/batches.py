@@ -105,10 +105,10 @@ def _write_file(table: pa.Table, out: Path) -> None:
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
-    if out.is_dir():
-        raise InvalidInput(f"{out} is a folder.", hint=f"give --out a file, such as {out / 'predictions.csv'}")
-    temporary = out.with_name(f".{out.name}.part")
+    temporary = out.parent / f".{out.name}.part"
     try:
+        if out.is_dir():
+            raise InvalidInput(f"{out} is a folder.", hint=f"give --out a file, such as {out / 'predictions.csv'}")
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".parquet":
             pq.write_table(table, temporary)

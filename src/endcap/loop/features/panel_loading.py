@@ -119,10 +119,10 @@ class _Loading:
             lead=lead,
             horizon=horizon,
             observed=self._clean_target(observed.pop("target")[:, :n_seen]),
-            censored=observed.pop("censored")[:, :n_seen] if self.forecast.censored else None,
+            censored=np.ascontiguousarray(observed.pop("censored")[:, :n_seen]) if self.forecast.censored else None,
             ahead={name: observed.pop(name) for name in self.forecast.known_ahead}
             | {name: np.tile(flags[:n_ahead].astype(np.float32), (n_series, 1)) for name, flags in calendar.items()},
-            past={name: observed.pop(name)[:, :n_seen] for name in self.forecast.past},
+            past={name: np.ascontiguousarray(observed.pop(name)[:, :n_seen]) for name in self.forecast.past},
             statics=self._read_statics(n_series),
             open_fact=self.forecast.open,
             censored_most=self.forecast.censored_most,
@@ -337,16 +337,16 @@ class _Reading:
         arrival = f"date_diff('day', {_date(self.start)}, CAST({local} + INTERVAL 1 DAY - INTERVAL 1 MICROSECOND AS DATE))"
         tick = self._tick("CAST(__event_time AS DATE)")
         folds = ", ".join(f"TRY_CAST({self._fold(a)} AS FLOAT) AS {quote(name)}" for name, a in self.wanted.items())
-        late = "true" if all_cells else f"bool_or(__arrival > __tick + 1 + {hidden}) OVER (PARTITION BY __s, __tick)"
+        late = "" if all_cells else f" QUALIFY bool_or(__arrival > __tick + 1 + {hidden}) OVER (PARTITION BY __s, __tick)"
         result = self.loading.engine.sql(
             f"WITH rows AS (SELECT __s, {tick} AS __tick, greatest({arrival}, {'0' if all_cells else tick + ' + 1'}) AS __arrival, r.*"
             f"   FROM ({self._rows()}) r JOIN __series ON {on}),"
-            f" late AS (SELECT * FROM rows QUALIFY {late}),"
+            f" late AS (SELECT * FROM rows{late}),"
             " moments AS (SELECT DISTINCT __s, __tick, __arrival FROM late),"
-            " asof AS (SELECT m.__s AS __series_at, m.__tick AS __tick_at, m.__arrival AS __arrival_at, late.* FROM moments m JOIN late"
+            " stated AS (SELECT m.__s AS __series_at, m.__tick AS __tick_at, m.__arrival AS __arrival_at, late.* FROM moments m JOIN late"
             "   ON late.__s = m.__s AND late.__tick = m.__tick AND late.__arrival <= m.__arrival"
             f"   QUALIFY rank() OVER (PARTITION BY m.__s, m.__tick, m.__arrival, {self.row_key} ORDER BY __known_at DESC) = 1)"
-            f" SELECT __series_at, __tick_at, __arrival_at, {folds} FROM asof GROUP BY ALL ORDER BY __arrival_at, __series_at, __tick_at"
+            f" SELECT __series_at, __tick_at, __arrival_at, {folds} FROM stated GROUP BY ALL ORDER BY __arrival_at, __series_at, __tick_at"
         ).to_arrow_table()
         series, ticks, arrivals = (result[c].to_numpy().astype(np.int64) for c in ("__series_at", "__tick_at", "__arrival_at"))
         return {name: Revisions(series, ticks, arrivals, result[name].to_numpy(zero_copy_only=False).astype(np.float32)) for name in self.wanted}

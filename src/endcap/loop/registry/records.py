@@ -10,6 +10,7 @@ from endcap.loop.evaluation.records import Metrics
 from endcap.storage.ports import Kind
 
 PROD = "prod"
+MEMBER_METRICS = "member-metrics"
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
@@ -70,6 +71,18 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     definition: str = ""
     lock: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+
+
+class MemberLine(msgspec.Struct, frozen=True):
+    """The judged figures of one member of a version; None where it had no outcome, ``fallback`` the reason it has no fit of its own."""
+
+    member: str
+    n: int
+    wape: float | None
+    mae: float | None
+    bias: float | None
+    coverage_90: float | None
+    fallback: str | None
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

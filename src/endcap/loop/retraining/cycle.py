@@ -80,7 +80,7 @@ class _Cycle:
 
     def steps(self) -> tuple[Step, ...]:
         task = self.task
-        ingests = tuple(Step(f"ingest {t.name}", self._ingest(t.name), Ingest) for t in task.tables)
+        ingests = tuple(Step(f"ingest {t.name}", self._ingest(t.name), Ingest, retries=2, backoff_s=0.5) for t in task.tables)
         names = tuple(step.name for step in ingests)
         day = self.session.now().date().isoformat()
         return (

@@ -19,7 +19,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
 from endcap.loop.evaluation.gates import Evidence, scale_of
 from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
-from endcap.loop.registry.records import Version, VersionFile
+from endcap.loop.registry.records import MEMBER_METRICS, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import Answers, DataRef, Training, Trial
 from endcap.loop.training.artefacts import Artefact
@@ -33,6 +33,7 @@ from endcap.solutions.forecasting.training import (
     build_candidates,
     decode_evidence,
     encode_evidence,
+    measure_members,
     require_trials,
     train_forecast,
 )
@@ -206,6 +207,8 @@ class ForecastTask:
 
     def rest(self, session: Session, trial: TrainedTrial, panel: Panel, data: DataRef) -> Trial:
         """Put a trained trial to rest: its files and evidence under their digests."""
+        evidence = session.blobs.put(encode_evidence(trial.evidence))
+        session.tables.write(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": evidence}, table=measure_members(panel, trial))
         files = [_put_file(session, name, artefact) for name, artefact in sorted(trial.to_artefacts().items())]
         members = trial.fit.members
         return Trial(
@@ -215,7 +218,7 @@ class ForecastTask:
             leaderboard=trial.leaderboard,
             baselines=tuple(name for name in trial.leaderboard if name in BASELINES),
             slices=trial.slices,
-            evidence=session.blobs.put(encode_evidence(trial.evidence)),
+            evidence=evidence,
             members=len(members.fitted),
             members_fallen_back=members.fallen_back,
             trained_until=panel.day(panel.n_seen - 1),

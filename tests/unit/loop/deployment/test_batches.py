@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from endcap.core.errors import InvalidInput, NotFound, PermissionDenied
+from endcap.core.permissions import Role
+from endcap.governance.audit import list_audit
+from endcap.loop.deployment.batches import deliver_predictions, find_batch, log_predictions, read_batch
+from endcap.loop.deployment.records import BATCHES, PREDICTIONS
+from endcap.testing.sessions import make_session
+
+ORIGIN = date(2026, 1, 5)
+COLUMNS = ["store_id", "ts", "forecast", "lower_90", "upper_90", "version", "predicted_at"]
+
+
+@pytest.fixture
+def version(shop: Any) -> Any:
+    return shop.register("a")
+
+
+def two_stores(shop: Any, **columns: Any) -> pa.Table:
+    return shop.answers({"store_id": ["S1", "S2"]}, start=ORIGIN, **columns)
+
+
+def logged(shop: Any, batch: Any) -> pa.Table:
+    return shop.session.tables.read(PREDICTIONS, partition=batch.partition)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_is_logged_is_what_was_answered_in_order(shop: Any, version: Any) -> None:
+    table = two_stores(shop)
+    batch = shop.deliver(version, table, origin=ORIGIN)
+    assert (batch.id, batch.n_rows) == ("store-day/2026-01-05/store-day-v1", 6)
+    rows = logged(shop, batch)
+    assert rows.drop_columns(["prediction_id"]).equals(table)
+    assert rows["prediction_id"][0].as_py() == "store-day-v1~2026-01-05~S1~2026-01-05T00:00"
+
+
+def test_logging_the_same_twice_changes_nothing(shop: Any, version: Any) -> None:
+    first = shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    rows = logged(shop, first)
+    second = shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    assert second == first
+    assert logged(shop, second).equals(rows)
+    assert len(shop.session.records.find(BATCHES, workspace="default")) == 1
+
+
+def test_a_batch_of_the_same_version_and_origin_is_replaced_whole(shop: Any, version: Any) -> None:
+    shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    fewer = shop.answers({"store_id": ["S2"]}, start=ORIGIN)
+    batch = shop.deliver(version, fewer, origin=ORIGIN)
+    assert logged(shop, batch).num_rows == 3
+    assert [kept.n_rows for kept in shop.session.records.find(BATCHES, workspace="default")] == [3]
+
+
+@pytest.mark.parametrize("missing", ["store_id", "ts", "forecast", "lower_90", "upper_90"])
+def test_answers_that_lack_a_column_leave_the_old_ones(shop: Any, version: Any, missing: str) -> None:
+    batch = shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    before = logged(shop, batch)
+    with pytest.raises(InvalidInput, match=rf"lack the columns \['{missing}'\]"):
+        log_predictions(shop.session, batch, two_stores(shop).drop_columns([missing]))
+    assert logged(shop, batch).equals(before)
+    assert shop.session.records.find(BATCHES, workspace="default") == [batch]
+
+
+def test_two_answers_to_one_question_are_refused(shop: Any, version: Any) -> None:
+    table = two_stores(shop)
+    with pytest.raises(InvalidInput, match="several rows of the same keys and ts"):
+        shop.deliver(version, pa.concat_tables([table, table.slice(0, 1)]), origin=ORIGIN)
+    assert shop.session.tables.partitions(PREDICTIONS) == []
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_answers(tmp_path: Path, shop_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(tmp_path)
+    shop = shop_of(session)
+    try:
+        version = shop.register("a")
+        batch = shop.deliver(version, two_stores(shop), origin=ORIGIN)
+        before = logged(shop, batch)
+
+        def fail(table: pa.Table, *, sink: Any) -> int:
+            sink.write(b"PAR1 and then the disk was full")
+            raise OSError("the disk is full")
+
+        monkeypatch.setattr("endcap.storage.backends.embedded.write_parquet", fail)
+        with pytest.raises(OSError, match="full"):
+            shop.deliver(version, two_stores(shop, forecast=[0.0] * 6), origin=ORIGIN)
+        assert logged(shop, batch).equals(before)
+    finally:
+        session.ports.close()
+
+
+def test_a_record_that_fails_leaves_rows_that_the_next_try_replaces(shop: Any, version: Any, tamper: Callable[..., Any]) -> None:
+    broken = replace(shop, session=tamper(shop.session, breaks="audit"))
+    with pytest.raises(OSError, match="full"):
+        broken.deliver(version, two_stores(shop), origin=ORIGIN)
+    with pytest.raises(NotFound):
+        find_batch(shop.session, "store-day")
+    batch = shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    assert logged(shop, batch).num_rows == 6
+    assert [row.verb for row in list_audit(shop.session)] == ["log-predictions", "register"]
+
+
+KEYS = st.one_of(st.none(), st.text(st.sampled_from("~%7E25null/=. ü\x00\n'"), max_size=5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.tuples(KEYS, KEYS), min_size=1, max_size=12))
+def test_ids_are_as_different_as_their_keys(shop_of: Callable[..., Any], keys: set[tuple[str | None, str | None]]) -> None:
+    shop = shop_of(make_session())
+    first, second = ([pair[i] for pair in sorted(keys, key=repr)] for i in (0, 1))
+    table = shop.answers({"a": pa.array(first, pa.string()).to_pylist(), "b": second}, start=ORIGIN, n_days=2)
+    table = table.set_column(0, "a", table["a"].cast(pa.string())).set_column(1, "b", table["b"].cast(pa.string()))
+    batch = shop.deliver(shop.register("a"), table, origin=ORIGIN, keys=("a", "b"))
+    ids = logged(shop, batch)["prediction_id"].to_pylist()
+    assert len(set(ids)) == 2 * len(keys)
+    assert all(one.count("~") == 4 for one in ids)
+
+
+def test_whole_numbers_are_keys_as_they_stand(shop: Any, version: Any) -> None:
+    batch = shop.deliver(version, shop.answers({"store_id": [1, 20]}, start=ORIGIN, n_days=1), origin=ORIGIN)
+    assert logged(shop, batch)["prediction_id"].to_pylist() == [f"store-day-v1~2026-01-05~{n}~2026-01-05T00:00" for n in (1, 20)]
+
+
+def test_a_file_has_its_columns_in_their_order(shop: Any, version: Any, tmp_path: Path) -> None:
+    shuffled = two_stores(shop).select(["upper_90", "ts", "lower_90", "forecast", "store_id"])
+    shop.deliver(version, shuffled, origin=ORIGIN)
+    done = deliver_predictions(shop.session, "store-day", out=tmp_path / "f.csv")
+    assert (done.n_rows, done.version, done.origin, done.path) == (6, "store-day-v1", ORIGIN, str(tmp_path / "f.csv"))
+    deliver_predictions(shop.session, "store-day", out=tmp_path / "f.parquet")
+    table = pq.read_table(tmp_path / "f.parquet")
+    rows = read_csv(tmp_path / "f.csv")
+    assert list(rows[0]) == table.column_names == COLUMNS
+    assert rows[4] == {
+        "store_id": "S2",
+        "ts": "2026-01-06 00:00:00",
+        "forecast": "14",
+        "lower_90": "9",
+        "upper_90": "24",
+        "version": "store-day-v1",
+        "predicted_at": "2026-01-05 08:00:00",
+    }
+    assert table.schema.field("ts").type == pa.timestamp("us")
+    assert table["forecast"].to_pylist() == [float(row["forecast"]) for row in rows]
+
+
+def test_what_else_a_solution_gives_stands_after_the_limits(shop: Any, version: Any, tmp_path: Path) -> None:
+    table = two_stores(shop).add_column(0, "demand", pa.array([1.5] * 6))
+    shop.deliver(version, table, origin=ORIGIN)
+    deliver_predictions(shop.session, "store-day", out=tmp_path / "f.csv")
+    assert list(read_csv(tmp_path / "f.csv")[0]) == [*COLUMNS[:5], "demand", *COLUMNS[5:]]
+
+
+def test_local_times_carry_no_offset_and_instants_do(tmp_path: Path, shop_of: Callable[..., Any]) -> None:
+    shop = shop_of(make_session(start=datetime(2026, 1, 5, 5, 30, 15, 999_999, tzinfo=UTC)))
+    shop.define()
+    shop.deliver(shop.register("a"), two_stores(shop), origin=ORIGIN, zone="Asia/Shanghai")
+    deliver_predictions(shop.session, "store-day", out=tmp_path / "f.csv", utc=True)
+    row = read_csv(tmp_path / "f.csv")[0]
+    assert list(row) == [*COLUMNS, "ts_utc", "predicted_at_utc"]
+    assert (row["ts"], row["ts_utc"]) == ("2026-01-05 00:00:00", "2026-01-04T16:00:00Z")
+    assert (row["predicted_at"], row["predicted_at_utc"]) == ("2026-01-05 13:30:15", "2026-01-05T05:30:15Z")
+    deliver_predictions(shop.session, "store-day", out=tmp_path / "f.parquet", utc=True)
+    table = pq.read_table(tmp_path / "f.parquet")
+    assert table.schema.field("ts_utc").type == pa.timestamp("us", tz="UTC")
+    assert table["predicted_at"][0].as_py() == datetime(2026, 1, 5, 13, 30, 15, 999_999)  # noqa: DTZ001 - local by design
+
+
+@pytest.mark.parametrize(
+    ("zone", "local", "instant"),
+    [
+        ("Europe/Berlin", datetime(2026, 3, 29, 0), "2026-03-28T23:00:00+00:00"),  # noqa: DTZ001 - local by design
+        ("Europe/Berlin", datetime(2026, 3, 30, 0), "2026-03-29T22:00:00+00:00"),  # noqa: DTZ001 - the day before has 23 hours
+        ("Europe/Berlin", datetime(2026, 10, 25, 2, 30), "2026-10-25T00:30:00+00:00"),  # noqa: DTZ001 - comes twice: the first
+        ("Europe/Berlin", datetime(2026, 3, 29, 2, 30), "2026-03-29T01:00:00+00:00"),  # noqa: DTZ001 - never comes: the next that does
+        ("Africa/Cairo", datetime(2026, 4, 24, 0), "2026-04-23T22:00:00+00:00"),  # noqa: DTZ001 - a day that begins at one
+    ],
+)
+def test_hours_that_a_clock_skips_or_shows_twice(shop: Any, version: Any, zone: str, local: datetime, instant: str) -> None:
+    table = pa.table({"store_id": ["S1"], "ts": pa.array([local], pa.timestamp("us")), "forecast": [1.0], "lower_90": [0.0], "upper_90": [2.0]})
+    batch = shop.deliver(version, table, origin=local.date(), zone=zone)
+    row = read_batch(shop.session, batch, utc=True).to_pylist()[0]
+    assert row["ts"] == local
+    assert row["ts_utc"].isoformat() == instant
+
+
+def test_the_newest_origin_answers_and_an_older_one_when_asked_for(shop: Any, version: Any) -> None:
+    for days in (1, 2, 0):
+        shop.pass_time(hours=1)
+        shop.deliver(version, two_stores(shop), origin=ORIGIN + timedelta(days=days))
+    assert find_batch(shop.session, "store-day").origin == ORIGIN + timedelta(days=2)
+    assert find_batch(shop.session, "store-day", origin="2026-01-05").origin == ORIGIN
+
+
+def test_of_one_origin_the_version_that_answered_last(shop: Any) -> None:
+    for identity in ("a", "b"):
+        shop.pass_time(hours=1)
+        shop.deliver(shop.register(identity), two_stores(shop), origin=ORIGIN)
+    assert find_batch(shop.session, "store-day").version == "store-day-v2"
+
+
+@pytest.mark.parametrize("origin", ["2026-01-06", "", "tomorrow"])
+def test_an_origin_that_was_never_answered_is_not_found(shop: Any, version: Any, origin: str, tmp_path: Path) -> None:
+    shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    with pytest.raises(NotFound):
+        deliver_predictions(shop.session, "store-day", out=tmp_path / "f.csv", origin=origin)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_model_and_one_without_predictions_are_not_found(shop: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="No model 'store-dya'"):
+        deliver_predictions(shop.session, "store-dya", out=tmp_path / "f.csv")
+    with pytest.raises(NotFound, match="'store-day' has no predictions") as caught:
+        deliver_predictions(shop.session, "store-day", out=tmp_path / "f.csv")
+    assert caught.value.hint == "make them with: endcap run store-day"
+
+
+@pytest.mark.parametrize("out", ["folder", "file.txt/f.csv", "n" * 300 + ".csv", "n" * 252, "."])
+def test_a_file_that_cannot_be_written_is_said_and_nothing_is_left(shop: Any, version: Any, tmp_path: Path, out: str) -> None:
+    shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.txt").write_text("mine")
+    with pytest.raises(InvalidInput, match="cannot be written|is a folder"):
+        deliver_predictions(shop.session, "store-day", out=tmp_path / out)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file.txt", "folder"]
+    assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_a_file_is_replaced_whole_and_its_folder_made(shop: Any, version: Any, tmp_path: Path) -> None:
+    shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    out = tmp_path / "new" / "f.csv"
+    for _ in range(2):
+        deliver_predictions(shop.session, "store-day", out=out)
+    assert len(read_csv(out)) == 6
+    assert [path.name for path in out.parent.iterdir()] == ["f.csv"]
+
+
+def test_a_viewer_reads_and_does_not_write(shop: Any, version: Any, tmp_path: Path) -> None:
+    batch = shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    viewer = replace(shop.session, role=Role.VIEWER)
+    assert deliver_predictions(viewer, "store-day", out=tmp_path / "f.csv").n_rows == 6
+    with pytest.raises(PermissionDenied):
+        log_predictions(viewer, batch, two_stores(shop))
+
+
+def test_workspaces_keep_their_own_answers(shop: Any, version: Any, shop_of: Callable[..., Any]) -> None:
+    mine = shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    other = shop_of(replace(shop.session, workspace="other"))
+    other.define()
+    theirs = other.deliver(other.register("a"), two_stores(shop, forecast=[0.0] * 6), origin=ORIGIN)
+    assert logged(shop, mine)["forecast"].to_pylist() != [0.0] * 6
+    assert logged(shop, theirs)["forecast"].to_pylist() == [0.0] * 6

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endcap.core.clock import SystemIds
+from endcap.core.errors import Conflict, IntegrityBroken, NotFound, PermissionDenied
+from endcap.core.permissions import Role
+from endcap.governance.audit import list_audit, verify_audit
+from endcap.loop.registry.records import VERSIONS
+from endcap.loop.registry.versions import get_model, get_version, latest_verdict, list_versions, read_artefacts, record_verdict, register_version
+from endcap.testing.sessions import make_session
+
+
+def test_versions_of_a_model_are_numbered_from_one(shop: Any) -> None:
+    assert [shop.register(identity).id for identity in ("a", "b", "c")] == ["store-day-v1", "store-day-v2", "store-day-v3"]
+    assert shop.register("a", model="other").id == "other-v1"
+    assert [version.n for version in list_versions(shop.session, "store-day")] == [3, 2, 1]
+
+
+def test_equal_identity_gives_the_version_that_stands(shop: Any) -> None:
+    first = shop.register("a", run="run_1")
+    again = shop.register("a", run="run_2")
+    assert again == first
+    assert again.run == "run_1"
+    assert shop.register("b").id == "store-day-v2"
+
+
+def test_the_id_and_number_that_a_draft_claims_do_not_count(shop: Any) -> None:
+    assert shop.register("a", id="store-day-v77", n=77).id == "store-day-v1"
+
+
+def test_each_registration_is_audited_the_one_that_stood_too(shop: Any) -> None:
+    shop.register("a")
+    shop.register("a")
+    rows = list_audit(shop.session, thing="model/store-day")
+    assert [row.detail for row in rows] == [
+        {"candidate": "naive", "version": "store-day-v1", "note": "stands already"},
+        {"candidate": "naive", "version": "store-day-v1"},
+    ]
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_eight_threads_at_once_get_eight_numbers(tmp_path: Path, shop_of: Callable[..., Any], embedded: bool) -> None:
+    session = replace(make_session(tmp_path if embedded else "memory://"), new_id=SystemIds())
+    shop = shop_of(session)
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda i: shop.register(f"identity {i}"), range(8)))
+    try:
+        assert {version.n for version in made} == set(range(1, 9))
+        assert {version.id for version in made} == {f"store-day-v{n}" for n in range(1, 9)}
+        assert verify_audit(session).n_rows == 8
+    finally:
+        session.ports.close()
+
+
+def test_eight_threads_with_one_identity_get_one_version(shop: Any) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda _: shop.register("same"), range(8)))
+    assert {version.id for version in made} == {"store-day-v1"}
+    assert len(shop.session.records.find(VERSIONS, workspace="default")) == 1
+
+
+def test_workspaces_number_their_own(shop: Any, shop_of: Callable[..., Any]) -> None:
+    shop.register("a")
+    other = shop_of(replace(shop.session, workspace="other"))
+    assert other.register("b").id == "store-day-v1"
+    with pytest.raises(NotFound):
+        get_version(other.session, "store-day-v2")
+
+
+def test_a_viewer_registers_nothing(shop: Any) -> None:
+    with pytest.raises(PermissionDenied):
+        register_version(replace(shop.session, role=Role.VIEWER), shop.draft())
+    assert shop.session.records.find(VERSIONS, workspace="default") == []
+
+
+def test_a_failed_audit_row_takes_the_version_with_it(shop: Any, tamper: Callable[..., Any]) -> None:
+    with pytest.raises(OSError, match="full"):
+        register_version(tamper(shop.session, breaks="audit"), shop.draft())
+    assert shop.session.records.find(VERSIONS, workspace="default") == []
+
+
+def test_what_is_not_there_is_not_found_and_the_nearest_is_named(shop: Any) -> None:
+    shop.register("a")
+    with pytest.raises(NotFound, match="No model 'store-dya'") as model:
+        get_model(shop.session, "store-dya")
+    assert model.value.hint == "did you mean 'store-day'?"
+    with pytest.raises(NotFound, match="No version 'store-day-v2'") as version:
+        get_version(shop.session, "store-day-v2")
+    assert version.value.hint == "did you mean 'store-day-v1'?"
+    with pytest.raises(NotFound):
+        list_versions(shop.session, "nothing")
+    for hostile in ("", "~", "../etc", "ü", "\ud800"):
+        with pytest.raises(NotFound):
+            get_version(shop.session, hostile)
+
+
+def test_the_newest_verdict_counts_and_none_is_changed(shop: Any) -> None:
+    version = shop.register("a")
+    assert latest_verdict(shop.session, version.id) is None
+    first, second = shop.judge(version, passed=False), shop.judge(version)
+    assert latest_verdict(shop.session, version.id) == second
+    with pytest.raises(Conflict):
+        record_verdict(shop.session, first)
+    assert list_audit(shop.session)[0].detail == {"version": version.id, "passed": True, "verdict": second.id}
+
+
+def test_the_files_of_a_version_come_back_by_name(shop: Any) -> None:
+    files = (shop.put_file("rates.json", b"{}"), shop.put_file("fit.npz", b"x" * 1000, kind="arrays"))
+    found = read_artefacts(shop.session, shop.register("a", files=files))
+    sizes = {name: (artefact.kind, len(artefact.payload)) for name, artefact in found.items()}
+    assert sizes == {"rates.json": ("json", 2), "fit.npz": ("arrays", 1000)}
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+def test_a_damaged_or_missing_file_is_never_answered_from(tmp_path: Path, shop_of: Callable[..., Any], damage: str) -> None:
+    session = make_session(tmp_path)
+    shop = shop_of(session)
+    try:
+        version = shop.register("a", files=(shop.put_file("rates.json", b'{"level": 1}'),))
+        (blob,) = (path for path in (tmp_path / "blobs").rglob("*") if path.is_file())
+        if damage == "gone":
+            blob.unlink()
+        else:
+            blob.write_bytes(b'{"level": 9}' if damage == "changed" else b'{"le')
+        with pytest.raises(IntegrityBroken, match=r"'rates.json' of version 'store-day-v1' is gone" if damage == "gone" else "changed at rest"):
+            read_artefacts(session, version)
+    finally:
+        session.ports.close()
