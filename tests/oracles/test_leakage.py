@@ -76,9 +76,7 @@ def make_world(*, known_after: str = "0h", lead: int = 0, known_at: bool = False
             plan.append({"store": store, "day": day(tick), "promo": promo, "price": price, "open": float(not closed), **told})
             if known_at and rng.random() < 0.1:
                 plan.append({**plan[-1], "promo": 1 - promo, "price": price + 1, "told": instant(tick - float(rng.integers(0, 20)))})
-    sales_table = Table(
-        "sales", "sales.parquet", keys=("store",), event_time="day", known_after=known_after, known_at="known" if known_at else None
-    )
+    sales_table = Table("sales", "sales.parquet", keys=("store",), event_time="day", known_after=known_after, known_at="known" if known_at else None)
     plan_table = Table("plan", "plan.parquet", keys=("store",), event_time="day", known_at="told" if known_at else None)
     forecast = Forecast(
         "units",
@@ -309,7 +307,8 @@ def test_facts_of_a_series_stand_as_they_were_known(load: Load) -> None:
 def test_a_fact_from_rows_that_come_with_the_day_is_missing_ahead_in_back_tests_as_in_use(load: Load) -> None:
     """Known ahead by its role, but stated only afterwards: no origin may see it for its targets."""
     world = WORLDS["late and restated rows"]
-    forecast = replace_struct(world.forecast, known_ahead={**world.forecast.known_ahead, "visits": mean("visitors", table=world.forecast.table)}, past={})
+    visits = {"visits": mean("visitors", table=world.forecast.table)}
+    forecast = replace_struct(world.forecast, known_ahead={**world.forecast.known_ahead, **visits}, past={})
     panel = replace(world, forecast=forecast).load(load)
     for origin in (*BACK, ORIGIN):
         seen = panel.seen_at(origin)

@@ -55,9 +55,10 @@ class AuditCheck(msgspec.Struct, frozen=True):
 
 @verb("audit", permission=Permission.READ)
 def list_audit(session: Session, *, thing: str | None = None, actor: str | None = None, limit: int = 50) -> list[AuditRow]:
-    """Who did what, newest first.
+    """Who did what, and who was refused what, newest first.
 
-    Filters by the exact ``thing`` (``model/store-day``) or ``actor``; both None means all. Cost grows with ``limit``.
+    ``thing`` is what was acted on, exactly as it is listed (``model/store-day``); ``actor`` is who acted; None means all. ``limit`` is how
+    many rows are listed; cost grows with it.
     """
     where = {name: value for name, value in (("thing", thing), ("actor", actor)) if value is not None}
     if len(where) > 1:

@@ -13,7 +13,7 @@ from endcap.pipelines.records import EDGES, RUNS, Edge, Run
 def list_runs(session: Session, *, model: str | None = None, limit: int = 20) -> list[Run]:
     """Runs, newest first, with what each of their steps cost.
 
-    ``model`` None means all. Cost grows with ``limit``.
+    ``model`` is whose runs (None: all); ``limit`` is how many are listed, and cost grows with it.
     """
     where = {"subject": f"model/{model}"} if model else None
     return session.records.find(RUNS, workspace=session.workspace, where=where, newest_first=True, limit=limit)

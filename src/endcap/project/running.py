@@ -51,7 +51,7 @@ def run(
     """Apply the definitions, then turn the model's cycle once: ingest, watch, train where there is a reason, judge, release, forecast.
 
     ``origin`` is the day to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state; ``verify`` reads
-    files again whose size and time are unchanged; ``report`` writes an HTML page. What was computed before is not computed again.
+    files again whose size and time are unchanged; ``report`` is an HTML page to write. What was computed before is not computed again.
     """
     apply(session, folder=folder)
     task = load_definitions(folder).task(model)

@@ -52,9 +52,11 @@ def forecast(
 ) -> FirstForecast:
     """Forecast a file in a minute: guess its columns, back-test baselines and models, and write a report and the project.py it used.
 
-    ``key`` names the column (or columns, with commas) that tells series apart, ``time`` the day or time, ``target`` the number to forecast;
-    what is not said is guessed and shown. ``report`` is the HTML page (None: ``out/FILE.html`` in the project's folder). A project.py that
-    somebody else wrote is never overwritten.
+    ``key`` is the column (or columns, with commas) that tells series apart, ``time`` the column with the day or time, ``target`` the number
+    to forecast; what is not said is guessed and shown. ``horizon`` is how far to forecast, in whole days or weeks. ``zone`` is where the
+    file's days begin and its times without an offset are read (None: the workspace's). ``report`` is the HTML page (None:
+    ``out/FILE-TARGET.html`` in the project's folder). A project.py that somebody else wrote is never overwritten, and for a file that cannot
+    be forecast none is left behind.
     """
     from endcap.loop.data.digests import digest_file
 
@@ -70,13 +72,21 @@ def forecast(
     )
     path = folder / FILE
     text = write_project(found, folder=folder)
-    if path.exists() and not is_written_by_us(path.read_text(encoding="utf-8")):
+    before = _read(path)
+    if before is not None and not is_written_by_us(before):
         raise Conflict(f"{path} stands already and was written by somebody.", hint="use another folder: --project FOLDER")
     _write(path, text)
-    apply(session, folder=folder)
-    task = load_definitions(folder).task(found.forecast.name)
     page = report or folder / "out" / f"{found.forecast.name}.html"
-    done = run_task(session, task, folder=folder, report=page, reporter=reporter)
+    try:
+        apply(session, folder=folder)
+        task = load_definitions(folder).task(found.forecast.name)
+        done = run_task(session, task, folder=folder, report=page, reporter=reporter)
+    except InvalidInput:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, before)
+        raise
     version = get_version(session, done.champion) if done.champion else None
     tried = tuple(get_version(session, judged.version) for judged in done.judged)
     return FirstForecast(found.guesses, done, version, tried, str(path), done.report)
@@ -93,6 +103,16 @@ def init(session: Session, *, folder: Path = Path(), seed: int = 7) -> Started: 
     from endcap.project.sample import write_sample
 
     return Started(tuple(str(path) for path in write_sample(folder, seed=seed)))
+
+
+def _read(path: Path) -> str | None:
+    """The definition file that stands, None when there is none; a folder or what is no text was not written by us."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _write(path: Path, text: str) -> None:

@@ -136,6 +136,9 @@ class TamperedRecords:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    def interrupt(self, before: Callable[[], object]) -> None:
+        self._before = before
+
     @contextmanager
     def transact(self) -> Iterator[Any]:
         before, self._before = self._before, None

@@ -10,11 +10,13 @@ from typing import Any, Union, get_args, get_origin
 
 import click
 
+from endcap.core.errors import NotFound
 from endcap.governance.verbs import Verb
 from endcap.project.verbs import load_verbs
 
 _PLAIN = (str, int, float, bool, Path)
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
+_LAYING_OUT = ("forecast", "init")  # these make the project's folder
 _GIVEN = ("folder", "reporter")  # filled in by the face: --project, and the progress shown
 
 
@@ -99,13 +101,13 @@ def _build_command(verb: Verb) -> click.Command:
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
         click.Option(["--project", "project"], type=click.Path(path_type=Path), default=Path(), help="The folder of project.py.  [default: here]"),
         click.Option(["--home", "home"], type=str, default=None, help="Where the state rests: a folder.  [default: .endcap in the project]"),
-        click.Option(["--workspace-zone", "zone"], type=str, default="UTC", help="The zone of times that say none.", show_default=True),
+        click.Option(["--workspace-zone", "workspace_zone"], type=str, default="UTC", help="The zone of times that say none.", show_default=True),
     ]
     if verb.name == "apply":
         params.append(click.Option(["--yes", "yes"], is_flag=True, help="Do not ask."))
     if verb.name == "audit":
         params.append(click.Option(["--verify", "verify"], is_flag=True, help="Walk the whole chain and check every link."))
-    return click.Command(verb.name, params=params, callback=_callback(verb), help=_reflow(verb.help), short_help=verb.summary)
+    return click.Command(verb.name, params=params, callback=_callback(verb), help=_reflow(verb.help), short_help=_reflow(verb.summary))
 
 
 def _reflow(text: str) -> str:
@@ -114,18 +116,19 @@ def _reflow(text: str) -> str:
 
 
 def _describe(verb: Verb, name: str) -> str | None:
-    """The words of a verb's help that begin with the option's name in backquotes, up to the end of the clause."""
+    """The words of a verb's help that follow the option's name in backquotes, up to the end of the clause, as a sentence."""
     text = " ".join(verb.help.split())
     start = text.find(f"``{name}`` ")
     if start < 0:
         return None
-    clause = text[start + len(name) + 5 :]
+    clause = text[start + len(name) + 5 :].removeprefix("is ")
     ends = [i for i in (clause.find(". "), clause.find("; "), clause.find(", ``")) if i >= 0]
-    return _reflow(clause[: min(ends)] if ends else clause.rstrip("."))
+    said = _reflow(clause[: min(ends)] if ends else clause.rstrip("."))
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def _callback(verb: Verb) -> Any:
-    def call(*, as_json: bool, project: Path, home: str | None, zone: str, yes: bool = True, verify: bool = False, **values: Any) -> int:
+    def call(*, as_json: bool, project: Path, home: str | None, workspace_zone: str, yes: bool = True, verify: bool = False, **values: Any) -> int:
         from endcap.assembly import open_house
         from endcap.faces.cli.progress import TerminalReporter
         from endcap.faces.cli.rendering import render
@@ -133,8 +136,10 @@ def _callback(verb: Verb) -> Any:
         names = {parameter.name for parameter in verb.parameters}
         if "verify" in names:
             values["verify"] = verify
+        if verb.name not in _LAYING_OUT and not project.is_dir():
+            raise NotFound(f"There is no folder {project}.", hint="give --project the folder of project.py")
         where = home if home is not None else str(project / ".endcap")
-        with open_house(where, zone=zone) as house:
+        with open_house(where, zone=workspace_zone) as house:
             session = house.session()
             chosen = load_verbs()["verify-audit"] if verb.name == "audit" and verify else verb
             if chosen is not verb:

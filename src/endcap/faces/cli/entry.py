@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from endcap.core.errors import EndcapError
+from endcap.core.errors import EndcapError, InvalidInput
 
 EXIT_CODES = {
     "error": 1,
@@ -39,7 +39,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.stderr.write("stopped\n")
         raise SystemExit(130) from error
     except click.ClickException as error:
-        error.show()
+        if "--json" in given:
+            print_error(InvalidInput(error.format_message(), hint="endcap --help, or endcap COMMAND --help"), as_json=True)
+        else:
+            error.show()
         raise SystemExit(error.exit_code) from error
     except BrokenPipeError:
         raise SystemExit(141) from None  # the reader went away, as head does

@@ -71,7 +71,10 @@ def ingest(session: Session, table: Table, *, folder: Path, zone: str | None = N
 
 @verb("list-ingests", permission=Permission.READ)
 def list_ingests(session: Session, table: str | None = None, *, limit: int = 20) -> list[Ingest]:
-    """What was ingested and what was refused, newest first, of one table or of all. Cost grows with ``limit``."""
+    """What was ingested and what was refused, newest first.
+
+    ``table`` None means all; ``limit`` is how many are listed, and cost grows with it.
+    """
     where = None if table is None else {"table": table}
     return session.records.find(INGESTS, workspace=session.workspace, where=where, newest_first=True, limit=limit)
 

@@ -43,8 +43,8 @@ def deliver_predictions(session: Session, model: str, *, out: Path, origin: str 
     """Write a model's newest predictions to a file: CSV, or Parquet where its name ends in ``.parquet``.
 
     Columns: the keys, ``ts`` (start of the interval in the source's local time, no offset), ``forecast``, ``lower_90``, ``upper_90``,
-    ``version``, ``predicted_at``. ``utc`` adds the instants ``ts_utc`` and ``predicted_at_utc``. ``origin`` chooses an older batch by its date.
-    The file is replaced whole.
+    ``version``, ``predicted_at``. ``utc`` adds the instants ``ts_utc`` and ``predicted_at_utc``. ``origin`` is the day of an
+    older batch (None: the newest). ``out`` is the file, which is replaced whole.
     """
     batch = find_batch(session, model, origin=origin)
     table = read_batch(session, batch, utc=utc)

@@ -57,7 +57,9 @@ def _trace_prediction(session: Session, prediction: str) -> list[TraceStep]:
         raise NotFound(f"No prediction {prediction!r} in workspace '{session.workspace}'.", hint="ids stand in the prediction log")
     row = rows.to_pylist()[0]
     keys = ", ".join(f"{key}={row[key]}" for key in batch.keys)
-    answer = f"{keys}, {row['ts']}: {row['forecast']:.4g} ({row['lower_90']:.4g} to {row['upper_90']:.4g})"
+    figures = [row[name] for name in ("forecast", "lower_90", "upper_90")]
+    forecast, lower, upper = ("none" if figure is None else f"{figure:.4g}" for figure in figures)  # a solution may give no limits
+    answer = f"{keys}, {row['ts']}: {forecast} ({lower} to {upper})"
     made = f"{batch.n_rows} rows from the origin {batch.origin}, predicted at {batch.predicted_at.isoformat()}, run {batch.run}"
     return [TraceStep(f"prediction/{prediction}", "prediction", answer), TraceStep(f"batch/{batch.id}", "batch", made)]
 

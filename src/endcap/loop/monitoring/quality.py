@@ -91,14 +91,17 @@ def check_quality(session: Session, version: Version, watch: Quality) -> Reading
 
 @verb("readings", permission=Permission.READ)
 def list_readings(session: Session, model: str, *, limit: int = 60) -> list[Reading]:
-    """What the watches of a model read, newest first."""
+    """What the watches of a model read, newest first. ``limit`` is how many readings are listed."""
     get_model(session, model)
     return session.records.find(READINGS, workspace=session.workspace, where={"model": model}, newest_first=True, limit=limit)
 
 
 @verb("incidents", permission=Permission.READ)
 def list_incidents(session: Session, *, model: str | None = None, limit: int = 20) -> list[Incident]:
-    """Breaches, newest first, with what was done about them. ``model`` None means all."""
+    """Breaches, newest first, with what was done about them.
+
+    ``model`` is whose breaches (None: all); ``limit`` is how many are listed.
+    """
     where = {"model": model} if model else None
     return session.records.find(INCIDENTS, workspace=session.workspace, where=where, newest_first=True, limit=limit)
 

@@ -24,7 +24,8 @@ def promote(session: Session, version: str, *, reason: str = "") -> Release:
     """Make a version the champion of its model.
 
     It needs a passing verdict against the champion of this moment; everything that releases goes through here, schedules and reactions
-    too. Raises GateRefused with what failed (the refusal is audited), Conflict when it is the champion already.
+    too. ``reason`` is kept in the history. Raises GateRefused with what failed (the refusal is audited), Conflict when it is the champion
+    already.
     """
     candidate = get_version(session, version)
     verdict = latest_verdict(session, candidate.id)
@@ -47,7 +48,8 @@ def promote(session: Session, version: str, *, reason: str = "") -> Release:
 def rollback(session: Session, model: str, *, reason: str = "") -> Release:
     """Go back to the version that answered before the champion.
 
-    Called again it goes back one further. Raises Conflict when nothing answered before. The history keeps every step.
+    Called again it goes back one further. ``reason`` is kept in the history, which keeps every step. Raises Conflict when nothing answered
+    before.
     """
     get_model(session, model)
     champion = get_champion(session, model)
@@ -66,9 +68,10 @@ def rollback(session: Session, model: str, *, reason: str = "") -> Release:
 
 @verb("history", permission=Permission.READ)
 def show_history(session: Session, model: str, *, at: str | None = None) -> list[Release]:
-    """What answered for a model: every release, newest first; with ``at`` the one that answered at that instant.
+    """What answered for a model: every release, newest first, or the one that answered at an instant.
 
-    ``at`` is an ISO time, read in the workspace's zone when it has no offset. Raises NotFound when nothing answered then.
+    ``at`` is the instant, an ISO time, read in the workspace's zone when it has no offset (None: every release). Raises NotFound when
+    nothing answered then.
     """
     get_model(session, model)
     releases = session.records.find(RELEASES, workspace=session.workspace, where={"model": model}, newest_first=True)

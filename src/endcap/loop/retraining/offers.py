@@ -70,8 +70,9 @@ def offer_version(session: Session, task: Task, data: DataRef, trial: Trial, ver
     record_verdict(session, verdict)
     try:
         promote(session, version.id, reason=reason)
-    except GateRefused:
-        return Judged(version.id, trial.candidate, False, False, verdict.sentence)
+    except GateRefused as error:
+        why = error.what if verdict.passed else verdict.sentence  # it passed, but the champion changed while it was judged
+        return Judged(version.id, trial.candidate, False, False, why)
     except PermissionDenied as error:
         return Judged(version.id, trial.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}")
     return Judged(version.id, trial.candidate, True, True, verdict.sentence)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEPT_PANELS = 2
+_ACTUAL_DAYS = 56
 _FROZEN_ORIGINS = 2
 
 
@@ -172,11 +173,11 @@ class ForecastTask:
         return Answers(table, find_missing_facts(panel))
 
     def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
-        """The last 120 days that are seen."""
+        """The outcomes of the last eight weeks that are seen; what is corrected later than that changes no reading."""
         import pyarrow as pa
 
         panel = self.read_panel(session, data)
-        ticks = np.arange(max(0, panel.n_seen - 120), panel.n_seen)
+        ticks = np.arange(max(0, panel.n_seen - _ACTUAL_DAYS), panel.n_seen)
         values = panel.target[:, ticks].astype(np.float64).reshape(-1)
         table = pa.table({**key_columns(panel, repeat=ticks.size), "ts": _times(panel, ticks), "actual": pa.array(values)})
         return table.filter(pa.array(np.isfinite(values)))

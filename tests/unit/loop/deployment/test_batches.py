@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from endcap.core.errors import InvalidInput, NotFound, PermissionDenied
@@ -119,7 +119,7 @@ def test_a_record_that_fails_leaves_rows_that_the_next_try_replaces(shop: Any, v
 KEYS = st.one_of(st.none(), st.text(st.sampled_from("~%7E25null/=. ü\x00\n'"), max_size=5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # the fixture is a class
 @given(st.sets(st.tuples(KEYS, KEYS), min_size=1, max_size=12))
 def test_ids_are_as_different_as_their_keys(shop_of: Callable[..., Any], keys: set[tuple[str | None, str | None]]) -> None:
     shop = shop_of(make_session())
@@ -235,7 +235,7 @@ def test_a_file_that_cannot_be_written_is_said_and_nothing_is_left(shop: Any, ve
     shop.deliver(version, two_stores(shop), origin=ORIGIN)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.txt").write_text("mine")
-    with pytest.raises(InvalidInput, match="cannot be written|is a folder"):
+    with pytest.raises(InvalidInput, match=r"cannot be written|is a folder"):
         deliver_predictions(shop.session, "store-day", out=tmp_path / out)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file.txt", "folder"]
     assert (tmp_path / "file.txt").read_text() == "mine"

@@ -95,7 +95,7 @@ def test_whatever_its_key_a_prediction_is_found_by_its_id(shop: Any, version: An
 
 def test_limits_that_are_missing_are_still_traced(shop: Any, version: Any) -> None:
     prediction = deliver(shop, version, ["S1"], lower_90=[None], upper_90=[float("nan")])[0]
-    assert trace(shop.session, prediction)[0].detail.endswith(": 10 (no limits)")
+    assert trace(shop.session, prediction)[0].detail.endswith(": 10 (none to nan)")
 
 
 @pytest.mark.parametrize(

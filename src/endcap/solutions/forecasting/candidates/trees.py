@@ -23,6 +23,7 @@ from endcap.solutions.forecasting.design import Design, build_design, build_labe
 _LEAST_ROWS = 500
 _AGE_HALF_LIFE = 56.0
 _ROUNDS = 160
+_FEW_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class GlobalTrees:
         x = design.values[kept]
         rows = lightgbm.Dataset(x, labels[kept], weight=weight[kept], categorical_feature=categorical, free_raw_data=False, params={"verbose": -1})
         booster = lightgbm.train(_parameters(seed, n_rows=len(x)), rows, num_boost_round=_ROUNDS)
-        expected = np.expm1(booster.predict(x) + design.base[kept]) * weight[kept]
+        expected = np.expm1(booster.predict(x, num_threads=_n_threads(len(x))) + design.base[kept]) * weight[kept]
         scale = float(np.clip((actual[kept] * weight[kept]).sum() / max(expected.sum(), 1e-9), 0.8, 1.25))
         statics = {name: fact.labels for name, fact in data.statics.items()}
         return FittedTrees(booster.model_to_string(), tuple(columns), scale, statics)
@@ -86,7 +87,7 @@ class FittedTrees:
         known = np.isfinite(design.base)
         answer = np.full(len(design.base), np.nan)
         if known.any():
-            log = self._booster.predict(design.values[known], num_threads=_n_threads()) + design.base[known]
+            log = self._booster.predict(design.values[known], num_threads=_n_threads(int(known.sum()))) + design.base[known]
             answer[known] = np.expm1(np.clip(log, 0.0, 30.0)) * self.scale
         return answer.reshape(data.n_series, data.horizon).astype(np.float32)
 
@@ -110,10 +111,12 @@ def _parameters(seed: int, *, n_rows: int) -> dict[str, Any]:
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
-        "num_threads": _n_threads(),
+        "num_threads": _n_threads(n_rows),
         "verbose": -1,
     }
 
 
-def _n_threads() -> int:
+def _n_threads(n_rows: int) -> int:
+    if n_rows < _FEW_ROWS:
+        return 1  # several gain nothing, and on a busy machine spin for one another at every split: a hundredfold slower
     return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
