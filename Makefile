@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
 DATA ?=
-SEED ?=
+SEED ?= 2
 NAME ?= panel
 WORKERS ?= 2
 
@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$$found -m venv --clear $(VENV) && $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## the whole story on a simulated shop (SEED=7) or on real data (DATA=folder); writes out/report.html
+demo: setup  ## the whole story on a simulated shop (SEED=2) or on real data (DATA=folder); writes out/report.html
 	@$(PY) -m endcap.project.demo $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 
 test: setup  ## all tests

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numba
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +22,15 @@ Load = Callable[..., LoadedPanel]
 
 def identity(path: Path) -> FileIdentity:
     return FileIdentity(str(path), path.stat().st_size, 0, 0, "0" * 64)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Arrays of a test are small: on a busy machine threads would only wait for one another."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

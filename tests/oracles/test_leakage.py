@@ -24,10 +24,12 @@ from endcap.solutions.forecasting.backtests import BackTest, bound_backtest, cho
 from endcap.solutions.forecasting.finishing import finish
 from endcap.solutions.forecasting.training import build_candidates, finish_trial
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FIRST = date(2026, 1, 5)
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 N_DAYS, N_STORES, ORIGIN, HORIZON = 132, 6, 112, 7
 DAY = timedelta(days=1)
+QUICK = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 Load = Callable[..., LoadedPanel]
 Rows = list[dict[str, Any]]
 
@@ -151,7 +153,7 @@ def garble_unseen(world: World, origin: int, rng: np.random.Generator) -> World:
 
 
 @pytest.mark.parametrize("name", WORLDS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@QUICK
 @given(seed=st.integers(0, 2**32 - 1), origin=st.integers(40, ORIGIN))
 def test_a_panel_does_not_change_with_what_it_may_not_see(load: Load, name: str, seed: int, origin: int) -> None:
     garbled = garble_unseen(WORLDS[name], origin, np.random.default_rng(seed))
@@ -159,7 +161,7 @@ def test_a_panel_does_not_change_with_what_it_may_not_see(load: Load, name: str,
 
 
 @pytest.mark.parametrize("name", WORLDS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@QUICK
 @given(seed=st.integers(0, 2**32 - 1), origin=st.integers(40, ORIGIN))
 def test_looking_back_shows_the_panel_of_that_day(load: Load, name: str, seed: int, origin: int) -> None:
     world = WORLDS[name]

@@ -184,7 +184,7 @@ def _morning(day: date, zone: str) -> datetime:
 def main(arguments: list[str] | None = None) -> int:
     """``python -m endcap.project.demo [--seed N] [--data FOLDER] [--out FOLDER]``."""
     parser = argparse.ArgumentParser(prog="make demo")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=_OUT)
     given = parser.parse_args(arguments)

@@ -41,7 +41,7 @@ def test_applying_again_changes_nothing(project: Any) -> None:
 def test_a_change_is_shown_part_by_part(project: Any) -> None:
     apply(project.session, folder=project.folder)
     project.change('horizon="7d"', 'horizon="14d"')
-    project.change("bias=0.05", "bias=0.5, coverage_90=(0.8, 0.95)")
+    project.change("bias=0.4", "bias=0.5, coverage_90=(0.8, 0.95)")
     found = plan(project.session, folder=project.folder)
     assert found.models[0].change == "changed"
     gate, horizon = found.models[0].differences

@@ -80,6 +80,13 @@ def test_the_hint_of_what_was_wrong_is_kept(tmp_path: Path) -> None:
     assert caught.value.hint == "did you mean 'trees'?"
 
 
+@pytest.mark.parametrize("key", ["ts", "version", "origin", "actual", "prediction_id"])
+def test_a_key_that_predictions_have_a_column_for_is_refused_early(tmp_path: Path, key: str) -> None:
+    with pytest.raises(DefinitionError, match=f"has the key '{key}', which is a column of predictions") as caught:
+        load_definitions(write(tmp_path, HEAD + SALES.replace('"store"', f'"{key}"') + MODEL))
+    assert f"columns={{'{key}_id': '{key}'}}" in str(caught.value.hint)
+
+
 def test_two_things_of_one_name_are_refused_unless_they_are_one(tmp_path: Path) -> None:
     twice = HEAD + SALES + "again = ec.Table('sales', 'other.csv')\n"
     with pytest.raises(DefinitionError, match="Two tables are called 'sales' and differ"):

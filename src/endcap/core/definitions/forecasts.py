@@ -26,6 +26,20 @@ CANDIDATES = (
     "average",
 )
 BASELINES = ("seasonal_naive_7", "seasonal_naive_14", "seasonal_naive_364", "weekday_mean", "flag_median")
+_TAKEN = (
+    "actual",
+    "demand",
+    "forecast",
+    "lower_90",
+    "origin",
+    "predicted_at",
+    "predicted_at_utc",
+    "prediction_id",
+    "ts",
+    "ts_utc",
+    "upper_90",
+    "version",
+)
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -93,6 +107,12 @@ class Forecast(msgspec.Struct, frozen=True):
         set_field(self, "keys", as_names(self.keys, what=f"{what} keys") or self.table.keys)
         if not self.keys:
             raise DefinitionError(f"{what} has no keys, nor has its table.", hint="name the columns that tell series apart, such as ['store_id']")
+        for key in self.keys:
+            if key in _TAKEN:
+                raise DefinitionError(
+                    f"{what} has the key {key!r}, which is a column of predictions. Those are: {list(_TAKEN)}.",
+                    hint=f"give the column another name: ec.Table(..., columns={{'{key}_id': '{key}'}})",
+                )
         for name in ("known_ahead", "past"):
             set_field(self, name, _as_aggregates(getattr(self, name), table=self.table, what=f"{what} {name}"))
         if self.censored is not None:

@@ -76,27 +76,17 @@ def _build_command(verb: Verb) -> click.Command:
         kind = strip_none(parameter.annotation)
         type_: Any = click.Path(path_type=Path) if kind is Path else kind
         required = parameter.default is inspect.Parameter.empty
+        given = {} if required or parameter.default is None else {"default": parameter.default}  # a default of None would count as a value
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             flag = kind is bool
-            default = None if required or parameter.default is None else parameter.default
-            name = f"--{parameter.name.replace('_', '-')}"
+            names, words = [f"--{parameter.name.replace('_', '-')}", parameter.name], _describe(verb, parameter.name)
             if flag:
-                params.append(click.Option([name, parameter.name], is_flag=True, default=bool(default), help=_describe(verb, parameter.name)))
+                params.append(click.Option(names, is_flag=True, help=words, **given))
             else:
-                shown = default is not None and str(default) != "."
-                params.append(
-                    click.Option(
-                        [name, parameter.name],
-                        type=type_,
-                        default=default,
-                        required=required,
-                        show_default=shown,
-                        help=_describe(verb, parameter.name),
-                    )
-                )
+                shown = bool(given) and str(parameter.default) not in ("", ".")
+                params.append(click.Option(names, type=type_, required=required, show_default=shown, help=words, **given))
         else:
-            default = None if required else parameter.default
-            params.append(click.Argument([parameter.name], type=type_, required=required, default=default))
+            params.append(click.Argument([parameter.name], type=type_, required=required, **given))
     params += [
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
         click.Option(["--project", "project"], type=click.Path(path_type=Path), default=Path(), help="The folder of project.py.  [default: here]"),

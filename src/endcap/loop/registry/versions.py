@@ -12,6 +12,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, Verdict
 from endcap.loop.registry.records import MEMBER_METRICS, MODELS, VERSIONS, MemberLine, ModelRecord, Version
+from endcap.storage.ports import require_limit
 
 if TYPE_CHECKING:
     from endcap.loop.training.artefacts import Artefact
@@ -80,6 +81,7 @@ def list_members(session: Session, version: str, *, limit: int = 20) -> list[Mem
 
     ``limit`` is how many are listed; 0 lists all. Raises NotFound for a version that keeps no figures by member.
     """
+    require_limit(limit)
     found = get_version(session, version)
     rows = session.tables.read(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": found.evidence})
     lines = [MemberLine(**row) for row in rows.to_pylist()]

@@ -27,6 +27,7 @@ from endcap.pipelines.runner import run_steps
 
 RETRAIN_EVERY = timedelta(days=28)
 RETRY_AFTER = timedelta(days=7)
+_MOST_TRIES = 3
 _LOOK_BACK = 20  # runs; more that fail in a row do so before they train
 
 
@@ -157,18 +158,20 @@ class _Cycle:
         return Decision(False, f"the champion is watched and within its limits; last training {age.days} days ago")
 
     def _find_unfinished(self) -> str | None:
-        """Why the last run trained, if it ended before all it had trained was judged; None when nothing was left behind.
+        """Why the last run trained, if it ended before all it had trained was judged; None when nothing was left behind, or when that
+        happened three times in a row: then the champion goes on without it.
 
         The same reason gives the training step the same identity, so that what was trained is found again.
         """
         where = {"subject": f"model/{self.task.name}"}
+        reasons: list[str] = []
         for run in self.session.records.find(RUNS, workspace=self.session.workspace, where=where, newest_first=True, limit=_LOOK_BACK):
             done = {step.name: step for step in run.steps if step.status != "failed"}
             if "release" in done:
-                return None
+                break
             if "train" in done and done["train"].n_rows_out is not None:
-                return done["decide"].note
-        return None
+                reasons.append(done["decide"].note)
+        return reasons[0] if 0 < len(reasons) < _MOST_TRIES else None
 
     def _train(self, context: StepContext) -> Outcome:
         decision: Decision = context.values["decide"]

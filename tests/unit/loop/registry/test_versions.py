@@ -6,14 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from endcap.core.clock import SystemIds
-from endcap.core.errors import Conflict, IntegrityBroken, NotFound, PermissionDenied
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
-from endcap.loop.registry.records import VERSIONS
-from endcap.loop.registry.versions import get_model, get_version, latest_verdict, list_versions, read_artefacts, record_verdict, register_version
+from endcap.loop.registry.records import MEMBER_METRICS, VERSIONS
+from endcap.loop.registry.versions import (
+    get_model,
+    get_version,
+    latest_verdict,
+    list_members,
+    list_versions,
+    read_artefacts,
+    record_verdict,
+    register_version,
+)
 from endcap.testing.sessions import make_session
 
 
@@ -133,3 +143,30 @@ def test_a_damaged_or_missing_file_is_never_answered_from(tmp_path: Path, shop_o
             read_artefacts(session, version)
     finally:
         session.ports.close()
+
+
+def test_members_come_with_the_most_error_first(shop: Any) -> None:
+    version = shop.register("a", evidence="e" * 64)
+    rows = {
+        "member": ["small", "none", "large", "middle"],
+        "n": [10, 0, 100, 100],
+        "wape": [0.5, None, 0.1, 0.05],
+        "mae": [9.0, None, 2.0, 1.0],
+        "bias": [0.1, None, 0.0, -0.1],
+        "coverage_90": [0.9, None, 0.8, 1.0],
+        "fallback": [None, "too few days", None, None],
+    }
+    shop.session.tables.write(MEMBER_METRICS, partition={"workspace": "default", "evidence": version.evidence}, table=pa.table(rows))
+    assert [line.member for line in list_members(shop.session, version.id)] == ["large", "middle", "small", "none"]
+    assert [line.member for line in list_members(shop.session, version.id, limit=1)] == ["large"]
+    (last,) = list_members(shop.session, version.id, limit=0)[-1:]
+    assert (last.member, last.wape, last.fallback) == ("none", None, "too few days")
+    with pytest.raises(InvalidInput, match="limit is -1"):
+        list_members(shop.session, version.id, limit=-1)
+
+
+def test_a_version_without_members_and_one_of_another_workspace_have_none_to_show(shop: Any) -> None:
+    shop.register("a")
+    for session in (shop.session, replace(shop.session, workspace="other")):
+        with pytest.raises(NotFound):
+            list_members(session, "store-day-v1")

@@ -378,6 +378,20 @@ def test_a_turn_killed_between_two_trials_offers_the_second(world: Any) -> None:
     assert world.turn().champion == "store-day-v3"
 
 
+def test_a_judgement_that_always_fails_does_not_keep_the_champion_from_answering(world: Any) -> None:
+    world.turn()
+    world.task.offers, world.task.wish = [("model", 0.01)], "second"
+    world.apply()
+    world.wake()
+    for _ in range(3):
+        world.task.fails["weigh"] = RuntimeError("it cannot be weighed")
+        with pytest.raises(StepFailed, match="it cannot be weighed"):
+            world.turn()
+    done = world.turn()
+    assert (done.decision.train, done.champion, done.batch.version) == (False, "store-day-v1", "store-day-v1")
+    assert world.task.called.count("train") == 2
+
+
 def test_a_failed_ingest_after_a_killed_training_forgets_nothing(world: Any, tamper: Callable[..., Any]) -> None:
     world.turn()
     world.wake().task.offers = [("model", 0.01)]

@@ -22,7 +22,7 @@ _LEAST_DAYS = 28
 _WINDOW = 730
 _AGE_HALF_LIFE = 84.0
 _RESIDUAL_HALF_LIFE = 7.0
-_ADAPT_HALF_LIFE = 10.0
+_ADAPT_WEEKS = (1, 2, 3, 4)
 _CLEARLY = 0.95
 _RIDGE = 1.0
 _MOST_FACTS = 8
@@ -47,8 +47,9 @@ class PerMember:
         age = data.n_seen - 1 - np.arange(first, data.n_seen)
         x = _design(data, np.arange(first, data.n_seen), facts)
         coefficients = _solve(x, y, age)
-        if _changed_lately(x, y, age):
-            coefficients = _adapt(coefficients, x, y, age)
+        n_weeks = _choose_adaptation(x, y, age)
+        if n_weeks is not None:
+            coefficients = _adapt(coefficients, x, y, age, n_weeks=n_weeks + 1)  # the week held out has passed too
         names = join_keys(data.keys)
         fallen = {
             name: f"{int(n)} days with a value; a fit of its own needs {_LEAST_DAYS}"
@@ -107,30 +108,37 @@ def _solve(x: NDArray[np.float64], y: NDArray[np.float64], age: NDArray[np.int64
     return solved
 
 
-def _adapt(coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64], age: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The same with each kind of day moved by its latest residuals, shrunk by half a day."""
+def _adapt(
+    coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64], age: NDArray[np.int64], *, n_weeks: int
+) -> NDArray[np.float64]:
+    """The same with each kind of day moved by its residuals of the latest weeks, shrunk by a third of a day."""
     residual = y - np.einsum("stp,sp->st", x, coefficients)
-    weight = np.where(np.isfinite(residual), 0.5 ** (age / _ADAPT_HALF_LIFE), 0.0)
+    weight = (np.isfinite(residual) & (age < 7 * n_weeks)).astype(np.float64)
     told = np.einsum("st,stk->sk", weight, x[:, :, :7])
-    moved = np.einsum("st,stk->sk", weight * np.nan_to_num(residual), x[:, :, :7]) / (told + 0.5)
+    moved = np.einsum("st,stk->sk", weight * np.nan_to_num(residual), x[:, :, :7]) / (told + 1 / 3)
     adapted = coefficients.copy()
     adapted[:, :7] += moved
     return adapted
 
 
-def _changed_lately(x: NDArray[np.float64], y: NDArray[np.float64], age: NDArray[np.int64]) -> bool:
-    """Whether the latest week, held out, is clearly better forecast after adapting to the weeks before it."""
+def _choose_adaptation(x: NDArray[np.float64], y: NDArray[np.float64], age: NDArray[np.int64]) -> int | None:
+    """From how many of the latest weeks the week's shape is learned anew: None, unless the latest week, held out, is clearly better so."""
     n = y.shape[1] - 7
     if n < 42:
-        return False
+        return None
     slow = _solve(x[:, :n], y[:, :n], age[:n] - 7)
-    fast = _adapt(slow, x[:, :n], y[:, :n], age[:n] - 7)
-    errors = []
-    for coefficients in (slow, fast):
-        fitted = np.einsum("stp,sp->st", x[:, n - 14 :], coefficients)
-        shift = np.nan_to_num(_mean_of(y[:, n - 14 : n] - fitted[:, :14]))
-        errors.append(float(np.nansum(np.abs(np.expm1(y[:, n:]) - np.expm1(np.clip(fitted[:, 14:] + shift[:, None], 0.0, 30.0))))))
-    return errors[1] < _CLEARLY * errors[0]
+    unchanged = _error_of(slow, x, y, n)
+    errors = {k: _error_of(_adapt(slow, x[:, :n], y[:, :n], age[:n] - 7, n_weeks=k), x, y, n) for k in _ADAPT_WEEKS}
+    best = min(errors, key=lambda k: errors[k])
+    return best if errors[best] < _CLEARLY * unchanged else None
+
+
+def _error_of(coefficients: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64], n: int) -> float:
+    """The sum of absolute errors on the days from ``n`` on, after moving the level by the two weeks before."""
+    fitted = np.einsum("stp,sp->st", x[:, n - 14 :], coefficients)
+    shift = np.nan_to_num(_mean_of(y[:, n - 14 : n] - fitted[:, :14]))
+    forecast = np.expm1(np.clip(fitted[:, 14:] + shift[:, None], 0.0, 30.0))
+    return float(np.nansum(np.abs(np.expm1(y[:, n:]) - forecast)))
 
 
 def _mean_of(values: NDArray[np.float64]) -> NDArray[np.float64]:

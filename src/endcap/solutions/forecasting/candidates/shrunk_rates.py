@@ -23,7 +23,8 @@ from endcap.solutions.forecasting.finishing import is_closed
 _WINDOW = 140
 _SMOOTH_HALF_LIFE = 10.0
 _PSEUDO_DAYS = 3.0
-_AGE_HALF_LIVES = (60.0, 10.0)
+_AGE_HALF_LIFE = 60.0
+_MEMORIES = (1, 2, 4)
 _CLEARLY = 0.95
 _HALF_LIVES = (3.0, 5.0, 10.0, 20.0, 40.0)
 _DEFAULT_HALF_LIFE = 5.0
@@ -48,7 +49,7 @@ class ShrunkRates:
         kinds = weigh_day_kinds(data)[first : data.n_seen]
         flags = flag_facts(data)[:_MOST_FLAGS]
         on = [np.nan_to_num(data.ahead[name][:, first : data.n_seen]) > 0 for name in flags]
-        shape = _fit_shape(y, kinds, on, age_half_life=_choose_age_half_life(y, kinds, on))
+        shape = _fit_shape(y, kinds, on, memory=_choose_memory(y, kinds, on))
         half_life = _choose_half_life(y / _effect(on, shape.effects), shape.profile @ kinds.T, reach=int(data.offsets[-1]) + 1)
         return FittedRates(
             keys=tuple(join_keys(data.keys)),
@@ -136,31 +137,34 @@ class _Shape:
     pooled_effects: Doubles
 
 
-def _fit_shape(y: Doubles, kinds: Doubles, on: list[NDArray[np.bool_]], *, age_half_life: float) -> _Shape:
+def _fit_shape(y: Doubles, kinds: Doubles, on: list[NDArray[np.bool_]], *, memory: int | None) -> _Shape:
     effects, pooled_effects = np.ones((len(y), len(on))), np.ones(len(on))
     profile, pooled = np.ones((len(y), 7)), np.ones(7)
     for _ in range(2):  # profile and effects explain the same days, so each is fitted with the other taken out
         plain = y / _effect(on, effects)
-        pooled = _fit_profile(_pool(plain), kinds, np.ones((1, 7)), age_half_life=age_half_life, pseudo=0.0, rounds=4)[0]
+        pooled = _fit_profile(_pool(plain), kinds, np.ones((1, 7)), memory=memory, pseudo=0.0, rounds=4)[0]
         prior = np.tile(pooled, (len(y), 1))
-        profile = _fit_profile(plain, kinds, prior, age_half_life=age_half_life, pseudo=_PSEUDO_DAYS, rounds=2)
+        profile = _fit_profile(plain, kinds, prior, memory=memory, pseudo=_PSEUDO_DAYS, rounds=2)
         pooled_effects, effects = _fit_effects(y, profile @ kinds.T, on)
     return _Shape(profile, pooled, effects, pooled_effects)
 
 
-def _choose_age_half_life(y: Doubles, kinds: Doubles, on: list[NDArray[np.bool_]]) -> float:
-    """How fast the week's shape is forgotten: slowly, unless the latest week, held out, says that it changed."""
+def _choose_memory(y: Doubles, kinds: Doubles, on: list[NDArray[np.bool_]]) -> int | None:
+    """How many of the latest weeks the week's shape is learned from. None: all, the old ones less, unless the latest week, held out, is
+    clearly better forecast from the few before it."""
     n = y.shape[1] - 7
     if n < 35:
-        return _AGE_HALF_LIVES[0]
-    errors = {}
-    for age_half_life in _AGE_HALF_LIVES:
-        shape = _fit_shape(y[:, :n], kinds[:n], [flag[:, :n] for flag in on], age_half_life=age_half_life)
+        return None
+
+    def error_of(memory: int | None) -> float:
+        shape = _fit_shape(y[:, :n], kinds[:n], [flag[:, :n] for flag in on], memory=memory)
         expected = (shape.profile @ kinds.T) * _effect(on, shape.effects)
         level = _weighted_level(y[:, :n] / np.maximum(expected[:, :n], 1e-9), _DEFAULT_HALF_LIFE)
-        errors[age_half_life] = float(np.nansum(np.abs(y[:, n:] - level[:, None] * expected[:, n:])))
-    slow, fast = _AGE_HALF_LIVES
-    return fast if errors[fast] < _CLEARLY * errors[slow] else slow
+        return float(np.nansum(np.abs(y[:, n:] - level[:, None] * expected[:, n:])))
+
+    errors = {memory: error_of(memory) for memory in _MEMORIES}
+    best = min(errors, key=lambda memory: errors[memory])
+    return best + 1 if errors[best] < _CLEARLY * error_of(None) else None  # the week held out has passed too
 
 
 def _flag_of(data: Panel, name: str) -> NDArray[np.bool_]:
@@ -181,14 +185,15 @@ def _pool(y: Doubles) -> Doubles:
     return pooled[None, :]
 
 
-def _fit_profile(y: Doubles, kinds: Doubles, prior: Doubles, *, age_half_life: float, pseudo: float, rounds: int) -> Doubles:
+def _fit_profile(y: Doubles, kinds: Doubles, prior: Doubles, *, memory: int | None, pseudo: float, rounds: int) -> Doubles:
     """n_series x 7, mean 1: the mean of values over the series' own smooth level, shrunk to the prior by pseudo-days; older days count less."""
     n = y.shape[1]
     there = np.isfinite(y)
     values = np.where(there, y, 0.0)
     gap = np.abs(np.arange(n)[:, None] - np.arange(n))
     kernel = 0.5 ** (gap / _SMOOTH_HALF_LIFE)
-    age = 0.5 ** ((n - 1 - np.arange(n)) / age_half_life)
+    past = n - 1 - np.arange(n)
+    age = 0.5 ** (past / _AGE_HALF_LIFE) if memory is None else (past < 7 * memory).astype(np.float64)
     weight = there @ (kinds * age[:, None])
     profile = prior
     for _ in range(rounds):

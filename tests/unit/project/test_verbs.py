@@ -1,0 +1,261 @@
+"""The table of verbs: it is whole, each row of it is guarded, and what changes something says so in the audit chain."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import endcap
+from endcap.core import permissions
+from endcap.core.definitions.watches import Quality
+from endcap.core.errors import PermissionDenied
+from endcap.core.permissions import Permission, Role, permissions_of
+from endcap.faces.cli.commands import offered_verbs
+from endcap.governance.audit import list_audit
+from endcap.governance.verbs import Verb
+from endcap.loop.deployment.batches import find_batch, read_batch
+from endcap.loop.deployment.records import Batch
+from endcap.loop.evaluation.records import Verdict
+from endcap.loop.registry.records import Version
+from endcap.loop.registry.versions import get_version, latest_verdict
+from endcap.project.definitions import load_definitions
+from endcap.project.verbs import MODULES, load_verbs
+from endcap.testing.sessions import make_session
+
+TESTS = Path(__file__).parents[2]
+ALL = sorted(load_verbs().items())
+
+
+def all_modules() -> Iterator[Any]:
+    for found in pkgutil.walk_packages(endcap.__path__, "endcap."):
+        yield importlib.import_module(found.name)
+
+
+def test_every_verb_of_the_package_stands_in_the_table() -> None:
+    found = {}
+    for module in all_modules():
+        for value in vars(module).values():
+            entry = getattr(value, "__verb__", None)
+            if isinstance(entry, Verb) and value.__module__ == module.__name__:
+                assert module.__name__ in MODULES, f"{module.__name__} defines the verb '{entry.name}' and is not in endcap.project.verbs.MODULES"
+                found[entry.name] = entry
+    assert found == load_verbs()
+
+
+def test_every_module_of_the_table_has_a_verb() -> None:
+    assert {entry.call.__module__ for _, entry in ALL} == set(MODULES)
+
+
+@pytest.mark.parametrize(("name", "entry"), ALL)
+def test_a_verb_has_a_permission_help_and_a_session(name: str, entry: Verb) -> None:
+    assert isinstance(entry.permission, Permission)
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+    assert len(entry.summary) > 20
+    assert entry.summary.endswith((".", ":"))
+    assert next(iter(inspect.signature(entry.call).parameters)) == "session"
+    for parameter in entry.parameters:
+        assert parameter.annotation is not inspect.Parameter.empty
+
+
+@pytest.mark.parametrize(("name", "entry"), ALL)
+def test_a_verb_has_a_test(name: str, entry: Verb) -> None:
+    called = re.compile(rf'\b{entry.call.__name__}\(|["\']{re.escape(name)}["\']')
+    others = [path for path in TESTS.rglob("test_*.py") if path.name != Path(__file__).name or "project" not in path.parts]
+    assert any(called.search(path.read_text(encoding="utf-8")) for path in others), f"no test calls {entry.call.__name__}"
+
+
+@pytest.mark.parametrize(("name", "entry"), sorted(offered_verbs().items()))
+def test_a_command_says_what_its_options_are(name: str, entry: Verb) -> None:
+    for parameter in entry.parameters:
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in ("folder", "reporter"):
+            assert f"``{parameter.name}``" in entry.help, f"the help of '{name}' does not speak of {parameter.name}"
+
+
+class Untouchable:  # noqa: PLW1641 - it has a hash, that of all it refuses
+    """An argument that nobody may look at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(f"an argument was looked at ({name}) before the permission")
+
+    def __str__(self) -> str:
+        raise AssertionError("an argument was written down before the permission")
+
+    __repr__ = __bool__ = __len__ = __iter__ = __fspath__ = __hash__ = __str__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("an argument was compared before the permission")
+
+
+def call_blindly(entry: Verb, session: Any) -> None:
+    """Call a verb with arguments that nobody may look at."""
+    required = [parameter for parameter in entry.parameters if parameter.default is inspect.Parameter.empty]
+    values = [Untouchable() for parameter in required if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+    options = {parameter.name: Untouchable() for parameter in entry.parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    entry.call(session, *values, **options)
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize(("name", "entry"), ALL)
+def test_a_role_without_the_permission_is_refused_before_any_argument_is_looked_at(
+    name: str, entry: Verb, role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each role, with exactly that permission taken from it; so too the verbs that every role may call."""
+    monkeypatch.setitem(permissions._HELD, role, permissions_of(role) - {entry.permission})
+    session = make_session(role=role)
+    with pytest.raises(PermissionDenied, match=f"'{name}' needs the permission '{entry.permission}'"):
+        call_blindly(entry, session)
+    monkeypatch.undo()
+    (row,) = list_audit(session)
+    assert (row.verb, row.outcome, row.actor, row.thing) == (name, "refused", "ada", "workspace/default")
+    assert row.detail == {"needs": str(entry.permission)}
+
+
+@pytest.mark.parametrize(("name", "entry"), ALL)
+def test_a_viewer_may_read_and_nothing_else(name: str, entry: Verb) -> None:
+    session = make_session(role=Role.VIEWER)
+    try:
+        call_blindly(entry, session)
+    except PermissionDenied:
+        assert entry.permission is not Permission.READ
+    except (AssertionError, TypeError):  # it went on to its arguments
+        assert entry.permission is Permission.READ
+    else:
+        assert entry.permission is Permission.READ
+
+
+# What each verb is called with, on a project that ran. A new verb has no line here, and fails until it has one.
+
+
+@dataclass
+class Scene:
+    project: Any
+    session: Any
+    version: Version
+    verdict: Verdict
+    batch: Batch
+    scratch: Path
+
+    @property
+    def second(self) -> Version:
+        """Another version, passed by the gate against the champion."""
+        return get_version(self.session, "store-day-v2")
+
+
+def judge(scene: Scene) -> Verdict:
+    return msgspec.structs.replace(scene.verdict, id="verdict_x", version="store-day-v2", against=scene.version.id)
+
+
+READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
+    "audit": lambda _: {"actor": "ada"},
+    "history": lambda _: {"model": "store-day"},
+    "incidents": lambda _: {},
+    "list-ingests": lambda _: {},
+    "ls": lambda _: {},
+    "members": lambda _: {"version": "store-day-v1"},
+    "plan": lambda s: {"folder": s.project.folder},
+    "predictions": lambda s: {"model": "store-day", "out": s.scratch / "f.csv"},
+    "readings": lambda _: {"model": "store-day"},
+    "runs": lambda _: {},
+    "show": lambda _: {"thing": "store-day"},
+    "trace": lambda _: {"thing": "store-day-v1"},
+    "verify-audit": lambda _: {},
+    "versions": lambda _: {"model": "store-day"},
+}
+CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
+    # in this order: a version is registered, judged, promoted and rolled back
+    "register": lambda s: {"version": msgspec.structs.replace(s.version, identity="another")},
+    "record-verdict": lambda s: {"verdict": judge(s)},
+    "promote": lambda _: {"version": "store-day-v2"},
+    "rollback": lambda _: {"model": "store-day"},
+    "log-predictions": lambda s: {"batch": s.batch, "answers": answers(s)},
+    "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
+    "apply": lambda s: {"folder": changed(s)},
+}
+MADE_OF_OTHERS = {
+    "run": "each of its parts is audited: apply, ingest, register, record-verdict, promote, log-predictions",
+    "forecast": "a run of a definition file that it wrote",
+}
+NOT_CHAINED = {
+    "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
+    "join-outcomes": "outcomes are data in flow",
+    "init": "lays out files in a folder; the workspace knows nothing of them",
+}
+
+
+def answers(scene: Scene) -> Any:
+    return read_batch(scene.session, scene.batch).drop_columns(["prediction_id", "version", "predicted_at"])
+
+
+def changed(scene: Scene) -> Path:
+    scene.project.change('horizon="7d"', 'horizon="6d"')
+    return Path(scene.project.folder)
+
+
+def test_every_verb_is_one_that_reads_changes_or_has_a_reason() -> None:
+    groups = [set(READS), set(CHANGES), set(MADE_OF_OTHERS), set(NOT_CHAINED)]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == len(load_verbs())
+    assert set().union(*groups) == set(load_verbs())
+    assert set(READS) == {name for name, entry in ALL if entry.permission is Permission.READ}
+
+
+@pytest.fixture
+def scene(project: Any, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    project.run()
+    session = project.session
+    version = get_version(session, "store-day-v1")
+    verdict = latest_verdict(session, version.id)
+    assert verdict is not None
+    return Scene(project, session, version, verdict, find_batch(session, "store-day"), tmp_path_factory.mktemp("scratch"))
+
+
+def test_what_changes_something_is_audited_and_what_reads_is_not(scene: Scene) -> None:
+    session, verbs = scene.session, load_verbs()
+
+    def rows() -> list[tuple[str, str]]:
+        return [(row.verb, row.outcome) for row in reversed(list_audit(session, limit=500))]
+
+    parts = {"apply", "ingest", "register", "record-verdict", "promote", "log-predictions"}
+    assert {verb for verb, _ in rows()} == parts, "a run is audited by its parts"
+    for name, values in READS.items():
+        before = rows()
+        verbs[name].call(session, **values(scene))
+        assert rows() == before, f"'{name}' reads and yet was audited"
+    for name, values in CHANGES.items():
+        before = rows()
+        verbs[name].call(session, **values(scene))
+        assert rows() == [*before, (name, "done")], f"'{name}' changes something and was not audited once"
+
+
+def test_data_in_flow_is_not_chained(scene: Scene) -> None:
+    session, verbs = scene.session, load_verbs()
+    before = list_audit(session, limit=500)
+    task = load_definitions(scene.project.folder).task("store-day")
+    assert task.keys == ("store_id",)
+    actuals = answers(scene).select(["store_id", "ts", "forecast"]).rename_columns(["store_id", "ts", "actual"])
+    assert verbs["join-outcomes"].call(session, "store-day", actuals) == scene.batch.n_rows
+    assert verbs["check-quality"].call(session, scene.version, Quality(least_rows=1)).figure == 0.0
+    started = verbs["init"].call(session, folder=scene.scratch / "new")
+    assert len(started.files) == 4
+    assert list_audit(session, limit=500) == before
+
+
+def test_the_audit_shows_refusals_beside_changes_by_actor_and_thing(scene: Scene) -> None:
+    viewer = make_session(role=Role.VIEWER, actor="bob")
+    viewer = viewer.__class__(**{**vars(viewer), "ports": scene.session.ports})
+    with pytest.raises(PermissionDenied):
+        load_verbs()["rollback"].call(viewer, "store-day")
+    audit = load_verbs()["audit"].call
+    (row,) = audit(viewer, actor="bob")
+    assert (row.verb, row.outcome) == ("rollback", "refused")
+    assert audit(viewer)[0] == row
+    assert {found.verb for found in audit(viewer, thing="model/store-day")} == {"apply", "register", "record-verdict", "promote", "log-predictions"}
+    assert audit(viewer, thing="model/store-day", actor="bob") == []
