@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from itertools import pairwise
@@ -330,20 +328,3 @@ def test_the_first_minute_from_python(tmp_path: Path) -> None:
         ec.predictions(house.session(), "visits-visitors", out=tmp_path / "f.parquet")
     answers = pq.read_table(tmp_path / "f.parquet")
     assert answers["forecast"].to_pylist() == [130.0 if ts.weekday() == 5 else 100.0 for ts in answers["ts"].to_pylist()]
-
-
-def test_the_api_is_short_sorted_and_whole() -> None:
-    assert len(ec.__all__) <= 40
-    assert list(ec.__all__) == sorted(ec.__all__)
-    assert dir(ec) == ec.__all__
-    for name in ec.__all__:
-        assert callable(getattr(ec, name))
-    with pytest.raises(AttributeError, match="module 'endcap' has no attribute 'Forecats'"):
-        ec.Forecats  # noqa: B018 - looking is the test
-
-
-def test_importing_the_api_loads_nothing_heavy() -> None:
-    heavy = ("numpy", "pyarrow", "duckdb", "numba", "lightgbm", "matplotlib", "rich", "click", "msgspec")
-    asked = f"import sys, endcap; print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == "[]\n"

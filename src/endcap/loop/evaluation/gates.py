@@ -207,7 +207,9 @@ def _unsquare(value: float, metric: str) -> float:
 
 
 def _no_rows(check: str, evidence: Evidence) -> CheckResult:
-    """Without a single outcome only a baseline may answer: somebody must, and it is what anyone would do without a model."""
-    baseline = evidence.name in evidence.baselines and not np.isfinite(evidence.actual).any()
+    """Without an outcome, or with nothing but zeros, only a baseline may answer: somebody must, and it is what anyone would do."""
+    outcomes = evidence.actual[np.isfinite(evidence.actual)]
+    baseline = evidence.name in evidence.baselines and not outcomes.any()
+    what = "there is nothing but zeros to judge by" if outcomes.size and not outcomes.any() else "there is not one outcome to judge by"
     why = "a baseline answers until there is" if baseline else "a longer history is needed"
-    return CheckResult(check=check, passed=baseline, figure=None, limit="", sentence=f"{check}: there is not one outcome to judge by; {why}")
+    return CheckResult(check=check, passed=baseline, figure=None, limit="", sentence=f"{check}: {what}; {why}")

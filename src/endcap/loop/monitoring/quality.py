@@ -59,7 +59,7 @@ def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
 def check_quality(session: Session, version: Version, watch: Quality) -> Reading:
     """Compare the live error of a version's delivered forecasts with its validation error, over the newest ``window`` of outcomes.
 
-    Of several forecasts of one value the one made last is counted. Keeps the reading; a breach also writes an incident. Too few outcomes:
+    Of several forecasts of one value the one made last is counted. Keeps the reading; a breach that was none at the reading before also writes an incident. Too few outcomes:
     a reading without a figure, never a breach. Cost: the outcomes of the window.
     """
     window_days = count_days(watch.window, what="window")
@@ -151,8 +151,20 @@ def _raise_incident(session: Session, reading: Reading, watch: Quality) -> None:
     )
     identity = identify(reading.version, watch, reading.last.isoformat())
     thing = f"model/{reading.model}"
-    if session.records.get(INCIDENTS, workspace=session.workspace, id=identity) is not None:
+    if _stays_breached(session, reading) or session.records.get(INCIDENTS, workspace=session.workspace, id=identity) is not None:
         return
     with session.change("check-quality", thing=thing, detail={"version": reading.version, "breach": sentence}) as change:
         incident = Incident(id=identity, model=reading.model, version=reading.version, at=session.now(), sentence=sentence, reactions=watch.then)
         change.tx.append(INCIDENTS, workspace=session.workspace, record=incident)
+
+
+def _stays_breached(session: Session, reading: Reading) -> bool:
+    """Whether the reading before was breached too: one incident stands for a breach, however many days it lasts."""
+    where = {"version": reading.version}
+    newest = session.records.find(READINGS, workspace=session.workspace, where=where, newest_first=True, limit=10)
+    before = [r for r in newest if r.metric == reading.metric and r.last < reading.last and _span(r) == _span(reading)]
+    return bool(before) and before[0].breached
+
+
+def _span(reading: Reading) -> timedelta:
+    return reading.last - reading.first

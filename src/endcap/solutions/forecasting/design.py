@@ -163,7 +163,8 @@ class _Builder:
         if kind == "effect":
             return self._effect(values)[:, :, None]
         if how in ("before", "after"):
-            return self._at(values, self.targets + (-1 if how == "before" else 1))
+            # The day after the last target is not known at the origin, so that no row of training may show it either.
+            return self._at(values, self.targets + (-1 if how == "before" else 1), limit=self.targets[:, -1])
         at_target = self._at(values, self.targets)
         if how == "less usual":
             seen = values[:, : self.panel.n_seen]

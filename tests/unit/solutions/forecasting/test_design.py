@@ -101,6 +101,7 @@ def test_a_row_holds_nothing_of_the_target_from_its_origin_on(make_panel: MakePa
 def test_a_row_of_training_is_the_row_of_that_day(make_panel: MakePanel) -> None:
     """But for what a fact's own usual height is: it is taken from all days that are seen."""
     panel = full_panel(make_panel)
+    panel = replace(panel, ahead={**panel.ahead, "public_holiday": panel.ahead["promo"]})
     columns = [name for name in name_columns(panel) if not name.startswith("effect")]
     origins = training_origins(panel)
     whole = build_design(panel, origins, columns)
