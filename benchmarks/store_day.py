@@ -31,11 +31,10 @@ from endcap.loop.data.verbs import ingest
 from endcap.loop.evaluation.gates import Evidence, judge, scale_of
 from endcap.loop.evaluation.metrics import measure
 from endcap.loop.features.panel_loading import load_panel
-from endcap.loop.features.panels import Panel, join_keys
+from endcap.loop.features.panels import Panel
 from endcap.project.definitions import load_definitions
-from endcap.solutions.forecasting.backtests import cut_actual, run_backtest
+from endcap.solutions.forecasting.backtests import bound_backtest, cut_actual, run_backtest
 from endcap.solutions.forecasting.day_kinds import HOLIDAY_FACT, is_special, weekdays
-from endcap.solutions.forecasting.intervals import collect_residuals, fit_intervals
 from endcap.solutions.forecasting.training import build_candidates, train_forecast
 
 FIRST, LAST, CALIBRATE_FROM = date(2024, 5, 21), date(2024, 6, 12), date(2024, 4, 18)
@@ -100,7 +99,7 @@ def main() -> None:
         test = run_backtest(panel, build_candidates((*BASELINES, candidate)), origins=origins, seed=forecast.seed)
         actual = cut_actual(panel, origins)
         judged = origins >= tick[FIRST]
-        figures[model] = report(panel, origins, judged, actual, test.forecasts, candidate)
+        figures[model] = report(panel, test, judged, actual, candidate)
     figures["wall_s"] = round(time.perf_counter() - began, 1)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     figures["cpu_s"] = round(usage.ru_utime + usage.ru_stime, 1)
@@ -108,9 +107,10 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def report(panel, origins, judged, actual, forecasts, candidate):
+def report(panel, test, judged, actual, candidate):
     """Figures of one model over all judged origins and over the four of the reference."""
-    lower, upper = bound(panel, origins, actual, forecasts[candidate])
+    origins, forecasts = test.origins, test.forecasts
+    lower, upper = bound_backtest(panel, test, forecasts[candidate])
     four = np.isin(origins, [(day - panel.start).days for day in FOUR]) & judged
     found: dict[str, object] = {"candidate": candidate, "n_origins": int(judged.sum())}
     for label, where in (("all", judged), ("four", four)):
@@ -132,18 +132,6 @@ def report(panel, origins, judged, actual, forecasts, candidate):
     found["coverage_90_by_weekday"] = {DAYS[d]: round(float(covered[where & ~named & (day_of == d)].mean()), 4) for d in range(7)}
     print(f"  coverage {found['coverage_90']}, by weekday without holidays {found['coverage_90_by_weekday']}")
     return found
-
-
-def bound(panel, origins, actual, forecast):
-    """Limits at each origin from the residuals known there."""
-    residuals = collect_residuals(panel, origins=origins, actual=actual, forecast=forecast)
-    lower, upper = np.full(forecast.shape, np.nan), np.full(forecast.shape, np.nan)
-    for place, origin in enumerate(origins):
-        known = residuals.before(int(origin) - panel.hidden)
-        if known.errors.size:
-            intervals = fit_intervals(known, keys=tuple(join_keys(panel.keys)), start_weekday=panel.start.weekday())
-            lower[:, place], upper[:, place] = intervals.apply(forecast[:, place].astype(np.float32), panel.seen_at(int(origin)))
-    return lower, upper
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ FOLDER = "$ENDCAP_DATA/freshretailnet"
 
 # How much an hour usually sells, against the mean hour: means of in-stock hours from 28 March to 20 May 2024. A stock-out at night hides
 # little, one at noon much, so the share of a day on which demand could not be seen is weighed by these.
-HOUR_WEIGHTS = "0.21, 0.12, 0.07, 0.05, 0.06, 0.22, 0.67, 1.31, 2.01, 2.31, 2.18, 1.62, 1.27, 1.20, 1.42, 1.87, 2.08, 1.63, 1.13, 0.89, 0.75, 0.46, 0.29, 0.17"
+HOUR_WEIGHTS = (
+    "0.21, 0.12, 0.07, 0.05, 0.06, 0.22, 0.67, 1.31, 2.01, 2.31, 2.18, 1.62, 1.27, 1.20, 1.42, 1.87, 2.08, 1.63, 1.13, 0.89, 0.75, 0.46, 0.29, 0.17"
+)
 
 sales = ec.Table(
     "sales_hourly",

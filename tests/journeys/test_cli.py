@@ -233,7 +233,7 @@ def test_show_a_version(lived: Lived, cli: Cli) -> None:
     assert set(view["version"]["leaderboard"]) >= {"weekday_mean", "seasonal_naive_7", "shrunk_rates"}
     assert {check["passed"] for check in view["verdict"]["checks"]} == {True}
     text = cli("show", f"{MODEL}-v2", *lived.where).out
-    assert text.startswith("store-day-v2: shrunk_rates, not released, trained 20")
+    assert text.startswith("store-day-v2: shrunk_rates, not the champion, trained 20")
     assert "WAPE by weekday: Monday" in text
     assert "WAPE by format: " in text
     nearly = cli("show", "store-dya", *lived.where)

@@ -20,7 +20,8 @@ EXIT_CODES = {
     "step_failed": 8,
     "step_timed_out": 8,
 }
-"""What the shell gets: 0 done, 1 unforeseen, 2 bad input (wrong options too), and so on by the error's code."""
+"""What the shell gets: 0 done, 1 unforeseen (and a reader that went away), 2 bad input (wrong options too), and so on by the error's code."""
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -44,8 +45,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         else:
             error.show()
         raise SystemExit(error.exit_code) from error
-    except BrokenPipeError:
-        raise SystemExit(141) from None  # the reader went away, as head does
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
@@ -57,7 +56,16 @@ def print_error(error: EndcapError, *, as_json: bool) -> None:
         sys.stderr.write(msgspec.json.encode(error.to_dict()).decode() + "\n")
         return
     hint = f"\n  hint: {error.hint}" if error.hint else ""
-    sys.stderr.write(f"error: {error.what}{hint}\n")
+    sys.stderr.write(tame(f"error: {error.what}{hint}\n"))
+
+
+def tame(text: str) -> str:
+    r"""Text whose control characters are shown instead of sent: a column's name must not rule somebody's terminal.
+
+    >>> tame("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return text.translate(_CONTROLS)
 
 
 if __name__ == "__main__":

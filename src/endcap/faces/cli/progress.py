@@ -6,6 +6,7 @@ import sys
 import time
 
 from endcap.core.durations import format_duration
+from endcap.faces.cli.entry import tame
 
 
 class TerminalReporter:
@@ -31,6 +32,7 @@ class TerminalReporter:
 
     def _write(self, line: str, *, end: str = "") -> None:
         width = 118
+        line = tame(line)
         kept = line if len(line) <= width else line[: width - 1] + "…"
         sys.stderr.write(f"\r\x1b[2K{kept}{end}")
         sys.stderr.flush()

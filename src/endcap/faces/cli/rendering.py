@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -14,6 +15,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from endcap.core.durations import format_duration
+from endcap.faces.cli.entry import tame
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import Ingest
 from endcap.loop.deployment.records import Delivery
@@ -30,13 +32,20 @@ from endcap.project.starting import FirstForecast, Started
 _NO_RELEASE = 6
 
 
+class _Paper(Console):
+    """A console on which nothing that came from a file moves the cursor."""
+
+    def print(self, *objects: Any, **given: Any) -> None:
+        super().print(*(Text(tame(o.plain), style=o.style) if isinstance(o, Text) else o for o in objects), **given)
+
+
 def render(result: Any, *, as_json: bool) -> int:
     """Print a result and return the exit code: 6 where a run ended without a version that may answer, otherwise 0."""
     if as_json:
         sys.stdout.write(msgspec.json.encode(result, order="deterministic").decode() + "\n")
     else:
         # What is not read on a terminal is read by a program or later: nothing is folded there.
-        show(result, Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=240, soft_wrap=True))
+        show(result, _Paper(highlight=False) if sys.stdout.isatty() else _Paper(highlight=False, width=240, soft_wrap=True))
     outcome = result.run if isinstance(result, FirstForecast) else result
     return _NO_RELEASE if isinstance(outcome, RunResult) and outcome.champion is None else 0
 
@@ -64,7 +73,7 @@ def _show_list(rows: list[Any], console: Console) -> None:
         grid.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         cells = renderer(row) if renderer else {name: getattr(row, name) for name in columns}
-        grid.add_row(*(Text(_plain(cells[column])) for column in columns))
+        grid.add_row(*(Text(tame(_plain(cells[column]))) for column in columns))
     console.print(grid)
 
 
@@ -108,7 +117,7 @@ def _(result: Plan, console: Console) -> None:
         for difference in planned.differences:
             console.print(Text(f"{'':<16}   {difference}"))
     if not result.models:
-        console.print(f"{result.file} defines no model")
+        console.print(Text(f"{result.file} defines no model"))
 
 
 @show.register
@@ -121,13 +130,14 @@ def _(result: Started, console: Console) -> None:
 @show.register
 def _(result: Delivery, console: Console) -> None:
     console.print(Text(f"{result.n_rows:,} predictions by {result.version} from {result.origin} in {result.path}"))
-    console.print(Text(f"where one comes from: endcap trace '{result.first_id}'"))
+    if result.first_id:
+        console.print(Text(f"where one comes from: endcap trace {shlex.quote(result.first_id)}"))
 
 
 @show.register
 def _(result: VersionView, console: Console) -> None:
     version = result.version
-    state = "the champion" if result.champion else "not released"
+    state = "the champion" if result.champion else "not the champion"
     console.print(Text(f"{version.id}: {version.candidate}, {state}, trained {_plain(version.created_at)} on days up to {version.trained_until}"))
     _show_leaderboard(version, console)
     _show_verdict(result.verdict, console)
@@ -166,7 +176,8 @@ def _show_leaderboard(version: Version, console: Console) -> None:
         mark = "* " if name == version.candidate else "  "
         kind = " ·" if name in version.baselines else ""
         figures = [_number(metrics.wape), _number(metrics.mae), _number(metrics.rmsse), _number(metrics.rmspe)]
-        grid.add_row(Text(f"{mark}{name}{kind}"), *figures, _percent(metrics.bias), _percent(metrics.coverage_90), f"{metrics.n:,}")
+        shares = [_percent(metrics.bias, sign="+"), _percent(metrics.coverage_90)]
+        grid.add_row(Text(f"{mark}{name}{kind}"), *figures, *shares, f"{metrics.n:,}")
     console.print(grid)
     console.print(Text("  * chosen, · baseline; all on the same back-test rows", style="dim"))
 
@@ -304,11 +315,13 @@ def _sort_key(metrics: Metrics) -> float:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}"
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.1%}" if value < 0.5 else f"{value:.1%}"
+def _percent(value: float | None, *, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.1%}"
 
 
 def _plain(value: Any) -> str:

@@ -59,8 +59,8 @@ def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
 def check_quality(session: Session, version: Version, watch: Quality) -> Reading:
     """Compare the live error of a version's delivered forecasts with its validation error, over the newest ``window`` of outcomes.
 
-    Of several forecasts of one value the one made last is counted. Keeps the reading; a breach that was none at the reading before also writes an incident. Too few outcomes:
-    a reading without a figure, never a breach. Cost: the outcomes of the window.
+    Of several forecasts of one value the one made last is counted. Keeps the reading; a breach that was none at the
+    reading before also writes an incident. Too few outcomes: a reading without a figure, never a breach. Cost: the outcomes of the window.
     """
     window_days = count_days(watch.window, what="window")
     figure, n, first, last = _live_figure(session, version, metric=watch.metric, window_days=window_days, least_rows=watch.least_rows)

@@ -151,7 +151,8 @@ def _fit_shape(y: Doubles, kinds: Doubles, on: list[NDArray[np.bool_]], *, memor
 
 def _choose_memory(y: Doubles, kinds: Doubles, on: list[NDArray[np.bool_]]) -> int | None:
     """How many of the latest weeks the week's shape is learned from. None: all, the old ones less, unless the latest week, held out, is
-    clearly better forecast from the few before it."""
+    clearly better forecast from the few before it.
+    """
     n = y.shape[1] - 7
     if n < 35:
         return None

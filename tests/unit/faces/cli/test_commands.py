@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from endcap.core.errors import NotFound
+from endcap.core.permissions import Permission
+from endcap.faces.cli import commands
+from endcap.faces.cli.commands import build_group, is_plain, offered_verbs, strip_none
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import Verb, verb
+from endcap.project.verbs import load_verbs
+
+COMMON = {"as_json", "project", "home", "workspace_zone"}
+_ANY = inspect.Parameter.KEYWORD_ONLY
+
+
+@verb("brew", permission=Permission.READ)
+def brew(
+    session: Session,
+    leaf: str,
+    cups: int = 2,
+    *,
+    out: Path,
+    zone: str | None = None,
+    minutes: float = 3.5,
+    hot: bool = False,
+    milk_first: bool = False,
+    folder: Path = Path(),
+) -> dict[str, Any]:
+    """Brew ``leaf`` for somebody. Cost: minutes.
+
+    ``out`` is the pot, ``zone`` where it is drunk; ``minutes`` how long it draws. ``hot`` keeps it so, ``milk_first`` divides the nation.
+    """
+    given = {"leaf": leaf, "cups": cups, "out": out, "zone": zone, "minutes": minutes, "hot": hot, "milk_first": milk_first}
+    return {**given, "folder": folder, "house": session.zone, "workspace": session.workspace}
+
+
+@verb("pour", permission=Permission.READ)
+def pour(session: Session, leaves: list[str]) -> None:
+    """Pour what no line of text can say."""
+
+
+@pytest.fixture
+def brewed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs the command made of ``brew`` and gives what the verb was called with."""
+    verbs = {entry.name: entry for entry in (brew.__verb__, pour.__verb__)}  # type: ignore[attr-defined]
+    monkeypatch.setattr(commands, "load_verbs", lambda: verbs)
+
+    def run(*arguments: str) -> dict[str, Any]:
+        kept: list[Any] = []
+
+        def keep(result: Any, *, as_json: bool) -> int:
+            kept.append(result)
+            return 0
+
+        monkeypatch.setattr("endcap.faces.cli.rendering.render", keep)
+        assert build_group().main(args=["brew", *arguments, "--home", "memory://"], standalone_mode=False) == 0
+        (result,) = kept
+        return result  # type: ignore[no-any-return]
+
+    return run
+
+
+def test_what_stands_before_the_star_is_an_argument_and_after_it_an_option(brewed: Callable[..., dict[str, Any]]) -> None:
+    assert set(offered_verbs()) == {"brew"}
+    command = build_group().commands["brew"]
+    assert [(p.name, p.required) for p in command.params if isinstance(p, click.Argument)] == [("leaf", True), ("cups", False)]
+    options = {p.name: p for p in command.params if isinstance(p, click.Option)}
+    assert set(options) == {"out", "zone", "minutes", "hot", "milk_first", *COMMON}
+    assert options["out"].required
+    assert options["milk_first"].opts == ["--milk-first"]
+    assert {name for name, option in options.items() if option.is_flag} == {"hot", "milk_first", "as_json"}
+
+
+def test_values_reach_the_verb_in_their_types(brewed: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    plain = brewed("assam", "--out", "pot")
+    assert plain == {
+        "leaf": "assam",
+        "cups": 2,
+        "out": Path("pot"),
+        "zone": None,
+        "minutes": 3.5,
+        "hot": False,
+        "milk_first": False,
+        "folder": Path(),
+        "house": "UTC",
+        "workspace": "default",
+    }
+    said = brewed("assam", "3", "--out", "pot", "--zone", "Asia/Tokyo", "--minutes", "4", "--hot", "--milk-first", "--project", str(tmp_path))
+    assert said == plain | {"cups": 3, "zone": "Asia/Tokyo", "minutes": 4.0, "hot": True, "milk_first": True, "folder": tmp_path}
+
+
+def test_the_zone_of_a_file_is_not_the_zone_of_the_workspace(brewed: Callable[..., dict[str, Any]]) -> None:
+    said = brewed("assam", "--out", "pot", "--zone", "Asia/Tokyo", "--workspace-zone", "Europe/Berlin")
+    assert (said["zone"], said["house"]) == ("Asia/Tokyo", "Europe/Berlin")
+    said = brewed("assam", "--out", "pot", "--workspace-zone", "Europe/Berlin")
+    assert (said["zone"], said["house"]) == (None, "Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ((), "Missing argument 'LEAF'"),
+        (("assam",), "Missing option '--out'"),
+        (("assam", "many", "--out", "pot"), "'many' is not a valid"),
+        (("assam", "--out", "pot", "--minutes", "long"), "'long' is not a valid float"),
+        (("assam", "--out", "pot", "--sugar"), "No such option"),
+        (("assam", "2", "3", "--out", "pot"), "unexpected extra argument"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_said(brewed: Callable[..., dict[str, Any]], arguments: tuple[str, ...], what: str) -> None:
+    with pytest.raises(click.UsageError) as refused:
+        brewed(*arguments)
+    assert what in refused.value.format_message()
+
+
+def test_words_for_options_come_from_the_verb(brewed: Callable[..., dict[str, Any]]) -> None:
+    command = build_group().commands["brew"]
+    helps = {p.name: p.help for p in command.params if isinstance(p, click.Option) and p.name not in COMMON}
+    assert helps == {
+        "out": "The pot.",
+        "zone": "Where it is drunk.",
+        "minutes": "How long it draws.",
+        "hot": "Keeps it so.",
+        "milk_first": "Divides the nation.",
+    }
+    assert command.short_help == "Brew 'leaf' for somebody. Cost: minutes."
+    assert command.help is not None
+    assert "`" not in command.help
+
+
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_made(brewed: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="There is no folder"):
+        brewed("assam", "--out", "pot", "--project", str(tmp_path / "absent"))
+    assert not (tmp_path / "absent").exists()
+
+
+def test_every_verb_of_plain_parameters_is_a_command_and_every_other_is_not() -> None:
+    offered = set(offered_verbs())
+    for name, entry in load_verbs().items():
+        types = {strip_none(p.annotation) for p in entry.parameters if p.name not in ("folder", "reporter")}
+        assert (name in offered) == (types <= {str, int, float, bool, Path}), name
+    assert offered == set(build_group().commands)
+    assert len(offered) > 15
+    assert {"register", "record-verdict", "log-predictions", "check-quality"} & offered == set()
+
+
+def test_the_daily_commands_come_first() -> None:
+    names = list(offered_verbs())
+    assert names[:4] == ["forecast", "init", "apply", "run"]
+    rest = names[names.index("audit") + 1 :]
+    assert rest == sorted(rest)
+    assert build_group().list_commands(click.Context(build_group())) == names
+
+
+@pytest.mark.parametrize("name", list(offered_verbs()))
+def test_every_command_and_every_option_has_help(name: str) -> None:
+    command = build_group().commands[name]
+    assert command.help
+    assert command.short_help
+    assert "`" not in command.help + command.short_help
+    names = [p.name for p in command.params]
+    assert len(set(names)) == len(names), "two options would overwrite one another"
+    assert set(names) >= COMMON
+    for option in (p for p in command.params if isinstance(p, click.Option)):
+        assert option.help, option.name
+        assert option.help[0].isupper(), option.help
+        assert option.help.endswith((".", "]")), option.help
+        assert "`" not in option.help
+
+
+@pytest.mark.parametrize("name", list(offered_verbs()))
+def test_what_a_command_requires_is_what_its_verb_requires(name: str) -> None:
+    entry: Verb = offered_verbs()[name]
+    required = {p.name for p in entry.parameters if p.default is inspect.Parameter.empty}
+    assert {p.name for p in build_group().commands[name].params if p.required} == required
+    for parameter in build_group().commands[name].params:
+        assert not (parameter.required and getattr(parameter, "show_default", False))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "bare", "plain"),
+    [
+        (str, str, True),
+        (str | None, str, True),
+        (Path | None, Path, True),
+        (int, int, True),
+        (list[str], list[str], False),
+        (str | int, str | int, False),
+        (dict[str, str] | None, dict[str, str], False),
+        ("pa.Table", "pa.Table", False),
+    ],
+)
+def test_what_a_line_of_text_can_say(annotation: Any, bare: Any, plain: bool) -> None:
+    assert strip_none(annotation) == bare
+    assert is_plain(inspect.Parameter("value", _ANY, annotation=annotation)) == plain
+    assert is_plain(inspect.Parameter("folder", _ANY, annotation=annotation))

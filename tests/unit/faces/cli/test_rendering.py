@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from endcap.faces.cli.rendering import render
+from endcap.governance.audit import AuditCheck
+from endcap.governance.records import AuditRow
+from endcap.loop.data.records import BrokenCheck, FileIdentity, Ingest
+from endcap.loop.deployment.records import Batch, Delivery, TraceStep
+from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
+from endcap.loop.monitoring.records import Incident, Reading
+from endcap.loop.registry.records import Champion, MemberLine, ModelRecord, Release, SliceMetrics, Version, VersionFile
+from endcap.loop.retraining.records import Judged
+from endcap.pipelines.records import Run, StepRecord
+from endcap.project.applying import Plan, Planned
+from endcap.project.running import RunResult
+from endcap.project.showing import ModelLine, ModelView, VersionView
+from endcap.project.starting import FirstForecast, Started
+from endcap.solutions.forecasting.newcomer import Guess
+
+AT = datetime(2026, 3, 3, 14, 5, 6, 789, tzinfo=UTC)
+DAY = date(2026, 3, 2)
+
+
+def figures(wape: float | None = 0.1234, *, mae: float | None = 12345.6, bias: float | None = -0.021, coverage: float | None = 0.4) -> Metrics:
+    return Metrics(n=1400, mae=mae, wape=wape, rmse=None, rmsse=0.9, rmspe=None, bias=bias, coverage_90=coverage, width_90=None)
+
+
+STEP = StepRecord(name="ingest sales", status="cached", identity="i", wall_s=0.012, cpu_s=0.5, peak_mib=200.4, n_rows_out=1602)
+RUN = Run(id="run_1", subject="model/store-day", actor="ada", started_at=AT, ended_at=AT, status="done", steps=(STEP,))
+JUDGED = (
+    Judged("store-day-v1", "members", False, False, "bias is +9 %"),
+    Judged("store-day-v2", "trees", True, True, "all 3 checks passed"),
+    Judged("store-day-v3", "trees", True, False, "waits for ada"),
+)
+BATCH = Batch(
+    id="b",
+    workspace="default",
+    model="store-day",
+    version="store-day-v2",
+    origin=DAY,
+    predicted_at=AT,
+    n_rows=1400,
+    first=DAY,
+    last=date(2026, 3, 8),
+    zone="Europe/Berlin",
+    keys=("store_id",),
+    data="d",
+    run="run_1",
+    missing_facts=("open (8% of the targets)",),
+)
+RESULT = RunResult("store-day", RUN, "the definition changed", JUDGED, "store-day-v2", BATCH, ("3 rows without a key: left out",))
+CHECKS = (
+    CheckResult(check="wape", passed=True, figure=0.9, limit="1", sentence="beats them"),
+    CheckResult(check="bias", passed=False, figure=0.2, limit="0.05", sentence="bias is [red]+20 %[/]"),
+)
+VERDICT = Verdict(id="verdict_1", model="store-day", version="store-day-v2", at=AT, passed=False, checks=CHECKS)
+VERSION = Version(
+    id="store-day-v2",
+    model="store-day",
+    n=2,
+    candidate="trees",
+    identity="x",
+    created_at=AT,
+    created_by="ada",
+    run="run_1",
+    files=(VersionFile("trees.txt", "lightgbm", "ab" * 32, 12345),),
+    metrics=figures(),
+    leaderboard={"weekday_mean": figures(0.2, bias=1.05), "trees": figures(), "seasonal_naive_364": figures(None, mae=0.5, bias=None, coverage=None)},
+    baselines=("weekday_mean", "seasonal_naive_364"),
+    slices=tuple(SliceMetrics("region", f"r{i}", figures(0.1 + i / 100)) for i in range(9)),
+    members=2200,
+    members_fallen_back={"S1": "too short"},
+    trained_until=DAY,
+    notes=("the history is short",),
+)
+MODEL = ModelRecord("store-day", "forecasting", "x", "{}", AT, "ada")
+READING = Reading(
+    id="r",
+    model="store-day",
+    version="store-day-v2",
+    at=AT,
+    metric="wape",
+    first=DAY,
+    last=DAY,
+    n=84,
+    figure=0.25,
+    validation=0.1,
+    limit=0.13,
+    breached=True,
+)
+QUIET = msgspec.structs.replace(READING, n=3, figure=None, limit=None, breached=False)
+INCIDENT = Incident(id="i", model="store-day", version="store-day-v2", at=AT, sentence="live wape is high", reactions=("notify", "retrain"))
+INGEST = Ingest(
+    id="ingest_1",
+    table="sales",
+    definition="d",
+    identity="x",
+    at=AT,
+    status="refused",
+    files=(FileIdentity("/data/sales.csv", 10, 1, 1, "cd" * 32),),
+    n_rows=1602,
+    first_event="2025-01-06T00:00:00",
+    last_event=None,
+    profile=(),
+    broken=(BrokenCheck("least", "units", 1200),),
+    wall_s=0.1,
+)
+RELEASE = Release(
+    id="release_1",
+    model="store-day",
+    environment="prod",
+    version="store-day-v2",
+    previous=None,
+    at=AT,
+    actor="ada",
+    how="promote",
+    reason="it won",
+    verdict="verdict_1",
+    verdict_sentence="all 3 checks passed",
+)
+LINE = ModelLine("store-day", "store-day-v2", "trees", 0.1234, AT, 2, "done", "2026-03-02", True)
+EMPTY = ModelLine("plan", None, None, None, None, 0, None, None, False)
+VIEW = ModelView(MODEL, Champion("c", "release_1", "store-day-v2", AT), VERSION, VERDICT, (VERSION,), RUN, BATCH, (READING, QUIET), (INCIDENT,))
+FIRST = FirstForecast((Guess("time", "date", "it reads as dates"),), RESULT, VERSION, (VERSION,), "project.py", "out/sales.html")
+
+SAID: dict[str, tuple[Any, list[str]]] = {
+    "run": (
+        RESULT,
+        [
+            "store-day: the definition changed",
+            "  store-day-v1 (members) refused: bias is +9 %",
+            "  store-day-v2 (trees) released: all 3 checks passed",
+            "  store-day-v3 (trees) passed: waits for ada",
+            "  ingest sales             cached      12 ms     0.50 CPU-s     200 MiB, 1,602 rows out",
+            "Doubts",
+            "  3 rows without a key: left out",
+            "1,400 forecasts for 2026-03-02 to 2026-03-08 by store-day-v2, from the origin 2026-03-02",
+            "  not known ahead: open (8% of the targets)",
+            "write them with: endcap predictions store-day --out forecasts.csv",
+        ],
+    ),
+    "plan": (
+        Plan("project.py", (Planned("a", "new", ("sales", "plan")), Planned("b", "changed", (), ('horizon: "7d" -> "14d"',)))),
+        ["new              a  sales, plan", "changed          b  ", '                   horizon: "7d" -> "14d"'],
+    ),
+    "empty plan": (Plan("/tmp/[/bold]/project.py", ()), ["/tmp/[/bold]/project.py defines no model"]),
+    "started": (Started(("project.py", "data/[x].csv")), ["wrote project.py", "wrote data/[x].csv", "next: endcap run store-day"]),
+    "delivery": (
+        Delivery("store-day", "store-day-v2", DAY, 1400, "f.csv", "store-day-v2~2026-03-02~O'Hara; rm -rf /~2026-03-02T00:00"),
+        [
+            "1,400 predictions by store-day-v2 from 2026-03-02 in f.csv",
+            "where one comes from: endcap trace 'store-day-v2~2026-03-02~O'\"'\"'Hara; rm -rf /~2026-03-02T00:00'",
+        ],
+    ),
+    "empty delivery": (Delivery("store-day", "store-day-v2", DAY, 0, "f.csv"), ["0 predictions by store-day-v2 from 2026-03-02 in f.csv"]),
+    "nothing": ([], ["nothing yet"]),
+    "audit check": (AuditCheck("default", 12, "ff"), ["workspace: default", "n rows: 12", "head: ff", "intact: True"]),
+    "text": ("done", ["done"]),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_a_result_for_people(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    result, lines = SAID[what]
+    assert render(result, as_json=False) == 0
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+LISTS: dict[str, tuple[list[Any], list[str]]] = {
+    "models": (
+        [LINE, EMPTY],
+        [
+            "model champion method WAPE since versions last run last origin watch",
+            "store-day store-day-v2 trees 0.1234 2026-03-03 14:05:06 2 done 2026-03-02 BREACHED",
+            "plan - - - - 0 - - ok",
+        ],
+    ),
+    "releases": (
+        [RELEASE],
+        ["at version how by reason before verdict", "2026-03-03 14:05:06 store-day-v2 promote ada it won - all 3 checks passed"],
+    ),
+    "versions": ([VERSION], ["version method WAPE trained", "store-day-v2 trees 0.1234 2026-03-03 14:05:06"]),
+    "audit": (
+        [AuditRow(1, AT, "ada", "promote", "model/store-day", "done", {"version": "v2", "n": 3, "ratio": 0.5}, "", "ff")],
+        ["n at actor verb thing outcome detail", "1 2026-03-03 14:05:06 ada promote model/store-day done version=v2, n=3, ratio=0.5000"],
+    ),
+    "runs": (
+        [RUN],
+        ["run subject by started status took CPU-s steps", "run_1 model/store-day ada 2026-03-03 14:05:06 done 12 ms 0.5 ingest sales cached"],
+    ),
+    "ingests": (
+        [INGEST],
+        [
+            "table at status rows span broken",
+            "sales 2026-03-03 14:05:06 refused 1,602 2025-01-06T00:00:00 to - least units in 1,200 rows",
+        ],
+    ),
+    "readings": (
+        [READING, QUIET],
+        [
+            "at version metric from to outcomes live limit state",
+            "2026-03-03 14:05:06 store-day-v2 wape 2026-03-02 2026-03-02 84 0.2500 0.1300 BREACHED",
+            "2026-03-03 14:05:06 store-day-v2 wape 2026-03-02 2026-03-02 3 - - ok",
+        ],
+    ),
+    "incidents": ([INCIDENT], ["at version what then", "2026-03-03 14:05:06 store-day-v2 live wape is high notify, retrain"]),
+    "a record without a row of its own": (
+        [TraceStep("version/v2", "version", "trees")],
+        ["thing what detail", "version/v2 version trees"],
+    ),
+    "members": (
+        [MemberLine("S1", 7, 0.5, 12345.678, None, 0.9, "too short")],
+        ["member n wape mae bias coverage 90 fallback", "S1 7 0.5000 12,346 - 0.9000 too short"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LISTS)
+def test_a_list_is_a_table(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    rows, lines = LISTS[what]
+    assert render(rows, as_json=False) == 0
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == lines
+
+
+def test_the_first_forecast_shows_the_guesses_the_figures_and_what_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:
+    assert render(FIRST, as_json=False) == 0
+    out = capsys.readouterr().out
+    headings = ["What the columns were taken for", "Back-test: baselines and models on the same rows", "The gate", "Doubts"]
+    places = [out.index(f"{heading}\n") for heading in headings]
+    assert places == sorted(places)
+    assert "  time         date  (it reads as dates)\n" in out
+    assert out.endswith("report   out/sales.html\nproject  project.py  (change it, then: endcap run store-day)\n")
+
+
+def test_a_leaderboard_puts_the_best_first_and_what_could_not_be_scored_last(capsys: pytest.CaptureFixture[str]) -> None:
+    render(VersionView(VERSION, VERDICT, True), as_json=False)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:5] == [
+        "store-day-v2: trees, the champion, trained 2026-03-03 14:05:06 on days up to 2026-03-02",
+        "candidate WAPE MAE RMSSE RMSPE bias covers 90 % rows",
+        "* trees 0.1234 12,346 0.9000 - -2.1% 40.0% 1,400",
+        "weekday_mean · 0.2000 12,346 0.9000 - +105.0% 40.0% 1,400",
+        "seasonal_naive_364 · - 0.5000 0.9000 - - - 1,400",
+    ]
+    assert lines[6:] == [
+        "gate: refused",
+        "passed beats them",
+        "REFUSED bias is [red]+20 %[/]",
+        "WAPE by region: r0 0.1000, r1 0.1100, r2 0.1200, r3 0.1300, r4 0.1400, r5 0.1500, r6 0.1600, r7 0.1700 ...",
+        "2200 members with a fit of their own, 1 answer by their fallback",
+        "Doubts",
+        "the history is short",
+        "trees.txt lightgbm 12,345 bytes sha256 abababababababab",
+    ]
+
+
+def test_a_version_without_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    render(VersionView(VERSION, None, False), as_json=False)
+    out = capsys.readouterr().out
+    assert "trees, not the champion, trained" in out
+    assert "never judged\n" in out
+
+
+def test_a_model_with_and_without_a_champion(capsys: pytest.CaptureFixture[str]) -> None:
+    render(VIEW, as_json=False)
+    out = capsys.readouterr().out
+    assert "champion store-day-v2 since 2026-03-03 14:05:06\n" in out
+    assert "  live wape 0.2500 (limit 0.1300) to 2026-03-02  BREACHED\n  live wape - (limit -) to 2026-03-02  ok\n" in out
+    assert out.endswith("  incident 2026-03-03 14:05:06: live wape is high\n")
+    render(ModelView(MODEL, None, None, None, (), None, None, (), ()), as_json=False)
+    assert capsys.readouterr().out == (
+        "store-day (forecasting), applied 2026-03-03 14:05:06 by ada\nnothing answers: no version passed its gate yet\n"
+    )
+
+
+NOTHING = msgspec.structs.replace(RESULT, champion=None, batch=None)
+
+
+@pytest.mark.parametrize("result", [NOTHING, msgspec.structs.replace(FIRST, run=NOTHING, version=None)], ids=["run", "first forecast"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_run_that_left_nothing_to_answer_is_no_success(capsys: pytest.CaptureFixture[str], result: Any, as_json: bool) -> None:
+    assert render(result, as_json=as_json) == 6
+    out = capsys.readouterr().out
+    assert as_json or "no forecasts: no version passed its gate\n" in out
+
+
+EVERYTHING = [*(result for result, _ in SAID.values()), *(rows for rows, _ in LISTS.values()), FIRST, VIEW, VersionView(VERSION, VERDICT, True)]
+
+
+@pytest.mark.parametrize("result", EVERYTHING, ids=lambda result: type(result).__name__)
+def test_a_result_for_machines_is_one_line_of_json_that_reads_back(capsys: pytest.CaptureFixture[str], result: Any) -> None:
+    assert render(result, as_json=True) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == json.loads(msgspec.json.encode(result))
+    if result and not isinstance(result, str):
+        kind = type(result) if isinstance(result, msgspec.Struct) else list[type(result[0])]  # type: ignore[misc]
+        assert msgspec.json.decode(out, type=kind) == result
+
+
+def test_names_from_files_are_shown_as_they_are_and_rule_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[2J[bold]b[/bold]\x9d\x00 ü"
+    render(Plan("p", (Planned(evil, "new", (evil,)),)), as_json=False)
+    render([TraceStep(evil, "file", evil)], as_json=False)
+    out = capsys.readouterr().out
+    assert out.count("a\\x1b[2J[bold]b[/bold]\\x9d\\x00 ü") == 4
+    assert not {"\x1b", "\x9d", "\x00"} & set(out)
+
+
+class _Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_folds_and_a_pipe_does_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    long = Plan("p", (Planned("m" * 100, "new", ("t" * 300,)),))
+    render(long, as_json=False)
+    assert capsys.readouterr().out.count("\n") == 1
+    terminal = _Terminal()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    render(long, as_json=False)
+    assert max(len(line) for line in terminal.getvalue().splitlines()) <= 80
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    name: str
+
+
+def test_what_has_no_form_is_said_in_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert render(_Foreign("[b]x[/b]"), as_json=False) == 0
+    assert capsys.readouterr().out == "_Foreign(name='[b]x[/b]')\n"

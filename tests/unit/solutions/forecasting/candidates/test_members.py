@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from endcap.core.errors import InvalidInput
+from endcap.loop.features.panels import Panel
+from endcap.solutions.forecasting.candidates.baselines import WeekdayMean
+from endcap.solutions.forecasting.candidates.members import PerMember
+
+MakePanel = Callable[..., Panel]
+NAN = np.nan
+WEEK = np.array([0.8, 0.7, 0.8, 1.0, 1.2, 1.6, 0.9])
+
+
+def test_rest_changes_nothing(make_panel: MakePanel, check_rest: Callable[[Any, Panel], None]) -> None:
+    check_rest(PerMember(), make_panel())
+
+
+def test_every_member_has_its_own_week(make_panel: MakePanel) -> None:
+    values = np.stack([50 * np.tile(WEEK, 12), 400 * np.tile(WEEK[::-1], 12)])
+    panel = make_panel(values)
+    answer = PerMember().fit(panel, seed=1).predict(panel)
+    np.testing.assert_allclose(answer, values[:, :7], rtol=0.05)
+
+
+def test_a_member_with_a_short_history_falls_back_and_says_why(make_panel: MakePanel) -> None:
+    panel = make_panel()
+    values = panel.observed.copy()
+    values[1, :-27], values[2] = NAN, NAN
+    panel = replace(panel, observed=values)
+    fit = PerMember().fit(panel, seed=1)
+    assert fit.members.fitted == ("0", "3", "4", "5")
+    assert fit.members.fallen_back["1"] == "27 days with a value; a fit of its own needs 28"
+    assert fit.members.fallen_back["2"].startswith("0 days")
+    np.testing.assert_array_equal(fit.predict(panel)[1:3], WeekdayMean().predict(panel)[1:3])
+
+
+def test_no_member_with_a_history_is_refused(make_panel: MakePanel) -> None:
+    with pytest.raises(InvalidInput, match="needs 28 days of history for a member; the longest has 27"):
+        PerMember().fit(make_panel(np.ones((5, 27))), seed=1)
+
+
+def test_a_series_that_came_after_the_fit_answers_by_the_weekday_mean(make_panel: MakePanel) -> None:
+    panel = make_panel()
+    fit = PerMember().fit(panel, seed=1)
+    later = replace(panel, keys={"store": ("0", "1", "2", "3", "4", "new")})
+    np.testing.assert_array_equal(fit.predict(later)[5], WeekdayMean().predict(later)[5])
+    np.testing.assert_array_equal(fit.predict(later)[:5], fit.predict(panel)[:5])
+
+
+def test_members_do_not_depend_on_one_another(make_panel: MakePanel) -> None:
+    """But for the one question asked of all, whether the week changed lately, which steady weeks answer alike."""
+    values = np.array([[50.0], [400.0], [7.0]]) * np.tile(WEEK, 12)
+    together = PerMember().fit(make_panel(values), seed=1).predict(make_panel(values))
+    alone = PerMember().fit(make_panel(values[1:2]), seed=1).predict(make_panel(values[1:2]))
+    np.testing.assert_allclose(together[1], alone[0], rtol=1e-5)
+
+
+def test_a_fact_that_is_not_known_ahead_does_not_move_the_forecast(make_panel: MakePanel) -> None:
+    panel = make_panel()
+    fit = PerMember().fit(panel, seed=1)
+    unknown = {name: values.copy() for name, values in panel.ahead.items()}
+    for values in unknown.values():
+        values[:, panel.targets] = NAN
+    answer = fit.predict(replace(panel, ahead=unknown))
+    assert np.isfinite(answer).all()
+    assert (answer != fit.predict(panel)).any()
+
+
+def test_gaps_and_zeros_do_no_harm(make_panel: MakePanel) -> None:
+    values = np.tile(10 * WEEK, 12) * np.ones((3, 1))
+    values[0, 20:60], values[1], values[2, 6::7] = NAN, 0, NAN
+    panel = make_panel(values)
+    answer = PerMember().fit(panel, seed=1).predict(panel)
+    assert np.isfinite(answer).all()
+    assert (answer >= 0).all()
+    assert (answer[1] < 0.01).all()
