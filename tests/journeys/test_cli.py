@@ -499,3 +499,15 @@ def test_a_reader_who_goes_away_gets_no_traceback(tmp_path: Path) -> None:
         done = subprocess.run([endcap, "--help"], cwd=tmp_path, stdout=gone, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+def test_a_run_that_nothing_passes_is_no_success(tmp_path: Path, cli: Cli, open_shop: Callable[..., Any]) -> None:
+    open_shop(tmp_path).define("weekday_mean", gate='ec.Gate(most={"wape": 0.0001})')
+    said = cli("run", MODEL, "--project", tmp_path)
+    assert (said.code, said.err) == (6, "")
+    assert said.out.splitlines()[-1] == "no forecasts: no version passed its gate"
+    again = cli("run", MODEL, "--json", "--project", tmp_path)
+    assert (again.code, again.json["batch"]) == (6, None)
+    assert cli("predictions", MODEL, "--out", tmp_path / "f.csv", "--project", tmp_path).code == 3
+    assert not (tmp_path / "f.csv").exists()
+    assert cli("show", MODEL, "--project", tmp_path).out.splitlines()[1] == "nothing answers: no version passed its gate yet"
