@@ -10,13 +10,15 @@ from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, TraceStep
 from endcap.loop.registry.records import RELEASES, VERSIONS
 from endcap.loop.registry.versions import get_version, latest_verdict
+from endcap.pipelines.records import EDGES
 
 
 @verb("trace", permission=Permission.READ)
 def trace(session: Session, thing: str) -> list[TraceStep]:
     """Walk from a prediction (its id), or a version, back to everything it was made from.
 
-    Prediction, batch, version, verdict, who released it, training set, tables as ingested, files with their SHA-256. Cost: one partition
+    Prediction, batch and the tables it was made from where they are newer than the training set, version, verdict, who released it,
+    training set, tables as ingested, files with their SHA-256. Cost: one partition
     of the log and a handful of records.
     """
     steps: list[TraceStep] = []
@@ -61,7 +63,15 @@ def _trace_prediction(session: Session, prediction: str) -> list[TraceStep]:
     forecast, lower, upper = ("none" if figure is None else f"{figure:.4g}" for figure in figures)  # a solution may give no limits
     answer = f"{keys}, {row['ts']}: {forecast} ({lower} to {upper})"
     made = f"{batch.n_rows} rows from the origin {batch.origin}, predicted at {batch.predicted_at.isoformat()}, run {batch.run}"
-    return [TraceStep(f"prediction/{prediction}", "prediction", answer), TraceStep(f"batch/{batch.id}", "batch", made)]
+    steps = [TraceStep(f"prediction/{prediction}", "prediction", answer), TraceStep(f"batch/{batch.id}", "batch", made)]
+    if found is not None and batch.data != found.training_set:
+        # The forecast was made from newer rows than the version was trained on: both ways lead back to files.
+        for edge in session.records.find(EDGES, workspace=session.workspace, where={"target": f"data/{batch.data}"}):
+            kind, _, identity = edge.source.partition("/")
+            ingest = session.records.get(INGESTS, workspace=session.workspace, id=identity) if kind == "ingest" else None
+            if ingest is not None:
+                steps.extend(_trace_table(session, ingest.table, ingest.id))
+    return steps
 
 
 def _trace_table(session: Session, table: str, ingest_id: str) -> list[TraceStep]:

@@ -125,7 +125,8 @@ def _live_figure(session: Session, version: Version, *, metric: str, window_days
 
     today = session.now().date()
     batches = session.records.find(BATCHES, workspace=session.workspace, where={"version": version.id}, newest_first=True)
-    rows = read_outcomes(session, [b for b in batches if b.last >= today - timedelta(days=4 * window_days + 30)])
+    reach = max((batch.last for batch in batches), default=today)
+    rows = read_outcomes(session, [b for b in batches if b.last >= reach - timedelta(days=4 * window_days + 30)])
     if rows is None:
         return None, 0, today, today
     days = rows["ts"].to_numpy().astype("datetime64[D]")

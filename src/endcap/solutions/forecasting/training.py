@@ -125,7 +125,7 @@ def finish_trial(panel: Panel, forecast: Forecast, test: BackTest, candidates: d
     leaderboard = {other: measure(test.actual[:, where], test.forecasts[other][:, where], scale=scale[:, where]) for other in test.forecasts}
     metrics = measure(test.actual[:, where], cube[:, where], lower=lower[:, where], upper=upper[:, where], scale=scale[:, where])
     leaderboard[name] = metrics
-    notes = [*test.notes, *(f"{other} was not tried: {why}" for other, why in test.refused.items())]
+    notes = [*test.notes, *(f"{other} was not tried in the back-test: {why}" for other, why in test.refused.items())]
     if intervals.n_residuals < 60:
         notes.append(f"the interval rests on {intervals.n_residuals} residuals only and is kept wide")
     slices = measure_slices(panel, forecast, evidence)

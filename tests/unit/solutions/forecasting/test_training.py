@@ -71,7 +71,7 @@ def test_the_figures_are_from_the_newer_origins_and_alike_for_all_trials(trials:
             name: trials[0].leaderboard[name].wape for name in trials[0].leaderboard
         }
         assert trial.metrics.coverage_90 is not None
-        assert any("seasonal_naive_364 was not tried" in note for note in trial.notes)
+        assert any("seasonal_naive_364 was not tried in the back-test" in note for note in trial.notes)
 
 
 def test_the_same_seed_gives_the_same_bytes(make_panel: MakePanel, trials: list[TrainedTrial]) -> None:
