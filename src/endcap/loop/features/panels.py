@@ -274,9 +274,13 @@ def decode_panel(payload: bytes) -> Panel:
 
 
 def join_keys(keys: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """One text per series; a single key stands as it is, several are joined by '/'.
+    r"""One text per series; a single key stands as it is, several are joined by '/', with a backslash before their own.
 
-    >>> join_keys({"store": ("1", "2"), "item": ("a", "b")})
-    ['1/a', '2/b']
+    >>> join_keys({"store": ("1", "2/3"), "item": ("a", "b")})
+    ['1/a', '2\\/3/b']
     """
-    return ["/".join(parts) for parts in zip(*keys.values(), strict=True)]
+    columns = list(keys.values())
+    if len(columns) == 1:
+        return list(columns[0])
+    escaped = [[part.replace("\\", "\\\\").replace("/", "\\/") for part in column] for column in columns]
+    return ["/".join(parts) for parts in zip(*escaped, strict=True)]

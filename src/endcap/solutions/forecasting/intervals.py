@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from endcap.loop.features.panels import Floats, Panel, join_keys
 from endcap.loop.training.artefacts import Artefact, decode_arrays, encode_arrays
 from endcap.solutions.forecasting.day_kinds import is_special, weekdays
+from endcap.solutions.forecasting.finishing import is_closed
 
 # How a residual grows with its forecast, and the pseudo-days by which a series' scale is shrunk: set on FreshRetailNet's origins before
 # 15 May 2024, where the first evens out coverage between small and large stores.
@@ -54,7 +55,7 @@ class Intervals:
     n_residuals: int
 
     def apply(self, forecast: Floats, panel: Panel) -> tuple[Floats, Floats]:
-        """Lower and upper limits of a forecast, each n_series x horizon; both are 0 where a closed day is forecast 0 for certain."""
+        """Lower and upper limits of a forecast, each n_series x horizon; both are 0 on closed days."""
         places = {key: i for i, key in enumerate(self.keys)}
         rows = np.array([places.get(key, -1) for key in join_keys(panel.keys)])
         scale = np.where(rows >= 0, self.scale[rows], np.nan)
@@ -64,8 +65,8 @@ class Intervals:
         unit = scale[:, None] * np.maximum(forecast, 1.0) ** POWER * widening
         lower = np.maximum(forecast + self.low[day_of] * unit, 0.0)
         upper = np.maximum(forecast + self.high[day_of] * unit, forecast)
-        closed = forecast == 0
-        return np.where(closed, 0.0, lower).astype(np.float32), np.where(closed & (rows >= 0)[:, None], 0.0, upper).astype(np.float32)
+        closed = is_closed(panel)
+        return np.where(closed, 0.0, lower).astype(np.float32), np.where(closed, 0.0, upper).astype(np.float32)
 
     def to_artefact(self) -> Artefact:
         return encode_arrays(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from endcap.core.definitions.forecasts import BASELINES, Forecast
 from endcap.core.definitions.gates import Gate
@@ -168,7 +169,7 @@ class ForecastTask:
         values = {"forecast": forecast, "lower_90": lower, "upper_90": upper}
         if self.forecast.demand:
             values["demand"] = forecast * uncensoring_factor(panel)
-        columns = {name: pa.array(array.reshape(-1).astype(np.float64).round(4)) for name, array in values.items()}
+        columns = {name: pa.array(round_significant(array.reshape(-1))) for name, array in values.items()}
         table = pa.table({**key_columns(panel, repeat=panel.horizon), "ts": _times(panel, panel.targets), **columns})
         return Answers(table, find_missing_facts(panel))
 
@@ -197,7 +198,7 @@ class ForecastTask:
         fit, _ = self.revive(session, champion)
         until = (champion.trained_until - panel.start).days if champion.trained_until else -1
         recipe = forecasts.get(champion.candidate)
-        frozen = [place for place, origin in enumerate(origins) if origin + panel.lead > until]
+        frozen = [place for place, origin in enumerate(origins) if origin - panel.hidden > until]
         standing = np.full((panel.n_series, origins.size, panel.horizon), np.nan)
         if len(frozen) < _FROZEN_ORIGINS and recipe is not None:
             standing = recipe[:, judged].copy()
@@ -243,6 +244,18 @@ def key_columns(panel: Panel, *, repeat: int) -> dict[str, pa.Array]:
             column = column.cast(pa.int64())
         columns[name] = column.take(pa.array(np.repeat(np.arange(len(values)), repeat)))
     return columns
+
+
+def round_significant(values: Floats, *, digits: int = 6) -> NDArray[np.float64]:
+    """Values to so many significant digits, as 32-bit forecasts hold no more.
+
+    >>> round_significant(np.array([98.68092346, 0.000123456789], dtype=np.float32)).tolist()
+    [98.6809, 0.000123457]
+    """
+    wide = values.astype(np.float64)
+    size = np.floor(np.log10(np.abs(wide), out=np.zeros_like(wide), where=wide != 0))
+    unit = 10.0 ** (digits - 1 - size)
+    return np.round(wide * unit) / unit
 
 
 def uncensoring_factor(panel: Panel) -> Floats:

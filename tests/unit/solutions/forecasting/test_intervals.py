@@ -66,16 +66,18 @@ def test_limits_surround_the_forecast_and_never_fall_below_zero(make_panel: Make
         assert lower.dtype == upper.dtype == np.float32
 
 
-def test_a_closed_day_is_certain_and_a_new_series_is_not(make_panel: MakePanel) -> None:
+def test_a_closed_day_is_certain_and_a_slow_or_new_series_is_not(make_panel: MakePanel) -> None:
     forecast, actual = simulate(np.random.default_rng(5), n_series=2, n_days=60)
     intervals = fit(as_residuals(forecast, actual))
-    panel = make_panel(np.ones((3, 60)))  # series 2 came after the fit
+    opened = np.ones((3, 67), dtype=np.float32)
+    opened[:, 66] = 0
+    panel = make_panel(np.ones((3, 60)), ahead={"open": opened}, open_fact="open")  # series 2 came after the fit
     values = np.full((3, 7), 50.0, dtype=np.float32)
-    values[:, 6] = 0
+    values[:, 5:] = 0
     lower, upper = intervals.apply(values, panel)
-    assert (lower[:, 6] == 0).all()
-    assert upper[:2, 6].tolist() == [0, 0]
-    assert upper[2, 6] > 0
+    assert (lower[:, 5:] == 0).all()
+    assert upper[:, 6].tolist() == [0, 0, 0]
+    assert (upper[:, 5] > 0).all()  # open, though nothing is expected to be sold
     widest = (upper - lower)[:, 0]
     assert widest[2] > widest[:2].mean()
 

@@ -139,7 +139,7 @@ def test_a_version_answers_as_the_trial_did_and_covers_every_series_and_day(trai
         fit, intervals = trained.desk.task.revive(session, trained.desk.version(trial))
         values = finish(fit.predict(panel), panel)
         for name, expected in zip(("forecast", "lower_90", "upper_90"), (values, *intervals.apply(values, panel)), strict=True):
-            np.testing.assert_allclose(np.array(table[name]).reshape(N_STORES, 7), expected, atol=1e-4)  # four decimals are written
+            np.testing.assert_allclose(np.array(table[name]).reshape(N_STORES, 7), expected, rtol=1e-5)  # six significant digits are written
         assert answers.missing_facts == ()
 
 
@@ -212,7 +212,7 @@ def test_demand_is_what_was_sold_over_what_could_be_seen(tmp_path: Path) -> None
     factor = np.repeat(uncensoring_factor(desk.task.read_panel(desk.session, data))[:, 0], 7)
     assert (factor >= 1).all()
     assert factor.max() > 1.01
-    np.testing.assert_allclose(np.array(table["demand"]), np.array(table["forecast"]) * factor, atol=3e-4)
+    np.testing.assert_allclose(np.array(table["demand"]), np.array(table["forecast"]) * factor, rtol=2e-5)
 
 
 def test_the_factor_weighs_the_latest_four_weeks_by_what_was_sold(make_panel: MakePanel) -> None:
