@@ -12,7 +12,7 @@ from endcap.core.errors import NotFound
 from endcap.core.names import quote_text
 from endcap.project.definitions import FILE
 from endcap.project.demo import World
-from endcap.project.sample import write_plan, write_sales, write_sample
+from endcap.project.sample import write_parquet, write_plan, write_sales, write_sample
 from endcap.solutions.shop import Chain, example_shift
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def simulated_world(seed: int) -> World:
     def spoil(folder: Path) -> None:
         rng = np.random.default_rng(seed)
         table = chain.spoil(chain.sales(opened, first), how="negative", rng=rng)
-        _write(chain.spoil(table, how="duplicate", rng=rng), folder / "data" / "sales" / f"{opened.isoformat()}.parquet")
+        write_parquet(folder / "data" / "sales" / f"{opened.isoformat()}.parquet", chain.spoil(table, how="duplicate", rng=rng))
 
     return World(
         title=f"A simulated chain of {chain.n_stores} stores (seed {seed}), 60 weeks old",
@@ -89,12 +89,12 @@ def real_world(data: Path, *, seed: int) -> World:
 
     def lay_out(out: Path) -> None:
         (out / FILE).write_text(_REAL, encoding="utf-8")
-        _write(_read_stores(folder), out / "data" / "stores.parquet")
-        _write(_between(changed, begin, first), out / "data" / "sales" / f"{begin.isoformat()}.parquet")
+        write_parquet(out / "data" / "stores.parquet", _read_stores(folder))
+        write_parquet(out / "data" / "sales" / f"{begin.isoformat()}.parquet", _between(changed, begin, first))
 
     def live(out: Path, day: date) -> None:
         yesterday = day - timedelta(days=1)
-        _write(_between(changed, yesterday, day), out / "data" / "sales" / f"{yesterday.isoformat()}.parquet")
+        write_parquet(out / "data" / "sales" / f"{yesterday.isoformat()}.parquet", _between(changed, yesterday, day))
 
     def spoil(out: Path) -> None:
         import pyarrow as pa
@@ -103,7 +103,7 @@ def real_world(data: Path, *, seed: int) -> World:
         bad = good.set_column(
             good.schema.get_field_index("units"), "units", pa.array(np.where(np.arange(good.num_rows) % 997 == 0, -1.0, good["units"]))
         )
-        _write(bad, out / "data" / "sales" / f"{begin.isoformat()}.parquet")
+        write_parquet(out / "data" / "sales" / f"{begin.isoformat()}.parquet", bad)
 
     return World(
         title="FreshRetailNet: 898 stores of 18 cities, daily units per store, 28 March to 18 June 2024",
@@ -165,12 +165,3 @@ def _with_time(truth: pa.Table) -> pa.Table:
     import pyarrow.compute as pc
 
     return truth.append_column("ts", pc.cast(truth["date"], pa.timestamp("us"))).drop_columns(["date"])
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    pq.write_table(table, temporary)
-    temporary.replace(path)

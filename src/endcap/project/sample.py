@@ -63,16 +63,17 @@ def write_sample(folder: Path, *, seed: int, chain: Chain | None = None, last: d
 
 def write_sales(folder: Path, chain: Chain, start: date, end: date) -> Path:
     """Add the sales from ``start`` to the day before ``end`` as one file."""
-    return _write(folder / "data" / "sales" / f"{start.isoformat()}.parquet", chain.sales(start, end))
+    return write_parquet(folder / "data" / "sales" / f"{start.isoformat()}.parquet", chain.sales(start, end))
 
 
 def write_plan(folder: Path, chain: Chain, today: date) -> list[Path]:
     """Write the plan as known today, four weeks ahead, and the stores."""
-    plan = _write(folder / "data" / "plan.parquet", chain.plan(chain.opened, today + timedelta(days=28)))
-    return [plan, _write(folder / "data" / "stores.parquet", chain.stores())]
+    plan = write_parquet(folder / "data" / "plan.parquet", chain.plan(chain.opened, today + timedelta(days=28)))
+    return [plan, write_parquet(folder / "data" / "stores.parquet", chain.stores())]
 
 
-def _write(path: Path, table: object) -> Path:
+def write_parquet(path: Path, table: object) -> Path:
+    """Write a table as one file that is there whole or not at all. Raises InvalidInput where it cannot be written."""
     import pyarrow.parquet as pq
 
     try:

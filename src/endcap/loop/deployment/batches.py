@@ -43,7 +43,8 @@ def deliver_predictions(session: Session, model: str, *, out: Path, origin: str 
     """Write a model's newest predictions to a file: CSV, or Parquet where its name ends in ``.parquet``.
 
     Columns: the keys, ``ts`` (start of the interval in the source's local time, no offset), ``forecast``, ``lower_90``, ``upper_90``,
-    ``version``, ``predicted_at``. ``utc`` adds the instants ``ts_utc`` and ``predicted_at_utc``. ``origin`` is the day of an
+    ``version``, ``predicted_at``; then what else the solution gives,
+    such as ``demand``. ``utc`` adds the instants ``ts_utc`` and ``predicted_at_utc``. ``origin`` is the day of an
     older batch (None: the newest). ``out`` is the file, which is replaced whole.
     """
     batch = find_batch(session, model, origin=origin)
@@ -79,7 +80,8 @@ def read_batch(session: Session, batch: Batch, *, utc: bool = False) -> pa.Table
         instants = pc.assume_timezone(table["ts"], batch.zone, ambiguous="earliest", nonexistent="latest")
         table = table.append_column("ts_utc", pc.cast(instants, pa.timestamp("us", tz="UTC")))
         table = table.append_column("predicted_at_utc", pc.cast(stamps, pa.timestamp("us", tz="UTC")))
-    return table
+    first = [*batch.keys, "ts", "forecast", "lower_90", "upper_90", "version", "predicted_at"]
+    return table.select([*first, *(name for name in table.column_names if name not in first)])
 
 
 def _with_ids(answers: pa.Table, batch: Batch) -> pa.Table:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,11 +65,11 @@ _UNFILE = "DELETE FROM filed WHERE sequence = ?"
 _FILE = "INSERT INTO filed (kind, workspace, name, value, sequence) VALUES (?, ?, ?, ?, ?)"
 
 
-class _Reader:
+class _Reader(ABC):
     """Reads through a connection, and so sees what that connection has written and not yet committed."""
 
-    def _connection(self) -> sqlite3.Connection:
-        raise NotImplementedError
+    @abstractmethod
+    def _connection(self) -> sqlite3.Connection: ...
 
     def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
         found = self.get_versioned(kind, workspace=workspace, id=id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,15 +64,15 @@ class _Committed:
                 self.sequence = max(self.sequence, row.sequence)
 
 
-class _Reader:
+class _Reader(ABC):
     """Reads what is committed beneath what its transaction has written."""
 
     def __init__(self, committed: _Committed) -> None:
         self._committed = committed
 
     @property
-    def _written(self) -> dict[_Address, _Row]:
-        raise NotImplementedError
+    @abstractmethod
+    def _written(self) -> dict[_Address, _Row]: ...
 
     def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
         found = self.get_versioned(kind, workspace=workspace, id=id)

@@ -159,11 +159,11 @@ def test_a_file_has_its_columns_in_their_order(shop: Any, version: Any, tmp_path
     assert table["forecast"].to_pylist() == [float(row["forecast"]) for row in rows]
 
 
-def test_what_else_a_solution_gives_stands_after_the_limits(shop: Any, version: Any, tmp_path: Path) -> None:
+def test_what_else_a_solution_gives_stands_last(shop: Any, version: Any, tmp_path: Path) -> None:
     table = two_stores(shop).add_column(0, "demand", pa.array([1.5] * 6))
     shop.deliver(version, table, origin=ORIGIN)
     deliver_predictions(shop.session, "store-day", out=tmp_path / "f.csv")
-    assert list(read_csv(tmp_path / "f.csv")[0]) == [*COLUMNS[:5], "demand", *COLUMNS[5:]]
+    assert list(read_csv(tmp_path / "f.csv")[0]) == [*COLUMNS, "demand"]
 
 
 def test_local_times_carry_no_offset_and_instants_do(tmp_path: Path, shop_of: Callable[..., Any]) -> None:
