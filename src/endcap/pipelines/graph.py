@@ -84,6 +84,7 @@ class Step:
         backoff_s: the wait before the first retry; doubled for each one after.
         timeout_s: after this many seconds it is stopped and fails. None: no limit. A step is stopped where it reports progress and
             by its ``on_stop`` calls; a library call that does neither is abandoned, its result thrown away.
+        stands: whether all that a kept value names is still there; if not, the step runs again. None: a value stands by itself.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Step:
     backoff_s: float = 1.0
     timeout_s: float | None = None
     retry_on: tuple[type[Exception], ...] = (OSError,)
+    stands: Callable[[Any], bool] | None = None
 
 
 def order_steps(steps: tuple[Step, ...]) -> list[Step]:

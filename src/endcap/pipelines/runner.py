@@ -88,6 +88,9 @@ def _recall(session: Session, step: Step, identity: str) -> Outcome | None:
     except (NotFound, IntegrityBroken, msgspec.DecodeError):
         logger.warning("the kept result of step %s is gone or damaged; it runs again", step.name)
         return None
+    if step.stands is not None and not step.stands(value):
+        logger.warning("what step %s once made is gone; it runs again", step.name)
+        return None
     return Outcome(value, kept.n_rows_in, kept.n_rows_out)
 
 

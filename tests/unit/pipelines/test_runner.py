@@ -172,6 +172,15 @@ def test_a_damaged_cached_value_runs_again_and_is_healed(session: Session, count
     assert statuses(run(session, step)) == {"a": "cached"}
 
 
+def test_a_cached_value_that_names_what_is_gone_runs_again(session: Session, counter: Counter) -> None:
+    there = {1.5}
+    step = replace(counter.step("a", Figures(1.5), gives=Figures), stands=lambda value: value.total in there)
+    assert statuses(run(session, step)) == {"a": "done"}
+    assert statuses(run(session, step)) == {"a": "cached"}
+    there.clear()
+    assert statuses(run(session, step)) == {"a": "done"}
+
+
 def test_retries_wait_longer_each_time(session: Session) -> None:
     waited: list[float] = []
     step = failing("a", OSError("1"), TimeoutError("2"), OSError("3"), retries=3, backoff_s=0.5)

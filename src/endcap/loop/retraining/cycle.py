@@ -86,10 +86,26 @@ class _Cycle:
         day = self.session.now().date().isoformat()
         return (
             *ingests,
-            Step("assemble", self._assemble, DataRef, needs=names, parts=(task.identity, day, str(self.origin))),
+            Step(
+                "assemble",
+                self._assemble,
+                DataRef,
+                needs=names,
+                parts=(task.identity, day, str(self.origin)),
+                stands=lambda data: self.session.blobs.has(data.digest),
+            ),
             Step("watch", self._watch, Watched, needs=("assemble",)),
             Step("decide", self._decide, Decision, needs=("assemble", "watch")),
-            Step("train", self._train, Training, needs=("assemble", "decide"), parts=(task.identity, task.seed)),
+            Step(
+                "train",
+                self._train,
+                Training,
+                needs=("assemble", "decide"),
+                parts=(task.identity, task.seed),
+                stands=lambda training: all(
+                    self.session.blobs.has(digest) for trial in training.trials for digest in (trial.evidence, *(f.sha256 for f in trial.files))
+                ),
+            ),
             Step("release", self._release, Judgement, needs=("assemble", "decide", "train", *names)),
             Step("forecast", self._forecast, Batch | None, needs=("assemble", "release")),
         )
