@@ -28,7 +28,7 @@ from endcap.loop.data.digests import digest_file
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.sources import open_source
 from endcap.loop.data.verbs import ingest
-from endcap.loop.evaluation.gates import Evidence, judge, scale_of
+from endcap.loop.evaluation.gates import CubeEvidence, judge, scale_of
 from endcap.loop.evaluation.metrics import measure
 from endcap.loop.features.panel_loading import load_panel
 from endcap.loop.features.panels import Panel
@@ -65,7 +65,7 @@ def choose(panel: Panel, forecast: Forecast, origin: int) -> tuple[str, list[str
     for n_tried, trial in enumerate(train_forecast(seen, forecast), start=1):
         kept = trial.evidence
         where = slice(kept.n_choosing, None)
-        evidence = Evidence(
+        evidence = CubeEvidence(
             name=trial.candidate,
             actual=kept.actual[:, where],
             forecast=kept.forecasts[trial.candidate][:, where],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
+from endcap.core.zones import parse_moment
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import Batch
@@ -50,8 +49,9 @@ def run(
 ) -> RunResult:
     """Apply the definitions, then turn the model's cycle once: ingest, watch, train where there is a reason, judge, release, forecast.
 
-    ``origin`` is the day to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state; ``verify`` reads
-    files again whose size and time are unchanged; ``report`` is an HTML page to write. What was computed before is not computed again.
+    ``origin`` is the day or the hour to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state;
+    ``verify`` reads files again whose size and time are unchanged; ``report`` is an HTML page to write. What was computed before is not
+    computed again.
     """
     apply(session, folder=folder)
     task = load_definitions(folder).task(model)
@@ -72,7 +72,9 @@ def run_task(
     """The same for a task that is at hand."""
     from endcap.loop.retraining.cycle import turn
 
-    done = turn(session, task, folder=folder, origin=_parse_day(origin), train=True if train else None, verify=verify, reporter=reporter)
+    if origin is not None:
+        parse_moment(origin)  # before a run begins
+    done = turn(session, task, folder=folder, origin=origin, train=True if train else None, verify=verify, reporter=reporter)
     page = None
     if report is not None and done.batch is not None:
         from endcap.solutions.forecasting.report import write_report
@@ -81,12 +83,3 @@ def run_task(
         assert isinstance(task, ForecastTask), "the only solution so far"
         page = str(write_report(session, task, done.data, done.batch, out=report))
     return RunResult(task.name, done.run, done.decision.reason, done.judged, done.champion, done.batch, done.data.notes, page)
-
-
-def _parse_day(text: str | None) -> date | None:
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidInput(f"The origin {text!r} is not a day.", hint="write 2026-03-03") from error

@@ -100,6 +100,6 @@ def _line(session: Session, model: ModelRecord) -> ModelLine:
         since=champion.since if champion else None,
         versions=len(session.records.find(VERSIONS, workspace=session.workspace, where=where)),
         last_run=runs[0].status if runs else None,
-        last_origin=batches[0].origin.isoformat() if batches else None,
+        last_origin=batches[0].moment if batches else None,
         open_breach=bool(readings and readings[0].breached),
     )

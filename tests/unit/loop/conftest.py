@@ -109,7 +109,7 @@ class Shop:
             data="d" * 64,
             run="run_1",
         )
-        return log_predictions(self.session, msgspec.structs.replace(batch, **changes), table)
+        return log_predictions(self.session, [(msgspec.structs.replace(batch, **changes), [table])])[0]
 
 
 class BrokenTransaction:

@@ -82,7 +82,7 @@ def test_a_version_read_back_answers_as_it_did(lived: Any) -> None:
     version = get_version(lived.session, "store-day-v1")
     assert set(read_artefacts(lived.session, version)) >= {"intervals.npz"}
     data = turn(lived.session, task, folder=lived.folder, train=False).data
-    again = load_definitions(lived.folder).task("store-day").answer(lived.session, version, data).table
+    (again,) = load_definitions(lived.folder).task("store-day").answer(lived.session, version, data).parts
     assert again["forecast"].equals(read_batch(lived.session, find_batch(lived.session, "store-day"))["forecast"])
 
 
@@ -133,7 +133,7 @@ def test_an_origin_in_the_past_is_forecast_from_as_it_was(project: Any) -> None:
 
 @pytest.mark.parametrize("origin", ["tomorrow", "2025-13-01", ""])
 def test_an_origin_that_is_no_day_is_refused(project: Any, origin: str) -> None:
-    with pytest.raises(InvalidInput, match=f"The origin '{origin}' is not a day"):
+    with pytest.raises(InvalidInput, match=f"'{origin}' is not a day or an hour"):
         project.run(origin=origin)
     assert project.session.records.find(RUNS, workspace="default") == []
 

@@ -176,7 +176,7 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "record-verdict": lambda s: {"verdict": judge(s)},
     "promote": lambda _: {"version": "store-day-v2"},
     "rollback": lambda _: {"model": "store-day"},
-    "log-predictions": lambda s: {"batch": s.batch, "answers": answers(s)},
+    "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
 }
@@ -192,7 +192,7 @@ NOT_CHAINED = {
 
 
 def answers(scene: Scene) -> Any:
-    return read_batch(scene.session, scene.batch).drop_columns(["prediction_id", "version", "predicted_at"])
+    return read_batch(scene.session, scene.batch).drop_columns(["version", "predicted_at"])
 
 
 def changed(scene: Scene) -> Path:

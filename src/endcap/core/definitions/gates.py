@@ -7,7 +7,11 @@ import msgspec
 from endcap.core.definitions.tables import as_names, set_field
 from endcap.core.errors import DefinitionError, suggest
 
-METRICS = ("wape", "mae", "rmsse", "rmspe")
+METRICS = ("wape", "mae", "rmse", "rmsse", "rmspe")
+HOUR_METRICS = ("crps", "day_wape")
+"""Metrics that only an hourly forecast has: the continuous ranked probability score, and the WAPE of each series' sums by day."""
+DAY_METRICS = ("rmsse", "rmspe")
+"""Metrics that only a daily forecast has."""
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,8 +34,9 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in (self.metric, *self.most):
-            if name not in METRICS:
-                raise DefinitionError(f"{name!r} is not a metric of a gate. Metrics: {list(METRICS)}.", hint=suggest(name, METRICS))
+            if name not in (*METRICS, *HOUR_METRICS):
+                offered = [*METRICS, *HOUR_METRICS]
+                raise DefinitionError(f"{name!r} is not a metric of a gate. Metrics: {offered}.", hint=suggest(name, offered))
         set_field(self, "better_than", as_names(self.better_than, what="Gate.better_than"))
         for rival in self.better_than:
             if rival not in ("baseline", "champion"):

@@ -220,7 +220,7 @@ def _show_batch(result: RunResult, console: Console) -> None:
     if batch is None:
         console.print(Text("no forecasts: no version passed its gate", style="red"))
         return
-    console.print(Text(f"{batch.n_rows:,} forecasts for {batch.first} to {batch.last} by {batch.version}, from the origin {batch.origin}"))
+    console.print(Text(f"{batch.n_rows:,} forecasts for {batch.first} to {batch.last} by {batch.version}, from the origin {batch.moment}"))
     for fact in batch.missing_facts:
         console.print(Text(f"  not known ahead: {fact}"))
     console.print(Text(f"write them with: endcap predictions {result.model} --out forecasts.csv"))

@@ -6,13 +6,18 @@ from datetime import date, datetime
 
 import msgspec
 
+from endcap.core.zones import name_moment
 from endcap.storage.ports import Kind
 
 PREDICTIONS = "predictions"
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """One delivery of predictions: a partition of the log, and what it was made from."""
+    """One delivery of predictions: the partitions of the log that share its names, and what it was made from.
+
+    ``hour`` is the local hour of an hourly model's origin; None for a daily one's, which is the start of the day.
+    ``n_parts`` is how many parts it was written in; ``members`` identifies the members it answers for ('' for all).
+    """
 
     id: str
     workspace: str
@@ -28,10 +33,34 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     run: str
     missing_facts: tuple[str, ...] = ()
+    hour: int | None = None
+    n_parts: int = 1
+    members: str = ""
+
+    @property
+    def moment(self) -> str:
+        """The origin as text."""
+        return name_moment(self.origin, self.hour)
+
+    @property
+    def answered(self) -> str:
+        """The id of the record that says which batches answer for its origin."""
+        return f"{self.model}/{self.moment}"
 
     @property
     def partition(self) -> dict[str, str]:
-        return {"workspace": self.workspace, "model": self.model, "origin": self.origin.isoformat(), "version": self.version}
+        """What its parts share. Other data, another partition: a batch made anew is there as a whole or not at all."""
+        return {"workspace": self.workspace, "model": self.model, "origin": self.moment, "version": self.version, "data": self.data[:16]}
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """Which batches answer for one origin of a model, the champion's first."""
+
+    id: str
+    model: str
+    moment: str
+    batches: tuple[str, ...]
+    at: datetime
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -39,7 +68,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
     model: str
     version: str
-    origin: date
+    origin: str
     n_rows: int
     path: str
     first_id: str = ""
@@ -54,3 +83,4 @@ class TraceStep(msgspec.Struct, frozen=True):
 
 
 BATCHES = Kind("batch", Batch, "id", (("model",), ("version",)))
+ANSWERED = Kind("answered", Answered, "id", (("model",),))

@@ -7,6 +7,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.records import INGESTS
+from endcap.loop.deployment.batches import add_ids
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, TraceStep
 from endcap.loop.registry.records import RELEASES, VERSIONS
 from endcap.loop.registry.versions import get_version, latest_verdict
@@ -53,7 +54,7 @@ def _trace_prediction(session: Session, prediction: str) -> list[TraceStep]:
         batch = session.records.get(BATCHES, workspace=session.workspace, id=f"{found.model}/{origin}/{version}")
     if batch is None:
         raise NotFound(f"No prediction {prediction!r} in workspace '{session.workspace}'.", hint="ids stand in the prediction log")
-    rows = session.tables.read(PREDICTIONS, partition=batch.partition)
+    rows = add_ids(session.tables.read(PREDICTIONS, partition=batch.partition), batch)
     rows = rows.filter(pc.equal(rows["prediction_id"], prediction))
     if rows.num_rows == 0:
         raise NotFound(f"No prediction {prediction!r} in workspace '{session.workspace}'.", hint="ids stand in the prediction log")
@@ -62,7 +63,7 @@ def _trace_prediction(session: Session, prediction: str) -> list[TraceStep]:
     figures = [row[name] for name in ("forecast", "lower_90", "upper_90")]
     forecast, lower, upper = ("none" if figure is None else f"{figure:.4g}" for figure in figures)  # a solution may give no limits
     answer = f"{keys}, {row['ts']}: {forecast} ({lower} to {upper})"
-    made = f"{batch.n_rows} rows from the origin {batch.origin}, predicted at {batch.predicted_at.isoformat()}, run {batch.run}"
+    made = f"{batch.n_rows} rows from the origin {batch.moment}, predicted at {batch.predicted_at.isoformat()}, run {batch.run}"
     steps = [TraceStep(f"prediction/{prediction}", "prediction", answer), TraceStep(f"batch/{batch.id}", "batch", made)]
     if found is not None and batch.data != found.training_set:
         # The forecast was made from newer rows than the version was trained on: both ways lead back to files.

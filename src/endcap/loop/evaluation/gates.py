@@ -10,19 +10,73 @@ from numpy.typing import NDArray
 
 from endcap.core.definitions.gates import Gate
 from endcap.loop.evaluation.bootstrap import compare_errors
-from endcap.loop.evaluation.metrics import ERROR_PARTS, measure, seasonal_scale
+from endcap.loop.evaluation.metrics import ERROR_PARTS, SQUARED, measure, seasonal_scale
 from endcap.loop.evaluation.records import NO_CHAMPION, CheckResult, Metrics
 
 Cube = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a version showed on rows that played no part in choosing it. Cubes are n_series x n_origins x horizon, NaN where not scored.
+class Paired:
+    """The errors of two forecasters over the same outcomes, n_groups x n_origins: what the bootstrap draws from."""
 
-    ``name`` is the candidate judged; ``rivals`` holds the forecasts of others on the same cells by name; ``baselines`` says which of
-    them are baselines; ``champion`` is the champion's own forecasts, None where there is no champion. ``n_tried`` counts the candidates offered
-    on these rows so far, this one included: each further one must beat its rivals by more, as the one lucky draw of several is no progress.
+    ours: NDArray[np.float64]
+    theirs: NDArray[np.float64]
+
+
+class Evidence(Protocol):
+    """What a version showed on rows that played no part in choosing it.
+
+    ``name`` is the candidate judged; ``baselines`` says which of its rivals are baselines; ``champion_name`` is '' where there is no champion.
+    ``n_tried`` counts the candidates offered on these rows so far, this one included: each further one must beat its rivals by more, as the
+    one lucky draw of several is no progress.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def baselines(self) -> tuple[str, ...]: ...
+    @property
+    def champion_name(self) -> str: ...
+    @property
+    def n_tried(self) -> int: ...
+
+    @property
+    def metrics(self) -> Metrics:
+        """The version's own figures."""
+        ...
+
+    @property
+    def sums(self) -> Paired:
+        """Sums of forecasts (ours) and of outcomes (theirs) where both are there."""
+        ...
+
+    def figure(self, rival: str, metric: str) -> float | None:
+        """A rival's figure on all outcomes it has a forecast for; None without one."""
+        ...
+
+    def compare(self, rival: str | None, metric: str) -> Paired | None:
+        """The errors of the version and of a rival (None: the champion), to be summed; None where no outcome has both forecasts.
+
+        Groups and origins without such an outcome are left out.
+        """
+        ...
+
+    @property
+    def has_champion(self) -> bool: ...
+
+    @property
+    def outcomes(self) -> tuple[int, bool]:
+        """How many outcomes there are, and whether any is not 0."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class CubeEvidence:
+    """Evidence as the forecasts themselves: cubes n_series x n_origins x horizon, NaN where not scored.
+
+    ``rivals`` holds the forecasts of others on the same cells by name; ``champion`` is the champion's own forecasts, None where there is
+    no champion.
     """
 
     name: str
@@ -42,6 +96,35 @@ class Evidence:
         scale = None if self.scale is None else np.broadcast_to(self.scale[:, None, None], self.actual.shape)
         return measure(self.actual, self.forecast, lower=self.lower, upper=self.upper, scale=scale)
 
+    @property
+    def sums(self) -> Paired:
+        paired = np.isfinite(self.actual) & np.isfinite(self.forecast)
+        return Paired(*(np.where(paired, cube, 0.0).sum(axis=2) for cube in (self.forecast, self.actual)))
+
+    def figure(self, rival: str, metric: str) -> float | None:
+        figure: float | None = getattr(measure(self.actual, self.rivals[rival]), "mae" if metric == "rmsse" else metric)
+        return figure
+
+    def compare(self, rival: str | None, metric: str) -> Paired | None:
+        theirs = self.champion if rival is None else self.rivals[rival]
+        if theirs is None:
+            return None
+        paired = np.isfinite(self.actual) & np.isfinite(self.forecast) & np.isfinite(theirs)
+        if not paired.any():
+            return None
+        scored: NDArray[np.bool_] = np.asarray(paired.any(axis=2))
+        kept = np.ix_(np.flatnonzero(np.count_nonzero(scored, axis=1)), np.flatnonzero(np.count_nonzero(scored, axis=0)))
+        return Paired(*(_errors(self.actual, cube, paired=paired, metric=metric, scale=self.scale)[kept] for cube in (self.forecast, theirs)))
+
+    @property
+    def has_champion(self) -> bool:
+        return self.champion is not None
+
+    @property
+    def outcomes(self) -> tuple[int, bool]:
+        found = self.actual[np.isfinite(self.actual)]
+        return int(found.size), bool(found.any())
+
 
 class Check(Protocol):
     """One check of a gate."""
@@ -56,12 +139,12 @@ class BetterThanBaseline:
     metric: str
 
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
-        figures = {name: _figure(evidence.actual, evidence.rivals[name], self.metric) for name in evidence.baselines}
+        figures = {name: evidence.figure(name, self.metric) for name in evidence.baselines}
         scored = {name: figure for name, figure in figures.items() if figure is not None}
         if not scored:
             return _no_rows(f"{self.metric} against the best baseline", evidence)
         best = min(scored, key=lambda name: scored[name])
-        return _compare(evidence, evidence.rivals[best], metric=self.metric, rival=f"the best baseline ({best})", same=evidence.name == best, rng=rng)
+        return _compare(evidence, best, metric=self.metric, rival=f"the best baseline ({best})", same=evidence.name == best, rng=rng)
 
 
 @dataclass(frozen=True)
@@ -72,10 +155,10 @@ class BetterThanChampion:
 
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
         what = f"{self.metric} {NO_CHAMPION}"
-        if evidence.champion is None:
+        if not evidence.has_champion:
             return CheckResult(check=what, passed=True, figure=None, limit="below 1", sentence="there is no champion to beat yet")
         rival = f"the champion ({evidence.champion_name})"
-        return _compare(evidence, evidence.champion, metric=self.metric, rival=rival, same=False, rng=rng)
+        return _compare(evidence, None, metric=self.metric, rival=rival, same=False, rng=rng)
 
 
 @dataclass(frozen=True)
@@ -87,12 +170,11 @@ class BiasWithin:
     limit: float
 
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
-        paired = np.isfinite(evidence.actual) & np.isfinite(evidence.forecast)
         bias = evidence.metrics.bias
         if bias is None:
             return _no_rows("bias", evidence)
-        sums = [np.where(paired, cube, 0.0).sum(axis=2) for cube in (evidence.forecast, evidence.actual)]
-        found = compare_errors(sums[0], sums[1], rng=rng)
+        sums = evidence.sums
+        found = compare_errors(sums.ours, sums.theirs, rng=rng)
         lower, upper = found.lower - 1, found.upper - 1
         within, chance = abs(bias) <= self.limit, lower <= 0 <= upper
         word = "within" if within else "outside, but chance explains it," if chance else "outside"
@@ -161,23 +243,14 @@ def scale_of(observed: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(seasonal_scale(observed), dtype=np.float64)
 
 
-def _figure(actual: Cube, forecast: Cube, metric: str) -> float | None:
-    figure: float | None = getattr(measure(actual, forecast), "mae" if metric == "rmsse" else metric)
-    return figure
-
-
-def _compare(evidence: Evidence, theirs: Cube, *, metric: str, rival: str, same: bool, rng: np.random.Generator) -> CheckResult:
+def _compare(evidence: Evidence, name: str | None, *, metric: str, rival: str, same: bool, rng: np.random.Generator) -> CheckResult:
     what = f"{metric} against {rival}"
-    paired = np.isfinite(evidence.actual) & np.isfinite(evidence.forecast) & np.isfinite(theirs)
-    if not paired.any():
+    paired = evidence.compare(name, metric)
+    if paired is None:
         return _no_rows(what, evidence)
     if same:
         return CheckResult(check=what, passed=True, figure=1.0, limit="best of the baselines", sentence=f"it is itself {rival}")
-    ours_errors = _errors(evidence.actual, evidence.forecast, paired=paired, metric=metric, scale=evidence.scale)
-    their_errors = _errors(evidence.actual, theirs, paired=paired, metric=metric, scale=evidence.scale)
-    scored: NDArray[np.bool_] = np.asarray(paired.any(axis=2))
-    rows, columns = np.flatnonzero(np.count_nonzero(scored, axis=1)), np.flatnonzero(np.count_nonzero(scored, axis=0))
-    found = compare_errors(ours_errors[np.ix_(rows, columns)], their_errors[np.ix_(rows, columns)], rng=rng, tail=0.05 / evidence.n_tried)
+    found = compare_errors(paired.ours, paired.theirs, rng=rng, tail=0.05 / evidence.n_tried)
     passed = found.upper < 1
     # A squared metric is compared as its root, so that the ratio reads like the metric.
     ratio, lower, upper = (_unsquare(value, metric) for value in (found.ratio, found.lower, found.upper))
@@ -203,13 +276,13 @@ def _errors(actual: Cube, forecast: Cube, *, paired: NDArray[np.bool_], metric: 
 
 
 def _unsquare(value: float, metric: str) -> float:
-    return float(np.sqrt(value)) if metric in ("rmspe", "rmsse") else value
+    return float(np.sqrt(value)) if metric in SQUARED else value
 
 
 def _no_rows(check: str, evidence: Evidence) -> CheckResult:
     """Without an outcome, or with nothing but zeros, only a baseline may answer: somebody must, and it is what anyone would do."""
-    outcomes = evidence.actual[np.isfinite(evidence.actual)]
-    baseline = evidence.name in evidence.baselines and not outcomes.any()
-    what = "there is nothing but zeros to judge by" if outcomes.size and not outcomes.any() else "there is not one outcome to judge by"
+    n_outcomes, any_sold = evidence.outcomes
+    baseline = evidence.name in evidence.baselines and not any_sold
+    what = "there is nothing but zeros to judge by" if n_outcomes and not any_sold else "there is not one outcome to judge by"
     why = "a baseline answers until there is" if baseline else "a longer history is needed"
     return CheckResult(check=check, passed=baseline, figure=None, limit="", sentence=f"{check}: {what}; {why}")

@@ -68,10 +68,14 @@ def seasonal_scale(observed: Array, *, period: int = 7) -> Array:
 ERROR_PARTS: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
     "wape": lambda y, f: (np.abs(f - y), np.abs(y)),
     "mae": lambda y, f: (np.abs(f - y), np.ones_like(y)),
+    "rmse": lambda y, f: (np.square(f - y), np.ones_like(y)),
     "rmspe": lambda y, f: (_square_ratio(y, f), (y != 0).astype(np.float64)),
 }
 """The metrics that are a ratio of two sums, as the summands of each; the bootstrap resamples these. A ratio's root, where the metric has
 one, changes no comparison."""
+
+SQUARED = ("rmse", "rmspe", "rmsse")
+"""The metrics that are a root of such a ratio."""
 
 
 def _square_ratio(y: Array, f: Array) -> Array:

@@ -13,7 +13,10 @@ NO_CHAMPION = "against the champion"
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """The figures of one set of forecasts; None where there was nothing to measure."""
+    """The figures of one set of forecasts; None where there was nothing to measure.
+
+    ``crps`` (mean continuous ranked probability score) and ``day_wape`` (WAPE of each series' sums by day) are measured for hourly forecasts.
+    """
 
     n: int
     mae: float | None
@@ -24,6 +27,8 @@ class Metrics(msgspec.Struct, frozen=True):
     bias: float | None
     coverage_90: float | None
     width_90: float | None
+    crps: float | None = None
+    day_wape: float | None = None
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,7 +43,7 @@ def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
     for batch in session.records.find(BATCHES, workspace=session.workspace, where={"model": model}):
         if batch.first > last or batch.last < first:
             continue
-        wanted = ["prediction_id", *batch.keys, "ts", "forecast", "lower_90", "upper_90"]
+        wanted = [*batch.keys, "ts", "forecast", "lower_90", "upper_90"]
         rows = session.tables.read(PREDICTIONS, partition=batch.partition, columns=wanted)
         known = [actuals.select([*batch.keys, "ts", "actual"])]
         if batch.first < first and session.tables.partitions(OUTCOMES, partition=batch.partition):
@@ -142,7 +142,7 @@ def _live_figure(session: Session, version: Version, *, metric: str, window_days
     return figure, n, first.astype(object), last.astype(object)
 
 
-_NOT_KEYS = {"prediction_id", "ts", "forecast", "lower_90", "upper_90", "actual", "origin"}
+_NOT_KEYS = {"ts", "forecast", "lower_90", "upper_90", "actual", "origin"}
 
 
 def _raise_incident(session: Session, reading: Reading, watch: Quality) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.data.verbs import ingest
@@ -15,15 +16,18 @@ from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.monitoring.quality import check_quality, join_outcomes
 from endcap.loop.monitoring.records import Reading
-from endcap.loop.registry.records import MODELS, VERSIONS, Version
+from endcap.loop.registry.records import MODELS, VERSIONS, Champion, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version
 from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
-from endcap.loop.retraining.tasks import DataRef, Task, Training
+from endcap.loop.retraining.tasks import EVERYBODY, DataRef, Members, Task, Training
 from endcap.pipelines.graph import Outcome, Reporter, Step, StepContext
 from endcap.pipelines.records import RUNS, Run
 from endcap.pipelines.runner import run_steps
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RETRAIN_EVERY = timedelta(days=28)
 RETRY_AFTER = timedelta(days=7)
@@ -49,7 +53,7 @@ def turn(
     task: Task,
     *,
     folder: Path,
-    origin: date | None = None,
+    origin: str | None = None,
     train: bool | None = None,
     verify: bool = False,
     reporter: Reporter | None = None,
@@ -75,7 +79,7 @@ def turn(
 
 
 class _Cycle:
-    def __init__(self, session: Session, task: Task, *, folder: Path, origin: date | None, train: bool | None, verify: bool) -> None:
+    def __init__(self, session: Session, task: Task, *, folder: Path, origin: str | None, train: bool | None, verify: bool) -> None:
         self.session, self.task, self.folder = session, task, folder
         self.origin, self.forced, self.verify = origin, train, verify
 
@@ -83,7 +87,7 @@ class _Cycle:
         task = self.task
         ingests = tuple(Step(f"ingest {t.name}", self._ingest(t.name), Ingest, retries=2, backoff_s=0.5) for t in task.tables)
         names = tuple(step.name for step in ingests)
-        day = self.session.now().date().isoformat()
+        now = self.task.name_tick(self.session)
         return (
             *ingests,
             Step(
@@ -91,7 +95,7 @@ class _Cycle:
                 self._assemble,
                 DataRef,
                 needs=names,
-                parts=(task.identity, day, str(self.origin)),
+                parts=(task.identity, now, str(self.origin)),
                 stands=lambda data: self.session.blobs.has(data.digest),
             ),
             Step("watch", self._watch, Watched, needs=("assemble",)),
@@ -130,7 +134,7 @@ class _Cycle:
         ingests = self._ingests(context)
         data = self.task.assemble(self.session, context, ingests=ingests, folder=self.folder, now=self.session.now(), origin=self.origin)
         edges = tuple((f"ingest/{i.id}", f"data/{data.digest}") for i in ingests.values())
-        note = f"{data.n_series} series, {data.first_day} to {data.last_day}, origin {data.origin}"
+        note = f"{data.n_series} series, {data.first_day} to {data.last_day}, origin {data.moment}"
         return Outcome(data, n_rows_in=data.n_rows, n_rows_out=data.n_series, note=note, edges=edges)
 
     def _watch(self, context: StepContext) -> Outcome:
@@ -225,39 +229,49 @@ class _Cycle:
         champion = get_champion(self.session, self.task.name)
         if champion is None:
             return Outcome(None, note="no version passed its gate, so nothing answers")
-        standing = self.session.records.get(
-            BATCHES, workspace=self.session.workspace, id=f"{self.task.name}/{data.origin.isoformat()}/{champion.version}"
-        )
-        if standing is not None and standing.data == data.digest:
-            return Outcome(standing, n_rows_out=standing.n_rows, note="stands already", status="cached")
-        batch = self._answer(context, get_version(self.session, champion.version), data)
+        batches = [self._answer(context, get_version(self.session, version), members, data) for version, members in self._find_answering(champion)]
+        if all(parts is None for _, parts in batches):
+            kept = [batch for batch, _ in batches]
+            return Outcome(kept[0], n_rows_out=sum(batch.n_rows for batch in kept), note="stands already", status="cached")
+        kept = log_predictions(self.session, batches)
+        batch, n_rows = kept[0], sum(batch.n_rows for batch in kept)
         missing = f"; not known ahead: {', '.join(batch.missing_facts)}" if batch.missing_facts else ""
-        edges = ((f"version/{champion.version}", f"batch/{batch.id}"), (f"data/{data.digest}", f"batch/{batch.id}"))
-        note = f"{batch.n_rows} forecasts for {batch.first} to {batch.last} by {batch.version}{missing}"
-        return Outcome(batch, n_rows_in=data.n_series, n_rows_out=batch.n_rows, note=note, edges=edges)
+        edges = tuple(edge for b in kept for edge in ((f"version/{b.version}", f"batch/{b.id}"), (f"data/{data.digest}", f"batch/{b.id}")))
+        versions = ", ".join(b.version for b in kept)
+        note = f"{n_rows} forecasts for {batch.first} to {batch.last} by {versions}{missing}"
+        return Outcome(batch, n_rows_in=data.n_series, n_rows_out=n_rows, note=note, edges=edges)
 
-    def _answer(self, context: StepContext, version: Version, data: DataRef) -> Batch:
-        import pyarrow.compute as pc
+    def _find_answering(self, champion: Champion) -> list[tuple[str, Members]]:
+        """Which version answers for which members, the champion's own first."""
+        return [(champion.version, EVERYBODY)]
 
-        answers = self.task.answer(self.session, version, data)
-        days: dict[str, Any] = pc.min_max(answers.table["ts"]).as_py()
+    def _answer(self, context: StepContext, version: Version, members: Members, data: DataRef) -> tuple[Batch, Iterable[pa.Table] | None]:
+        """A batch and the parts to log; None for one that stands as it would be made."""
+        named = "" if members.everybody else identify(sorted(members.names), members.but)
+        identity = f"{self.task.name}/{data.moment}/{version.id}"
+        standing = self.session.records.get(BATCHES, workspace=self.session.workspace, id=identity)
+        if standing is not None and (standing.data, standing.members) == (data.digest, named):
+            return standing, None
+        answers = self.task.answer(self.session, version, data, members=members)
         batch = Batch(
-            id="",
+            id=identity,
             workspace=self.session.workspace,
             model=self.task.name,
             version=version.id,
             origin=data.origin,
+            hour=data.hour,
             predicted_at=self.session.now(),
-            n_rows=answers.table.num_rows,
-            first=days["min"].date(),
-            last=days["max"].date(),
+            n_rows=0,
+            first=answers.first,
+            last=answers.last,
             zone=self.task.zone(self.session),
             keys=self.task.keys,
             data=data.digest,
             run=context.run,
             missing_facts=answers.missing_facts,
+            members=named,
         )
-        return log_predictions(self.session, batch, answers.table)
+        return batch, answers.parts
 
 
 def _describe(reading: Reading) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +12,7 @@ import msgspec
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import Quality
+from endcap.core.zones import name_moment
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
 from endcap.loop.evaluation.records import Metrics
@@ -23,8 +25,28 @@ if TYPE_CHECKING:
     from endcap.loop.evaluation.gates import Evidence
 
 
+class Members(msgspec.Struct, frozen=True):
+    """Some members of a model: those named, or (``but``) all but those."""
+
+    names: frozenset[str] = frozenset()
+    but: bool = False
+
+    def __contains__(self, name: str) -> bool:
+        return (name in self.names) != self.but
+
+    @property
+    def everybody(self) -> bool:
+        return self.but and not self.names
+
+
+EVERYBODY = Members(but=True)
+
+
 class DataRef(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model reads at one origin, kept as bytes under ``digest``; it is the training set and the source of forecasts in one."""
+    """What a model reads at one origin, kept as bytes under ``digest``; it is the training set and the source of forecasts in one.
+
+    ``hour`` is the local hour of an hourly model's origin; None for a daily one's, which is the start of the day.
+    """
 
     digest: str
     origin: date
@@ -33,6 +55,12 @@ class DataRef(msgspec.Struct, frozen=True, kw_only=True):
     n_rows: int
     n_series: int
     notes: tuple[str, ...] = ()
+    hour: int | None = None
+
+    @property
+    def moment(self) -> str:
+        """The origin as text."""
+        return name_moment(self.origin, self.hour)
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,9 +86,13 @@ class Training(msgspec.Struct, frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """A table of answers and which known-ahead facts were missing for some of them."""
+    """Answers in parts, made as they are taken, so that no more than one part need be in memory; the days of the first and the last answer;
+    and which known-ahead facts were missing for some of them.
+    """
 
-    table: pa.Table
+    parts: Iterable[pa.Table]
+    first: date
+    last: date
     missing_facts: tuple[str, ...] = ()
 
 
@@ -93,9 +125,9 @@ class Task(Protocol):
     def seed(self) -> int: ...
 
     def assemble(
-        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: date | None
+        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: str | None
     ) -> DataRef:
-        """Read the tables into what the model reads."""
+        """Read the tables into what the model reads. ``origin`` is an ISO day or hour; None is chosen from the data and the clock."""
         ...
 
     def train(self, session: Session, context: StepContext, data: DataRef) -> Training:
@@ -106,14 +138,18 @@ class Task(Protocol):
         """The evidence for the gate, with the champion's forecasts on the same rows; ``n_tried`` trials were offered, this one included."""
         ...
 
-    def answer(self, session: Session, version: Version, data: DataRef) -> Answers:
-        """Answers of a version for the data's origin: keys, ts, forecast, lower_90, upper_90 and what else the solution gives."""
+    def answer(self, session: Session, version: Version, data: DataRef, *, members: Members = EVERYBODY) -> Answers:
+        """Answers of a version for some members at the data's origin: keys, ts, forecast, lower_90, upper_90 and what else the solution gives."""
         ...
 
     def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
-        """The outcomes that are known: keys, ts, actual."""
+        """The outcomes that are known, or those that came or changed since this was asked last: keys, ts, actual."""
         ...
 
     def zone(self, session: Session) -> str:
         """The zone in which ``ts`` is written."""
+        ...
+
+    def name_tick(self, session: Session) -> str:
+        """The tick of now (a day, an hour): what was assembled at one tick is assembled anew at the next."""
         ...

@@ -15,14 +15,15 @@ from endcap.core.definitions.forecasts import BASELINES, Forecast
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import Quality
+from endcap.core.errors import InvalidInput
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
-from endcap.loop.evaluation.gates import Evidence, scale_of
-from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
+from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
+from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel, join_keys
 from endcap.loop.registry.records import MEMBER_METRICS, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
-from endcap.loop.retraining.tasks import Answers, DataRef, Training, Trial
+from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
 from endcap.loop.training.artefacts import Artefact
 from endcap.pipelines.graph import StepContext
 from endcap.solutions.forecasting.backtests import Cube, PanelFit
@@ -92,7 +93,7 @@ class ForecastTask:
         return self.forecast.table.zone or session.zone
 
     def assemble(
-        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: date | None
+        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: str | None
     ) -> DataRef:
         from endcap.loop.data.digests import digest_file
         from endcap.loop.data.engine import open_engine
@@ -113,7 +114,7 @@ class ForecastTask:
                 )
                 for table in self.tables
             }
-            loaded = load_panel(self.forecast, sources=sources, engine=engine, now=now, origin=origin)
+            loaded = load_panel(self.forecast, sources=sources, engine=engine, now=now, origin=_parse_day(origin))
         finally:
             engine.close()
         digest = session.blobs.put(encode_panel(loaded.panel))
@@ -145,7 +146,7 @@ class ForecastTask:
         kept = decode_evidence(session.blobs.get(trial.evidence))
         judged = slice(kept.n_choosing, None)
         standing = None if champion is None else self._forecast_champion(session, panel, kept.origins[judged], kept.forecasts, judged, champion)
-        return Evidence(
+        return CubeEvidence(
             name=trial.candidate,
             actual=kept.actual[:, judged],
             forecast=kept.forecasts[trial.candidate][:, judged],
@@ -159,10 +160,15 @@ class ForecastTask:
             n_tried=n_tried,
         )
 
-    def answer(self, session: Session, version: Version, data: DataRef) -> Answers:
+    def name_tick(self, session: Session) -> str:
+        return session.now().date().isoformat()
+
+    def answer(self, session: Session, version: Version, data: DataRef, *, members: Members = EVERYBODY) -> Answers:
         import pyarrow as pa
 
         panel = self.read_panel(session, data)
+        if not members.everybody:
+            panel = panel.choose(np.flatnonzero([name in members for name in join_keys(panel.keys)]))
         fit, intervals = self.revive(session, version)
         forecast = finish(fit.predict(panel), panel)
         lower, upper = intervals.apply(forecast, panel)
@@ -171,7 +177,7 @@ class ForecastTask:
             values["demand"] = forecast * uncensoring_factor(panel)
         columns = {name: pa.array(round_significant(array.reshape(-1))) for name, array in values.items()}
         table = pa.table({**key_columns(panel, repeat=panel.horizon), "ts": _times(panel, panel.targets), **columns})
-        return Answers(table, find_missing_facts(panel))
+        return Answers([table], panel.day(panel.targets[0]), panel.day(panel.targets[-1]), find_missing_facts(panel))
 
     def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
         """The outcomes of the last eight weeks that are seen; what is corrected later than that changes no reading."""
@@ -281,6 +287,15 @@ def find_missing_facts(panel: Panel) -> tuple[str, ...]:
         if share > 0:
             found.append(f"{name} ({share:.0%} of the targets)")
     return tuple(found)
+
+
+def _parse_day(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidInput(f"The origin {text!r} is not a day.", hint="write 2026-03-03") from error
 
 
 def _times(panel: Panel, ticks: np.ndarray) -> pa.Array:

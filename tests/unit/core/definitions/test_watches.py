@@ -17,7 +17,7 @@ def test_a_watch_takes_one_reaction_as_a_list_of_one_or_none_at_all() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric": "rmse"}, r"'rmse' is not a metric of a watch. Metrics: .* did you mean 'rmsse'"),
+        ({"metric": "rmss"}, r"'rmss' is not a metric of a watch. Metrics: .* did you mean 'rmsse'"),
         ({"factor": 0}, "Quality.factor is 0; it must be above 0"),
         ({"factor": float("nan")}, "Quality.factor is nan"),
         ({"least_rows": 0}, "Quality.least_rows is 0; it must be at least 1"),

@@ -155,13 +155,16 @@ SAID: dict[str, tuple[Any, list[str]]] = {
     "empty plan": (Plan("/tmp/[/bold]/project.py", ()), ["/tmp/[/bold]/project.py defines no model"]),
     "started": (Started(("project.py", "data/[x].csv")), ["wrote project.py", "wrote data/[x].csv", "next: endcap run store-day"]),
     "delivery": (
-        Delivery("store-day", "store-day-v2", DAY, 1400, "f.csv", "store-day-v2~2026-03-02~O'Hara; rm -rf /~2026-03-02T00:00"),
+        Delivery("store-day", "store-day-v2", DAY.isoformat(), 1400, "f.csv", "store-day-v2~2026-03-02~O'Hara; rm -rf /~2026-03-02T00:00"),
         [
             "1,400 predictions by store-day-v2 from 2026-03-02 in f.csv",
             "where one comes from: endcap trace 'store-day-v2~2026-03-02~O'\"'\"'Hara; rm -rf /~2026-03-02T00:00'",
         ],
     ),
-    "empty delivery": (Delivery("store-day", "store-day-v2", DAY, 0, "f.csv"), ["0 predictions by store-day-v2 from 2026-03-02 in f.csv"]),
+    "empty delivery": (
+        Delivery("store-day", "store-day-v2", DAY.isoformat(), 0, "f.csv"),
+        ["0 predictions by store-day-v2 from 2026-03-02 in f.csv"],
+    ),
     "nothing": ([], ["nothing yet"]),
     "audit check": (AuditCheck("default", 12, "ff"), ["workspace: default", "n rows: 12", "head: ff", "intact: True"]),
     "text": ("done", ["done"]),

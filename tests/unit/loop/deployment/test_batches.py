@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from endcap.core.errors import InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
-from endcap.loop.deployment.batches import deliver_predictions, find_batch, log_predictions, read_batch
+from endcap.loop.deployment.batches import add_ids, deliver_predictions, find_batch, log_predictions, read_batch
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS
 from endcap.testing.sessions import make_session
 
@@ -34,7 +34,7 @@ def two_stores(shop: Any, **columns: Any) -> pa.Table:
 
 
 def logged(shop: Any, batch: Any) -> pa.Table:
-    return shop.session.tables.read(PREDICTIONS, partition=batch.partition)
+    return add_ids(shop.session.tables.read(PREDICTIONS, partition=batch.partition), batch)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -73,7 +73,7 @@ def test_answers_that_lack_a_column_leave_the_old_ones(shop: Any, version: Any, 
     batch = shop.deliver(version, two_stores(shop), origin=ORIGIN)
     before = logged(shop, batch)
     with pytest.raises(InvalidInput, match=rf"lack the columns \['{missing}'\]"):
-        log_predictions(shop.session, batch, two_stores(shop).drop_columns([missing]))
+        log_predictions(shop.session, [(batch, [two_stores(shop).drop_columns([missing])])])
     assert logged(shop, batch).equals(before)
     assert shop.session.records.find(BATCHES, workspace="default") == [batch]
 
@@ -141,7 +141,7 @@ def test_a_file_has_its_columns_in_their_order(shop: Any, version: Any, tmp_path
     shuffled = two_stores(shop).select(["upper_90", "ts", "lower_90", "forecast", "store_id"])
     shop.deliver(version, shuffled, origin=ORIGIN)
     done = deliver_predictions(shop.session, "store-day", out=tmp_path / "f.csv")
-    assert (done.n_rows, done.version, done.origin, done.path) == (6, "store-day-v1", ORIGIN, str(tmp_path / "f.csv"))
+    assert (done.n_rows, done.version, done.origin, done.path) == (6, "store-day-v1", ORIGIN.isoformat(), str(tmp_path / "f.csv"))
     deliver_predictions(shop.session, "store-day", out=tmp_path / "f.parquet")
     table = pq.read_table(tmp_path / "f.parquet")
     rows = read_csv(tmp_path / "f.csv")
@@ -255,7 +255,7 @@ def test_a_viewer_reads_and_does_not_write(shop: Any, version: Any, tmp_path: Pa
     viewer = replace(shop.session, role=Role.VIEWER)
     assert deliver_predictions(viewer, "store-day", out=tmp_path / "f.csv").n_rows == 6
     with pytest.raises(PermissionDenied):
-        log_predictions(viewer, batch, two_stores(shop))
+        log_predictions(viewer, [(batch, [two_stores(shop)])])
 
 
 def test_workspaces_keep_their_own_answers(shop: Any, version: Any, shop_of: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from endcap.core.errors import NotFound
 from endcap.loop.data.records import INGESTS, FileIdentity, Ingest
+from endcap.loop.deployment.batches import add_ids
 from endcap.loop.deployment.records import PREDICTIONS
 from endcap.loop.deployment.tracing import trace
 from endcap.loop.registry.releases import promote
@@ -49,7 +50,7 @@ def version(shop: Any) -> Any:
 
 def deliver(shop: Any, version: Any, keys: list[Any], **columns: Any) -> list[str]:
     batch = shop.deliver(version, shop.answers({"store_id": keys}, start=ORIGIN, n_days=1, **columns), origin=ORIGIN)
-    ids: list[str] = shop.session.tables.read(PREDICTIONS, partition=batch.partition)["prediction_id"].to_pylist()
+    ids: list[str] = add_ids(shop.session.tables.read(PREDICTIONS, partition=batch.partition), batch)["prediction_id"].to_pylist()
     return ids
 
 

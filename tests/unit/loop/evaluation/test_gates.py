@@ -16,7 +16,7 @@ from endcap.loop.evaluation.gates import (
     BiasWithin,
     CoverageBetween,
     Cube,
-    Evidence,
+    CubeEvidence,
     checks_of,
     judge,
     scale_of,
@@ -35,7 +35,7 @@ def around(share: float, *, seed: int = 1, noise: float = 0.1) -> Cube:
 GOOD, POOR, POORER = around(0.0, noise=0.05), around(0.0, seed=2, noise=0.2), around(0.0, seed=3, noise=0.3)
 
 
-def evidence(**changes: Any) -> Evidence:
+def evidence(**changes: Any) -> CubeEvidence:
     kept = {
         "name": "model",
         "actual": ACTUAL,
@@ -45,10 +45,10 @@ def evidence(**changes: Any) -> Evidence:
         "rivals": {"naive": POOR, "mean": POORER, "model": GOOD},
         "baselines": ("naive", "mean"),
     }
-    return Evidence(**{**kept, **changes})
+    return CubeEvidence(**{**kept, **changes})
 
 
-def check(what: Any, given: Evidence, *, seed: int = 7) -> CheckResult:
+def check(what: Any, given: CubeEvidence, *, seed: int = 7) -> CheckResult:
     return what.judge(given, rng=np.random.default_rng(seed))
 
 

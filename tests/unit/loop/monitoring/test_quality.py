@@ -58,7 +58,6 @@ def test_an_outcome_is_written_beside_its_prediction(shop: Any, version: Any) ->
     assert join(shop, {("S1", 0): 8.0, ("S9", 0): 1.0, ("S1", 40): 1.0}) == 1
     (row,) = shop.session.tables.read(OUTCOMES, partition=batch.partition).to_pylist()
     assert row == {
-        "prediction_id": "store-day-v1~2026-01-05~S1~2026-01-05T00:00",
         "store_id": "S1",
         "ts": datetime(2026, 1, 5),  # noqa: DTZ001 - local by design
         "forecast": 10.0,

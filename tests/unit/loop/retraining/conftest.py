@@ -19,13 +19,13 @@ from endcap.core.definitions.watches import Quality
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
-from endcap.loop.evaluation.gates import Evidence
+from endcap.loop.evaluation.gates import CubeEvidence, Evidence
 from endcap.loop.evaluation.metrics import measure
 from endcap.loop.evaluation.records import VERDICTS
 from endcap.loop.registry.records import MODELS, RELEASES, VERSIONS, ModelRecord, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.cycle import CycleResult, turn
-from endcap.loop.retraining.tasks import Answers, DataRef, Training, Trial
+from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
 from endcap.loop.training.artefacts import decode_json, encode_json
 from endcap.pipelines.graph import StepContext
 from endcap.testing.sessions import make_session
@@ -80,7 +80,7 @@ class FakeTask:
         return "UTC"
 
     def assemble(
-        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: date | None
+        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: str | None
     ) -> DataRef:
         self._enter("assemble")
         units: dict[str, list[float]] = {}
@@ -88,7 +88,7 @@ class FakeTask:
             store, _, sold = line.split(",")
             units.setdefault(store, []).append(float(sold))
         n_days = len(next(iter(units.values())))
-        kept = Sold(FIRST, origin or now.date(), units)
+        kept = Sold(FIRST, date.fromisoformat(origin) if origin else now.date(), units)
         return DataRef(
             digest=session.blobs.put(msgspec.json.encode(kept)),
             origin=kept.origin,
@@ -128,7 +128,7 @@ class FakeTask:
         fit = msgspec.json.decode(session.blobs.get(trial.evidence))
         forecast, naive = self._forecast(sold, fit), self._forecast(sold, {**fit, "error": NAIVE_ERROR})
         standing = None if champion is None else self._forecast(sold, decode_json(read_artefacts(session, champion)["fit.json"]))
-        return Evidence(
+        return CubeEvidence(
             name=trial.candidate,
             actual=actual,
             forecast=forecast,
@@ -141,14 +141,18 @@ class FakeTask:
             n_tried=n_tried,
         )
 
-    def answer(self, session: Session, version: Version, data: DataRef) -> Answers:
+    def name_tick(self, session: Session) -> str:
+        return session.now().date().isoformat()
+
+    def answer(self, session: Session, version: Version, data: DataRef, *, members: Members = EVERYBODY) -> Answers:
         self._enter("answer")
         fit = decode_json(read_artefacts(session, version)["fit.json"])
         days = [datetime.combine(data.origin + timedelta(days=d), datetime.min.time()) for d in range(HORIZON)]
         rows = [(store, day, level * (1 + fit["error"])) for store, level in fit["levels"].items() for day in days]
         stores, times, forecasts = zip(*rows, strict=True)
         columns = {"forecast": forecasts, "lower_90": [f * 0.5 for f in forecasts], "upper_90": [f * 2 for f in forecasts]}
-        return Answers(pa.table({"store_id": stores, "ts": pa.array(times, pa.timestamp("us")), **columns}), ("promotion (50% of the targets)",))
+        table = pa.table({"store_id": stores, "ts": pa.array(times, pa.timestamp("us")), **columns})
+        return Answers([table], days[0].date(), days[-1].date(), ("promotion (50% of the targets)",))
 
     def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
         sold = self._read(session, data)

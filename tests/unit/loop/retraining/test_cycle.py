@@ -148,7 +148,7 @@ def test_training_is_done_or_left_where_it_is_asked_for(world: Any) -> None:
 
 
 def test_an_origin_may_be_asked_for(world: Any) -> None:
-    done = world.turn(origin=date(2026, 1, 20))
+    done = world.turn(origin="2026-01-20")
     assert done.batch.origin == date(2026, 1, 20)
     assert world.turn().batch.origin == world.today
 

@@ -348,7 +348,7 @@ def log_answers(session: Session, version: str, panel: Panel, data: DataRef) -> 
         data=data.digest,
         run="run_1",
     )
-    return log_predictions(session, batch, pa.table({**key_columns(panel, repeat=panel.horizon), **columns}))
+    return log_predictions(session, [(batch, [pa.table({**key_columns(panel, repeat=panel.horizon), **columns})])])[0]
 
 
 def report_on(session: Session, panel: Panel, version: Version, out: Path) -> str:

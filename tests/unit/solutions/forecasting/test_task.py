@@ -17,7 +17,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
 from endcap.loop.features.panels import Panel
 from endcap.loop.registry.records import Version
-from endcap.loop.retraining.tasks import DataRef, Trial
+from endcap.loop.retraining.tasks import Answers, DataRef, Trial
 from endcap.pipelines.graph import SilentReporter, StepContext
 from endcap.solutions.forecasting.backtests import Cube
 from endcap.solutions.forecasting.finishing import finish
@@ -44,7 +44,7 @@ class Desk:
     def context(self) -> StepContext:
         return StepContext("step", "run_1", {}, SilentReporter())
 
-    def assemble(self, *, origin: date | None = None) -> DataRef:
+    def assemble(self, *, origin: str | None = None) -> DataRef:
         ingests = {table.name: ingest(self.session, table, folder=self.folder) for table in self.task.tables}
         return self.task.assemble(self.session, self.context(), ingests=ingests, folder=self.folder, now=NOW, origin=origin)
 
@@ -99,6 +99,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(desk, data, desk.task.train(desk.session, desk.context(), data).trials)
 
 
+def only(answers: Answers) -> pa.Table:
+    (table,) = answers.parts
+    return table
+
+
 def test_what_was_read_is_kept_under_its_digest(trained: Trained) -> None:
     data = trained.data
     assert (data.origin, data.first_day, data.last_day) == (FIRST + timedelta(days=N_DAYS), FIRST, FIRST + timedelta(days=N_DAYS - 1))
@@ -109,7 +114,7 @@ def test_what_was_read_is_kept_under_its_digest(trained: Trained) -> None:
 
 def test_equal_tables_give_an_equal_digest_and_other_origins_another(trained: Trained) -> None:
     assert trained.desk.assemble().digest == trained.data.digest
-    earlier = trained.desk.assemble(origin=FIRST + timedelta(days=60))
+    earlier = trained.desk.assemble(origin=(FIRST + timedelta(days=60)).isoformat())
     assert earlier.digest != trained.data.digest
     assert trained.desk.task.read_panel(trained.desk.session, earlier).origin == 60
 
@@ -131,7 +136,7 @@ def test_a_version_answers_as_the_trial_did_and_covers_every_series_and_day(trai
     session, panel = trained.desk.session, trained.desk.task.read_panel(trained.desk.session, trained.data)
     for trial in trained.trials:
         answers = ForecastTask(trained.desk.task.forecast).answer(session, trained.desk.version(trial), trained.data)
-        table = answers.table
+        table = only(answers)
         assert table.column_names == ["store", "ts", "forecast", "lower_90", "upper_90"]
         assert table["store"].type == pa.int64()
         assert table["ts"].type == pa.timestamp("us")
@@ -198,17 +203,17 @@ def test_actuals_are_the_days_that_are_seen(trained: Trained) -> None:
 
 def test_a_known_ahead_fact_that_ends_is_named_with_its_share(trained: Trained) -> None:
     desk = trained.desk
-    late = desk.assemble(origin=FIRST + timedelta(days=N_DAYS + 3))
+    late = desk.assemble(origin=(FIRST + timedelta(days=N_DAYS + 3)).isoformat())
     answers = desk.task.answer(desk.session, desk.version(trained.trials[0]), late)
     assert answers.missing_facts == ("promo (43% of the targets)",)
-    assert np.isfinite(np.array(answers.table["forecast"])).all()
+    assert np.isfinite(np.array(only(answers)["forecast"])).all()
 
 
 def test_demand_is_what_was_sold_over_what_could_be_seen(tmp_path: Path) -> None:
     desk = make_desk(tmp_path, censored="out", censored_most=0.5, demand=True, candidates=["shrunk_rates"])
     data = desk.assemble()
     trial = desk.task.train(desk.session, desk.context(), data).trials[0]
-    table = desk.task.answer(desk.session, desk.version(trial), data).table
+    table = only(desk.task.answer(desk.session, desk.version(trial), data))
     factor = np.repeat(uncensoring_factor(desk.task.read_panel(desk.session, data))[:, 0], 7)
     assert (factor >= 1).all()
     assert factor.max() > 1.01
@@ -244,7 +249,7 @@ def test_a_trial_in_the_wrong_unit_is_twice_as_high_everywhere(trained: Trained)
     desk = trained.desk
     wrong = train_in_wrong_unit(desk.session, desk.task, trained.data)
     right = next(t for t in trained.trials if t.candidate == "shrunk_rates")
-    one, other = (desk.task.answer(desk.session, desk.version(t), trained.data).table for t in (right, wrong))
+    one, other = (only(desk.task.answer(desk.session, desk.version(t), trained.data)) for t in (right, wrong))
     np.testing.assert_allclose(np.array(other["forecast"]), 2 * np.array(one["forecast"]), rtol=1e-5)
     assert wrong.candidate == "shrunk_rates"
     assert wrong.metrics.bias is not None
