@@ -189,7 +189,7 @@ class Answer:
 def answer(world: World, load: Load) -> Answer:
     panel = world.load(load)
     candidates = build_candidates(CANDIDATES)
-    origins, notes = choose_origins(panel, n=world.forecast.backtest_origins)
+    origins, notes = choose_origins(panel, n=world.forecast.n_origins)
     test = run_backtest(panel, candidates, origins=origins, seed=world.forecast.seed, notes=notes)
     artefacts, forecasts, evidence = {}, {}, {}
     for name in test.forecasts:

@@ -1,4 +1,4 @@
-"""Forecasts: a named task whose target is a value per series and day on coming days."""
+"""Forecasts: a named task whose target is a value per series and day, or per series and hour, to come."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from endcap.core.definitions.aggregates import Aggregate, mean
-from endcap.core.definitions.gates import Gate
+from endcap.core.definitions.gates import DAY_METRICS, HOUR_METRICS, Gate
 from endcap.core.definitions.tables import Table, as_names, set_field
 from endcap.core.definitions.watches import Quality
 from endcap.core.durations import count_days, parse_duration
@@ -25,6 +25,9 @@ CANDIDATES = (
     "members",
     "average",
 )
+HOUR_CANDIDATES = ("same_hour_mean", "shrunk_rates", "croston", "tsb", "daily_trees", "hourly_trees", "average")
+HOUR_BASELINES = ("same_hour_mean",)
+_ADDITIVE = ("sum", "count", "min", "max")
 BASELINES = ("seasonal_naive_7", "seasonal_naive_14", "seasonal_naive_364", "weekday_mean", "flag_median")
 _TAKEN = (
     "actual",
@@ -43,30 +46,35 @@ _TAKEN = (
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """A daily forecast of ``target`` for every series that ``keys`` name, for ``horizon`` days from ``lead`` after the origin.
+    """A forecast of ``target`` by day or by hour for every series that ``keys`` name, over ``horizon`` from ``lead`` after the origin.
 
     Args:
         name: how the model is called in the workspace.
         table: the table that holds the target.
-        target: the value of a series on a day; an Aggregate, or a column's name, which is summed.
+        target: the value of a series on a day or in an hour; an Aggregate, or a column's name, which is summed.
         keys: the columns that name a series; empty: the table's keys.
-        every: the length of a tick; only ``1d``.
-        lead: from the origin (the start of a day) to the first day forecast, in whole days.
-        horizon: how many days are forecast.
+        every: the length of a tick, ``1d`` or ``1h``: what is forecast, and how often an origin comes.
+        lead: from the origin (the start of a day) to the first day forecast, in whole days; hourly forecasts have none.
+        horizon: how far is forecast: whole days, or hours.
         known_ahead: facts about the target day by name (promotion, price, opening), as known at the origin: a list of the table's columns
             (their mean is taken) or Aggregates by name, of this or another table.
         past: columns that are known only afterwards (weather as observed, visitors), in the same form.
-        static: a table of facts per series; its other columns describe the series.
+        static: a table (or several) of facts per series, by some of its keys; its other columns describe the series.
+        likeness: how the series of an hourly forecast resemble each other: static columns or keys, nearest first (product, category). Empty:
+            every key but the first, then the static columns that belong to it, those of most values first.
+        place: the key or static column that names a place, whose hours have a shape of their own, and by which work is cut into shards.
+            None: the first key.
         slices: static columns by which errors are broken down.
         open: the known-ahead fact that is 0 on days a series is closed: these are forecast 0 and neither learned from nor scored.
-        censored: the share (0 to 1) of a series' day on which demand could not be seen, such as a stock-out; days above
+        censored: the share (0 to 1) of a series' day or hour on which demand could not be seen, such as a stock-out; days and hours above
             ``censored_most`` are masked in training and scoring.
         holidays: a country (``DE``) or country and region (``DE-BY``) whose public holidays are known ahead.
         candidates: which methods are tried; empty: all. Baselines always run.
         demand: also estimate what demand would have been without the censoring.
         gate: what a version must pass.
         watch: what looks after it once it is released.
-        backtest_origins: how many weekly origins are used in back-tests, at most; fewer when the history is short.
+        backtest_origins: how many weekly origins are used in back-tests, at most; fewer when the history is short. None: 8, hourly 4, of
+            which the older half serves to choose (hourly: the oldest one) and the rest to judge.
         seed: for everything random in training.
     """
 
@@ -79,7 +87,9 @@ class Forecast(msgspec.Struct, frozen=True):
     horizon: str = "7d"
     known_ahead: dict[str, Aggregate] = {}
     past: dict[str, Aggregate] = {}
-    static: Table | None = None
+    static: tuple[Table, ...] = ()
+    likeness: tuple[str, ...] = ()
+    place: str | None = None
     slices: tuple[str, ...] = ()
     open: str | None = None
     censored: Aggregate | None = None
@@ -89,7 +99,7 @@ class Forecast(msgspec.Struct, frozen=True):
     demand: bool = False
     gate: Gate = Gate()
     watch: tuple[Quality, ...] = (Quality(),)
-    backtest_origins: int = 8
+    backtest_origins: int | None = None
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -120,20 +130,41 @@ class Forecast(msgspec.Struct, frozen=True):
             if not isinstance(censored, Aggregate):
                 raise DefinitionError(f"{what} has censored={censored!r}.", hint="give a column's name or ec.mean('column')")
             set_field(self, "censored", censored.on(self.table))
-        if self.static is not None and not isinstance(self.static, Table):
-            raise DefinitionError(f"{what} has static={self.static!r}.", hint="give an ec.Table")
+        static: Any = self.static
+        set_field(self, "static", () if static is None else tuple(static) if isinstance(static, tuple | list) else (static,))
+        for table in self.static:
+            if not isinstance(table, Table):
+                raise DefinitionError(f"{what} has static={table!r}.", hint="give an ec.Table, or a list of them")
         self._check_times(what)
         self._check_choices(what)
 
     def _check_times(self, what: str) -> None:
-        if parse_duration(self.every) != parse_duration("1d"):
-            raise DefinitionError(f"{what} has every={self.every!r}; forecasts are daily.", hint="write every='1d'")
-        count_days(self.lead, what=f"{what} lead")
-        days = count_days(self.horizon, what=f"{what} horizon", at_least=1)
-        if days > 400:
-            raise DefinitionError(f"{what} has a horizon of {days} days; at most 400 are offered.")
-        if not 1 <= self.backtest_origins <= 60:
+        if parse_duration(self.every) not in (parse_duration("1d"), parse_duration("1h")):
+            raise DefinitionError(f"{what} has every={self.every!r}; forecasts are daily or hourly.", hint="write every='1d' or every='1h'")
+        if self.hourly:
+            self._check_hours(what)
+        else:
+            count_days(self.lead, what=f"{what} lead")
+            days = count_days(self.horizon, what=f"{what} horizon", at_least=1)
+            if days > 400:
+                raise DefinitionError(f"{what} has a horizon of {days} days; at most 400 are offered.")
+        if self.backtest_origins is None:
+            set_field(self, "backtest_origins", 4 if self.hourly else 8)
+        if not 1 <= self.n_origins <= 60:
             raise DefinitionError(f"{what} has backtest_origins={self.backtest_origins}; it must be 1 to 60.")
+
+    def _check_hours(self, what: str) -> None:
+        if parse_duration(self.lead):
+            raise DefinitionError(f"{what} has lead={self.lead!r}; an hourly forecast begins at its origin.", hint="write lead='0h'")
+        hours = parse_duration(self.horizon) / parse_duration("1h")
+        if hours != int(hours) or not 1 <= hours <= 24 * 14:
+            raise DefinitionError(f"{what} has horizon={self.horizon!r}; an hourly one is 1 to 336 whole hours.", hint="write horizon='48h'")
+        for name, aggregate in (("target", self.target), ("censored", self.censored)):
+            # What arrives an hour at a time is folded into what stands, without reading it again.
+            if aggregate is not None and aggregate.fold not in _ADDITIVE:
+                raise DefinitionError(f"{what} folds its {name} by {aggregate.fold}; hours are folded by {list(_ADDITIVE)}.", hint="as ec.max(...)")
+        if self.past or self.open is not None or self.demand:
+            raise DefinitionError(f"{what} is hourly and has past, open or demand, which only daily forecasts have.")
 
     def _check_choices(self, what: str) -> None:
         set_field(self, "slices", as_names(self.slices, what=f"{what} slices"))
@@ -145,12 +176,18 @@ class Forecast(msgspec.Struct, frozen=True):
             if not isinstance(entry, Quality):
                 raise DefinitionError(f"{what} has the watch {entry!r}.", hint="give an ec.Quality, or [] for none")
         set_field(self, "candidates", as_names(self.candidates, what=f"{what} candidates"))
+        offered = HOUR_CANDIDATES if self.hourly else CANDIDATES
         for candidate in self.candidates:
-            if candidate not in CANDIDATES:
+            if candidate not in offered:
                 raise DefinitionError(
-                    f"{what} names the candidate {candidate!r}. Candidates: {list(CANDIDATES)}.",
-                    hint=suggest(candidate, CANDIDATES),
+                    f"{what} names the candidate {candidate!r}. Candidates: {list(offered)}.",
+                    hint=suggest(candidate, offered),
                 )
+        strange = DAY_METRICS if self.hourly else HOUR_METRICS
+        for metric in (self.gate.metric, *self.gate.most, *(entry.metric for entry in self.watch)):
+            if metric in strange:
+                raise DefinitionError(f"{what} is {'hourly' if self.hourly else 'daily'}, and {metric!r} is not measured for such a forecast.")
+        self._check_likeness(what)
         if self.open is not None and self.open not in self.known_ahead:
             raise DefinitionError(
                 f"{what} has open={self.open!r}, which is not among its known-ahead facts {sorted(self.known_ahead)}.",
@@ -158,12 +195,30 @@ class Forecast(msgspec.Struct, frozen=True):
             )
         if not 0 <= self.censored_most < 1:
             raise DefinitionError(f"{what} has censored_most={self.censored_most}; it must be a share from 0 to below 1.")
-        if self.slices and self.static is None:
+        if self.slices and not self.static:
             raise DefinitionError(f"{what} has slices {list(self.slices)} but no static table.", hint="give static=ec.Table(...)")
         # A panel keeps all columns by name; these two are its own.
         clash = (set(self.known_ahead) & set(self.past)) | ({"target", "censored"} & (set(self.known_ahead) | set(self.past)))
         if clash:
             raise DefinitionError(f"{what} uses the names {sorted(clash)} twice.")
+
+    def _check_likeness(self, what: str) -> None:
+        set_field(self, "likeness", as_names(self.likeness, what=f"{what} likeness"))
+        if not self.hourly and (self.likeness or self.place is not None):
+            raise DefinitionError(f"{what} is daily and has likeness or place, which only hourly forecasts have.")
+
+    @property
+    def hourly(self) -> bool:
+        return parse_duration(self.every) == parse_duration("1h")
+
+    @property
+    def horizon_hours(self) -> int:
+        return int(parse_duration(self.horizon) / parse_duration("1h"))
+
+    @property
+    def n_origins(self) -> int:
+        """How many origins are used in back-tests, at most."""
+        return self.backtest_origins or 0
 
     @property
     def lead_days(self) -> int:
@@ -178,15 +233,15 @@ class Forecast(msgspec.Struct, frozen=True):
         """Every table it reads, each once, the target's first."""
         aggregates = [self.target, *self.known_ahead.values(), *self.past.values(), *([self.censored] if self.censored else [])]
         found = {a.table.name: a.table for a in aggregates if a.table is not None}
-        if self.static is not None:
-            found[self.static.name] = self.static
+        found |= {table.name: table for table in self.static}
         return tuple(found.values())
 
     @property
     def offered(self) -> tuple[str, ...]:
         """The candidates that are tried, baselines among them."""
-        chosen = self.candidates or CANDIDATES
-        return tuple(name for name in CANDIDATES if name in chosen or name in BASELINES)
+        known, always = (HOUR_CANDIDATES, HOUR_BASELINES) if self.hourly else (CANDIDATES, BASELINES)
+        chosen = self.candidates or known
+        return tuple(name for name in known if name in chosen or name in always)
 
 
 def _as_aggregates(value: Any, *, table: Table, what: str) -> dict[str, Aggregate]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.forecasts import Forecast
+from endcap.core.definitions.tables import Table
 from endcap.core.durations import parse_duration
 from endcap.core.errors import DefinitionError, InvalidInput, suggest, unknown
 from endcap.core.names import quote
@@ -184,10 +185,10 @@ class _Loading:
     def _name_series(self) -> int:
         keys = ", ".join(quote(key) for key in self.forecast.keys)
         parts = [f"SELECT DISTINCT {keys} FROM ({self.source.sql}) WHERE {self._known_by(self.source, self.at)}"]
-        static = self.forecast.static
-        if static is not None and all(key in self.sources[static.name].columns for key in self.forecast.keys):
+        for static in self.forecast.static:
             source = self.sources[static.name]
-            parts.append(f"SELECT DISTINCT {keys} FROM ({source.sql}) WHERE {self._known_by(source, self.at)}")
+            if all(key in source.columns for key in self.forecast.keys):
+                parts.append(f"SELECT DISTINCT {keys} FROM ({source.sql}) WHERE {self._known_by(source, self.at)}")
         present = " AND ".join(f"{quote(key)} IS NOT NULL" for key in self.forecast.keys)
         self.engine.execute(
             f"CREATE OR REPLACE TEMP TABLE __series AS SELECT CAST(row_number() OVER (ORDER BY {keys}) - 1 AS INTEGER) AS __s, {keys}"
@@ -266,15 +267,20 @@ class _Loading:
         return {name: np.array(row, dtype=np.bool_) for name, row in flags.items() if any(row)}
 
     def _read_statics(self, n_series: int) -> dict[str, Statics]:
-        static = self.forecast.static
-        if static is None:
-            return {}
+        facts = [name for table in self.forecast.static for name in self.sources[table.name].columns if name not in self.forecast.keys]
+        for name in self.forecast.slices:
+            if name not in facts:
+                tables = " and ".join(f"'{table.name}'" for table in self.forecast.static)
+                raise InvalidInput(unknown("column", name, facts, where=f"Table {tables}"), hint=suggest(name, facts))
+        found: dict[str, Statics] = {}
+        for static in self.forecast.static:
+            found |= self._read_static(static, n_series)
+        return found
+
+    def _read_static(self, static: Table, n_series: int) -> dict[str, Statics]:
         source = self.sources[static.name]
         shared = [key for key in self.forecast.keys if key in source.columns]
         facts = [name for name in source.columns if name not in self.forecast.keys]
-        for name in self.forecast.slices:
-            if name not in facts:
-                raise InvalidInput(unknown("column", name, facts, where=f"Table '{static.name}'"), hint=suggest(name, facts))
         if not shared or not facts:
             return {}
         chosen = ", ".join(f"min({quote(name)}) AS {quote(name)}" for name in facts)

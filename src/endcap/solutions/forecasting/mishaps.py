@@ -54,6 +54,6 @@ def train_in_wrong_unit(session: Session, task: ForecastTask, data: DataRef, *, 
     panel = task.read_panel(session, data)
     candidates = {**build_candidates(tuple(name for name in task.forecast.offered if name != "average")), "shrunk_rates": WrongUnit(times)}
     candidates = {name: c for name, c in candidates.items() if name not in ("trees", "members")}
-    origins, notes = choose_origins(panel, n=task.forecast.backtest_origins)
+    origins, notes = choose_origins(panel, n=task.forecast.n_origins)
     test = run_backtest(panel, candidates, origins=origins, seed=task.seed, notes=notes)
     return task.rest(session, finish_trial(panel, task.forecast, test, candidates, "shrunk_rates"), panel, data)

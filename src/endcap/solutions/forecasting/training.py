@@ -93,7 +93,7 @@ def train_forecast(panel: Panel, forecast: Forecast, *, advance: Callable[[int, 
     a fit each on everything.
     """
     candidates = build_candidates(forecast.offered)
-    origins, notes = choose_origins(panel, n=forecast.backtest_origins)
+    origins, notes = choose_origins(panel, n=forecast.n_origins)
     test = run_backtest(panel, candidates, origins=origins, seed=forecast.seed, notes=notes, advance=advance)
     baseline = _rank(test, [name for name in test.forecasts if name in BASELINES], where=test.judged, metric=forecast.gate.metric)[:1]
     models = _rank(test, [name for name in test.forecasts if name not in BASELINES], where=test.choosing, metric=forecast.gate.metric)

@@ -82,7 +82,7 @@ def test_the_identity_follows_what_is_said_and_not_how() -> None:
         ({"past": {"rain": None}}, "past has 'rain': None"),
         ({"censored": 0.5}, "has censored=0.5"),
         ({"static": "stores.csv"}, "has static='stores.csv'. Hint: give an ec.Table"),
-        ({"every": "1h"}, "every='1h'; forecasts are daily"),
+        ({"every": "1w"}, "every=.1w.; forecasts are daily or hourly"),
         ({"horizon": "401d"}, "horizon of 401 days; at most 400"),
         ({"backtest_origins": 0}, "backtest_origins=0; it must be 1 to 60"),
         ({"backtest_origins": 61}, "backtest_origins=61"),
