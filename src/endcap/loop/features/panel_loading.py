@@ -16,10 +16,11 @@ from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Table
 from endcap.core.durations import parse_duration
-from endcap.core.errors import DefinitionError, InvalidInput, suggest, unknown
+from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote
 from endcap.core.zones import load_zone, local_day, start_of_day
 from endcap.loop.data.sources import Source
+from endcap.loop.features.calendars import BEYOND_DAYS, find_holidays
 from endcap.loop.features.panels import Flags, Floats, Panel, Revisions, Statics
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 MOST_DAYS = 1500
 MOST_CELLS = 400_000_000
-_BEYOND = 14  # how far the calendar of holidays reaches beyond the last target, so that a run of days off is seen to its end
 _MOST_LABELS = 64
-_PUBLIC_HOLIDAY, _WEEKEND_WORKDAY = "public_holiday", "weekend_workday"
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -110,7 +109,7 @@ class _Loading:
                 hint="forecast fewer series, or a shorter history",
             )
         observed, revisions = self._read_all(start, n_series=n_series, n_ahead=n_ahead, hidden=hidden)
-        calendar = self._public_holidays(start, n_days=n_ahead + _BEYOND)
+        calendar = find_holidays(self.forecast.holidays, start=start, n_days=n_ahead + BEYOND_DAYS)
         panel = Panel(
             keys=self._keys(),
             key_types={key: self.source.columns[key] for key in self.forecast.keys},
@@ -247,24 +246,6 @@ class _Loading:
         self._doubt("series without any history", int(missing.all(axis=1).sum()), "forecast from similar series, with wider bands")
         begun = np.maximum.accumulate(~missing, axis=1)
         self._doubt("days missing after a series began", int((missing & begun).sum()), "left missing")
-
-    def _public_holidays(self, start: date, *, n_days: int) -> dict[str, Flags]:
-        if self.forecast.holidays is None:
-            return {}
-        import holidays
-
-        country, _, region = self.forecast.holidays.partition("-")
-        days = [start + timedelta(days=i) for i in range(n_days)]
-        try:
-            calendar = holidays.country_holidays(country, subdiv=region or None, years=sorted({day.year for day in days}))
-        except (NotImplementedError, KeyError) as error:
-            offered = holidays.list_supported_countries()
-            raise DefinitionError(
-                f"{self.forecast.holidays!r} has no holiday calendar.", hint=suggest(country, offered) or "use a code such as DE or DE-BY"
-            ) from error
-        worked: set[date] = getattr(calendar, "weekend_workdays", set())
-        flags = {_PUBLIC_HOLIDAY: [day in calendar for day in days], _WEEKEND_WORKDAY: [day in worked for day in days]}
-        return {name: np.array(row, dtype=np.bool_) for name, row in flags.items() if any(row)}
 
     def _read_statics(self, n_series: int) -> dict[str, Statics]:
         facts = [name for table in self.forecast.static for name in self.sources[table.name].columns if name not in self.forecast.keys]

@@ -1,0 +1,119 @@
+"""Cells being filled: rows of series and hours as they stream in, folded or restated, with what is needed to undo what came late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from endcap.loop.features.hour_panels import HOURS
+from endcap.loop.features.panels import Flags, Floats, Revisions
+
+Rows = NDArray[np.int32]
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+_compiled: Callable[[_Kernel], _Kernel] = njit(cache=True, nogil=True)
+FOLDS = {"sum": 0, "count": 1, "min": 2, "max": 3}
+
+
+@_compiled
+def fold_cells(cells: Floats, rows: Rows, ticks: Rows, values: Floats, fold: int) -> int:
+    """Fold values into cells in place, in their order: 0 sums, 1 counts, 2 keeps the least, 3 the greatest.
+
+    Values that are not finite are left out. Returns how many met a cell that had a value. O(values).
+    """
+    n_met = 0
+    for i in range(values.size):
+        value = values[i]
+        if not np.isfinite(value):
+            continue
+        standing = cells[rows[i], ticks[i]]
+        if np.isnan(standing):
+            cells[rows[i], ticks[i]] = 1.0 if fold == 1 else value
+            continue
+        n_met += 1
+        if fold == 0:
+            cells[rows[i], ticks[i]] = standing + value
+        elif fold == 1:
+            cells[rows[i], ticks[i]] = standing + 1.0
+        elif fold == 2:
+            cells[rows[i], ticks[i]] = min(standing, value)
+        else:
+            cells[rows[i], ticks[i]] = max(standing, value)
+    return n_met
+
+
+@_compiled
+def flag_cells(cells: Flags, rows: Rows, ticks: Rows, values: Floats, most: float) -> None:
+    """Set, in place, the flag of every cell that has a value above ``most``. O(values)."""
+    for i in range(values.size):
+        if values[i] > most:
+            cells[rows[i], ticks[i]] = True
+
+
+@dataclass
+class HourCells:
+    """Cells of some series over whole days: ``sold`` (NaN where there is no row) and ``unseen`` flags, n_series x (24 x n_days)."""
+
+    sold: Floats
+    unseen: Flags | None
+    revisions: Revisions | None = None
+    n_met: int = 0
+    _late: list[tuple[Rows, Rows, Rows, Floats]] = field(default_factory=list)
+
+    @staticmethod
+    def empty(n_series: int, n_days: int, *, censored: bool) -> HourCells:
+        shape = (n_series, n_days * HOURS)
+        return HourCells(np.full(shape, np.nan, dtype=np.float32), np.zeros(shape, dtype=np.bool_) if censored else None)
+
+    def fold(self, rows: Rows, ticks: Rows, values: Floats, *, how: str) -> None:
+        """Fold rows without known-at into the cells."""
+        self.n_met += int(fold_cells(self.sold, rows, ticks, values, FOLDS[how]))
+
+    def flag(self, rows: Rows, ticks: Rows, values: Floats, *, most: float) -> None:
+        """Mark the cells whose censored share is above ``most``."""
+        assert self.unseen is not None, "flags are streamed only where the model declares them"
+        flag_cells(self.unseen, rows, ticks, values, most)
+
+    def restate(self, rows: Rows, ticks: Rows, values: Floats, arrivals: Rows, *, hidden: int) -> None:
+        """State cells anew, rows in the order in which they were known; those that arrived late are kept back until ``settle``."""
+        late = arrivals > ticks + 1 + hidden
+        self.sold[rows[~late], ticks[~late]] = values[~late]
+        if late.any():
+            self._late.append((rows[late], ticks[late], arrivals[late], values[late]))
+
+    def settle(self, *, hidden: int) -> None:
+        """Bring late statements into the cells, and list them with what stood before, so that any origin can be seen as it was."""
+        if not self._late:
+            return
+        rows, ticks, arrivals, values = (np.concatenate(parts) for parts in zip(*self._late, strict=True))
+        self._late.clear()
+        n_ticks = self.sold.shape[1]
+        cells = np.unique(rows.astype(np.int64) * n_ticks + ticks)
+        old = self.revisions
+        listed = np.empty(0, np.int64) if old is None else np.unique(old.series * n_ticks + old.ticks)
+        before = np.setdiff1d(cells, listed, assume_unique=True)
+        stood = self.sold.reshape(-1)[before]
+        before, stood = before[np.isfinite(stood)], stood[np.isfinite(stood)]
+        columns = [
+            (before // n_ticks, before % n_ticks, before % n_ticks + 1 + hidden, stood),
+            *([] if old is None else [(old.series, old.ticks, old.arrivals, old.values)]),
+            (rows, ticks, arrivals, values),
+        ]
+        series, at, came, said = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+        order = np.argsort(came, kind="stable")
+        self.revisions = Revisions(
+            series[order].astype(np.int64), at[order].astype(np.int64), came[order].astype(np.int64), said[order].astype(np.float32)
+        )
+        self.sold[self.revisions.series, self.revisions.ticks] = self.revisions.values  # of several, the one that came last stands
+
+    def take(self, series: slice) -> HourCells:
+        """The cells of some series, as views."""
+        revisions = self.revisions
+        if revisions is not None:
+            kept = (revisions.series >= series.start) & (revisions.series < series.stop)
+            revisions = Revisions(revisions.series[kept] - series.start, revisions.ticks[kept], revisions.arrivals[kept], revisions.values[kept])
+        return HourCells(self.sold[series], None if self.unseen is None else self.unseen[series], revisions)

@@ -1,0 +1,183 @@
+"""Hour panels at rest: shards of series, a piece of bytes for each local day, so that a new hour rewrites one small piece of each shard.
+
+A *state* names its pieces by digest and is itself named by the digest of its JSON: equal digests, equal cells. A state is never changed;
+the next one shares all pieces that did not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.core.errors import IntegrityBroken
+from endcap.loop.features.hour_panels import HOURS, HourPanel
+from endcap.loop.features.packing import pack_arrays, unpack_arrays
+from endcap.loop.features.panels import Flags, Floats, Revisions, Statics
+from endcap.storage.ports import Kind
+
+if TYPE_CHECKING:
+    from endcap.storage.ports import BlobStore
+
+_NO_DAY = ""
+
+
+class ShardState(msgspec.Struct, frozen=True, kw_only=True):
+    """The pieces of one shard by digest: who its series are, a piece for each day ('' where the day has no row), its facts by day."""
+
+    n_series: int
+    series: str
+    days: tuple[str, ...]
+    facts: str
+    revisions: str = ""
+
+
+class HourState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is held of an hourly model's tables. ``n_ticks`` is one more than the last tick with a row.
+
+    ``labels`` are those of the statics, whose codes stand with the shards' series; ``holidays`` the calendar's country.
+    """
+
+    key_types: dict[str, str]
+    start: date
+    n_ticks: int
+    hidden: int
+    censored: bool
+    shards: tuple[ShardState, ...]
+    labels: dict[str, tuple[str, ...]]
+    likeness: tuple[str, ...]
+    place: str | None
+    holidays: str | None
+
+    @property
+    def n_series(self) -> int:
+        return sum(shard.n_series for shard in self.shards)
+
+
+class StandingState(msgspec.Struct, frozen=True, kw_only=True):
+    """Which state stands for a model, of which definition, and from which ingests it was made, by table."""
+
+    model: str
+    definition: str
+    state: str
+    ingests: dict[str, str]
+
+
+STANDING_STATES = Kind("hour-state", StandingState, "model")
+
+
+def put_day(blobs: BlobStore, sold: Floats, unseen: Flags | None, *, place: int) -> str:
+    """Write one day of cells, given by its place among the columns. Returns its digest, '' for a day without a cell."""
+    hours = slice(place * HOURS, (place + 1) * HOURS)
+    if not np.isfinite(sold[:, hours]).any():
+        return _NO_DAY
+    pieces = {"sold": np.ascontiguousarray(sold[:, hours])}
+    if unseen is not None:
+        pieces["unseen"] = np.ascontiguousarray(unseen[:, hours])
+    return blobs.put(pack_arrays(pieces))
+
+
+def put_series(blobs: BlobStore, keys: Mapping[str, list[str]], codes: Mapping[str, NDArray[np.int32]]) -> str:
+    """Write who the series of a shard are: their keys, and the codes of their statics."""
+    arrays = {f"key.{name}": np.array(values, dtype=np.str_) for name, values in keys.items()}
+    return blobs.put(pack_arrays({**arrays, **{f"code.{name}": values for name, values in codes.items()}}))
+
+
+def read_series(blobs: BlobStore, shard: ShardState) -> tuple[dict[str, list[str]], dict[str, NDArray[np.int32]]]:
+    """The keys and static codes of a shard's series."""
+    arrays = unpack_arrays(blobs.get(shard.series))
+    keys = {name.removeprefix("key."): values.tolist() for name, values in arrays.items() if name.startswith("key.")}
+    return keys, {name.removeprefix("code."): values for name, values in arrays.items() if name.startswith("code.")}
+
+
+def put_revisions(blobs: BlobStore, revisions: Revisions | None) -> str:
+    if revisions is None or revisions.n == 0:
+        return ""
+    return blobs.put(pack_arrays({part: getattr(revisions, part) for part in ("series", "ticks", "arrivals", "values")}))
+
+
+def read_revisions(blobs: BlobStore, digest: str) -> Revisions | None:
+    if not digest:
+        return None
+    arrays = unpack_arrays(blobs.get(digest))
+    return Revisions(arrays["series"], arrays["ticks"], arrays["arrivals"], arrays["values"])
+
+
+def put_state(blobs: BlobStore, state: HourState) -> str:
+    return blobs.put(msgspec.json.encode(state, order="deterministic"))
+
+
+def read_state(blobs: BlobStore, digest: str) -> HourState:
+    """The state of a digest. Raises NotFound, or IntegrityBroken for bytes that are none."""
+    try:
+        return msgspec.json.decode(blobs.get(digest), type=HourState)
+    except msgspec.DecodeError as error:
+        raise IntegrityBroken("These bytes are no state of an hourly model.") from error
+
+
+def read_shard(
+    blobs: BlobStore,
+    state: HourState,
+    shard: ShardState,
+    *,
+    origin: int,
+    horizon: int,
+    calendar: Mapping[str, Flags],
+    look_back_days: int | None = None,
+) -> HourPanel:
+    """The panel of one shard as known at an origin, in ticks from the state's start.
+
+    ``look_back_days`` reads only so many days before the origin's own (None: all). Cost: the pieces of those days.
+    """
+    n_seen, n_days = origin - state.hidden, -(-(origin + horizon) // HOURS)
+    last = -(-n_seen // HOURS)
+    first = 0 if look_back_days is None else max(0, n_seen // HOURS - look_back_days)
+    # Revisions before the days read cannot be told apart from what is not read, and are not needed: they lie outside.
+    sold = np.full((shard.n_series, (last - first) * HOURS), np.nan, dtype=np.float32)
+    unseen = np.zeros(sold.shape, dtype=np.bool_) if state.censored else None
+    for place, day in enumerate(range(first, last)):
+        if day >= len(shard.days) or shard.days[day] == _NO_DAY:
+            continue
+        hours, piece = slice(place * HOURS, (place + 1) * HOURS), unpack_arrays(blobs.get(shard.days[day]))
+        sold[:, hours] = piece["sold"]
+        if unseen is not None:
+            unseen[:, hours] = piece["unseen"]
+    sold[sold < 0] = np.nan  # returns that outweigh sales say nothing of demand
+    keys, codes = read_series(blobs, shard)
+    facts = unpack_arrays(blobs.get(shard.facts)) if shard.facts else {}
+    panel = HourPanel(
+        keys={name: tuple(values) for name, values in keys.items()},
+        key_types=state.key_types,
+        start=date.fromordinal(state.start.toordinal() + first),
+        origin=origin - first * HOURS,
+        hidden=state.hidden,
+        horizon=horizon,
+        sold=sold[:, : n_seen - first * HOURS],
+        unseen=None if unseen is None else unseen[:, : n_seen - first * HOURS],
+        daily={name: _cut_days(values, first=first, n_days=n_days) for name, values in facts.items()},
+        statics={name: Statics(values, state.labels[name]) for name, values in codes.items()},
+        likeness=state.likeness,
+        place=state.place,
+        calendar={name: flags[first:] for name, flags in calendar.items()},
+        revisions=_shift(read_revisions(blobs, shard.revisions), first * HOURS),
+    )
+    return panel.seen_at(panel.origin)
+
+
+def _shift(revisions: Revisions | None, ticks: int) -> Revisions | None:
+    if revisions is None or ticks == 0:
+        return revisions
+    kept = revisions.ticks >= ticks
+    return Revisions(revisions.series[kept], revisions.ticks[kept] - ticks, revisions.arrivals[kept] - ticks, revisions.values[kept])
+
+
+def _cut_days(values: Floats, *, first: int, n_days: int) -> Floats:
+    """Facts of the days from ``first`` to the last target's, NaN where none is known that far."""
+    cut = np.full((values.shape[0], n_days - first), np.nan, dtype=np.float32)
+    there = values[:, first:n_days]
+    cut[:, : there.shape[1]] = there
+    return cut
