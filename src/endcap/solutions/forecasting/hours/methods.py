@@ -1,9 +1,14 @@
-"""The protocols that every hourly method keeps: shards tell, a fit merges what they told, and the fit forecasts shard by shard."""
+"""The protocols that every hourly method keeps: shards tell, a fit merges what they told, and the fit forecasts shard by shard.
+
+The order for one method: ``learn`` on every shard, ``fit`` once, ``survey`` on every shard, ``inform`` once; the informed fit predicts, and
+is what later methods find in ``given``. When new hours have come, ``survey`` and ``inform`` bring the fit to the new origin without
+training.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
@@ -22,12 +27,20 @@ class HourFit(Protocol):
         """How many whole days before the origin ``predict`` reads, beside the current one: ``shard.latest`` of it gives the same answers."""
         ...
 
+    def survey(self, shard: HourPanel) -> Learned:
+        """What forecasts of other shards must know of this one (how its products sold of late); empty for a method that looks at a shard alone."""
+        ...
+
+    def inform(self, surveys: Sequence[Learned]) -> Self:
+        """The same fit, knowing what the surveys of all shards told at the origin to forecast from; an earlier survey is forgotten."""
+        ...
+
     def predict(self, shard: HourPanel) -> Floats:
         """Mean demand in stock of each target hour, n_series x horizon: finite, never below 0, for every series, with a history or without."""
         ...
 
     def to_artefacts(self) -> dict[str, Artefact]:
-        """Everything needed to answer the same again, by file name; fits that it builds on (``needs``) are not among them."""
+        """What is needed to answer the same again, by file name; fits that it builds on (``needs``) and surveys are not among them."""
         ...
 
 

@@ -50,6 +50,12 @@ class MeanFit:
     shapes: Shapes
     look_back_days: int = _DAYS
 
+    def survey(self, shard: HourPanel) -> Learned:
+        return {}
+
+    def inform(self, surveys: Sequence[Learned]) -> MeanFit:
+        return self
+
     def predict(self, shard: HourPanel) -> Floats:
         panel = shard.latest(self.look_back_days)
         means = np.empty((panel.n_series, HOURS))

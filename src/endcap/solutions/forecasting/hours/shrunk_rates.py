@@ -52,6 +52,12 @@ class RatesFit:
     shapes: Shapes
     look_back_days: int = _LOOK_BACK_DAYS
 
+    def survey(self, shard: HourPanel) -> Learned:
+        return {}
+
+    def inform(self, surveys: Sequence[Learned]) -> RatesFit:
+        return self
+
     def predict(self, shard: HourPanel) -> Floats:
         panel = shard.latest(self.look_back_days)
         means = np.empty((panel.n_series, panel.horizon), dtype=np.float32)
