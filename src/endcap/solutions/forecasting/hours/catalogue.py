@@ -1,0 +1,31 @@
+"""The methods by name, in the order of a leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.solutions.forecasting.hours.methods import HourMethod
+from endcap.solutions.forecasting.hours.same_hour_mean import SameHourMean
+from endcap.solutions.forecasting.hours.shrunk_rates import ShrunkRates
+
+_METHODS: tuple[HourMethod, ...] = (SameHourMean(), ShrunkRates())
+METHOD_NAMES = tuple(method.name for method in _METHODS)
+
+
+def build_methods(names: Iterable[str] = METHOD_NAMES) -> dict[str, HourMethod]:
+    """The methods asked for, those that they need and all baselines, in an order in which each comes after what it needs.
+
+    Raises InvalidInput for a name that no method has.
+    """
+    known = {method.name: method for method in _METHODS}
+    wanted: set[str] = {method.name for method in _METHODS if method.baseline}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in known:
+            raise InvalidInput(unknown("method", name, METHOD_NAMES, where="Hourly forecasting"), hint=suggest(name, METHOD_NAMES))
+        if name not in wanted:
+            wanted.add(name)
+            waiting += known[name].needs
+    return {name: method for name, method in known.items() if name in wanted}

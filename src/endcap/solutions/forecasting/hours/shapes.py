@@ -1,0 +1,174 @@
+"""Shapes: how sales spread over kinds of day and hours, for series that are alike and for places.
+
+A shape is kept for all series, for each label of each static of ``likeness`` (product, category) and for each place. Each is shrunk
+towards its parent (place and nearest label towards what is coarser) by pseudo-sales, as James and Stein shrink means; a label that was not
+there when a shape was learned takes its parent's. Kinds of day are the seven of ``day_kinds``; hours have one profile for days of work and
+one for days off, times the seven kinds' sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.loop.features.hour_panels import HOURS, HourPanel
+from endcap.loop.features.panels import Flags, Floats, Statics
+from endcap.loop.training.artefacts import Artefact, decode_arrays, encode_arrays
+from endcap.solutions.forecasting.day_kinds import SATURDAY, weigh_days
+
+Doubles = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+KINDS = 7
+IS_OFF = np.arange(KINDS) >= SATURDAY
+NO_LABEL = ""
+_MOST = 50.0
+
+
+@dataclass(frozen=True, eq=False)
+class DayPatterns:
+    """The distinct kinds of day of a panel: ``of_day`` names each day's, ``shares`` (n_patterns x 7) what each is made of."""
+
+    of_day: Codes
+    shares: Doubles
+
+
+def find_patterns(panel: HourPanel) -> DayPatterns:
+    """The kinds of the panel's days, the targets' days included. O(days)."""
+    n_days = -(-(panel.origin + panel.horizon) // HOURS)
+    shares = weigh_days(panel.start, calendar=panel.calendar, n_days=n_days)
+    distinct, of_day = np.unique(shares, axis=0, return_inverse=True)
+    return DayPatterns(of_day.reshape(-1).astype(np.int64), distinct)
+
+
+def see(panel: HourPanel) -> tuple[Floats, Flags]:
+    """What was sold and where demand was unseen, as kernels take them: read-only views, the latter (0, 0) where nothing is declared."""
+    sold = panel.sold.view()
+    unseen = np.zeros((0, 0), dtype=np.bool_) if panel.unseen is None else panel.unseen.view()
+    sold.flags.writeable = unseen.flags.writeable = False
+    return sold, unseen
+
+
+def group_series(panel: HourPanel, names: Sequence[str]) -> tuple[Codes, NDArray[np.str_]]:
+    """Series with the same labels under all of ``names`` share a group: each series' group, and the groups' labels (n_groups x n_names).
+
+    O(series).
+    """
+    missing = Statics(np.full(panel.n_series, -1, np.int32), ())
+    facts = [panel.statics.get(name, missing) for name in names]
+    codes = np.stack([fact.codes for fact in facts], axis=1) if facts else np.zeros((panel.n_series, 1), np.int32)
+    distinct, of_series = np.unique(codes, axis=0, return_inverse=True)
+    labels = [np.array([*fact.labels, NO_LABEL], dtype=np.str_)[distinct[:, i]] for i, fact in enumerate(facts)]  # code -1 reads the last
+    return of_series.reshape(-1).astype(np.int64), np.stack(labels, axis=1) if labels else np.empty((len(distinct), 0), dtype=np.str_)
+
+
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """Shapes by label. Row 0 of every table is what has no label: all series, or a place like any other.
+
+    Args:
+        likeness: the statics' names, nearest first.
+        labels: the labels of each; from row 1 on stand those of the farthest name, then nearer ones.
+        days: rows x 7, what a kind of day sells, 1 on average over the kinds.
+        hours: rows x 2 x 24, what an hour of a day of work or off sells, 1 on average over the hours.
+        levels: per row, what a series like it sells in a whole day of kind 1 at a place like any other.
+        place: the static that names places, or None.
+        place_labels: the labels of places, from row 1 of ``place_hours`` on.
+        place_hours: rows x 2 x 24, factors on ``hours``.
+        place_levels: per row, a factor on ``levels``.
+        unit: the size of a usual sale: the sum of squares over the sum of hourly values. Pseudo-sales are counted in it.
+    """
+
+    likeness: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
+    days: Doubles
+    hours: Doubles
+    levels: Doubles
+    place: str | None
+    place_labels: tuple[str, ...]
+    place_hours: Doubles
+    place_levels: Doubles
+    unit: float
+
+    def rows(self, panel: HourPanel) -> Codes:
+        """The row of each series: of its nearest label that is known."""
+        rows = np.zeros(panel.n_series, dtype=np.int64)
+        first = 1
+        for name, labels in reversed(list(zip(self.likeness, self.labels, strict=True))):
+            own = _find_labels(panel.statics.get(name), labels, first=first)
+            rows = rows if own is None else np.where(own > 0, own, rows)
+            first += len(labels)
+        return rows
+
+    def place_rows(self, panel: HourPanel) -> Codes:
+        """The row of each series' place."""
+        own = None if self.place is None else _find_labels(panel.statics.get(self.place), self.place_labels, first=1)
+        return np.zeros(panel.n_series, dtype=np.int64) if own is None else own
+
+    def expand(self, patterns: DayPatterns) -> tuple[Doubles, Doubles]:
+        """Expected sales of an hour at level 1 by row, kind of day and hour, and the places' factors on them."""
+        kinds = self.days[:, :, None] * self.hours[:, IS_OFF.astype(np.int64)]
+        likeness = np.einsum("pk,rkh->rph", patterns.shares, kinds) / HOURS
+        place = np.einsum("pk,rkh->rph", patterns.shares, self.place_hours[:, IS_OFF.astype(np.int64)])
+        return np.ascontiguousarray(likeness), np.ascontiguousarray(place)
+
+    def prior_levels(self, panel: HourPanel) -> Doubles:
+        """What a series of that likeness and place sells in a day, before anything is known of its own."""
+        return self.levels[self.rows(panel)] * self.place_levels[self.place_rows(panel)]
+
+    def to_artefact(self) -> Artefact:
+        labels = [np.array(own, dtype=np.str_) for own in self.labels]
+        return encode_arrays(
+            {
+                "likeness": np.array(self.likeness, dtype=np.str_),
+                **{f"labels.{i}": own for i, own in enumerate(labels)},
+                "days": self.days,
+                "hours": self.hours,
+                "levels": self.levels,
+                "place": np.array([] if self.place is None else [self.place], dtype=np.str_),
+                "place_labels": np.array(self.place_labels, dtype=np.str_),
+                "place_hours": self.place_hours,
+                "place_levels": self.place_levels,
+                "unit": np.array(self.unit),
+            }
+        )
+
+    @staticmethod
+    def from_artefact(artefact: Artefact) -> Shapes:
+        arrays = decode_arrays(artefact)
+        likeness = _texts(arrays["likeness"])
+        return Shapes(
+            likeness=likeness,
+            labels=tuple(_texts(arrays[f"labels.{i}"]) for i in range(len(likeness))),
+            days=arrays["days"],
+            hours=arrays["hours"],
+            levels=arrays["levels"],
+            place=next(iter(_texts(arrays["place"])), None),
+            place_labels=_texts(arrays["place_labels"]),
+            place_hours=arrays["place_hours"],
+            place_levels=arrays["place_levels"],
+            unit=float(arrays["unit"]),
+        )
+
+
+def shrink(told: Doubles, expected: Doubles, *, pseudo: float) -> Doubles:
+    """What was told over what was expected, drawn to 1 by ``pseudo`` sales in each cell; 1 where neither says anything."""
+    ratio = np.divide(told + pseudo, expected + pseudo, out=np.ones_like(told), where=expected + pseudo > 0)
+    return np.clip(ratio, 1.0 / _MOST, _MOST)
+
+
+def _find_labels(fact: Statics | None, labels: tuple[str, ...], *, first: int) -> Codes | None:
+    """The row of each series' label among ``labels``, counted from ``first``; 0 where it is unknown."""
+    if fact is None:
+        return None
+    rows = {label: first + i for i, label in enumerate(labels)}
+    known = np.array([*(rows.get(label, 0) for label in fact.labels), 0], dtype=np.int64)
+    return known[fact.codes]  # code -1, nothing known, reads the last
+
+
+def _texts(values: NDArray[Any]) -> tuple[str, ...]:
+    return tuple(str(value) for value in values)
