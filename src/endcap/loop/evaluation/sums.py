@@ -1,0 +1,168 @@
+"""Evidence as sums: what a forecaster of millions of cells showed, by group of series and origin, so that a gate reads kilobytes.
+
+Errors of one store share its weather and its staff: a group is what the bootstrap draws, the cells in it never apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.core.errors import InvalidInput
+from endcap.loop.evaluation.gates import Paired
+from endcap.loop.evaluation.records import Metrics
+
+Sums = NDArray[np.float64]
+
+FIELDS = (
+    "n",
+    "actual",
+    "forecast",
+    "abs_error",
+    "squared_error",
+    "crps",
+    "n_scored",
+    "covered",
+    "width",
+    "n_banded",
+    "day_error",
+    "day_actual",
+)
+_ERRORS = {"wape": "abs_error", "mae": "abs_error", "rmse": "squared_error", "crps": "crps", "day_wape": "day_error"}
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorSums:
+    """Sums over cells with an outcome, each n_groups x n_origins, stacked in the order of ``FIELDS``.
+
+    ``crps`` sums over ``n_scored`` cells; ``covered`` (inside the 90 % limits) and ``width`` over ``n_banded``; ``day_error`` is the absolute
+    error of each series' sums by day over the cells with an outcome, ``day_actual`` those sums.
+    """
+
+    values: Sums
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3 or self.values.shape[0] != len(FIELDS):
+            raise InvalidInput(f"Error sums have the shape {self.values.shape}; it must be {len(FIELDS)} x n_groups x n_origins.")
+
+    @staticmethod
+    def empty(n_groups: int, n_origins: int) -> ErrorSums:
+        return ErrorSums(np.zeros((len(FIELDS), n_groups, n_origins)))
+
+    def __getitem__(self, field: str) -> Sums:
+        return self.values[FIELDS.index(field)]
+
+    def take(self, *, groups: Any = slice(None), origins: Any = slice(None)) -> ErrorSums:
+        """The sums of some groups and origins."""
+        return ErrorSums(self.values[:, groups][:, :, origins])
+
+    @property
+    def metrics(self) -> Metrics:
+        """The figures of all groups and origins together; None where there is nothing to measure."""
+        total = dict(zip(FIELDS, self.values.sum(axis=(1, 2)).tolist(), strict=True))
+        mean_actual = total["actual"] / total["n"] if total["n"] else 0.0
+        squared = _share(total["squared_error"], total["n"])
+        return Metrics(
+            n=int(total["n"]),
+            mae=_share(total["abs_error"], total["n"]),
+            wape=_share(total["abs_error"], total["actual"]),
+            rmse=None if squared is None else math.sqrt(squared),
+            rmsse=None,
+            rmspe=None,
+            bias=_share(total["forecast"] - total["actual"], total["actual"]),
+            coverage_90=_share(total["covered"], total["n_banded"]),
+            width_90=_share(total["width"] / mean_actual, total["n_banded"]) if mean_actual else None,
+            crps=_share(total["crps"], total["n_scored"]),
+            day_wape=_share(total["day_error"], total["day_actual"]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SummedEvidence:
+    """The protocol ``Evidence`` over sums. All forecasters have a forecast for every outcome of a group and origin, or for none."""
+
+    name: str
+    ours: ErrorSums
+    rivals: dict[str, ErrorSums]
+    baselines: tuple[str, ...]
+    champion: ErrorSums | None = None
+    champion_name: str = ""
+    n_tried: int = 1
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.ours.metrics
+
+    @property
+    def sums(self) -> Paired:
+        return Paired(self.ours["forecast"], self.ours["actual"])
+
+    def figure(self, rival: str, metric: str) -> float | None:
+        figure: float | None = getattr(self.rivals[rival].metrics, metric)
+        return figure
+
+    def compare(self, rival: str | None, metric: str) -> Paired | None:
+        theirs = self.champion if rival is None else self.rivals[rival]
+        if theirs is None:
+            return None
+        count = "n_scored" if metric == "crps" else "n"
+        both = (self.ours[count] > 0) & (self.ours[count] == theirs[count])
+        if not both.any():
+            return None
+        kept = np.ix_(np.flatnonzero(np.count_nonzero(both, axis=1)), np.flatnonzero(np.count_nonzero(both, axis=0)))
+        return Paired(*(np.where(both, sums[_ERRORS[metric]], 0.0)[kept] for sums in (self.ours, theirs)))
+
+    @property
+    def has_champion(self) -> bool:
+        return self.champion is not None
+
+    @property
+    def outcomes(self) -> tuple[int, bool]:
+        return int(self.ours["n"].sum()), bool(self.ours["actual"].any())
+
+
+def sum_errors(
+    actual: NDArray[np.float32],
+    forecast: NDArray[np.float32],
+    *,
+    groups: NDArray[np.int64],
+    n_groups: int,
+    day_of: NDArray[np.int64],
+    lower: NDArray[np.float32] | None = None,
+    upper: NDArray[np.float32] | None = None,
+    crps: NDArray[np.float32] | None = None,
+) -> Sums:
+    """Sums of one origin by group, len(FIELDS) x n_groups, from arrays n_series x horizon; cells whose actual is NaN count for nothing.
+
+    ``groups`` gives each series' group, ``day_of`` the day of each target, numbered from 0. A few passes over the cells.
+    """
+    there = np.isfinite(actual)
+    y, f = np.where(there, actual, 0.0).astype(np.float64), np.where(there, forecast, 0.0).astype(np.float64)
+    error = f - y
+    rows: dict[str, Sums] = {
+        "n": there.sum(axis=1),
+        "actual": y.sum(axis=1),
+        "forecast": f.sum(axis=1),
+        "abs_error": np.abs(error).sum(axis=1),
+        "squared_error": np.square(error).sum(axis=1),
+    }
+    starts = np.flatnonzero(np.diff(day_of, prepend=-1))
+    rows["day_error"] = np.abs(np.add.reduceat(error, starts, axis=1)).sum(axis=1)
+    rows["day_actual"] = rows["actual"]
+    if crps is not None:
+        rows["crps"], rows["n_scored"] = np.where(there, crps, 0.0).sum(axis=1, dtype=np.float64), rows["n"]
+    if lower is not None and upper is not None:
+        rows["covered"] = (there & (lower <= actual) & (actual <= upper)).sum(axis=1)
+        rows["width"], rows["n_banded"] = np.where(there, upper - lower, 0.0).sum(axis=1, dtype=np.float64), rows["n"]
+    found = np.zeros((len(FIELDS), n_groups))
+    for name, values in rows.items():
+        found[FIELDS.index(name)] = np.bincount(groups, weights=values, minlength=n_groups)
+    return found
+
+
+def _share(above: float, below: float) -> float | None:
+    return above / below if below > 0 else None

@@ -1,0 +1,143 @@
+"""What is done with one shard of an hourly model: functions found by name, so that any executor can run them elsewhere."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.loop.evaluation.sums import Sums, sum_errors
+from endcap.loop.features.calendars import BEYOND_DAYS, find_holidays
+from endcap.loop.features.hour_panels import HOURS, HourPanel
+from endcap.loop.features.hour_store import HourState, read_shard
+from endcap.loop.features.panels import Floats
+from endcap.solutions.forecasting.hours.methods import HourFit, HourMethod, Learned
+from endcap.solutions.forecasting.hours.spread import Spread, tally_spread
+
+if TYPE_CHECKING:
+    from endcap.storage.ports import BlobStore
+
+_KEPT_BYTES = 2**30
+_KEPT: OrderedDict[tuple[str, int, int, int | None], HourPanel] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """Where the shards of a state are read: its blobs, and up to which origin. Sent to workers; panels stay behind.
+
+    A worker keeps the panels it read last, up to a gigabyte of them, or ``kept_bytes``.
+    """
+
+    blobs: BlobStore = field(compare=False)
+    digest: str
+    state: HourState = field(compare=False)
+    origin: int
+    horizon: int
+    kept_bytes: int = _KEPT_BYTES
+
+    @property
+    def indexes(self) -> range:
+        return range(len(self.state.shards))
+
+    def read(self, index: int, *, look_back_days: int | None = None) -> HourPanel:
+        """The panel of one shard as known at the source's origin."""
+        key = (self.digest, index, self.origin, look_back_days)
+        found = _KEPT.get(key)
+        if found is None:
+            calendar = find_holidays(self.state.holidays, start=self.state.start, n_days=-(-(self.origin + self.horizon) // HOURS) + BEYOND_DAYS)
+            found = read_shard(
+                self.blobs,
+                self.state,
+                self.state.shards[index],
+                origin=self.origin,
+                horizon=self.horizon,
+                calendar=calendar,
+                look_back_days=look_back_days,
+            )
+            _KEPT[key] = found
+            while len(_KEPT) > 1 and sum(panel.sold.nbytes * 5 // 4 for panel in _KEPT.values()) > self.kept_bytes:
+                _KEPT.popitem(last=False)
+        _KEPT.move_to_end(key)
+        return found
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the fits of one origin showed on one shard: sums by method, and the pairs that tell the spread."""
+
+    sums: dict[str, Sums]
+    tallies: dict[str, Learned]
+
+
+def forget_shards() -> None:
+    """Let go of the panels that this process keeps."""
+    _KEPT.clear()
+
+
+def learn_shard(index: int, *, source: ShardSource, origin: int, method: HourMethod, given: Mapping[str, HourFit], seed: int) -> Learned:
+    return method.learn(source.read(index).seen_at(origin), given=given, seed=seed)
+
+
+def survey_shard(index: int, *, source: ShardSource, origin: int, fit: HourFit) -> Learned:
+    return fit.survey(source.read(index, look_back_days=_look_back(source, fit, origin)).seen_at(_local(source, fit, origin)))
+
+
+def score_shard(
+    index: int,
+    *,
+    source: ShardSource,
+    origin: int,
+    fits: Mapping[str, HourFit],
+    spreads: Mapping[str, Spread],
+    groups: Mapping[int, NDArray[np.int64]],
+    n_groups: int,
+) -> Scored:
+    """Forecast one shard by every fit from an origin, and sum up the errors against what became known."""
+    whole = source.read(index)
+    seen = whole.seen_at(origin)
+    actual = _demand_at(whole, seen.targets)
+    day_of = seen.targets // HOURS - int(seen.targets[0]) // HOURS
+    sums, tallies = {}, {}
+    for name, fit in fits.items():
+        forecast = fit.predict(seen)
+        spread = spreads.get(name)
+        lower, upper = (None, None) if spread is None else spread.limits(forecast)
+        crps = None if spread is None else spread.score(actual, forecast)
+        sums[name] = sum_errors(actual, forecast, groups=groups[index], n_groups=n_groups, day_of=day_of, lower=lower, upper=upper, crps=crps)
+        tallies[name] = tally_spread(actual, forecast)
+    return Scored(sums, tallies)
+
+
+def answer_shard(index: int, *, source: ShardSource, fit: HourFit, spread: Spread) -> tuple[Floats, Floats, Floats]:
+    """Forecast, lower and upper limits of one shard from the source's origin, each n_series x horizon."""
+    panel = source.read(index, look_back_days=fit.look_back_days)
+    forecast = fit.predict(panel)
+    return forecast, *spread.limits(forecast)
+
+
+def _demand_at(panel: HourPanel, targets: NDArray[np.int64]) -> Floats:
+    """What was in demand at the targets; NaN where it could not be seen, is missing, or lies beyond what is known."""
+    actual = np.full((panel.n_series, targets.size), np.nan, dtype=np.float32)
+    known = targets < panel.n_seen
+    actual[:, known] = panel.sold[:, targets[known]]
+    if panel.unseen is not None:
+        hidden = np.zeros(actual.shape, dtype=np.bool_)
+        hidden[:, known] = panel.unseen[:, targets[known]]
+        actual[hidden] = np.nan
+    return actual
+
+
+def _look_back(source: ShardSource, fit: HourFit, origin: int) -> int | None:
+    """From the source's own origin a fit's latest days suffice; from an earlier one the whole panel is read, once for all origins."""
+    return fit.look_back_days if origin == source.origin else None
+
+
+def _local(source: ShardSource, fit: HourFit, origin: int) -> int:
+    if origin != source.origin:
+        return origin
+    first = max(0, (origin - source.state.hidden) // HOURS - fit.look_back_days)
+    return origin - first * HOURS
