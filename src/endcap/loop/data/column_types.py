@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from endcap.core.names import quote, quote_text
@@ -18,9 +19,27 @@ _TIME = r"[ T]\d{1,2}:\d{2}(:\d{2}([.]\d+)?)?"
 _OFFSET = r"\s*([Zz]|[+-]\d{2}(:?\d{2})?)"
 _ENDS_IN_OFFSET = r":\d{2}([.]\d+)?" + _OFFSET + r"\s*$"
 _N_SAMPLED = 20_000
+FILE = "__file"  # the path of the file that a row came from
+NO_VALUES = "NULL"  # what stands for the type of a text column that no row has a value of: what comes later decides
 
 # What values of a text column may be read as; each type is tried before those it widens to, and text is what remains.
 _LADDERS: tuple[tuple[str, ...], ...] = (("bool",), ("BIGINT", "DOUBLE"), ("DATE", "TIMESTAMP"), ("TIMESTAMPTZ",))
+_RUNGS = {"BOOLEAN": "bool", "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}
+_SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
+_UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+
+
+@dataclass(frozen=True)
+class KnownTypes:
+    """DuckDB's types of a table's columns, as earlier files of it were read. ``fixed``: the rows are known to fit them."""
+
+    types: Mapping[str, str]
+    fixed: bool
+
+    def all_of(self, names: Iterable[str], *, promised: Mapping[str, str]) -> dict[str, str]:
+        """The type of each column; one without any value has the promised type, or is text."""
+        found = {name: self.types.get(name, NO_VALUES) for name in names}
+        return {name: duckdb_type(promised.get(name, "text")) if type_ == NO_VALUES else type_ for name, type_ in found.items()}
 
 
 def name_type(duckdb_type: str) -> str:
@@ -45,6 +64,21 @@ def name_type(duckdb_type: str) -> str:
 def duckdb_type(promised: str) -> str:
     """The DuckDB type in which a promised type is read."""
     return {"bool": "BOOLEAN", "integer": "BIGINT", "number": "DOUBLE", "date": "DATE", "timestamp": "TIMESTAMP"}.get(promised, "VARCHAR")
+
+
+def holds_all(wide: str, narrow: str) -> bool:
+    """Whether every value of one stored type can be read in another without loss of what a number is.
+
+    >>> [holds_all(*pair) for pair in (("BIGINT", "UINTEGER"), ("DOUBLE", "BIGINT"), ("INTEGER", "BIGINT"), ("VARCHAR", "DATE"))]
+    [True, True, False, False]
+    """
+    if wide == narrow:
+        return True
+    if wide == "DOUBLE":
+        return narrow in (*_SIGNED, *_UNSIGNED, "FLOAT")
+    if wide in _SIGNED:
+        return narrow in _SIGNED[: _SIGNED.index(wide)] + _UNSIGNED[: _SIGNED.index(wide)]
+    return wide in _UNSIGNED and narrow in _UNSIGNED[: _UNSIGNED.index(wide)]
 
 
 def has_offset(text: str) -> str:
@@ -84,27 +118,59 @@ def _reads_as(type_: str, text: str) -> str:
     return f"TRY_CAST({text} AS {type_}) IS NOT NULL AND regexp_full_match({text}, {quote_text(pattern)})"
 
 
-def detect_types(engine: duckdb.DuckDBPyConnection, relation: str, *, columns: Iterable[str], promised: Mapping[str, str]) -> dict[str, str]:
+def detect_types(
+    engine: duckdb.DuckDBPyConnection,
+    relation: str,
+    *,
+    columns: Iterable[str],
+    promised: Mapping[str, str],
+    standing: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """The DuckDB type of each text column of a relation: the promised one where every value can be read so, else the narrowest
     that fits all.
 
-    A column promised as text stays text. A column without any value takes the promised type, or text. Cost: a look at 20,000
-    rows, then one scan that tests only what those rows left possible.
+    A column promised as text stays text. A column without any value takes the promised type, or text. ``standing`` gives the types in
+    which other rows of the same table are read: a column keeps it where all its values fit. Cost: a look at 20,000 rows, then one scan
+    that tests only what those rows left possible.
     """
-    names = list(columns)
+    types = dict.fromkeys(columns, "VARCHAR")
+    kept = _find_fitting(engine, relation, list(types), promised=promised, standing=standing) if standing else {}
+    names = [name for name in types if name not in kept]
+    types |= kept
     if not names:
-        return {}
+        return types
     possible = {name: [list(ladder) for ladder in _LADDERS] for name in names if promised.get(name) != "text"}
     sampled = _count_fitting(engine, f"SELECT * FROM ({relation}) LIMIT {_N_SAMPLED}", possible, promised={})
     for name, ladders in possible.items():
         n = sampled[name]["n"]
-        possible[name] = [kept for ladder in ladders if (kept := [t for t in ladder if sampled[name][t] == n])]
+        possible[name] = [left for ladder in ladders if (left := [t for t in ladder if sampled[name][t] == n])]
     wanted = {name: promised[name] for name in possible if name in promised}
     counts = _count_fitting(engine, relation, possible, promised=wanted)
-    types = dict.fromkeys(names, "VARCHAR")
     for name, ladders in possible.items():
         types[name] = _choose(counts[name], ladders, promised=promised.get(name))
     return types
+
+
+def _find_fitting(
+    engine: duckdb.DuckDBPyConnection, relation: str, names: list[str], *, promised: Mapping[str, str], standing: Mapping[str, str]
+) -> dict[str, str]:
+    """The standing types of the columns all of whose values fit them. One scan."""
+    asked = {}
+    for name in names:
+        type_, column = standing.get(name, NO_VALUES), quote(name)
+        if type_ == NO_VALUES:
+            continue
+        if type_ == "VARCHAR":
+            fits = "true"
+        elif promised.get(name) not in (None, "timestamp"):
+            fits = casts_to(promised[name], column)
+        else:
+            fits = _reads_as(_RUNGS.get(type_, type_), column)
+        asked[name] = f"count({column}) = count({column}) FILTER (WHERE {fits})"
+    if not asked:
+        return {}
+    row = engine.execute(f"SELECT {', '.join(asked.values())} FROM ({relation})").fetchone() or ()
+    return {name: standing[name] for name, fitting in zip(asked, row, strict=True) if fitting}
 
 
 def _choose(counts: Mapping[str, int], ladders: list[list[str]], *, promised: str | None) -> str:

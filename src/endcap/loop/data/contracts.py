@@ -11,8 +11,9 @@ from endcap.core.durations import format_duration, parse_duration
 from endcap.core.errors import DefinitionError
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
-from endcap.loop.data.column_types import casts_to
+from endcap.loop.data.column_types import FILE, casts_to
 from endcap.loop.data.failures import reading
+from endcap.loop.data.file_sets import Span, join_spans
 from endcap.loop.data.records import BrokenCheck
 from endcap.loop.data.sources import EVENT_TIME, KNOWN_AT, Source
 
@@ -27,11 +28,10 @@ _ALIKE = {"timestamp": ("timestamp", "date"), "number": ("number", "integer")}
 
 @dataclass(frozen=True)
 class ContractScan:
-    """What one scan found. Times are local wall times as ISO text, None without an event time or rows."""
+    """What one scan found. ``files`` gives the span of each file that has rows, by its path."""
 
-    n_rows: int
-    first_event: str | None
-    last_event: str | None
+    span: Span
+    files: dict[str, Span]
     broken: list[BrokenCheck]
 
 
@@ -47,8 +47,9 @@ class _Ask:
 
 
 def check_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: datetime) -> list[BrokenCheck]:
-    """The promises that a table's rows break, in the order of the checks; empty when all are kept. See ``scan_contract``."""
-    return scan_contract(source, engine=engine, now=now).broken
+    """The promises that a table breaks, in the order of the checks; empty when all are kept. See ``scan_contract`` and ``check_fresh``."""
+    scan = scan_contract(source, engine=engine, now=now)
+    return [*scan.broken, *check_fresh(source.table, scan.span, zone=source.zone, now=now)]
 
 
 def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: datetime) -> ContractScan:
@@ -59,28 +60,36 @@ def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: dat
     number. Text is never a number in Parquet; in CSV the rows whose text is none are counted. ``least`` and ``most`` promise a
     number. NaN counts as missing. ``unique``: a row with a missing value in one of the columns equals no other; all rows that
     share a value are counted. Text or an infinite time where an event time or known-at is expected is always refused; a missing
-    time or key is not, unless the contract names it: such rows belong to no interval or series. ``fresh`` compares instants, so
-    changes of clocks do not count.
+    time or key is not, unless the contract names it: such rows belong to no interval or series.
 
-    ``now`` is an instant. Raises DefinitionError for a promise that cannot be checked (``fresh`` without an event time). Cost:
-    one scan for all checks; ``unique`` a second and 8 bytes a row (sorted hashes, then an exact look at those that meet); each
-    broken check one more for its sample.
+    ``now`` is an instant. Cost: one scan for all checks; ``unique`` a second and 8 bytes a row (sorted hashes, then an exact look at
+    those that meet); each broken check one more for its sample.
     """
     table = source.table
-    if table.contract.fresh is not None and table.event_time is None:
-        raise DefinitionError(f"Table '{table.name}' promises to be fresh and has no event_time.", hint="declare event_time=...")
     asks = [*_ask_times(source, now), *_ask_columns(source)]
-    n_rows, first, last, counts = _count(source, asks, engine=engine)
-    broken = _broken_columns(source, n_rows)
+    files, counts = _count(source, asks, engine=engine)
+    span = join_spans(files.values())
+    broken = _broken_columns(source, span.n_rows)
     with reading(table.name, columns=source.columns):
         for ask, n in zip(asks, counts, strict=True):
             if n > 0 or ask.always:
                 sample = _sample(source, ask.condition, ask.shown, engine=engine) if n > 0 else []
                 broken.append(BrokenCheck(ask.check, ask.column, n, sample))
-        broken += _check_unique(source, n_rows, engine=engine)
-    if is_stale(table, last_event=last, zone=source.zone, now=now):
-        broken.append(BrokenCheck("fresh", None, n_rows, [{"newest": last, "now": _local(now, source.zone).isoformat()}] if last else []))
-    return ContractScan(n_rows, first, last, broken)
+        broken += _check_unique(source, span.n_rows, engine=engine)
+    return ContractScan(span, files, broken)
+
+
+def check_fresh(table: Table, span: Span, *, zone: str, now: datetime) -> list[BrokenCheck]:
+    """What ``fresh`` says of a table whose rows have that span: one broken check, or none. It compares instants, so changes of clocks do not count.
+
+    Raises DefinitionError for a table that promises to be fresh and has no event time.
+    """
+    if table.contract.fresh is not None and table.event_time is None:
+        raise DefinitionError(f"Table '{table.name}' promises to be fresh and has no event_time.", hint="declare event_time=...")
+    if not is_stale(table, last_event=span.last_event, zone=zone, now=now):
+        return []
+    sample = [{"newest": span.last_event, "now": _local(now, zone).isoformat()}] if span.last_event else []
+    return [BrokenCheck("fresh", None, span.n_rows, sample)]
 
 
 def is_stale(table: Table, *, last_event: str | None, zone: str, now: datetime) -> bool:
@@ -119,16 +128,17 @@ def describe_broken(check: BrokenCheck, *, table: Table, n_rows: int) -> str:
     return f"{check.check}: {said}{f', such as {shown}' if shown else ''}"
 
 
-def _count(source: Source, asks: list[_Ask], *, engine: duckdb.DuckDBPyConnection) -> tuple[int, str | None, str | None, list[int]]:
+def _count(source: Source, asks: list[_Ask], *, engine: duckdb.DuckDBPyConnection) -> tuple[dict[str, Span], list[int]]:
+    """The span of each file, and how many rows break each check."""
     timed = source.table.event_time is not None
     ends = [
         f"replace(CAST({fold}({EVENT_TIME}) FILTER (WHERE isfinite({EVENT_TIME})) AS VARCHAR), ' ', 'T')" if timed else "NULL"
         for fold in ("min", "max")
     ]
-    asked = ", ".join(["count(*)", *ends, *(f"count(*) FILTER (WHERE {ask.condition})" for ask in asks)])
+    asked = ", ".join([FILE, "count(*)", *ends, *(f"count(*) FILTER (WHERE {ask.condition})" for ask in asks)])
     with reading(source.table.name, columns=source.columns):
-        n_rows, first, last, *counts = engine.execute(f"SELECT {asked} FROM ({source.sql})").fetchone() or (0, None, None)
-    return n_rows, first, last, counts
+        rows = engine.execute(f"SELECT {asked} FROM ({source.sql_by_file}) GROUP BY {FILE}").fetchall()
+    return {row[0]: Span(*row[1:4]) for row in rows}, [sum(row[4 + i] for row in rows) for i in range(len(asks))]
 
 
 def _broken_columns(source: Source, n_rows: int) -> list[BrokenCheck]:

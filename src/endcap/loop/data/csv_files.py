@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
 from endcap.core.names import quote, quote_text
-from endcap.loop.data.column_types import detect_types
+from endcap.loop.data.column_types import FILE, KnownTypes, detect_types
 from endcap.loop.data.failures import reading
-from endcap.loop.data.parquet_files import require_same_columns
+from endcap.loop.data.parquet_files import require_free_name, require_same_columns
 from endcap.loop.data.paths import DataFiles, sql_list
 
 if TYPE_CHECKING:
@@ -26,14 +26,15 @@ class _Layout(NamedTuple):
     names: tuple[str, ...]
 
 
-def relate_csv(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+def relate_csv(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection, known: KnownTypes | None = None) -> str:
     r"""A SELECT over all rows of CSV files (UTF-8, a header, quotes ``"``), with types.
 
     The delimiter is the one of ``, ; tab |`` that parts the header most often; ``.tsv`` is parted by tabs. The files must have
     the same columns, in any order. Each column takes the narrowest type that every value of every file fits (see
     ``detect_types``): one bad value makes a column of numbers text, and the contract names its row. Nothing between two
     delimiters is missing; ``NA`` is a text. Raises InvalidInput naming file and line for a line that does not fit the header.
-    Cost: one scan of the files for the types.
+    ``known`` types are preferred to what the values say, or where they are ``fixed`` taken without a look. Each row carries its file's
+    path in ``__file``. Cost: one scan of the files for the types (two where a known type does not fit), none where they are fixed.
     """
     layouts = {path: _read_layout(path, table=table) for path in files.paths}
     first = files.paths[0]
@@ -44,10 +45,13 @@ def relate_csv(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnect
     raw = " UNION ALL BY NAME ".join(_read_raw(layout, paths, files=files) for layout, paths in groups.items())
     names = [*layouts[first].names, *(name for name in files.partitions if name not in layouts[first].names)]
     promised = {name: check.type for name, check in table.contract.columns.items() if check.type}
-    with reading(table.name):
-        types = detect_types(engine, raw, columns=names, promised=promised)
+    if known is not None and known.fixed:
+        types = known.all_of(names, promised=promised)
+    else:
+        with reading(table.name):
+            types = detect_types(engine, raw, columns=names, promised=promised, standing=known.types if known else None)
     columns = ", ".join(quote(name) if types[name] == "VARCHAR" else f"CAST({quote(name)} AS {types[name]}) AS {quote(name)}" for name in names)
-    return f"SELECT {columns} FROM ({raw})"
+    return f"SELECT {columns}, {FILE} FROM ({raw})"
 
 
 def _read_layout(path: Path, *, table: Table) -> _Layout:
@@ -93,6 +97,7 @@ def _require_header(names: tuple[str, ...], *, path: Path, table: Table) -> None
             f"{where} leaves column {names.index('') + 1} without a name.",
             hint="name it; pandas writes an index without a name: index=False",
         )
+    require_free_name(names, path=path)
     lowered = [name.lower() for name in names]
     for place, name in enumerate(lowered):
         if name in lowered[:place]:
@@ -117,6 +122,6 @@ def _read_raw(layout: _Layout, paths: list[Path], *, files: DataFiles) -> str:
     return (
         f"SELECT {kept} FROM read_csv({sql_list(paths)}, columns = {{{struct}}}, delim = {quote_text(layout.delimiter)},"
         " quote = '\"', escape = '\"',"
-        " header = true, auto_detect = false, strict_mode = true, null_padding = false, ignore_errors = false, nullstr = '',"
+        f" filename = '{FILE}', header = true, auto_detect = false, strict_mode = true, null_padding = false, ignore_errors = false, nullstr = '',"
         f" {hive})"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
 from endcap.core.names import quote, quote_text
-from endcap.loop.data.column_types import detect_types, duckdb_type, name_type
+from endcap.loop.data.column_types import FILE, NO_VALUES, KnownTypes, detect_types, duckdb_type, holds_all, name_type
 from endcap.loop.data.failures import reading
 from endcap.loop.data.paths import DataFiles, sql_list
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def relate_parquet(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+def relate_parquet(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection, known: KnownTypes | None = None) -> str:
     """A SELECT over all rows of Parquet files.
 
     Every file must have the same columns, in any order, of the same types; whole numbers beside fractions are read as fractions.
     A column without any value in any file takes the type its contract promises, or text. Partition folders are columns, typed by
-    all their values. Raises InvalidInput naming the file that is no Parquet, is cut off, or differs. Cost: the footer of each
-    file.
+    all their values. ``known`` types that hold all of a column's own are preferred to it; where they are ``fixed``, every column has
+    its known type. Each row carries its file's path in ``__file``. Raises InvalidInput naming the file that is no Parquet, is cut off,
+    or differs. Cost: the footer of each file.
     """
     schemas = {path: _read_schema(path, table=table) for path in files.paths}
     by_schema: dict[str, Path] = {}
@@ -34,7 +36,7 @@ def relate_parquet(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyCon
     for path in representatives[1:]:
         _require_same(types[representatives[0]], types[path], first=representatives[0], other=path, table=table)
     relation = f"SELECT {_excluding(files)} FROM read_parquet({sql_list(files.paths)}, {_options(files, by_name=len(representatives) > 1)})"
-    return _type_columns(relation, files, types, table=table, engine=engine)
+    return _type_columns(relation, files, types, table=table, engine=engine, known=known)
 
 
 def _read_schema(path: Path, *, table: Table) -> pa.Schema:
@@ -47,6 +49,7 @@ def _read_schema(path: Path, *, table: Table) -> pa.Schema:
     except (pa.ArrowInvalid, OSError) as error:
         said = "it is empty" if path.stat().st_size == 0 else "it is no Parquet file, or it is cut off"
         raise InvalidInput(f"Table '{table.name}' cannot be read: {path}: {said} ({error}).", hint="write the file again") from error
+    require_free_name(schema.names, path=path)
     lowered: dict[str, str] = {}
     for name in schema.names:
         if lowered.setdefault(name.lower(), name) != name or schema.names.count(name) > 1:
@@ -80,6 +83,13 @@ def _require_same(a: dict[str, str], b: dict[str, str], *, first: Path, other: P
             )
 
 
+def require_free_name(names: Iterable[str], *, path: Path) -> None:
+    """Raise InvalidInput where a file has a column by the name under which each row carries its file."""
+    for name in names:
+        if name.lower() == FILE:
+            raise InvalidInput(f"{path} has a column '{name}'; the name is Endcap's own.", hint="rename it")
+
+
 def require_same_columns(a: dict[str, str] | list[str], b: dict[str, str] | list[str], *, first: Path, other: Path, table: Table) -> None:
     """Raise InvalidInput, naming both files and the columns, unless two files have the same columns in whatever order."""
     missing, extra = sorted(set(a) - set(b)), sorted(set(b) - set(a))
@@ -92,24 +102,60 @@ def require_same_columns(a: dict[str, str] | list[str], b: dict[str, str] | list
         )
 
 
-def _type_columns(relation: str, files: DataFiles, types: dict[Path, dict[str, str]], *, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+def _type_columns(
+    relation: str,
+    files: DataFiles,
+    types: dict[Path, dict[str, str]],
+    *,
+    table: Table,
+    engine: duckdb.DuckDBPyConnection,
+    known: KnownTypes | None,
+) -> str:
     promised = {name: check.type for name, check in table.contract.columns.items() if check.type}
     names = next(iter(types.values()))
-    replaced = {name: duckdb_type(promised.get(name, "text")) for name in names if all(t[name] == "null" for t in types.values())}
+    empty = {name for name in names if all(t[name] == "null" for t in types.values())}
+    replaced = {name: duckdb_type(promised.get(name, "text")) for name in empty}
+    standing = dict(known.types) if known else {}
     if files.partitions:
         values = sorted({files.partition_values(path) for path in files.paths})
         rows = ", ".join("(" + ", ".join(quote_text(v) for v in row) + ")" for row in values)
         listed = f"SELECT * FROM (VALUES {rows}) AS v({', '.join(quote(p) for p in files.partitions)})"
-        replaced |= detect_types(engine, listed, columns=files.partitions, promised=promised)
+        replaced |= detect_types(engine, listed, columns=files.partitions, promised=promised, standing=standing)
+    if known is not None:
+        replaced |= _known_types(relation, known, empty=empty, partitions=files.partitions, promised=promised, table=table, engine=engine)
     if not replaced:
         return relation
     casts = ", ".join(f"CAST({quote(name)} AS {type_}) AS {quote(name)}" for name, type_ in replaced.items())
     return f"SELECT * REPLACE ({casts}) FROM ({relation})"
 
 
+def _known_types(
+    relation: str,
+    known: KnownTypes,
+    *,
+    empty: set[str],
+    partitions: tuple[str, ...],
+    promised: dict[str, str],
+    table: Table,
+    engine: duckdb.DuckDBPyConnection,
+) -> dict[str, str]:
+    """The columns that are to be read in another type than they are stored in, with that type."""
+    with reading(table.name):
+        stored = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {relation}").fetchall() if row[0] in known.types}
+    wanted = known.all_of(stored, promised=promised)
+    changed = {name: type_ for name, type_ in wanted.items() if type_ != stored[name]}
+    if known.fixed:
+        return changed
+    return {
+        name: type_
+        for name, type_ in changed.items()
+        if name not in partitions and known.types[name] != NO_VALUES and (name in empty or holds_all(type_, stored[name]))
+    }
+
+
 def _options(files: DataFiles, *, by_name: bool) -> str:
     hive = "hive_partitioning = true, hive_types_autocast = false" if files.partitions else "hive_partitioning = false"
-    return f"{hive}, union_by_name = {str(by_name).lower()}"
+    return f"{hive}, union_by_name = {str(by_name).lower()}, filename = '{FILE}'"
 
 
 def _excluding(files: DataFiles) -> str:

@@ -63,12 +63,29 @@ class BrokenCheck(msgspec.Struct, frozen=True):
     sample: list[dict[str, str]] = []
 
 
+class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in one file when it was let in, so that a later ingest need not read it again.
+
+    ``ingest`` is the id of the ingest that read it; times as in ``Ingest``.
+    """
+
+    ingest: str
+    n_rows: int
+    first_event: str | None
+    last_event: str | None
+
+
 class Ingest(msgspec.Struct, frozen=True, kw_only=True):
     """One look at a table's files: what was found, and whether it was let in.
 
     ``definition`` is the hash of the Table; ``identity`` covers it, the zone, the files' digests and their partitions: equal
     identity, equal rows. ``first_event`` and ``last_event`` are local times of the table's zone as ISO text, None without an
     event time or rows. ``profile`` is empty for a refused batch, ``broken`` for an accepted one.
+
+    ``previous`` is the accepted ingest whose files were not read again (None: every file was read). ``files`` and ``n_rows`` cover the
+    whole table all the same; ``n_rows_read``, ``profile`` and ``broken`` only the files that were read: those of an accepted ingest
+    whose ``facts`` name it. ``facts`` stand in the order of ``files``, and are empty for a refused batch. ``stored_types`` are DuckDB's
+    types of the files' columns, in which they are read from then on.
     """
 
     id: str
@@ -84,6 +101,11 @@ class Ingest(msgspec.Struct, frozen=True, kw_only=True):
     profile: tuple[ColumnProfile, ...]
     broken: tuple[BrokenCheck, ...]
     wall_s: float
+    zone: str = ""
+    previous: str | None = None
+    n_rows_read: int = 0
+    facts: tuple[FileFacts, ...] = ()
+    stored_types: dict[str, str] = {}
 
 
 INGESTS = Kind("ingest", Ingest, "id", (("table",), ("identity",)))

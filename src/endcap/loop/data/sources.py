@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,18 +11,23 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
-from endcap.loop.data.column_types import has_offset, name_type
+from endcap.loop.data.column_types import FILE, KnownTypes, has_offset, name_type
 from endcap.loop.data.csv_files import relate_csv
 from endcap.loop.data.failures import reading
+from endcap.loop.data.file_sets import subtract_files
 from endcap.loop.data.parquet_files import relate_parquet
-from endcap.loop.data.paths import find_files
-from endcap.loop.data.records import FileIdentity
+from endcap.loop.data.paths import DataFiles, find_files
+from endcap.loop.data.records import FileIdentity, Ingest
 
 if TYPE_CHECKING:
     import duckdb
 
 EVENT_TIME = "__event_time"
 KNOWN_AT = "__known_at"
+
+
+class OtherTypes(Exception):
+    """Some files are not read as the other files of their table are."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Source:
     ``columns`` gives Endcap's type of every column, first those of the files, then the derived ones (DuckDB's name in lower case
     for a type that Endcap has no name for); ``file_columns`` are the former, ``stored_types`` DuckDB's own types of all. ``sql``
     is a SELECT of every column and, where declared, ``__event_time`` (local wall time in ``zone``) and ``__known_at`` (UTC), both
-    plain timestamps.
+    plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``.
     """
 
     table: Table
@@ -40,6 +45,7 @@ class Source:
     files: tuple[FileIdentity, ...]
     columns: dict[str, str]
     sql: str
+    sql_by_file: str = field(repr=False)
     file_columns: tuple[str, ...]
     stored_types: dict[str, str]
     format: str  # parquet | csv
@@ -58,7 +64,16 @@ class Source:
         return expression
 
 
-def open_source(table: Table, *, folder: Path, zone: str, engine: duckdb.DuckDBPyConnection, digests: Callable[[Path], FileIdentity]) -> Source:
+def open_source(
+    table: Table,
+    *,
+    folder: Path,
+    zone: str,
+    engine: duckdb.DuckDBPyConnection,
+    digests: Callable[[Path], FileIdentity],
+    ingest: Ingest | None = None,
+    only: Sequence[FileIdentity] | None = None,
+) -> Source:
     """Find a table's files, bind its expressions, and give it back as one SELECT.
 
     Times: ``event_time`` may be a date, a timestamp without a zone (wall time of ``zone``, kept as it stands: a time that a
@@ -68,18 +83,55 @@ def open_source(table: Table, *, folder: Path, zone: str, engine: duckdb.DuckDBP
     occurs twice is the one the zone database gives first.
 
     ``zone`` is where times without an offset are read unless the table says its own. ``digests`` gives the identity of a file.
-    Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), a key
-    that is no column, an expression that does not bind, or a time of another type. Cost: the footer of each Parquet file; a scan
-    of CSV files; nothing is kept.
+    ``ingest`` reads what that ingest let in and nothing else: its files, though others may have come since, in the types that it found,
+    so that CSV files are not scanned for them (None: all files there are, and what their values say). ``only`` reads some of the files,
+    as ``new_files`` names them (None: all); with ``ingest`` they have the types of the whole table.
+
+    Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), that are not as
+    the ingest found them, a key that is no column, an expression that does not bind, or a time of another type. Cost: the footer of
+    each Parquet file; without an ingest a scan of CSV files; nothing is kept.
+    """
+    files = find_files(table, folder=folder)
+    if ingest is not None:
+        files = _choose_ingested(files, ingest, table=table, digests=digests)
+    identities = tuple(digests(path) for path in files.paths)
+    if only is not None:
+        absent = subtract_files(only, identities)
+        if absent or not only:
+            said = f"lacks {absent[0].path} as it was" if absent else "is to be read without any file"
+            raise InvalidInput(f"Table '{table.name}' {said}.", hint="ingest it again, and ask for files of that ingest")
+        others = {file.path for file in subtract_files(identities, only)}
+        identities = tuple(file for file in identities if file.path not in others)
+        files = replace(files, paths=tuple(Path(file.path) for file in identities))
+    known = KnownTypes(ingest.stored_types, fixed=True) if ingest is not None else None
+    return open_files(table, files, identities, zone=zone, engine=engine, known=known)
+
+
+def open_files(
+    table: Table,
+    files: DataFiles,
+    identities: tuple[FileIdentity, ...],
+    *,
+    zone: str,
+    engine: duckdb.DuckDBPyConnection,
+    known: KnownTypes | None = None,
+) -> Source:
+    """The same for files that were found already.
+
+    Raises OtherTypes where ``known`` are not fixed and the files have other columns, or columns that must be read in other types, unless
+    the contract promises their type: then it is the rows that are wrong.
     """
     zone = table.zone or zone
     load_zone(zone)
-    files = find_files(table, folder=folder)
-    identities = tuple(digests(path) for path in files.paths)
     relate = relate_parquet if files.format == "parquet" else relate_csv
-    base = relate(files, table=table, engine=engine)
+    base = relate(files, table=table, engine=engine, known=known)
     stored = _describe(base, table=table, engine=engine)
     file_columns = tuple(stored)
+    if known is not None and not known.fixed:
+        promised = {name for name, check in table.contract.columns.items() if check.type}
+        told = {name: type_ for name, type_ in known.all_of(stored, promised={}).items() if name not in promised}
+        if set(known.types) != set(stored) or any(stored[name] != type_ for name, type_ in told.items()):
+            raise OtherTypes
     sql, stored = _derive(base, stored, table=table, engine=engine)
     for key in table.keys:
         if key not in stored:
@@ -90,12 +142,31 @@ def open_source(table: Table, *, folder: Path, zone: str, engine: duckdb.DuckDBP
         zone=zone,
         files=identities,
         columns={name: name_type(type_) for name, type_ in stored.items()},
-        sql=sql,
+        sql=f"SELECT * EXCLUDE ({FILE}) FROM ({sql})",
+        sql_by_file=sql,
         file_columns=file_columns,
         stored_types=stored,
         format=files.format,
         engine=engine,
     )
+
+
+def _choose_ingested(files: DataFiles, ingest: Ingest, *, table: Table, digests: Callable[[Path], FileIdentity]) -> DataFiles:
+    """The files that an ingest let in: at their own paths, or the same bytes elsewhere."""
+    if ingest.status != "accepted":
+        raise InvalidInput(f"Ingest '{ingest.id}' of table '{table.name}' was refused; nothing may be read of it.")
+    then, found = {Path(file.path): file.sha256 for file in ingest.files}, set(files.paths)
+    if set(then) <= found:
+        changed = [path for path, sha256 in then.items() if digests(path).sha256 != sha256]
+        paths = tuple(path for path in files.paths if path in then)
+    else:
+        same = sorted(digests(path).sha256 for path in files.paths) == sorted(then.values())
+        changed, paths = [] if same else sorted(set(then) - found), files.paths
+    if changed:
+        raise InvalidInput(
+            f"Table '{table.name}': {changed[0]} is not as ingest '{ingest.id}' found it.", hint="it changed meanwhile, or is gone: ingest it again"
+        )
+    return replace(files, paths=paths)
 
 
 def bind(expression: str, *, relation: str, columns: list[str], table: Table, engine: duckdb.DuckDBPyConnection) -> str:
@@ -118,13 +189,14 @@ def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection)
     for name in stored:
         if name.lower() in (EVENT_TIME, KNOWN_AT):
             raise InvalidInput(f"The files of table '{table.name}' have a column '{name}'; the name is Endcap's own.", hint="rename it")
+    stored.pop(FILE)
     return stored
 
 
 def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
     if not table.columns:
         return base, stored
-    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT)}
+    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, FILE)}
     types = dict(stored)
     parts = []
     for name, expression in table.columns.items():

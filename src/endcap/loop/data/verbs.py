@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,11 +15,9 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.digests import digest_files, require_unchanged
+from endcap.loop.data.file_sets import carry_facts, find_previous, span_of
 from endcap.loop.data.paths import DataFiles, find_files
-from endcap.loop.data.records import INGESTS, BrokenCheck, ColumnProfile, FileIdentity, Ingest
-
-if TYPE_CHECKING:
-    from endcap.loop.data.contracts import ContractScan
+from endcap.loop.data.records import INGESTS, FileIdentity, Ingest
 
 _MOST_LINES = 10
 
@@ -30,10 +27,11 @@ def ingest(session: Session, table: Table, *, folder: Path, zone: str | None = N
     """Look at a table's files, check its contract, and record what was found.
 
     ``folder`` is where relative paths begin; ``zone`` is that of times without an offset unless the table says its own (None: the
-    workspace's). Files that are unchanged since they were accepted under the same definition are not scanned again, and the
-    record that stands is returned; only ``fresh`` is asked again, since time passes. ``verify`` reads every file's digest anew.
+    workspace's). Only files that are new or changed since the last accepted ingest of the same definition are read: what rows promise is
+    checked on theirs (``unique`` among them alone), and of the other files it is known. Where no file is new the record that stands is
+    returned; ``fresh`` is asked each time, of all rows. ``verify`` reads every file's digest anew.
     Raises ContractBroken, after recording the refused batch, when rows break a promise; InvalidInput, audited as a refusal, when
-    the files cannot be read. Cost: the digest of each new file, and two scans (three with ``unique``) of all of them.
+    the files cannot be read. Cost: a look at each file, and the digest and two scans (three with ``unique``) of the new ones.
     """
     began_s = time.perf_counter()
     zone = table.zone or zone or session.zone
@@ -42,28 +40,16 @@ def ingest(session: Session, table: Table, *, folder: Path, zone: str | None = N
         identities = digest_files(session, files.paths, verify=verify)
         identity = _identify(table, zone, files, identities)
         standing = _find_accepted(session.records.find(INGESTS, workspace=session.workspace, where={"identity": identity}))
-        scan, profile = _look(session, table, folder=folder, zone=zone, identities=identities, standing=standing)
+        if standing is not None:
+            record = _ask_again(session, table, standing, zone=zone)
+        else:
+            record = _look(session, table, files=files, identities=identities, identity=identity, zone=zone)
     except InvalidInput as error:
         session.record_refusal("ingest", thing=f"table/{table.name}", detail={"error": error.code, "what": error.what[:500]})
         raise
-    if standing is not None and not scan.broken:
-        return standing
-    record = Ingest(
-        id=session.new_id("ingest"),
-        table=table.name,
-        definition=identify(table),
-        identity=identity,
-        at=session.now(),
-        status="refused" if scan.broken else "accepted",
-        files=tuple(identities),
-        n_rows=scan.n_rows,
-        first_event=scan.first_event,
-        last_event=scan.last_event,
-        profile=tuple(profile),
-        broken=tuple(scan.broken),
-        wall_s=time.perf_counter() - began_s,
-    )
-    record = _write(session, record)
+    if record is standing:
+        return record
+    record = _write(session, msgspec.structs.replace(record, wall_s=time.perf_counter() - began_s))
     if record.status == "refused":
         raise _contract_broken(table, record)
     return record
@@ -89,25 +75,49 @@ def _find_accepted(records: Sequence[Ingest]) -> Ingest | None:
     return next((record for record in records if record.status == "accepted"), None)
 
 
-def _look(
-    session: Session, table: Table, *, folder: Path, zone: str, identities: Sequence[FileIdentity], standing: Ingest | None
-) -> tuple[ContractScan, list[ColumnProfile]]:
-    from endcap.loop.data.contracts import ContractScan, is_stale, scan_contract
-    from endcap.loop.data.engine import open_engine
-    from endcap.loop.data.profiles import profile_source
-    from endcap.loop.data.sources import open_source
+def _ask_again(session: Session, table: Table, standing: Ingest, *, zone: str) -> Ingest:
+    """The record that stands, or where time made its rows too old the record of a refusal."""
+    from endcap.loop.data.contracts import check_fresh
 
-    if standing is not None:
-        stale = is_stale(table, last_event=standing.last_event, zone=zone, now=session.now())
-        broken = [BrokenCheck("fresh", None, standing.n_rows, [{"newest": standing.last_event or "null"}])] if stale else []
-        return ContractScan(standing.n_rows, standing.first_event, standing.last_event, broken), []
-    by_path = {Path(identity.path): identity for identity in identities}
-    with open_engine() as engine:
-        source = open_source(table, folder=folder, zone=zone, engine=engine, digests=by_path.__getitem__)
-        scan = scan_contract(source, engine=engine, now=session.now())
-        profile = [] if scan.broken else profile_source(source, engine=engine, n_rows=scan.n_rows)
-        require_unchanged(identities)
-        return scan, profile
+    broken = check_fresh(table, span_of(standing.facts), zone=zone, now=session.now())
+    if not broken:
+        return standing
+    made = {"id": session.new_id("ingest"), "at": session.now(), "n_rows_read": 0, "previous": standing.id}
+    return msgspec.structs.replace(standing, **made, status="refused", profile=(), facts=(), broken=tuple(broken))
+
+
+def _look(session: Session, table: Table, *, files: DataFiles, identities: Sequence[FileIdentity], identity: str, zone: str) -> Ingest:
+    """Read what is new, and what came of it."""
+    from endcap.loop.data.contracts import check_fresh
+    from endcap.loop.data.inspection import inspect_files
+
+    definition, now, id_ = identify(table), session.now(), session.new_id("ingest")
+    before = find_previous(session, table.name, definition=definition, zone=zone, files=identities)
+    found = inspect_files(table, files, identities, zone=zone, now=now, previous=before)
+    facts = carry_facts(identities, ingest=id_, spans=found.spans, previous=found.previous)
+    span = span_of(facts)
+    broken = [*found.broken, *check_fresh(table, span, zone=zone, now=now)]
+    require_unchanged(identities)
+    return Ingest(
+        id=id_,
+        table=table.name,
+        definition=definition,
+        identity=identity,
+        at=now,
+        status="refused" if broken else "accepted",
+        files=tuple(identities),
+        n_rows=span.n_rows,
+        first_event=span.first_event,
+        last_event=span.last_event,
+        profile=() if broken else tuple(found.profile),
+        broken=tuple(broken),
+        wall_s=0.0,
+        zone=zone,
+        previous=None if found.previous is None else found.previous.id,
+        n_rows_read=sum(read.n_rows for read in found.spans.values()),
+        facts=() if broken else facts,
+        stored_types=found.stored_types,
+    )
 
 
 def _write(session: Session, record: Ingest) -> Ingest:
@@ -119,6 +129,8 @@ def _write(session: Session, record: Ingest) -> Ingest:
         "identity": record.identity,
         "n_files": len(record.files),
         "n_rows": record.n_rows,
+        "n_rows_read": record.n_rows_read,
+        "previous": record.previous,
         "n_broken": len(record.broken),
     }
     with session.change("ingest", thing=f"table/{record.table}", detail=detail) as change:
@@ -135,7 +147,7 @@ def _write(session: Session, record: Ingest) -> Ingest:
 def _contract_broken(table: Table, record: Ingest) -> ContractBroken:
     from endcap.loop.data.contracts import describe_broken
 
-    lines = [f"- {describe_broken(check, table=table, n_rows=record.n_rows)}" for check in record.broken]
+    lines = [f"- {describe_broken(check, table=table, n_rows=record.n_rows_read)}" for check in record.broken]
     if len(lines) > _MOST_LINES:
         lines = [*lines[: _MOST_LINES - 1], f"- and {len(lines) - _MOST_LINES + 1} more"]
     n = len(record.broken)

@@ -111,6 +111,7 @@ class ForecastTask:
                     zone=table.zone or session.zone,
                     engine=engine,
                     digests=lambda path: digest_file(session, path),
+                    ingest=ingests[table.name],
                 )
                 for table in self.tables
             }

@@ -68,7 +68,8 @@ def test_rows_that_keep_every_promise(tmp_path: Path, engine: duckdb.DuckDBPyCon
     )
     rows = {"store": ["a", "b"], "units": [0, 5], "day": [date(2026, 3, 2)] * 2}
     scan = scan_contract(opened(tmp_path, engine, rows, contract, event_time="day"), engine=engine, now=NOW)
-    assert (scan.broken, scan.n_rows, scan.first_event, scan.last_event) == ([], 2, "2026-03-02T00:00:00", "2026-03-02T00:00:00")
+    assert (scan.broken, scan.span) == ([], (2, "2026-03-02T00:00:00", "2026-03-02T00:00:00"))
+    assert scan.files == {str(tmp_path / "a.parquet"): scan.span}
 
 
 def test_missing_and_extra_columns(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:

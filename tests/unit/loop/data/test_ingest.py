@@ -21,9 +21,11 @@ from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import collect_verbs
-from endcap.loop.data import contracts, digests, sources, verbs
+from endcap.loop.data import digests, inspection, verbs
 from endcap.loop.data.digests import digest_file
-from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.paths import DataFiles
+from endcap.loop.data.records import INGESTS, FileIdentity, Ingest
+from endcap.loop.data.sources import Source
 from endcap.loop.data.verbs import ingest, list_ingests
 from endcap.storage.opening import open_ports
 
@@ -54,16 +56,16 @@ def write(folder: Path, rows: str) -> None:
 
 
 @pytest.fixture
-def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of tables whose files were opened for a scan."""
-    opened: list[str] = []
-    real = sources.find_files
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Names of the files that were opened for a scan, scan by scan."""
+    opened: list[list[str]] = []
+    real = inspection._open
 
-    def spy(table: Table, *, folder: Path) -> object:
-        opened.append(table.name)
-        return real(table, folder=folder)
+    def spy(table: Table, files: DataFiles, identities: Sequence[FileIdentity], **options: Any) -> Source:
+        opened.append([Path(file.path).name for file in identities])
+        return real(table, files, identities, **options)
 
-    monkeypatch.setattr(sources, "find_files", spy)
+    monkeypatch.setattr(inspection, "_open", spy)
     return opened
 
 
@@ -86,17 +88,17 @@ def test_good_rows_are_accepted_recorded_and_audited(tmp_path: Path, url: str) -
     session.ports.close()
 
 
-def test_unchanged_files_are_not_scanned_again(tmp_path: Path, scans: list[str]) -> None:
+def test_unchanged_files_are_not_scanned_again(tmp_path: Path, scans: list[list[str]]) -> None:
     session = make_session()
     write(tmp_path, "a,2026-03-01,1\n")
     first = ingest(session, SALES, folder=tmp_path)
     assert ingest(session, SALES, folder=tmp_path) == first
     assert ingest(session, SALES, folder=tmp_path, verify=True) == first
-    assert scans == ["sales"]
+    assert scans == [["sales.csv"]]
     assert len(list_audit(session)) == 1
 
 
-def test_changed_rows_definition_or_zone_are_another_ingest(tmp_path: Path, scans: list[str]) -> None:
+def test_changed_rows_definition_or_zone_are_another_ingest(tmp_path: Path, scans: list[list[str]]) -> None:
     session = make_session()
     write(tmp_path, "a,2026-03-01,1\n")
     first = ingest(session, SALES, folder=tmp_path)
@@ -177,14 +179,14 @@ def test_damage_inside_a_parquet_file_is_a_refusal(tmp_path: Path) -> None:
 def test_a_file_that_changes_under_the_scan_is_not_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = make_session()
     write(tmp_path, "a,2026-03-01,1\n")
-    real = contracts.scan_contract
+    real = inspection.scan_contract
 
     def scan_and_change(*args: Any, **options: Any) -> object:
         found = real(*args, **options)
         write(tmp_path, "a,2026-03-01,1\nb,2026-03-01,-1\n")
         return found
 
-    monkeypatch.setattr(contracts, "scan_contract", scan_and_change)
+    monkeypatch.setattr(inspection, "scan_contract", scan_and_change)
     with pytest.raises(InvalidInput, match="changed while it was read"):
         ingest(session, SALES, folder=tmp_path)
     assert list_ingests(session) == []
@@ -199,7 +201,7 @@ def test_an_empty_table_and_one_row_are_accepted(tmp_path: Path) -> None:
     assert ingest(session, SALES, folder=tmp_path).n_rows == 1
 
 
-def test_files_that_stand_still_grow_stale(tmp_path: Path, scans: list[str]) -> None:
+def test_files_that_stand_still_grow_stale(tmp_path: Path, scans: list[list[str]]) -> None:
     session = make_session()
     write(tmp_path, "a,2026-03-03,1\n")
     table = msgspec.structs.replace(SALES, contract=Contract(fresh="2d"))
@@ -209,7 +211,7 @@ def test_files_that_stand_still_grow_stale(tmp_path: Path, scans: list[str]) -> 
     with pytest.raises(ContractBroken, match=r"fresh: the newest row is older than 2\.0 d, such as newest=2026-03-03T00:00:00"):
         ingest(session, table, folder=tmp_path)
     assert [record.status for record in list_ingests(session)] == ["refused", "accepted"]
-    assert scans == ["sales"]
+    assert scans == [["sales.csv"]]
 
 
 def test_two_at_once_leave_one_accepted_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
