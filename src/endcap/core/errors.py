@@ -9,6 +9,7 @@
     ├── NotFound                no such thing in this workspace
     ├── PermissionDenied        the actor's role does not hold the permission
     ├── Conflict                somebody changed it first, or it already stands
+    │   └── LeaseLost           a run was silent for so long that another took its place
     ├── GateRefused             a version without a passing verdict was asked to be released
     ├── IntegrityBroken         bytes or an audit chain are not what they were
     └── StepFailed              a step of a run failed after its retries
@@ -71,6 +72,10 @@ class PermissionDenied(EndcapError):
 
 class Conflict(EndcapError):
     code = "conflict"
+
+
+class LeaseLost(Conflict):
+    code = "lease_lost"
 
 
 class GateRefused(EndcapError):

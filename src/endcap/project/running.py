@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from endcap.core.durations import parse_duration
 from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
@@ -46,16 +47,19 @@ def run(
     train: bool = False,
     verify: bool = False,
     report: Path | None = None,
+    wait: str = "0s",
     reporter: Reporter | None = None,
 ) -> RunResult:
     """Apply the definitions, then turn the model's cycle once: ingest, watch, train where there is a reason, judge, release, forecast.
 
     ``origin`` is the day to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state; ``verify`` reads
-    files again whose size and time are unchanged; ``report`` is an HTML page to write. What was computed before is not computed again.
+    files again whose size and time are unchanged; ``report`` is an HTML page to write; ``wait`` is how long to wait for another run of
+    the model that goes on, such as 10min. What was computed before is not computed again. Raises Conflict where another run goes on.
     """
+    wait_s = parse_duration(wait).total_seconds()
     apply(session, folder=folder)
     task = load_definitions(folder).task(model)
-    return run_task(session, task, folder=folder, origin=origin, train=train, verify=verify, report=report, reporter=reporter)
+    return run_task(session, task, folder=folder, origin=origin, train=train, verify=verify, report=report, wait_s=wait_s, reporter=reporter)
 
 
 def run_task(
@@ -67,12 +71,14 @@ def run_task(
     train: bool = False,
     verify: bool = False,
     report: Path | None = None,
+    wait_s: float = 0.0,
     reporter: Reporter | None = None,
 ) -> RunResult:
     """The same for a task that is at hand."""
     from endcap.loop.retraining.cycle import turn
 
-    done = turn(session, task, folder=folder, origin=_parse_day(origin), train=True if train else None, verify=verify, reporter=reporter)
+    day, forced = _parse_day(origin), True if train else None
+    done = turn(session, task, folder=folder, origin=day, train=forced, verify=verify, wait_s=wait_s, reporter=reporter)
     page = None
     if report is not None and done.batch is not None:
         from endcap.solutions.forecasting.report import write_report

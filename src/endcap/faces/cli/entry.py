@@ -15,6 +15,7 @@ EXIT_CODES = {
     "not_found": 3,
     "permission_denied": 4,
     "conflict": 5,
+    "lease_lost": 5,
     "gate_refused": 6,
     "integrity_broken": 7,
     "step_failed": 8,
