@@ -9,8 +9,10 @@
     ├── NotFound                no such thing in this workspace
     ├── PermissionDenied        the actor's role does not hold the permission
     ├── Conflict                somebody changed it first, or it already stands
+    │   └── LeaseLost           a run was silent for so long that another took its place
     ├── GateRefused             a version without a passing verdict was asked to be released
     ├── IntegrityBroken         bytes or an audit chain are not what they were
+    ├── StorageFull             a disk takes no more: it is full, its quota is used up, it is read-only or fails
     └── StepFailed              a step of a run failed after its retries
         └── StepTimedOut        or ran out of time
 
@@ -73,12 +75,20 @@ class Conflict(EndcapError):
     code = "conflict"
 
 
+class LeaseLost(Conflict):
+    code = "lease_lost"
+
+
 class GateRefused(EndcapError):
     code = "gate_refused"
 
 
 class IntegrityBroken(EndcapError):
     code = "integrity_broken"
+
+
+class StorageFull(EndcapError):
+    code = "storage_full"
 
 
 class StepFailed(EndcapError):

@@ -26,16 +26,26 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One execution of a graph for a subject (``model/store-day``)."""
+    """One execution of a graph for a subject (``model/store-day``). ``plan`` names its steps in their order.
+
+    A run whose process died stays ``running`` until the subject's next run marks it ``killed``.
+    """
 
     id: str
     subject: str
     actor: str
     started_at: datetime
     ended_at: datetime | None = None
-    status: str = "running"  # running | done | failed
+    status: str = "running"  # running | done | failed | killed
     error: str = ""
+    plan: tuple[str, ...] = ()
     steps: tuple[StepRecord, ...] = ()
+
+    @property
+    def at_step(self) -> str | None:
+        """The first step of its plan that has not ended; None when all have."""
+        ended = {step.name for step in self.steps}
+        return next((name for name in self.plan if name not in ended), None)
 
     @property
     def cpu_s(self) -> float:

@@ -7,7 +7,8 @@ import resource
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from endcap.core.identity import digest, identify
 from endcap.governance.sessions import Session
 from endcap.pipelines.code import digest_code
 from endcap.pipelines.graph import Outcome, Reporter, SilentReporter, Step, StepContext, order_steps
+from endcap.pipelines.leases import Hold, hold_lease
 from endcap.pipelines.records import EDGES, RUNS, STEP_RESULTS, Edge, Run, StepRecord, StepResult
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,10 @@ def run_steps(
     reporter: Reporter | None = None,
     wait: Callable[[float], object] = time.sleep,
 ) -> Executed:
-    """Run a graph in this process, one step after another.
+    """Run a graph in this process, one step after another, while holding the lease of its subject.
+
+    Raises Conflict where another run holds it; to wait for that one, hold the lease first (``hold_lease``), and give the hold's session:
+    then the steps' own writes, too, are refused after a run lost its lease.
 
     The run's record is written when it starts and after every step, so that a killed run shows how far it came; finished steps with
     ``parts`` are found again by identity and say ``cached``. A step's kept result, its record and its edges are written in one
@@ -46,14 +51,19 @@ def run_steps(
     chained; the run's record says ``failed`` either way.
     """
     ordered = order_steps(steps)
-    book = _Book(session, Run(id=session.new_id("run"), subject=subject, actor=session.actor.name, started_at=session.now()))
+    with hold_lease(session, subject) as hold:
+        return _run(hold, ordered, reporter=reporter or SilentReporter(), wait=wait)
+
+
+def _run(hold: Hold, ordered: list[Step], *, reporter: Reporter, wait: Callable[[float], object]) -> Executed:
+    session = hold.session
+    book = _Book.open(hold, ordered)
     values: dict[str, Any] = {}
     digests: dict[str, str] = {}
-    shown = reporter or SilentReporter()
     for step in ordered:
-        context = StepContext(step.name, book.run.id, {need: values[need] for need in step.needs}, shown)
+        context = StepContext(step.name, book.run.id, {need: values[need] for need in step.needs}, reporter)
         identity = identify(step.name, step.parts, [digests[need] for need in step.needs], digest_code()) if step.parts is not None else ""
-        shown.step_started(step.name)
+        reporter.step_started(step.name)
         meter = _Meter()
         try:
             kept = _recall(session, step, identity) if identity else None
@@ -61,19 +71,19 @@ def run_steps(
             status = "cached" if kept else outcome.status
             payload = msgspec.json.encode(outcome.value, order="deterministic")
             result = _keep(session, step, identity, outcome, payload) if identity and not kept else None
+            record = _record(step, identity, status, meter.stop(), outcome=outcome, attempts=context.attempt)
+            book.add(record, edges=outcome.edges, result=result)
         except (Exception, KeyboardInterrupt) as error:
             text = str(error) if isinstance(error, EndcapError) else f"{type(error).__name__}: {error}"
             record = _record(step, identity, "failed", meter.stop(), attempts=context.attempt, note=text[:500])
-            shown.step_ended(step.name, status="failed", wall_s=record.wall_s, note=record.note)
+            reporter.step_ended(step.name, status="failed", wall_s=record.wall_s, note=record.note)
             logger.info("run %s failed at step %s", book.run.id, step.name, exc_info=True)
-            book.end(record, status="failed", error=text)
+            book.give_up(record, error=text)
             if isinstance(error, EndcapError | KeyboardInterrupt):
                 raise
             raise StepFailed(f"Step '{step.name}' failed: {text}.", run=book.run.id) from error
         values[step.name], digests[step.name] = outcome.value, digest(payload)
-        record = _record(step, identity, status, meter.stop(), outcome=outcome, attempts=context.attempt)
-        book.add(record, edges=outcome.edges, result=result)
-        shown.step_ended(step.name, status=status, wall_s=record.wall_s, note=record.note)
+        reporter.step_ended(step.name, status=status, wall_s=record.wall_s, note=record.note)
     book.end(None, status="done")
     return Executed(book.run, values)
 
@@ -198,24 +208,42 @@ class _Book:
 
     session: Session
     run: Run
-    version: int = field(default=0)
+    version: int
 
-    def __post_init__(self) -> None:
-        self._write(())
+    @classmethod
+    def open(cls, hold: Hold, ordered: list[Step]) -> _Book:
+        """Begin a run. What runs of the subject are said to go on were killed: their lease is ours now."""
+        session, subject, now = hold.session, hold.lease.subject, hold.session.now()
+        plan = tuple(step.name for step in ordered)
+        run = Run(id=session.new_id("run"), subject=subject, actor=session.actor.name, started_at=now, plan=plan)
+        with session.records.transact() as tx:
+            for left in tx.find(RUNS, workspace=session.workspace, where={"status": "running"}):
+                found = tx.get_versioned(RUNS, workspace=session.workspace, id=left.id)
+                if left.subject == subject and found is not None:
+                    tx.put(RUNS, workspace=session.workspace, record=_mark_killed(left, now), expected_version=found[1])
+            version = tx.put(RUNS, workspace=session.workspace, record=run, expected_version=0)
+            hold.name_run(tx, run.id)
+        return cls(session, run, version)
 
     def add(self, record: StepRecord, *, edges: tuple[tuple[str, str], ...], result: StepResult | None) -> None:
-        self.run = msgspec.structs.replace(self.run, steps=(*self.run.steps, record))
-        self._write(tuple(Edge(source, target, record.name, self.run.id) for source, target in edges), result=result)
+        run = msgspec.structs.replace(self.run, steps=(*self.run.steps, record))
+        self._write(run, tuple(Edge(source, target, record.name, self.run.id) for source, target in edges), result=result)
 
     def end(self, record: StepRecord | None, *, status: str, error: str = "") -> None:
         steps = (*self.run.steps, record) if record else self.run.steps
-        self.run = msgspec.structs.replace(self.run, steps=steps, status=status, error=error[:2000], ended_at=self.session.now())
-        self._write(())
+        self._write(msgspec.structs.replace(self.run, steps=steps, status=status, error=error[:2000], ended_at=self.session.now()), ())
 
-    def _write(self, edges: tuple[Edge, ...], *, result: StepResult | None = None) -> None:
+    def give_up(self, record: StepRecord, *, error: str) -> None:
+        """End with a failure; where that cannot be written (the lease is lost, the disk is full) the next run says so in its stead."""
+        try:
+            self.end(record, status="failed", error=error)
+        except EndcapError as second:
+            logger.warning("that run %s failed could not be written: %s", self.run.id, second)
+
+    def _write(self, run: Run, edges: tuple[Edge, ...], *, result: StepResult | None = None) -> None:
         workspace = self.session.workspace
         with self.session.records.transact() as tx:
-            self.version = tx.put(RUNS, workspace=workspace, record=self.run, expected_version=self.version)
+            version = tx.put(RUNS, workspace=workspace, record=run, expected_version=self.version)
             if result is not None:
                 found = tx.get_versioned(STEP_RESULTS, workspace=workspace, id=result.identity)
                 tx.put(STEP_RESULTS, workspace=workspace, record=result, expected_version=found[1] if found else 0)
@@ -224,3 +252,9 @@ class _Book:
                     tx.append(EDGES, workspace=workspace, record=edge)
                 except Conflict:
                     continue  # the same edge was drawn by an earlier run
+        self.run, self.version = run, version
+
+
+def _mark_killed(run: Run, now: datetime) -> Run:
+    place = f"at step '{run.at_step}'" if run.at_step else "after its last step"
+    return msgspec.structs.replace(run, status="killed", ended_at=now, error=f"It was killed, or fell silent, {place}.")

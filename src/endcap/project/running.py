@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+<<<<<<< HEAD
+=======
+from endcap.core.durations import parse_duration
+from endcap.core.errors import InvalidInput
+>>>>>>> survival
 from endcap.core.permissions import Permission
 from endcap.core.zones import parse_moment
 from endcap.governance.sessions import Session
@@ -45,17 +50,25 @@ def run(
     train: bool = False,
     verify: bool = False,
     report: Path | None = None,
+    wait: str = "0s",
     reporter: Reporter | None = None,
 ) -> RunResult:
     """Apply the definitions, then turn the model's cycle once: ingest, watch, train where there is a reason, judge, release, forecast.
 
+<<<<<<< HEAD
     ``origin`` is the day or the hour to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state;
     ``verify`` reads files again whose size and time are unchanged; ``report`` is an HTML page to write. What was computed before is not
     computed again.
+=======
+    ``origin`` is the day to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state; ``verify`` reads
+    files again whose size and time are unchanged; ``report`` is an HTML page to write; ``wait`` is how long to wait for another run of
+    the model that goes on, such as 10min. What was computed before is not computed again. Raises Conflict where another run goes on.
+>>>>>>> survival
     """
+    wait_s = parse_duration(wait).total_seconds()
     apply(session, folder=folder)
     task = load_definitions(folder).task(model)
-    return run_task(session, task, folder=folder, origin=origin, train=train, verify=verify, report=report, reporter=reporter)
+    return run_task(session, task, folder=folder, origin=origin, train=train, verify=verify, report=report, wait_s=wait_s, reporter=reporter)
 
 
 def run_task(
@@ -67,14 +80,20 @@ def run_task(
     train: bool = False,
     verify: bool = False,
     report: Path | None = None,
+    wait_s: float = 0.0,
     reporter: Reporter | None = None,
 ) -> RunResult:
     """The same for a task that is at hand."""
     from endcap.loop.retraining.cycle import turn
 
+<<<<<<< HEAD
     if origin is not None:
         parse_moment(origin)  # before a run begins
     done = turn(session, task, folder=folder, origin=origin, train=True if train else None, verify=verify, reporter=reporter)
+=======
+    day, forced = _parse_day(origin), True if train else None
+    done = turn(session, task, folder=folder, origin=day, train=forced, verify=verify, wait_s=wait_s, reporter=reporter)
+>>>>>>> survival
     page = None
     if report is not None and done.batch is not None:
         from endcap.solutions.forecasting.report import write_report

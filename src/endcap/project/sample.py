@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import date, timedelta
 from pathlib import Path
 
-from endcap.core.errors import InvalidInput
 from endcap.project.definitions import FILE
 from endcap.solutions.shop import Chain
+from endcap.storage.files import delivering
+
+_HINT = "use a folder that you may write to: --project FOLDER"
 
 SAMPLE = '''"""A chain of stores, simulated. Change anything and run: endcap apply, endcap run store-day."""
 
@@ -57,7 +59,8 @@ def write_sample(folder: Path, *, seed: int, chain: Chain | None = None, last: d
     last = last or chain.opened + timedelta(weeks=60)
     written = [write_sales(folder, chain, chain.opened, last), *write_plan(folder, chain, last)]
     path = folder / FILE
-    path.write_text(SAMPLE, encoding="utf-8")
+    with delivering(path, what=str(path), hint=_HINT) as file:
+        file.write(SAMPLE.encode())
     return [path, *written]
 
 
@@ -76,11 +79,6 @@ def write_parquet(path: Path, table: object) -> Path:
     """Write a table as one file that is there whole or not at all. Raises InvalidInput where it cannot be written."""
     import pyarrow.parquet as pq
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        pq.write_table(table, temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error}.", hint="use a folder that you may write to: --project FOLDER") from error
+    with delivering(path, what=str(path), hint=_HINT) as file:
+        pq.write_table(table, file)
     return path

@@ -17,6 +17,7 @@ from endcap.project.applying import apply
 from endcap.project.definitions import FILE, load_definitions
 from endcap.project.running import RunResult, run_task
 from endcap.solutions.forecasting.newcomer import Guess, guess_forecast, is_written_by_us, write_project
+from endcap.storage.files import delivering
 
 
 class FirstForecast(msgspec.Struct, frozen=True):
@@ -116,10 +117,5 @@ def _read(path: Path) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error}.", hint="use a folder that you may write to: --project FOLDER") from error
+    with delivering(path, what=str(path), hint="use a folder that you may write to: --project FOLDER") as file:
+        file.write(text.encode())

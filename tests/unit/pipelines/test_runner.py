@@ -318,6 +318,20 @@ def test_a_reporter_is_told_how_the_run_goes_on(session: Session, counter: Count
     assert told == [*first, ("started", "a"), ("ended", "a", "cached", ""), *failed]
 
 
+@pytest.mark.parametrize(("n_ended", "place"), [(0, "at step 'a'"), (1, "at step 'b'"), (2, "after its last step")])
+def test_the_next_run_says_of_a_killed_one_what_it_was_at(session: Session, counter: Counter, n_ended: int, place: str) -> None:
+    done = run(session, counter.step("a"), counter.step("b")).run
+    for subject, identity in ((done.subject, "run_x"), ("model/other", "run_y")):
+        left = msgspec.structs.replace(done, id=identity, subject=subject, status="running", ended_at=None, steps=done.steps[:n_ended])
+        with session.records.transact() as tx:
+            tx.append(RUNS, workspace="default", record=left)
+    run(session, counter.step("a"))
+    killed = get_run(session, "run_x")
+    assert (killed.status, killed.error, killed.ended_at) == ("killed", f"It was killed, or fell silent, {place}.", session.now())
+    assert killed.steps == done.steps[:n_ended]
+    assert get_run(session, "run_y").status == "running"
+
+
 def test_the_record_of_a_run_grows_step_by_step(session: Session, counter: Counter) -> None:
     seen: list[tuple[str, int]] = []
 
@@ -391,7 +405,7 @@ class FailingRecords:
         return transact()
 
 
-@pytest.mark.parametrize("killed_at", range(1, 5))
+@pytest.mark.parametrize("killed_at", range(1, 7))
 def test_lineage_is_whole_whenever_an_earlier_run_was_killed(
     session: Session, killed_at: int, counter: Counter, make_steps: Callable[[], tuple[Step, ...]]
 ) -> None:
@@ -401,6 +415,8 @@ def test_lineage_is_whole_whenever_an_earlier_run_was_killed(
     run_steps(session, make_steps(), subject="model/x")
     assert len(session.records.find(EDGES, workspace="default")) == 2
     assert len(session.records.find(STEP_RESULTS, workspace="default")) == 2
+    statuses_now = [run.status for run in session.records.find(RUNS, workspace="default")]
+    assert statuses_now == [*{1: [], 2: [], 6: ["done"]}.get(killed_at, ["killed"]), "done"]
 
 
 @pytest.fixture

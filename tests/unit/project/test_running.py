@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from endcap.core.errors import ContractBroken, GateRefused, InvalidInput, NotFound
+from endcap.core.errors import Conflict, ContractBroken, GateRefused, InvalidInput, NotFound
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import deliver_predictions, find_batch, read_batch
 from endcap.loop.deployment.tracing import trace
@@ -15,6 +15,7 @@ from endcap.loop.registry.releases import promote
 from endcap.loop.registry.versions import get_version, list_members, read_artefacts
 from endcap.loop.retraining.cycle import turn
 from endcap.loop.retraining.offers import offer_version, register_trial
+from endcap.pipelines.leases import hold_lease
 from endcap.pipelines.records import RUNS
 from endcap.pipelines.verbs import walk_lineage
 from endcap.project.definitions import load_definitions
@@ -136,6 +137,18 @@ def test_an_origin_that_is_no_day_is_refused(project: Any, origin: str) -> None:
     with pytest.raises(InvalidInput, match=f"'{origin}' is not a day or an hour"):
         project.run(origin=origin)
     assert project.session.records.find(RUNS, workspace="default") == []
+
+
+def test_a_model_that_another_runs_is_refused_and_can_be_waited_for(project: Any) -> None:
+    with hold_lease(project.session, "model/store-day"):
+        with pytest.raises(Conflict, match=r"'model/store-day' is held by a run of '\w+' \(process \d+ on .*--wait"):
+            project.run()
+        with pytest.raises(InvalidInput, match="'10 minutes' is not a length of time"):
+            project.run(wait="10 minutes")
+        with pytest.raises(Conflict, match="after 10 ms of waiting"):
+            project.run(wait="0.01s")
+    assert project.session.records.find(RUNS, workspace="default") == []
+    assert project.run(wait="1min").champion == "store-day-v1"
 
 
 def test_an_unknown_model_is_not_found_before_anything_runs(project: Any) -> None:

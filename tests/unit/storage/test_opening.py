@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from endcap.core.errors import InvalidInput
+from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.storage.opening import open_ports
 
 
@@ -70,7 +70,7 @@ def test_a_home_that_no_folder_can_be_is_refused(tmp_path: Path, name: str) -> N
 
 def test_a_home_whose_records_are_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "records.sqlite").write_bytes(b"no database at all" * 100)
-    with pytest.raises(InvalidInput, match="cannot be opened"):
+    with pytest.raises(IntegrityBroken, match="changed at rest, or are none of Endcap's: file is not a database"):
         open_ports(tmp_path)
     assert (tmp_path / "records.sqlite").read_bytes() == b"no database at all" * 100
 

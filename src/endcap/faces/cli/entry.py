@@ -15,9 +15,11 @@ EXIT_CODES = {
     "not_found": 3,
     "permission_denied": 4,
     "conflict": 5,
+    "lease_lost": 5,
     "gate_refused": 6,
     "integrity_broken": 7,
     "step_failed": 8,
+    "storage_full": 9,
     "step_timed_out": 8,
 }
 """What the shell gets: 0 done, 1 unforeseen (and a reader that went away), 2 bad input (wrong options too), and so on by the error's code."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import duckdb
 
-from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.core.errors import InvalidInput, StorageFull, suggest, unknown
+from endcap.storage.files import storage_full
 
 # Running out of memory, an interrupt or a fault of the engine is nobody's bad input: those pass through.
 _BAD_INPUT = (
@@ -33,6 +36,7 @@ _CSV_REASONS = (
     (re.compile(r"unterminated quote"), "a quote is opened and not closed", 'double quotes inside a quoted value: ""'),
     (re.compile(r"[Mm]aximum line size"), "it is longer than a line may be", "look for a quote that is not closed"),
 )
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|Read-only file system")
 _NO_COLUMN = re.compile(r'Referenced column "(.*?)" (?:was )?not found')
 
 
@@ -48,9 +52,12 @@ def reading(table: str, *, columns: Iterable[str] = ()) -> Iterator[None]:
         raise explain(error, table=table, columns=columns) from error
 
 
-def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> InvalidInput:
-    """What a DuckDB error means: file and line of a CSV, the column that is not there, or else DuckDB's first lines."""
+def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> InvalidInput | StorageFull:
+    """What a DuckDB error means: a full disk under what it spills, file and line of a CSV, the column that is not there, or else DuckDB's first lines."""
     text = str(error)
+    full = _FULL.search(text)
+    if full:
+        return storage_full(Path(tempfile.gettempdir()), full[0])
     line, file = _CSV_LINE.search(text), _CSV_FILE.search(text)
     if line and file:
         return _explain_csv(text, table=table, line=int(line[1]), file=file[1].strip())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Answered, Batch, Delivery
 from endcap.loop.registry.versions import get_model
+from endcap.storage.files import delivering
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -167,21 +167,12 @@ def _write_file(table: pa.Table, out: Path) -> None:
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
-    temporary = out.parent / f".{out.name}.part"
-    try:
-        if out.is_dir():
-            raise InvalidInput(f"{out} is a folder.", hint=f"give --out a file, such as {out / 'predictions.csv'}")
-        out.parent.mkdir(parents=True, exist_ok=True)
+    hint = "give --out a file, such as out/predictions.csv, in a folder that you may write to"
+    with delivering(out, what=str(out), hint=hint, n_bytes=table.nbytes) as file:
         if out.suffix == ".parquet":
-            pq.write_table(table, temporary)
+            pq.write_table(table, file)
         else:
-            pacsv.write_csv(_plain_times(table), temporary)
-        temporary.replace(out)
-    except OSError as error:
-        raise InvalidInput(f"{out} cannot be written: {error}.", hint="give --out a file in a folder that you may write to") from error
-    finally:
-        with suppress(OSError):  # where nothing could be written there is nothing to take away
-            temporary.unlink()
+            pacsv.write_csv(_plain_times(table), file)
 
 
 def _plain_times(table: pa.Table) -> pa.Table:

@@ -23,6 +23,7 @@ from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
 from endcap.loop.retraining.tasks import EVERYBODY, DataRef, Members, Task, Training
 from endcap.pipelines.graph import Outcome, Reporter, Step, StepContext
+from endcap.pipelines.leases import hold_lease
 from endcap.pipelines.records import RUNS, Run
 from endcap.pipelines.runner import run_steps
 
@@ -56,17 +57,21 @@ def turn(
     origin: str | None = None,
     train: bool | None = None,
     verify: bool = False,
+    wait_s: float = 0.0,
     reporter: Reporter | None = None,
 ) -> CycleResult:
-    """One turn of a model's cycle, as a run whose steps are kept by identity.
+    """One turn of a model's cycle, as a run whose steps are kept by identity. One model turns once at a time: where another run of it
+    goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it.
 
     ``train`` True trains whatever the state, False never, None when there is a reason: no champion yet, a changed definition, a watch's
     breach with the reaction ``retrain``, or 28 days since the last training. ``origin`` None: chosen from the data and the clock.
     """
-    cycle = _Cycle(session, task, folder=folder, origin=origin, train=train, verify=verify)
-    done = run_steps(session, cycle.steps(), subject=f"model/{task.name}", reporter=reporter)
+    subject = f"model/{task.name}"
+    with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold:
+        cycle = _Cycle(hold.session, task, folder=folder, origin=origin, train=train, verify=verify)
+        done = run_steps(hold.session, cycle.steps(), subject=subject, reporter=reporter)
+        champion = get_champion(session, task.name)
     values = done.values
-    champion = get_champion(session, task.name)
     return CycleResult(
         run=done.run,
         data=values["assemble"],

@@ -32,6 +32,7 @@ from endcap.solutions.forecasting import plots
 from endcap.solutions.forecasting.plots import Curve, Timeline, format_day, format_number, format_percent, format_signed
 from endcap.solutions.forecasting.task import ForecastTask
 from endcap.solutions.forecasting.training import TrialEvidence, decode_evidence
+from endcap.storage.files import delivering
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -587,13 +588,7 @@ def _render(context: dict[str, Any]) -> str:
 
 
 def _write(out: Path, page: str) -> None:
-    temporary = out.with_name(f".{out.name}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
-        temporary.replace(out)
-    except OSError as error:
-        raise InvalidInput(f"The report cannot be written to {out}: {error}.", hint="give a file in a folder that you may write to") from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
+    payload = page.encode(errors="xmlcharrefreplace")
+    hint = "give a file in a folder that you may write to"
+    with delivering(out, what=f"The report {out}", hint=hint, n_bytes=len(payload)) as file:
+        file.write(payload)

@@ -7,18 +7,18 @@ SQLite by the standard library: three statements need no mapper, and opening a h
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput
+from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, StorageFull
 from endcap.core.names import require_name
+from endcap.storage.files import is_full, remove_left_behind, replacing, storage_full, telling_full
 from endcap.storage.parquet import open_files, open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
     Kind,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _LAYOUT = 1
 _BUSY_S = 30.0
 _ROWS = "rows.parquet"
+_TAKES_NO_MORE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
 
 # A record's body is the JSON of its type; `filed` holds one row per declared index and one, named '', for the kind itself.
 _CREATE = """
@@ -68,8 +69,22 @@ _FILE = "INSERT INTO filed (kind, workspace, name, value, sequence) VALUES (?, ?
 class _Reader(ABC):
     """Reads through a connection, and so sees what that connection has written and not yet committed."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
     @abstractmethod
     def _connection(self) -> sqlite3.Connection: ...
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn SQLite's errors into those of the house, chained."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            told = _explain(error, self._path)
+            if told is None:
+                raise
+            raise told from error
 
     def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
         found = self.get_versioned(kind, workspace=workspace, id=id)
@@ -77,7 +92,8 @@ class _Reader(ABC):
 
     def get_versioned(self, kind: Kind[R], *, workspace: str, id: str) -> tuple[R, int] | None:  # noqa: A002 - the port's word
         try:
-            row = self._connection().execute(_GET, (kind.name, workspace, id)).fetchone()
+            with self._telling():
+                row = self._connection().execute(_GET, (kind.name, workspace, id)).fetchone()
         except UnicodeEncodeError:
             return None  # nothing can be kept under a text that is not Unicode
         return (kind.decode(row[0]), row[1]) if row else None
@@ -94,15 +110,18 @@ class _Reader(ABC):
         limit = require_limit(limit)
         name, value = kind.index_for(where) if where else ("", "")
         statement = _FIND.format(order="DESC" if newest_first else "ASC")
-        rows = self._connection().execute(statement, (kind.name, workspace, name, value, -1 if limit is None else limit)).fetchall()
+        with self._telling():
+            rows = self._connection().execute(statement, (kind.name, workspace, name, value, -1 if limit is None else limit)).fetchall()
         return [kind.decode(body) for (body,) in rows]
 
 
 class SqliteTransaction(_Reader):
     """Writes through a connection on which a transaction was begun. Without one, each statement would be kept on its own."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(path)
         self._own: sqlite3.Connection | None = connection
+        self._broken: EndcapError | None = None
 
     def _connection(self) -> sqlite3.Connection:
         if self._own is None:
@@ -115,58 +134,72 @@ class SqliteTransaction(_Reader):
     def put(self, kind: Kind[R], *, workspace: str, record: R, expected_version: int) -> int:
         connection, identity, body = self._connection(), kind.id_of(record), kind.encode(record)
         keys = [("", ""), *kind.keys_of(record)]  # before the first statement: it may refuse
-        if expected_version == 0:
-            try:
-                sequence = connection.execute(_INSERT, (kind.name, workspace, identity, body)).lastrowid
-            except sqlite3.IntegrityError as error:
-                raise conflict(kind.name, identity, expected_version) from error
-        else:
-            row = connection.execute(_UPDATE, (body, kind.name, workspace, identity, expected_version)).fetchone()
-            if row is None:
-                raise conflict(kind.name, identity, expected_version)
-            sequence = row[0]
-            connection.execute(_UNFILE, (sequence,))
-        connection.executemany(_FILE, [(kind.name, workspace, name, value, sequence) for name, value in keys])
+        with self._telling():
+            if expected_version == 0:
+                try:
+                    sequence = connection.execute(_INSERT, (kind.name, workspace, identity, body)).lastrowid
+                except sqlite3.IntegrityError as error:
+                    raise conflict(kind.name, identity, expected_version) from error
+            else:
+                row = connection.execute(_UPDATE, (body, kind.name, workspace, identity, expected_version)).fetchone()
+                if row is None:
+                    raise conflict(kind.name, identity, expected_version)
+                sequence = row[0]
+                connection.execute(_UNFILE, (sequence,))
+            connection.executemany(_FILE, [(kind.name, workspace, name, value, sequence) for name, value in keys])
         return expected_version + 1
+
+    def commit(self) -> None:
+        """Keep what was written. Raises what broke the transaction, even where its block went on regardless."""
+        if self._broken is not None:
+            raise self._broken
+        with self._telling():
+            self._connection().execute("COMMIT")
 
     def end(self) -> None:
         """Take nothing more."""
         self._own = None
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            with super()._telling():
+                yield
+        except (StorageFull, IntegrityBroken) as error:
+            self._broken = error  # SQLite may have taken all back by itself: what came after would be kept without what came before
+            self.end()
+            raise
 
 
 class SqliteRecords(_Reader):
     """Records in SQLite, one connection a thread. Writers take turns by ``BEGIN IMMEDIATE`` and wait up to 30 s for theirs."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        super().__init__(path)
         self._local = threading.local()
         self._open: dict[threading.Thread, sqlite3.Connection] = {}
         self._lock = threading.Lock()
         try:
-            self._lay_out(self._connection())
+            with self._telling():
+                self._lay_out(self._connection())
         except BaseException:
             self.close()
             raise
 
     @contextmanager
     def transact(self) -> Iterator[SqliteTransaction]:
-        connection = self._connection()
-        if connection.in_transaction:
-            raise nested_transaction()
-        try:
+        with self._telling():
+            connection = self._connection()
+            if connection.in_transaction:
+                raise nested_transaction()
             connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise Conflict(
-                f"The records in {self._path} took no writer for {_BUSY_S:.0f} s: {error}.",
-                hint="another process holds a transaction open; try again",
-            ) from error
-        tx = SqliteTransaction(connection)
+        tx = SqliteTransaction(self._path, connection)
         try:
             yield tx
-            connection.execute("COMMIT")
+            tx.commit()
         finally:
             tx.end()
-            _roll_back(connection)
+            self._roll_back(connection)
 
     def close(self) -> None:
         with self._lock:
@@ -184,10 +217,29 @@ class SqliteRecords(_Reader):
                 for thread in [thread for thread in self._open if not thread.is_alive()]:
                     self._open.pop(thread).close()
                 self._open[threading.current_thread()] = connection
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+            except sqlite3.DatabaseError:
+                self._drop(connection)
+                raise
             self._local.connection = connection
         return connection
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        """Take back what was not committed; SQLite does so by itself after some errors, such as a full disk."""
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except sqlite3.DatabaseError:
+                self._drop(connection)  # closing takes it back, too
+
+    def _drop(self, connection: sqlite3.Connection) -> None:
+        connection.close()
+        with self._lock:
+            if self._open.get(threading.current_thread()) is connection:
+                del self._open[threading.current_thread()]
+        self._local.connection = None
 
     def _lay_out(self, connection: sqlite3.Connection) -> None:
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
@@ -200,27 +252,38 @@ class SqliteRecords(_Reader):
             connection.executescript(_CREATE + f"PRAGMA user_version = {_LAYOUT};")
 
 
-def _roll_back(connection: sqlite3.Connection) -> None:
-    """Take back what was not committed; SQLite does so by itself after some errors, such as a full disk."""
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
+def _explain(error: sqlite3.DatabaseError, path: Path) -> EndcapError | None:
+    """What an error of SQLite means for whoever uses the home; None for one that means nothing of the kind."""
+    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if primary in _TAKES_NO_MORE or (primary == sqlite3.SQLITE_CANTOPEN and is_full(path.parent)):
+        return storage_full(path.parent, str(error))
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return IntegrityBroken(
+            f"The records in {path} were changed at rest, or are none of Endcap's: {error}.",
+            hint=f"restore the file from a backup, with {path.name}-wal where there is one",
+        )
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Conflict(
+            f"The records in {path} took no writer for {_BUSY_S:.0f} s: {error}.",
+            hint="another process holds a transaction open; try again",
+        )
+    return None
 
 
 class FolderBlobs:
     """Bytes in ``ab/abcdef...`` by their SHA-256; checked on every read."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, unfinished: Path) -> None:
         self._root = root
+        self._unfinished = unfinished
 
     def put(self, payload: bytes) -> str:
         digest = hashlib.sha256(payload).hexdigest()
         path = self._path(digest)
-        try:
+        with suppress(FileNotFoundError):
             if path.read_bytes() == payload:
                 return digest
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:  # new, or damaged since: putting the bytes again heals them
+        with replacing(path, unfinished=self._unfinished, n_bytes=len(payload)) as file:  # new, or damaged since: putting the bytes again heals them
             file.write(payload)
         return digest
 
@@ -248,13 +311,13 @@ class FolderBlobs:
 class FolderTables:
     """Datasets as folders, partitions as folders ``name=value``, one Parquet file in each."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, unfinished: Path) -> None:
         self._root = root
+        self._unfinished = unfinished
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
         path = self._path(dataset, partition)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
+        with replacing(path, unfinished=self._unfinished, n_bytes=table.nbytes) as file:
             return write_parquet(table, sink=file)
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -297,32 +360,17 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write such that readers and crashes see the old bytes or the new, never a part; on the disk when the block ends."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when its folder is
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def open_embedded(folder: Path) -> Ports:
-    """Ports of a home in ``folder``, which is made with access for its owner only."""
+    """Ports of a home in ``folder``, which is made with access for its owner only. What killed writers left unfinished is removed."""
     try:
         if folder.exists() and not folder.is_dir():
             raise InvalidInput(f"The home {folder} is a file.", hint="give a folder; it is made if it is not there")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with telling_full(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         records = SqliteRecords(folder / "records.sqlite")
     except (OSError, ValueError, sqlite3.DatabaseError) as error:
         raise InvalidInput(f"The home {folder} cannot be opened: {error}.", hint="give --home a folder that you may write to") from error
-    return Ports(url=str(folder), records=records, blobs=FolderBlobs(folder / "blobs"), tables=FolderTables(folder / "tables"))
+    unfinished = folder / "unfinished"
+    remove_left_behind(unfinished)
+    blobs, tables = FolderBlobs(folder / "blobs", unfinished=unfinished), FolderTables(folder / "tables", unfinished=unfinished)
+    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables)

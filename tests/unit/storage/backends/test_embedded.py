@@ -163,7 +163,7 @@ def test_a_write_that_fails_leaves_the_old_partition_and_no_file(home: Path, por
     class Failing(Exception):
         pass
 
-    from endcap.storage.backends.embedded import replacing
+    from endcap.storage.files import replacing
 
     path = home / "file"
     path.write_bytes(b"old")

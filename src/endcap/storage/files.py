@@ -1,0 +1,141 @@
+"""Files that are there as a whole or not at all, and how a disk that takes no more is told."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from endcap.core.errors import InvalidInput, StorageFull
+from endcap.storage.liveness import is_left_behind, mark_process
+
+_TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+_ENDING = ".part"
+_LEAST_ROOM = 65_536
+_FORGOTTEN_AFTER_S = 86_400.0  # what another machine, or this one before it was booted, began and never finished
+_COUNT = itertools.count(1)
+
+
+@contextmanager
+def replacing(path: Path, *, unfinished: Path | None = None, n_bytes: int | None = None) -> Iterator[IO[bytes]]:
+    """A file to write such that readers and crashes see the old bytes or the new, never a part; on the disk when the block ends.
+
+    It is written in ``unfinished``, a folder of the same file system (None: beside ``path``, where what earlier writers of it left behind
+    goes), and put in its place at the end. When the block raises, nothing stays. Raises StorageFull where the disk takes no more;
+    ``n_bytes`` is what is wanted, as far as it is known.
+    """
+    if unfinished is None:
+        remove_left_behind(path.parent, of=path.name)
+    mark = f"{mark_process()}-{next(_COUNT)}{_ENDING}"
+    temporary = path.with_name(_begin(path.name) + mark) if unfinished is None else unfinished / mark
+    try:
+        with telling_full(path.parent, n_bytes=n_bytes):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(path)
+            _sync_folder(path.parent)  # the new name is on the disk only when its folder is
+    finally:
+        with suppress(OSError):  # where nothing could be made there is nothing to take away
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def delivering(path: Path, *, what: str, hint: str, n_bytes: int | None = None) -> Iterator[IO[bytes]]:
+    """``replacing`` for a file that somebody asked for: its folder is made, and where it cannot be written InvalidInput says so.
+
+    ``what`` begins the sentence and ``hint`` ends it. Raises StorageFull where the disk takes no more, or is read-only: the old file stands.
+    """
+    try:
+        if path.is_dir():
+            raise InvalidInput(f"{what} cannot be written: it is a folder.", hint=hint)
+        with replacing(path, n_bytes=n_bytes) as file:
+            yield file
+    except OSError as error:
+        raise InvalidInput(f"{what} cannot be written: {error}.", hint=hint) from error
+
+
+def remove_left_behind(folder: Path, *, of: str | None = None) -> int:
+    """Remove what writers that were killed left unfinished in a folder; returns how many files.
+
+    ``of`` is the name of the file they were to replace (None: all of a folder that holds nothing else). Cost: one look at the folder.
+    """
+    n, start = 0, "" if of is None else _begin(of)
+    try:
+        found = [path for path in folder.iterdir() if path.name.startswith(start) and path.name.endswith(_ENDING)]
+    except OSError:
+        return 0
+    for path in found:
+        if _is_left(path, path.name[len(start) : -len(_ENDING)]):
+            with suppress(OSError):  # another came first
+                path.unlink()
+                n += 1
+    return n
+
+
+@contextmanager
+def telling_full(folder: Path, *, n_bytes: int | None = None) -> Iterator[None]:
+    """Turn the operating system's errors of a disk that takes no more into StorageFull, chained."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _TAKES_NO_MORE:
+            raise
+        raise storage_full(folder, os.strerror(error.errno), n_bytes=n_bytes) from error
+
+
+def storage_full(folder: Path, why: str, *, n_bytes: int | None = None) -> StorageFull:
+    """The error of a disk that takes no more: which folder, why, what was wanted and what is free."""
+    free = _count_free(folder)
+    wanted = "" if n_bytes is None else f"; {n_bytes:,} bytes were wanted"
+    left = "" if free is None else f", {free:,} are free there" if wanted else f"; {free:,} bytes are free there"
+    return StorageFull(
+        f"The disk under {folder} takes no more: {why}{wanted}{left}. All is as it was before.",
+        hint="make room (or make it writable), then give the same command again: what was finished is kept",
+        folder=str(folder),
+        n_bytes_wanted=n_bytes,
+        n_bytes_free=free,
+    )
+
+
+def is_full(folder: Path) -> bool:
+    """Whether there is no room for even the smallest file."""
+    free = _count_free(folder)
+    return free is not None and free < _LEAST_ROOM
+
+
+def _begin(name: str) -> str:
+    """How the temporary of a file begins; cut, since file systems end at 255 bytes."""
+    return f".{name.encode()[:160].decode(errors='ignore')}."
+
+
+def _is_left(path: Path, mark: str) -> bool:
+    try:
+        left = is_left_behind(mark.rpartition("-")[0])
+        return time.time() - path.stat().st_mtime > _FORGOTTEN_AFTER_S if left is None else left
+    except (ValueError, OSError):
+        return False  # a name that is none of ours; one that is gone already
+
+
+def _count_free(folder: Path) -> int | None:
+    for place in (folder, *folder.parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place).free
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
