@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import click
 
-from endcap.core.errors import NotFound
+from endcap.core.errors import InvalidInput, NotFound
 from endcap.governance.verbs import Verb
 from endcap.project.verbs import load_verbs
 
 _PLAIN = (str, int, float, bool, Path)
+_LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
 _GIVEN = ("folder", "reporter")  # filled in by the face: --project, and the progress shown
@@ -29,7 +31,7 @@ def offered_verbs() -> dict[str, Verb]:
 
 def is_plain(parameter: inspect.Parameter) -> bool:
     """Whether a parameter can be given on a command line (or is filled in by the face)."""
-    return parameter.name in _GIVEN or strip_none(parameter.annotation) in _PLAIN
+    return parameter.name in _GIVEN or strip_none(parameter.annotation) in (*_PLAIN, _LIST)
 
 
 def strip_none(annotation: Any) -> Any:
@@ -38,6 +40,35 @@ def strip_none(annotation: Any) -> Any:
         kept = [part for part in get_args(annotation) if part is not type(None)]
         return kept[0] if len(kept) == 1 else annotation
     return annotation
+
+
+class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in its stubs only
+    """Names with commas between them, or ``@FILE``: one a line."""
+
+    name = "NAMES|@FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return read_names(value) if isinstance(value, str) else value
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """The names of a list: ``17,18``, or ``@stores.txt`` for a file of UTF-8 text with one name a line (empty lines do not count).
+
+    A name that itself holds a comma can only stand in a file. Raises InvalidInput for a file that cannot be read, NotFound for none.
+
+    >>> read_names("17, 18,")
+    ('17', '18')
+    """
+    if not text.startswith("@"):
+        return tuple(name for name in (part.strip() for part in text.split(",")) if name)
+    path = Path(text[1:])
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no file {path}.", hint="after @ stands a file with one name a line") from error
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise InvalidInput(f"{path} cannot be read as a list of names: {error}.", hint="write one name a line, in UTF-8") from error
+    return tuple(name for name in (line.strip() for line in lines) if name)
 
 
 class _Group(click.Group):
@@ -74,7 +105,7 @@ def _build_command(verb: Verb) -> click.Command:
         if parameter.name in _GIVEN:
             continue
         kind = strip_none(parameter.annotation)
-        type_: Any = click.Path(path_type=Path) if kind is Path else kind
+        type_: Any = click.Path(path_type=Path) if kind is Path else _Names() if kind == _LIST else kind
         required = parameter.default is inspect.Parameter.empty
         given = {} if required or parameter.default is None else {"default": parameter.default}  # a default of None would count as a value
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:

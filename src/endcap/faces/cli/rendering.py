@@ -243,13 +243,22 @@ def _row_of_model(line: ModelLine) -> dict[str, Any]:
 def _row_of_release(release: Release) -> dict[str, Any]:
     return {
         "at": release.at,
-        "version": release.version,
+        "version": f"{release.version}{_describe_moved(release)}",
         "how": release.how,
         "by": release.actor,
         "reason": release.reason,
         "before": release.previous or "-",
         "verdict": release.verdict_sentence,
     }
+
+
+def _describe_moved(release: Release) -> str:
+    """For whom a release was, where it was not for all: ``, for 3 members of city_id=3 (17, 18, 19), others by store-day-v1``."""
+    if release.n_members is None:
+        return ""
+    some = f"{', '.join(release.sample)}{' ...' if release.n_members > len(release.sample) else ''}"
+    segment = f" of {release.segment}" if release.segment else ""
+    return f", for {release.n_members:,} members{segment} ({some}), others by {release.champion}"
 
 
 def _row_of_version(version: Version) -> dict[str, Any]:

@@ -85,8 +85,22 @@ class MemberLine(msgspec.Struct, frozen=True):
     fallback: str | None
 
 
+class Standing(msgspec.Struct, frozen=True, array_like=True):
+    """A promotion that stands for some member: the n-th row of the model's history, and the version it made answer."""
+
+    n: int
+    release: str
+    version: str
+
+
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of a model's history: from ``at`` on this version was the champion of the environment."""
+    """A row of a model's history: from ``at`` on ``version`` answers for the members that were moved, all of them or some.
+
+    ``champion`` is the version that answers from then on for members that ``assignment`` does not name (see
+    ``endcap.loop.registry.assignments``). ``n_members`` None: everybody was moved; otherwise how many, ``members`` the digest under which
+    their names are kept as JSON, and ``sample`` the first of them. Members who went back to several versions are counted in ``moved`` by
+    version; ``version`` is then the one that most of them got. ``segment`` is the segment that was asked for.
+    """
 
     id: str
     model: str
@@ -99,19 +113,31 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     verdict: str
     verdict_sentence: str = ""
+    n: int = 1
+    champion: str = ""
+    assignment: str = ""
+    segment: str | None = None
+    n_members: int | None = None
+    members: str = ""
+    sample: tuple[str, ...] = ()
+    moved: dict[str, int] = {}
 
 
 class Champion(msgspec.Struct, frozen=True):
-    """Which release answers now. One record per model and environment, changed only with its history row.
+    """Which version answers now. One record per model and environment, changed only with its history row.
 
-    ``behind`` lists the releases that a rollback returns to, the nearest last.
+    ``release`` is the newest row of the history, its ``n``-th; ``version`` answers since ``since`` for all members but those that the
+    assignment kept under ``assignment`` names ('': nobody was ever moved apart). ``standing`` are the promotions to which a rollback returns,
+    the last of them the one that stands.
     """
 
     id: str
     release: str
     version: str
     since: datetime
-    behind: tuple[str, ...] = ()
+    standing: tuple[Standing, ...] = ()
+    n: int = 1
+    assignment: str = ""
 
 
 MODELS = Kind("model", ModelRecord, "name")

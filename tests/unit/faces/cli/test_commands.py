@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
-from endcap.core.errors import NotFound
+from endcap.core.errors import InvalidInput, NotFound
 from endcap.core.permissions import Permission
 from endcap.faces.cli import commands
-from endcap.faces.cli.commands import build_group, is_plain, offered_verbs, strip_none
+from endcap.faces.cli.commands import build_group, is_plain, offered_verbs, read_names, strip_none
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Verb, verb
 from endcap.project.verbs import load_verbs
@@ -145,7 +145,7 @@ def test_every_verb_of_plain_parameters_is_a_command_and_every_other_is_not() ->
     offered = set(offered_verbs())
     for name, entry in load_verbs().items():
         types = {strip_none(p.annotation) for p in entry.parameters if p.name not in ("folder", "reporter")}
-        assert (name in offered) == (types <= {str, int, float, bool, Path}), name
+        assert (name in offered) == (types <= {str, int, float, bool, Path, Sequence[str]}), name
     assert offered == set(build_group().commands)
     assert len(offered) > 15
     assert {"register", "record-verdict", "log-predictions", "check-quality"} & offered == set()
@@ -191,6 +191,7 @@ def test_what_a_command_requires_is_what_its_verb_requires(name: str) -> None:
         (str | None, str, True),
         (Path | None, Path, True),
         (int, int, True),
+        (Sequence[str] | None, Sequence[str], True),
         (list[str], list[str], False),
         (str | int, str | int, False),
         (dict[str, str] | None, dict[str, str], False),
@@ -201,3 +202,26 @@ def test_what_a_line_of_text_can_say(annotation: Any, bare: Any, plain: bool) ->
     assert strip_none(annotation) == bare
     assert is_plain(inspect.Parameter("value", _ANY, annotation=annotation)) == plain
     assert is_plain(inspect.Parameter("folder", _ANY, annotation=annotation))
+
+
+def test_a_list_of_names_may_stand_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "stores.txt"
+    path.write_text("\ufeff17\n\n 18 \nBerlin, Ost\r\n", encoding="utf-8")
+    assert read_names(f"@{path}") == ("17", "18", "Berlin, Ost")
+    assert read_names("17,18") == ("17", "18")
+    assert read_names(" , ") == ()
+
+
+def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="There is no file"):
+        read_names(f"@{tmp_path / 'absent'}")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "binary"):
+        with pytest.raises(InvalidInput, match="cannot be read as a list of names"):
+            read_names(f"@{path}")
+
+
+def test_an_option_that_takes_a_list_hands_it_on() -> None:
+    params = {p.name: p for p in build_group().commands["promote"].params}
+    assert params["members"].type.convert("17,18", None, None) == ("17", "18")
+    assert params["members"].type.convert(("17",), None, None) == ("17",)
