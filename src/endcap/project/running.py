@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-<<<<<<< HEAD
-=======
 from endcap.core.durations import parse_duration
-from endcap.core.errors import InvalidInput
->>>>>>> survival
 from endcap.core.permissions import Permission
 from endcap.core.zones import parse_moment
 from endcap.governance.sessions import Session
@@ -55,15 +51,10 @@ def run(
 ) -> RunResult:
     """Apply the definitions, then turn the model's cycle once: ingest, watch, train where there is a reason, judge, release, forecast.
 
-<<<<<<< HEAD
     ``origin`` is the day or the hour to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state;
-    ``verify`` reads files again whose size and time are unchanged; ``report`` is an HTML page to write. What was computed before is not
-    computed again.
-=======
-    ``origin`` is the day to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state; ``verify`` reads
-    files again whose size and time are unchanged; ``report`` is an HTML page to write; ``wait`` is how long to wait for another run of
-    the model that goes on, such as 10min. What was computed before is not computed again. Raises Conflict where another run goes on.
->>>>>>> survival
+    ``verify`` reads files again whose size and time are unchanged; ``report`` is an HTML page to write; ``wait`` is how long to wait for
+    another run of the model that goes on, such as 10min. What was computed before is not computed again. Raises Conflict where another run
+    goes on.
     """
     wait_s = parse_duration(wait).total_seconds()
     apply(session, folder=folder)
@@ -86,14 +77,10 @@ def run_task(
     """The same for a task that is at hand."""
     from endcap.loop.retraining.cycle import turn
 
-<<<<<<< HEAD
     if origin is not None:
         parse_moment(origin)  # before a run begins
-    done = turn(session, task, folder=folder, origin=origin, train=True if train else None, verify=verify, reporter=reporter)
-=======
-    day, forced = _parse_day(origin), True if train else None
-    done = turn(session, task, folder=folder, origin=day, train=forced, verify=verify, wait_s=wait_s, reporter=reporter)
->>>>>>> survival
+    forced = True if train else None
+    done = turn(session, task, folder=folder, origin=origin, train=forced, verify=verify, wait_s=wait_s, reporter=reporter)
     page = None
     if report is not None and done.batch is not None:
         from endcap.solutions.forecasting.report import write_report
