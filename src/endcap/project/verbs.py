@@ -12,6 +12,7 @@ MODULES = (
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
     "endcap.loop.registry.versions",
+    "endcap.loop.registry.comparisons",
     "endcap.loop.registry.releases",
     "endcap.loop.deployment.batches",
     "endcap.loop.deployment.tracing",

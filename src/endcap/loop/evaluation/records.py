@@ -60,4 +60,23 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return f"all {len(self.checks)} checks passed" + (f", {unjudged} of them without one outcome to judge by" if unjudged else "")
 
 
+class Balance(msgspec.Struct, frozen=True):
+    """How alike two groups of members were before anything was done to one of them: a figure's mean in each, and the difference of the
+    means in standard deviations (below 0.1 either way counts as alike: Austin, *Balance diagnostics*, Statistics in Medicine 28, 2009).
+    """
+
+    what: str
+    mean_a: float
+    mean_b: float
+    difference: float
+
+
+class Groups(msgspec.Struct, frozen=True):
+    """Two lists of members, sorted, without a member in common: ``a`` stays with the champion, ``b`` gets the challenger."""
+
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+    balance: tuple[Balance, ...] = ()
+
+
 VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)))

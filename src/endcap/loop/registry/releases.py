@@ -10,7 +10,8 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, Verdict
-from endcap.loop.registry.records import CHAMPIONS, PROD, RELEASES, Champion, Release, Version
+from endcap.loop.registry.comparisons import end_comparison, find_comparison
+from endcap.loop.registry.records import CHAMPIONS, PROD, RELEASES, Champion, Comparison, Release, Version
 from endcap.loop.registry.versions import get_model, get_version, latest_verdict
 
 
@@ -24,8 +25,8 @@ def promote(session: Session, version: str, *, reason: str = "") -> Release:
     """Make a version the champion of its model.
 
     It needs a passing verdict against the champion of this moment; everything that releases goes through here, schedules and reactions
-    too. ``reason`` is kept in the history. Raises GateRefused with what failed (the refusal is audited), Conflict when it is the champion
-    already.
+    too. ``reason`` is kept in the history. Raises GateRefused with what failed (the refusal is audited), also while a comparison of the model
+    runs, which would no longer compare what it was started for; Conflict when it is the champion already.
     """
     candidate = get_version(session, version)
     verdict = latest_verdict(session, candidate.id)
@@ -33,13 +34,15 @@ def promote(session: Session, version: str, *, reason: str = "") -> Release:
     champion = get_champion(session, candidate.model)
     if champion is not None and champion.version == candidate.id:
         raise Conflict(f"'{candidate.id}' is the champion already, since {champion.since.isoformat()}.")
-    refusal = _find_refusal(verdict, champion=champion)
+    refusal = _find_refusal(verdict, champion=champion) or _describe_running(find_comparison(session, candidate.model))
     if refusal is not None:
         session.record_refusal("promote", thing=thing, detail={"version": candidate.id, "why": refusal[:500]})
         hint = f"see every figure with: endcap show {candidate.id}"
         raise GateRefused(f"'{candidate.id}' cannot be released: {refusal}.", hint=hint, version=candidate.id)
     assert verdict is not None, "no refusal without a verdict"
     with session.change("promote", thing=thing, detail={"version": candidate.id, "verdict": verdict.id}) as change:
+        if running := _describe_running(find_comparison(session, candidate.model, reader=change.tx)):
+            raise Conflict(f"'{candidate.id}' cannot be released: {running}.", hint=f"see it with: endcap comparison {candidate.model}")
         behind = (*champion.behind, champion.release) if champion else ()
         return _release(session, change, candidate, how="promote", reason=reason, verdict=verdict, champion=champion, behind=behind)
 
@@ -49,7 +52,7 @@ def rollback(session: Session, model: str, *, reason: str = "") -> Release:
     """Go back to the version that answered before the champion.
 
     Called again it goes back one further. ``reason`` is kept in the history, which keeps every step. Raises Conflict when nothing answered
-    before.
+    before. It is never refused for a comparison: one that runs ends with it, and the earlier version answers for everybody.
     """
     get_model(session, model)
     champion = get_champion(session, model)
@@ -63,7 +66,26 @@ def rollback(session: Session, model: str, *, reason: str = "") -> Release:
     assert verdict is not None, "a verdict is never deleted"
     detail = {"from": champion.version, "to": version.id, "reason": reason[:500]}
     with session.change("rollback", thing=f"model/{model}", detail=detail) as change:
+        running = find_comparison(session, model, reader=change.tx)
+        if running is not None:
+            end_comparison(session, change, running, how="rolled back", finding=reason)
         return _release(session, change, version, how="rollback", reason=reason, verdict=verdict, champion=champion, behind=champion.behind[:-1])
+
+
+def release_challenger(session: Session, change: Change, comparison: Comparison, *, verdict: Verdict, reason: str) -> Release:
+    """In the change that ends a comparison, make its challenger the champion by the verdict that the comparison gave.
+
+    Raises Conflict when the champion is no longer the one it was compared with.
+    """
+    champion = change.tx.get(CHAMPIONS, workspace=session.workspace, id=f"{comparison.model}/{PROD}")
+    if champion is None or champion.version != comparison.champion:
+        now = champion.version if champion else "nothing"
+        raise Conflict(
+            f"'{comparison.id}' compared with {comparison.champion}, but {now} answers now.", hint=f"see: endcap history {comparison.model}"
+        )
+    version = get_version(session, comparison.challenger)
+    behind = (*champion.behind, champion.release)
+    return _release(session, change, version, how="comparison", reason=reason, verdict=verdict, champion=champion, behind=behind)
 
 
 @verb("history", permission=Permission.READ)
@@ -83,6 +105,12 @@ def show_history(session: Session, model: str, *, at: str | None = None) -> list
         first = f"its first release was at {releases[-1].at.isoformat()}" if releases else "it was never released"
         raise NotFound(f"Nothing answered for model '{model}' at {instant.isoformat()}: {first}.")
     return standing[:1]
+
+
+def _describe_running(comparison: Comparison | None) -> str | None:
+    if comparison is None:
+        return None
+    return f"the comparison '{comparison.id}' of {comparison.champion} with {comparison.challenger} runs; end it first (endcap stop-comparison)"
 
 
 def _find_refusal(verdict: Verdict | None, *, champion: Champion | None) -> str | None:
