@@ -79,4 +79,30 @@ class Groups(msgspec.Struct, frozen=True):
     balance: tuple[Balance, ...] = ()
 
 
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a comparison of two groups shows of one metric after ``n_days`` of ``n_planned``.
+
+    ``difference`` is b less a; ``lower`` and ``upper`` hold it at every look together with 95 % (None: not before a week).
+    ``better`` is ``a``, ``b`` or '' while neither is shown. ``variance_left`` is the share of the variance that the time before the start does
+    not explain (None: there was no time before). ``n_days_needed`` and ``n_members_needed`` are the days with these members, and the members at
+    the planned days, that show the smallest interesting difference four times in five; None: no such number.
+    """
+
+    metric: str
+    figure_a: float | None
+    figure_b: float | None
+    n_a: int
+    n_b: int
+    n_days: int
+    n_planned: int
+    sentence: str
+    difference: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    better: str = ""
+    variance_left: float | None = None
+    n_days_needed: int | None = None
+    n_members_needed: int | None = None
+
+
 VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)))

@@ -5,19 +5,26 @@ A promotion is refused while one runs, because it would change what is compared;
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound, suggest
+from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound, suggest, unknown
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import NO_CHAMPION, Groups, Verdict
-from endcap.loop.registry.records import CHAMPIONS, COMPARISONS, PROD, Comparison
+from endcap.loop.registry.records import CHAMPIONS, COMPARISONS, MEMBER_METRICS, PROD, Comparison, Version
 from endcap.loop.registry.versions import get_model, get_version, latest_verdict
 from endcap.storage.ports import RecordReader
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 COMPARED = ("wape", "mae", "rmse", "bias")
 MOST_DAYS = 180
+_FACT = "fact "  # how the columns of static facts begin in the table of members
 
 
 def find_comparison(session: Session, model: str, *, reader: RecordReader | None = None) -> Comparison | None:
@@ -42,6 +49,62 @@ def get_comparison(session: Session, model: str, *, comparison: str | None = Non
 def read_groups(session: Session, comparison: Comparison) -> Groups:
     """The two lists of members of a comparison."""
     return msgspec.json.decode(session.blobs.get(comparison.members), type=Groups)
+
+
+@verb("compare", permission=Permission.RELEASE)
+def compare(
+    session: Session,
+    model: str,
+    *,
+    challenger: str,
+    share: float = 0.5,
+    by: str = "",
+    seed: int = 7,
+    a: str = "",
+    b: str = "",
+    metric: str = "wape",
+    smallest: float = 0.02,
+    days: int = 28,
+    reason: str = "",
+) -> Comparison:
+    """Start an A/B comparison: from the next run on, a second version answers for some members (stores) beside the champion.
+
+    ``challenger`` is the version that is tried: it must have passed its gate, save that it need not beat the champion. Its members are drawn,
+    alike in size and facts, reproducibly: ``share`` is how many of them get it, ``by`` the static facts (separated by commas) in which both
+    groups are to be alike, ``seed`` what the draw depends on. Or they are given: ``a`` is the list that keeps the champion and ``b`` the list
+    that gets the challenger, members separated by commas or ``@FILE`` with one a line. ``metric`` is wape, mae, rmse or bias; ``smallest`` the
+    smallest difference worth knowing, as a share of the champion's figure; ``days`` how long it is planned to run, at least 7. ``reason`` is
+    kept with it. While it runs, promotions are refused; a rollback ends it. See it with: endcap comparison MODEL.
+    """
+    from endcap.loop.evaluation.sampling import check_groups, draw_groups
+
+    champion = session.records.get(CHAMPIONS, workspace=session.workspace, id=f"{get_model(session, model).name}/{PROD}")
+    version = get_version(session, challenger)
+    if version.model != model:
+        raise InvalidInput(f"'{challenger}' is a version of '{version.model}', not of '{model}'.", hint=f"see: endcap versions {model}")
+    if champion is None:
+        raise Conflict(f"Model '{model}' has no champion to compare with.", hint=f"endcap promote {challenger}")
+    members = _read_members(session, get_version(session, champion.version))
+    names = members["member"].to_pylist()
+    figures = _figures_of(members)
+    if bool(a) != bool(b):
+        raise InvalidInput("One list of members is given without the other.", hint="give both --a and --b, or --share")
+    if a and by:
+        raise InvalidInput("Lists of members are given, and facts to draw them by.", hint="give --a and --b, or --by")
+    if a:
+        by_member = {what: dict(zip(names, values, strict=True)) for what, values in figures.items()}
+        groups = check_groups(_read_list(a, option="--a"), _read_list(b, option="--b"), known=names, figures=by_member)
+        return start_comparison(session, challenger, groups, metric=metric, smallest=smallest, n_days=days, reason=reason)
+    facts = tuple(name.strip() for name in by.split(",") if name.strip())
+    offered = [name.removeprefix(_FACT) for name in members.column_names if name.startswith(_FACT)]
+    for fact in facts:
+        if fact not in offered:
+            raise InvalidInput(unknown("fact", fact, offered, where=f"A member of '{champion.version}'"), hint=suggest(fact, offered))
+    strata = {fact: [str(value) for value in members[_FACT + fact].to_pylist()] for fact in facts}
+    groups = draw_groups(names, figures=figures, facts=strata, share=share, seed=seed)
+    return start_comparison(
+        session, challenger, groups, metric=metric, smallest=smallest, n_days=days, seed=seed, share=share, by=facts, reason=reason
+    )
 
 
 @verb("start-comparison", permission=Permission.RELEASE)
@@ -146,6 +209,33 @@ def against_champion(check: str) -> bool:
     (True, False)
     """
     return NO_CHAMPION in check
+
+
+def _read_members(session: Session, version: Version) -> pa.Table:
+    try:
+        return session.tables.read(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": version.evidence})
+    except NotFound as error:
+        raise NotFound(f"Version '{version.id}' keeps no figures by member.", hint="only versions with members are compared by member") from error
+
+
+def _figures_of(members: pa.Table) -> dict[str, list[float]]:
+    """By what the groups are to be alike: the mean actual value (MAE over WAPE) and the error in validation; NaN where there is none."""
+    import numpy as np
+
+    mae, wape = (np.asarray(members[name].to_numpy(zero_copy_only=False), dtype=np.float64) for name in ("mae", "wape"))
+    size = np.divide(mae, wape, out=np.full_like(mae, np.nan), where=wape > 0)
+    return {"mean actual": size.tolist(), "wape in validation": wape.tolist()}
+
+
+def _read_list(text: str, *, option: str) -> list[str]:
+    """Members separated by commas, or the lines of ``@FILE``."""
+    if not text.startswith("@"):
+        return [name.strip() for name in text.split(",") if name.strip()]
+    path = Path(text[1:])
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{option} {text} cannot be read: {error}.", hint="give @FILE, a text with one member a line") from error
 
 
 def _require_plan(*, metric: str, smallest: float, n_days: int) -> None:
