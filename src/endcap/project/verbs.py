@@ -17,6 +17,8 @@ MODULES = (
     "endcap.loop.deployment.batches",
     "endcap.loop.deployment.tracing",
     "endcap.loop.monitoring.quality",
+    "endcap.loop.monitoring.members",
+    "endcap.loop.monitoring.comparisons",
     "endcap.project.applying",
     "endcap.project.running",
     "endcap.project.showing",

@@ -13,8 +13,8 @@ from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import BATCHES, Batch
-from endcap.loop.monitoring.quality import check_quality, join_outcomes
-from endcap.loop.monitoring.records import Reading
+from endcap.loop.monitoring.quality import join_outcomes
+from endcap.loop.monitoring.watches import check_watch, describe_reading
 from endcap.loop.registry.records import MODELS, VERSIONS, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version
@@ -142,8 +142,8 @@ class _Cycle:
         if champion is None:
             return Outcome(Watched(n), n_rows_out=n, note="nothing is released yet")
         version = get_version(self.session, champion.version)
-        readings = tuple(check_quality(self.session.as_system(), version, watch) for watch in self.task.watch)
-        note = "; ".join(_describe(reading) for reading in readings) or "no watch is declared"
+        readings = tuple(check_watch(self.session.as_system(), version, watch) for watch in self.task.watch)
+        note = "; ".join(describe_reading(reading) for reading in readings) or "no watch is declared"
         return Outcome(Watched(n, readings), n_rows_out=n, note=note)
 
     def _decide(self, context: StepContext) -> Outcome:
@@ -168,7 +168,7 @@ class _Cycle:
         if breached:
             if age < RETRY_AFTER:
                 return Decision(False, f"a watch is breached, but the last training was {age.days} days ago; it is tried again after 7")
-            return Decision(True, f"a watch is breached: {_describe(breached[0])}")
+            return Decision(True, f"a watch is breached: {describe_reading(breached[0])}")
         if age >= RETRAIN_EVERY:
             return Decision(True, f"the last training was {age.days} days ago")
         return Decision(False, f"the champion is watched and within its limits; last training {age.days} days ago")
@@ -258,10 +258,3 @@ class _Cycle:
             missing_facts=answers.missing_facts,
         )
         return log_predictions(self.session, batch, answers.table)
-
-
-def _describe(reading: Reading) -> str:
-    if reading.figure is None or reading.limit is None:
-        return f"{reading.metric}: {reading.n} outcomes, too few to say"
-    word = "above" if reading.breached else "within"
-    return f"live {reading.metric} {reading.figure:.4f} over {reading.first} to {reading.last}, {word} its limit {reading.limit:.4f}"

@@ -10,7 +10,7 @@ import msgspec
 
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
-from endcap.core.definitions.watches import Quality
+from endcap.core.definitions.watches import Watch
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
 from endcap.loop.evaluation.records import Metrics
@@ -88,7 +88,7 @@ class Task(Protocol):
     @property
     def gate(self) -> Gate: ...
     @property
-    def watch(self) -> tuple[Quality, ...]: ...
+    def watch(self) -> tuple[Watch, ...]: ...
     @property
     def seed(self) -> int: ...
 
