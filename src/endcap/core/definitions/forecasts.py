@@ -9,7 +9,7 @@ import msgspec
 from endcap.core.definitions.aggregates import Aggregate, mean
 from endcap.core.definitions.gates import DAY_METRICS, HOUR_METRICS, Gate
 from endcap.core.definitions.tables import Table, as_names, set_field
-from endcap.core.definitions.watches import Quality
+from endcap.core.definitions.watches import MemberQuality, Quality, Watch
 from endcap.core.durations import count_days, parse_duration
 from endcap.core.errors import DefinitionError, suggest
 from endcap.core.names import require_name
@@ -98,7 +98,7 @@ class Forecast(msgspec.Struct, frozen=True):
     candidates: tuple[str, ...] = ()
     demand: bool = False
     gate: Gate = Gate()
-    watch: tuple[Quality, ...] = (Quality(),)
+    watch: tuple[Watch, ...] = (Quality(),)
     backtest_origins: int | None = None
     seed: int = 7
 
@@ -173,8 +173,8 @@ class Forecast(msgspec.Struct, frozen=True):
         watch: Any = self.watch
         set_field(self, "watch", tuple(watch) if isinstance(watch, tuple | list) else (watch,))
         for entry in self.watch:
-            if not isinstance(entry, Quality):
-                raise DefinitionError(f"{what} has the watch {entry!r}.", hint="give an ec.Quality, or [] for none")
+            if not isinstance(entry, Quality | MemberQuality):
+                raise DefinitionError(f"{what} has the watch {entry!r}.", hint="give an ec.Quality or ec.MemberQuality, or [] for none")
         set_field(self, "candidates", as_names(self.candidates, what=f"{what} candidates"))
         offered = HOUR_CANDIDATES if self.hourly else CANDIDATES
         for candidate in self.candidates:

@@ -65,4 +65,49 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return f"all {len(self.checks)} checks passed" + (f", {unjudged} of them without one outcome to judge by" if unjudged else "")
 
 
+class Balance(msgspec.Struct, frozen=True):
+    """How alike two groups of members were before anything was done to one of them: a figure's mean in each, and the difference of the
+    means in standard deviations (below 0.1 either way counts as alike: Austin, *Balance diagnostics*, Statistics in Medicine 28, 2009).
+    """
+
+    what: str
+    mean_a: float
+    mean_b: float
+    difference: float
+
+
+class Groups(msgspec.Struct, frozen=True):
+    """Two lists of members, sorted, without a member in common: ``a`` stays with the champion, ``b`` gets the challenger."""
+
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+    balance: tuple[Balance, ...] = ()
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a comparison of two groups shows of one metric after ``n_days`` of ``n_planned``.
+
+    ``difference`` is b less a; ``lower`` and ``upper`` hold it at every look together with 95 % (None: not before a week).
+    ``better`` is ``a``, ``b`` or '' while neither is shown. ``variance_left`` is the share of the variance that the time before the start does
+    not explain (None: there was no time before). ``n_days_needed`` and ``n_members_needed`` are the days with these members, and the members at
+    the planned days, that show the smallest interesting difference four times in five; None: no such number.
+    """
+
+    metric: str
+    figure_a: float | None
+    figure_b: float | None
+    n_a: int
+    n_b: int
+    n_days: int
+    n_planned: int
+    sentence: str
+    difference: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    better: str = ""
+    variance_left: float | None = None
+    n_days_needed: int | None = None
+    n_members_needed: int | None = None
+
+
 VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)))

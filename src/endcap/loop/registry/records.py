@@ -6,7 +6,7 @@ from datetime import date, datetime
 
 import msgspec
 
-from endcap.loop.evaluation.records import Metrics
+from endcap.loop.evaluation.records import Balance, Metrics
 from endcap.storage.ports import Kind
 
 PROD = "prod"
@@ -109,7 +109,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None
     at: datetime
     actor: str
-    how: str  # promote | rollback
+    how: str  # promote | rollback | comparison
     reason: str
     verdict: str
     verdict_sentence: str = ""
@@ -140,7 +140,41 @@ class Champion(msgspec.Struct, frozen=True):
     assignment: str = ""
 
 
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two versions on two lists of members: ``champion`` answers for group a, ``challenger`` for group b, from ``since`` on.
+
+    ``members`` is the digest of both lists. ``seed``, ``share`` and ``by`` say how they were drawn (None and empty: they were given).
+    ``metric`` is compared over at most ``n_days`` days; ``smallest`` is the smallest difference worth knowing, as a share of the champion's
+    figure. ``until`` None: it runs. ``how`` it ended: ``kept a``, ``kept b`` or ``rolled back``; ``finding`` is what was known by then.
+    """
+
+    id: str
+    model: str
+    environment: str
+    champion: str
+    challenger: str
+    members: str
+    n_a: int
+    n_b: int
+    since: datetime
+    started_by: str
+    metric: str
+    smallest: float
+    n_days: int
+    verdict: str
+    seed: int | None = None
+    share: float | None = None
+    by: tuple[str, ...] = ()
+    balance: tuple[Balance, ...] = ()
+    reason: str = ""
+    until: datetime | None = None
+    ended_by: str = ""
+    how: str = ""
+    finding: str = ""
+
+
 MODELS = Kind("model", ModelRecord, "name")
 VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
 RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
 CHAMPIONS = Kind("champion", Champion, "id")
+COMPARISONS = Kind("comparison", Comparison, "id", (("model",), ("challenger",)))

@@ -11,12 +11,13 @@ import msgspec
 from endcap.core.clock import parse_instant
 from endcap.core.errors import Conflict, GateRefused, NotFound
 from endcap.core.permissions import Permission
-from endcap.governance.sessions import Detail, Session
+from endcap.governance.sessions import Change, Detail, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.registry.assignments import Lines, Moved, find_answer, keep_lines, read_lines
+from endcap.loop.registry.comparisons import end_comparison, find_comparison
 from endcap.loop.registry.members import choose_members, require_members
-from endcap.loop.registry.records import CHAMPIONS, PROD, RELEASES, Champion, Release, Standing, Version
+from endcap.loop.registry.records import CHAMPIONS, PROD, RELEASES, Champion, Comparison, Release, Standing, Version
 from endcap.loop.registry.versions import get_model, get_version, latest_verdict
 
 _SAMPLE = 5
@@ -33,8 +34,9 @@ def promote(session: Session, version: str, *, members: Sequence[str] | None = N
 
     It needs a passing verdict against the champion of this moment; everything that releases goes through here, schedules and reactions
     too. ``members`` are the names of those it shall answer for (None: all), ``segment`` names them by a static fact (``city_id=3``).
-    ``reason`` is kept in the history. Raises GateRefused with what failed (the refusal is audited), InvalidInput for members that the version
-    does not know, Conflict when it answers for all of them already. One transaction, whatever the number of members.
+    ``reason`` is kept in the history. Raises GateRefused with what failed (the refusal is audited), also while a comparison of the model runs,
+    which would no longer compare what it was started for; InvalidInput for members that the version does not know, Conflict when it answers
+    for all of them already. One transaction, whatever the number of members.
     """
     candidate = get_version(session, version)
     chosen = choose_members(session, candidate, members=members, segment=segment)
@@ -53,7 +55,7 @@ def promote(session: Session, version: str, *, members: Sequence[str] | None = N
         lines, moved = read_lines(session, champion).promote(standing, chosen)
         if not moved.anybody:
             raise Conflict(_describe_standing(champion, candidate, chosen))
-    refusal = _find_refusal(verdict, candidate, champion=champion)
+    refusal = _find_refusal(verdict, candidate, champion=champion) or _describe_running(find_comparison(session, candidate.model))
     if refusal is not None:
         session.record_refusal("promote", thing=thing, detail={"version": candidate.id, "why": refusal[:500]})
         hint = f"see every figure with: endcap show {candidate.id}"
@@ -74,7 +76,12 @@ def promote(session: Session, version: str, *, members: Sequence[str] | None = N
         segment=segment,
         moved=moved.n_by_version,
     )
-    return _release(session, row, champion=champion, lines=lines, chosen=chosen, detail={"version": candidate.id, "verdict": verdict.id})
+    detail: Detail = {"version": candidate.id, "verdict": verdict.id}
+    row, detail = _name_moved(session, row, chosen, detail)
+    with session.change("promote", thing=thing, detail=detail) as change:
+        if running := _describe_running(find_comparison(session, candidate.model, reader=change.tx)):
+            raise Conflict(f"'{candidate.id}' cannot be released: {running}.", hint=f"see it with: endcap comparison {candidate.model}")
+        return _release(session, change, row, champion=champion, lines=lines)
 
 
 @verb("rollback", permission=Permission.RELEASE)
@@ -83,8 +90,8 @@ def rollback(session: Session, model: str, *, members: Sequence[str] | None = No
 
     Called again it goes back one further. ``members`` are the names of those who go back (None: the newest release that still stands is
     taken back for everybody it moved), ``segment`` names them by a static fact (``city_id=3``). ``reason`` is kept in the history, which keeps
-    every step. Raises Conflict when nothing answered before, for one of the members too, and then moves nobody. One transaction, whatever
-    the number of members.
+    every step. Raises Conflict when nothing answered before, for one of the members too, and then moves nobody. It is never refused for a
+    comparison: one that runs ends with it. One transaction, whatever the number of members.
     """
     get_model(session, model)
     champion = get_champion(session, model)
@@ -118,8 +125,43 @@ def rollback(session: Session, model: str, *, members: Sequence[str] | None = No
         segment=segment,
         moved=moved.n_by_version,
     )
-    detail = {"from": champion.version, "to": target.version, "reason": reason[:500]}
-    return _release(session, row, champion=champion, lines=lines, chosen=chosen, detail=detail)
+    detail: Detail = {"from": champion.version, "to": target.version, "reason": reason[:500]}
+    row, detail = _name_moved(session, row, chosen, detail)
+    with session.change("rollback", thing=f"model/{model}", detail=detail) as change:
+        running = find_comparison(session, model, reader=change.tx)
+        if running is not None:
+            end_comparison(session, change, running, how="rolled back", finding=reason)
+        return _release(session, change, row, champion=champion, lines=lines)
+
+
+def release_challenger(session: Session, change: Change, comparison: Comparison, *, verdict: Verdict, reason: str) -> Release:
+    """In the change that ends a comparison, make its challenger the champion by the verdict that the comparison gave.
+
+    Raises Conflict when the champion is no longer the one it was compared with.
+    """
+    champion = change.tx.get(CHAMPIONS, workspace=session.workspace, id=f"{comparison.model}/{PROD}")
+    if champion is None or champion.version != comparison.champion:
+        now = champion.version if champion else "nothing"
+        raise Conflict(
+            f"'{comparison.id}' compared with {comparison.champion}, but {now} answers now.", hint=f"see: endcap history {comparison.model}"
+        )
+    standing = Standing(champion.n + 1, session.new_id("release"), comparison.challenger)
+    lines, moved = read_lines(session, champion).promote(standing, None)
+    row = Release(
+        id=standing.release,
+        model=comparison.model,
+        environment=PROD,
+        version=comparison.challenger,
+        previous=champion.version,
+        at=session.now(),
+        actor=session.actor.name,
+        how="comparison",
+        reason=reason,
+        verdict=verdict.id,
+        verdict_sentence=verdict.sentence,
+        moved=moved.n_by_version,
+    )
+    return _release(session, change, row, champion=champion, lines=lines)
 
 
 @verb("history", permission=Permission.READ)
@@ -172,6 +214,12 @@ def _describe_standing(champion: Champion, candidate: Version, chosen: tuple[str
     return f"'{candidate.id}' answers for all of these {len(chosen):,} members already."
 
 
+def _describe_running(comparison: Comparison | None) -> str | None:
+    if comparison is None:
+        return None
+    return f"the comparison '{comparison.id}' of {comparison.champion} with {comparison.challenger} runs; end it first (endcap stop-comparison)"
+
+
 def _find_refusal(verdict: Verdict | None, candidate: Version, *, champion: Champion | None) -> str | None:
     if verdict is None:
         return "it was never judged by its gate"
@@ -183,29 +231,29 @@ def _find_refusal(verdict: Verdict | None, candidate: Version, *, champion: Cham
     return None
 
 
-def _release(
-    session: Session,
-    row: Release,
-    *,
-    champion: Champion | None,
-    lines: Lines,
-    chosen: tuple[str, ...] | None,
-    detail: Detail,
-) -> Release:
+def _name_moved(session: Session, row: Release, chosen: tuple[str, ...] | None, detail: Detail) -> tuple[Release, Detail]:
+    """The row and the audit's detail with who was moved: how many, a few by name, all of them in a blob."""
+    if chosen is None:
+        return row, detail
+    row = msgspec.structs.replace(row, n_members=len(chosen), members=session.blobs.put(msgspec.json.encode(chosen)), sample=chosen[:_SAMPLE])
+    return row, {**detail, "n_members": len(chosen), "members": row.members, "sample": ", ".join(row.sample)[:200], "segment": row.segment}
+
+
+def _release(session: Session, change: Change, row: Release, *, champion: Champion | None, lines: Lines) -> Release:
     """Write the history row and move the champion, if it still stands where it was read."""
     identity = f"{row.model}/{PROD}"
     assignment = keep_lines(session, lines)
     row = msgspec.structs.replace(row, n=champion.n + 1 if champion else 1, champion=lines.own[-1].version, assignment=assignment)
-    if chosen is not None:
-        row = msgspec.structs.replace(row, n_members=len(chosen), members=session.blobs.put(msgspec.json.encode(chosen)), sample=chosen[:_SAMPLE])
-        detail = {**detail, "n_members": len(chosen), "members": row.members, "sample": ", ".join(row.sample)[:200], "segment": row.segment}
     changed = champion is None or champion.version != row.champion or len(champion.standing) != len(lines.own)
     since = row.at if champion is None or changed else champion.since
-    now = Champion(identity, row.id, row.champion, since, lines.own, row.n, assignment)
-    with session.change(row.how, thing=f"model/{row.model}", detail=detail) as change:
-        found = change.tx.get_versioned(CHAMPIONS, workspace=session.workspace, id=identity)
-        if (found[0] if found else None) != champion:
-            raise Conflict(f"The champion of model '{row.model}' changed a moment ago.", hint=f"see: endcap history {row.model}")
-        change.tx.append(RELEASES, workspace=session.workspace, record=row)
-        change.tx.put(CHAMPIONS, workspace=session.workspace, record=now, expected_version=found[1] if found else 0)
+    found = change.tx.get_versioned(CHAMPIONS, workspace=session.workspace, id=identity)
+    if (found[0] if found else None) != champion:
+        raise Conflict(f"The champion of model '{row.model}' changed a moment ago.", hint=f"see: endcap history {row.model}")
+    change.tx.append(RELEASES, workspace=session.workspace, record=row)
+    change.tx.put(
+        CHAMPIONS,
+        workspace=session.workspace,
+        record=Champion(identity, row.id, row.champion, since, lines.own, row.n, assignment),
+        expected_version=found[1] if found else 0,
+    )
     return row

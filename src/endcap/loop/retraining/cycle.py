@@ -14,14 +14,15 @@ from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import BATCHES, Batch
-from endcap.loop.monitoring.quality import check_quality, join_outcomes
-from endcap.loop.monitoring.records import Reading
-from endcap.loop.registry.records import MODELS, VERSIONS, Champion, Version
+from endcap.loop.deployment.routes import find_answers
+from endcap.loop.monitoring.quality import join_outcomes
+from endcap.loop.monitoring.watches import check_watch, describe_reading
+from endcap.loop.registry.records import MODELS, VERSIONS, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version
 from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
-from endcap.loop.retraining.tasks import EVERYBODY, DataRef, Members, Task, Training
+from endcap.loop.retraining.tasks import DataRef, Members, Task, Training
 from endcap.pipelines.graph import Outcome, Reporter, Step, StepContext
 from endcap.pipelines.leases import hold_lease
 from endcap.pipelines.records import RUNS, Run
@@ -151,8 +152,8 @@ class _Cycle:
         if champion is None:
             return Outcome(Watched(n), n_rows_out=n, note="nothing is released yet")
         version = get_version(self.session, champion.version)
-        readings = tuple(check_quality(self.session.as_system(), version, watch) for watch in self.task.watch)
-        note = "; ".join(_describe(reading) for reading in readings) or "no watch is declared"
+        readings = tuple(check_watch(self.session.as_system(), version, watch) for watch in self.task.watch)
+        note = "; ".join(describe_reading(reading) for reading in readings) or "no watch is declared"
         return Outcome(Watched(n, readings), n_rows_out=n, note=note)
 
     def _decide(self, context: StepContext) -> Outcome:
@@ -177,7 +178,7 @@ class _Cycle:
         if breached:
             if age < RETRY_AFTER:
                 return Decision(False, f"a watch is breached, but the last training was {age.days} days ago; it is tried again after 7")
-            return Decision(True, f"a watch is breached: {_describe(breached[0])}")
+            return Decision(True, f"a watch is breached: {describe_reading(breached[0])}")
         if age >= RETRAIN_EVERY:
             return Decision(True, f"the last training was {age.days} days ago")
         return Decision(False, f"the champion is watched and within its limits; last training {age.days} days ago")
@@ -234,7 +235,7 @@ class _Cycle:
         champion = get_champion(self.session, self.task.name)
         if champion is None:
             return Outcome(None, note="no version passed its gate, so nothing answers")
-        batches = [self._answer(context, get_version(self.session, version), members, data) for version, members in self._find_answering(champion)]
+        batches = [self._answer(context, get_version(self.session, version), members, data) for version, members in self._find_answering()]
         if all(parts is None for _, parts in batches):
             kept = [batch for batch, _ in batches]
             return Outcome(kept[0], n_rows_out=sum(batch.n_rows for batch in kept), note="stands already", status="cached")
@@ -246,9 +247,12 @@ class _Cycle:
         note = f"{n_rows} forecasts for {batch.first} to {batch.last} by {versions}{missing}"
         return Outcome(batch, n_rows_in=data.n_series, n_rows_out=n_rows, note=note, edges=edges)
 
-    def _find_answering(self, champion: Champion) -> list[tuple[str, Members]]:
-        """Which version answers for which members, the champion's own first."""
-        return [(champion.version, EVERYBODY)]
+    def _find_answering(self) -> list[tuple[str, Members]]:
+        """Which version answers for which members, the champion's own first; versions without anybody to answer for are left out."""
+        answers = find_answers(self.session, self.task.name)
+        elsewhere = frozenset().union(*(answering.members for answering in answers if answering.members is not None))
+        own = Members(elsewhere, but=True)
+        return [(answering.version, own if answering.members is None else Members(answering.members)) for answering in answers]
 
     def _answer(self, context: StepContext, version: Version, members: Members, data: DataRef) -> tuple[Batch, Iterable[pa.Table] | None]:
         """A batch and the parts to log; None for one that stands as it would be made."""
@@ -277,10 +281,3 @@ class _Cycle:
             members=named,
         )
         return batch, answers.parts
-
-
-def _describe(reading: Reading) -> str:
-    if reading.figure is None or reading.limit is None:
-        return f"{reading.metric}: {reading.n} outcomes, too few to say"
-    word = "above" if reading.breached else "within"
-    return f"live {reading.metric} {reading.figure:.4f} over {reading.first} to {reading.last}, {word} its limit {reading.limit:.4f}"

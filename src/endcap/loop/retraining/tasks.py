@@ -11,7 +11,7 @@ import msgspec
 
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
-from endcap.core.definitions.watches import Quality
+from endcap.core.definitions.watches import Watch
 from endcap.core.zones import name_moment
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
@@ -120,7 +120,7 @@ class Task(Protocol):
     @property
     def gate(self) -> Gate: ...
     @property
-    def watch(self) -> tuple[Quality, ...]: ...
+    def watch(self) -> tuple[Watch, ...]: ...
     @property
     def seed(self) -> int: ...
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from endcap.core.definitions.forecasts import BASELINES, Forecast
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
-from endcap.core.definitions.watches import Quality
+from endcap.core.definitions.watches import Watch
 from endcap.core.errors import InvalidInput
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
@@ -82,7 +82,7 @@ class ForecastTask:
         return self.forecast.gate
 
     @property
-    def watch(self) -> tuple[Quality, ...]:
+    def watch(self) -> tuple[Watch, ...]:
         return self.forecast.watch
 
     @property

@@ -1,0 +1,100 @@
+"""Outcomes of delivered forecasts by member and time: each value by the newest forecast of it, summed over what the member holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from endcap.governance.sessions import Session
+from endcap.loop.deployment.records import Batch
+from endcap.loop.monitoring.records import OUTCOMES
+from endcap.loop.registry.versions import get_model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class _Members(msgspec.Struct):
+    """Of a model's definition: the keys that name a member; empty: all of its keys."""
+
+    members: tuple[str, ...] = ()
+
+
+def member_keys(session: Session, model: str, *, keys: Sequence[str]) -> tuple[str, ...]:
+    """The columns that name a member of a model: those that its definition says, else all of its ``keys``."""
+    return msgspec.json.decode(get_model(session, model).definition, type=_Members).members or tuple(keys)
+
+
+def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch]) -> pa.Table | None:
+    """The outcomes of some batches of a model, a row per member and time; None when there are none.
+
+    Columns: ``member``, ``ts``, ``version`` (whose forecast it was), ``n`` values, ``actual`` (the sum of their sizes), ``absolute``, ``squared`` and
+    ``error`` (sums of absolute, squared and signed errors, forecast less actual). Of several forecasts of a member's time the one of the newest
+    origin counts. A batch is summed as it is read, so that memory grows with members and times and not with series.
+    """
+    import pyarrow as pa
+
+    parts = []
+    for rank, batch in enumerate(sorted(batches, key=lambda batch: (batch.origin, batch.predicted_at))):
+        if not session.tables.partitions(OUTCOMES, partition=batch.partition):
+            continue
+        keys = member_keys(session, model, keys=batch.keys)
+        rows = session.tables.read(OUTCOMES, partition=batch.partition, columns=[*keys, "ts", "forecast", "actual"])
+        summed = _sum_members(rows, keys)
+        n = summed.num_rows
+        summed = summed.append_column("version", pa.array([batch.version], pa.string()).take(pa.array([0] * n, pa.int32())))
+        parts.append(summed.append_column("rank", pa.array([rank], pa.int32()).take(pa.array([0] * n, pa.int32()))))
+    if not parts:
+        return None
+    return _keep_newest(pa.concat_tables(parts))
+
+
+def name_members(rows: pa.Table, keys: Sequence[str]) -> pa.ChunkedArray:
+    r"""The member of each row in one text: a single key as it stands, several joined by '/', with a backslash before their own (as panels do)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = [pc.cast(rows[key], pa.string()) for key in keys]
+    if len(columns) == 1:
+        return columns[0]
+    escaped = [pc.replace_substring(pc.replace_substring(column, "\\", "\\\\"), "/", "\\/") for column in columns]
+    return pc.binary_join_element_wise(*escaped, "/")
+
+
+def _sum_members(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    actual, forecast = pc.cast(rows["actual"], pa.float64()), pc.cast(rows["forecast"], pa.float64())
+    error = pc.subtract(forecast, actual)
+    table = pa.table(
+        {
+            "member": name_members(rows, keys),
+            "ts": rows["ts"],
+            "actual": pc.abs(actual),
+            "absolute": pc.abs(error),
+            "squared": pc.multiply(error, error),
+            "error": error,
+        }
+    ).filter(pc.fill_null(pc.is_finite(error), False))
+    sums = table.group_by(["member", "ts"]).aggregate([("error", "count"), *((name, "sum") for name in ("actual", "absolute", "squared", "error"))])
+    return sums.select(["member", "ts", "error_count", "actual_sum", "absolute_sum", "squared_sum", "error_sum"]).rename_columns(
+        ["member", "ts", "n", "actual", "absolute", "squared", "error"]
+    )
+
+
+def _keep_newest(rows: pa.Table) -> pa.Table:
+    """Of rows of one member and time the one of the greatest rank, without the ranks."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    members = rows["member"].combine_chunks().dictionary_encode()
+    codes = np.asarray(members.indices, dtype=np.int64)
+    times, places = np.unique(np.asarray(pc.cast(rows["ts"], pa.timestamp("us")).to_numpy()).astype(np.int64), return_inverse=True)
+    cells = codes * times.size + places
+    order = np.lexsort((rows["rank"].to_numpy(), cells))
+    last = np.append(cells[order][1:] != cells[order][:-1], True) if order.size else np.zeros(0, np.bool_)
+    return rows.take(pa.array(np.sort(order[last]))).drop_columns(["rank"])
