@@ -293,9 +293,9 @@ def test_a_row_of_an_earlier_day_that_came_later_does_not_lengthen_the_axis(load
 
 def test_facts_of_a_series_stand_as_they_were_known(load: Load) -> None:
     world = WORLDS["plain"]
-    static = replace_struct(world.forecast.static, known_at="since")
+    static = replace_struct(world.forecast.static[0], known_at="since")
     stores = [{**row, "since": instant(-9)} for row in world.stores]
-    forecast = replace_struct(world.forecast, static=static)
+    forecast = replace_struct(world.forecast, static=(static,))
     moved = [{**row, "region": "abroad", "since": instant(ORIGIN + 1)} for row in stores[:2]]
     before = replace(world, forecast=forecast, stores=stores).load(load)
     after = replace(world, forecast=forecast, stores=[*stores, *moved]).load(load)

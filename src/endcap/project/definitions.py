@@ -29,11 +29,13 @@ class Definitions:
 
     def task(self, model: str) -> Task:
         """The model as the loop runs it. Raises NotFound with the nearest name."""
+        from endcap.solutions.forecasting.hours.task import HourForecastTask
         from endcap.solutions.forecasting.task import ForecastTask
 
         if model not in self.models:
             raise NotFound(f"{self.folder / FILE} defines no model {model!r}. Models: {sorted(self.models)}.", hint=suggest(model, self.models))
-        return ForecastTask(self.models[model])
+        forecast = self.models[model]
+        return HourForecastTask(forecast) if forecast.hourly else ForecastTask(forecast)
 
 
 def load_definitions(folder: Path) -> Definitions:

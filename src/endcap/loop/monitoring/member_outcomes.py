@@ -9,7 +9,7 @@ import msgspec
 
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.records import Batch
-from endcap.loop.monitoring.records import OUTCOMES
+from endcap.loop.monitoring.records import OUTCOME_SUMS, OUTCOMES
 from endcap.loop.registry.versions import get_model
 
 if TYPE_CHECKING:
@@ -38,17 +38,36 @@ def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch])
 
     parts = []
     for rank, batch in enumerate(sorted(batches, key=lambda batch: (batch.origin, batch.predicted_at))):
-        if not session.tables.partitions(OUTCOMES, partition=batch.partition):
+        if session.tables.partitions(OUTCOME_SUMS, partition=batch.partition):
+            summed = session.tables.read(OUTCOME_SUMS, partition=batch.partition)
+        elif session.tables.partitions(OUTCOMES, partition=batch.partition):
+            keys = member_keys(session, model, keys=batch.keys)
+            rows = session.tables.read(OUTCOMES, partition=batch.partition, columns=[*keys, "ts", "forecast", "actual"])
+            summed = _sum_members(rows, keys)
+        else:
             continue
-        keys = member_keys(session, model, keys=batch.keys)
-        rows = session.tables.read(OUTCOMES, partition=batch.partition, columns=[*keys, "ts", "forecast", "actual"])
-        summed = _sum_members(rows, keys)
         n = summed.num_rows
         summed = summed.append_column("version", pa.array([batch.version], pa.string()).take(pa.array([0] * n, pa.int32())))
         parts.append(summed.append_column("rank", pa.array([rank], pa.int32()).take(pa.array([0] * n, pa.int32()))))
     if not parts:
         return None
     return _keep_newest(pa.concat_tables(parts))
+
+
+def keep_outcome_sums(session: Session, batch: Batch, sums: pa.Table) -> None:
+    """Keep the sums of some times of a batch in the place of those that stood for them.
+
+    ``sums`` has a row per member and time with the columns of ``read_member_outcomes`` but ``version``.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if session.tables.partitions(OUTCOME_SUMS, partition=batch.partition):
+        old = session.tables.read(OUTCOME_SUMS, partition=batch.partition)
+        again = pc.is_in(old["ts"], pc.unique(sums["ts"]))
+        sums = pa.concat_tables([old.filter(pc.invert(again)), sums])
+    if sums.num_rows:
+        session.tables.write(OUTCOME_SUMS, partition=batch.partition, table=sums)
 
 
 def name_members(rows: pa.Table, keys: Sequence[str]) -> pa.ChunkedArray:

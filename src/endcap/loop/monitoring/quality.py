@@ -13,7 +13,8 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch
-from endcap.loop.monitoring.records import INCIDENTS, OUTCOMES, READINGS, Incident, Reading
+from endcap.loop.monitoring.member_outcomes import read_member_outcomes
+from endcap.loop.monitoring.records import INCIDENTS, OUTCOME_SUMS, OUTCOMES, READINGS, Incident, Reading
 from endcap.loop.registry.records import Version
 from endcap.loop.registry.versions import get_model
 
@@ -126,7 +127,10 @@ def _live_figure(session: Session, version: Version, *, metric: str, window_days
     today = session.now().date()
     batches = session.records.find(BATCHES, workspace=session.workspace, where={"version": version.id}, newest_first=True)
     reach = max((batch.last for batch in batches), default=today)
-    rows = read_outcomes(session, [b for b in batches if b.last >= reach - timedelta(days=4 * window_days + 30)])
+    recent = [b for b in batches if b.last >= reach - timedelta(days=4 * window_days + 30)]
+    if any(session.tables.partitions(OUTCOME_SUMS, partition=batch.partition) for batch in recent[:_LATEST]):
+        return _summed_figure(session, version, recent, metric=metric, window_days=window_days, least_rows=least_rows)
+    rows = read_outcomes(session, recent)
     if rows is None:
         return None, 0, today, today
     days = rows["ts"].to_numpy().astype("datetime64[D]")
@@ -142,6 +146,33 @@ def _live_figure(session: Session, version: Version, *, metric: str, window_days
     return figure, n, first.astype(object), last.astype(object)
 
 
+def _summed_figure(
+    session: Session, version: Version, batches: list[Batch], *, metric: str, window_days: int, least_rows: int
+) -> tuple[float | None, int, date, date]:
+    """The same where outcomes are kept as sums by member and time."""
+    import numpy as np
+
+    # Sums are kept of the forecast made last, so batches that end before the window begins hold none of it.
+    reach = max(batch.last for batch in batches)
+    near = [b for b in batches if b.last >= reach - timedelta(days=window_days + 2 * max(1, (b.last - b.first).days))]
+    rows = read_member_outcomes(session, version.model, near)
+    today = session.now().date()
+    if rows is None or rows.num_rows == 0:
+        return None, 0, today, today
+    days = rows["ts"].to_numpy().astype("datetime64[D]")
+    last = days.max()
+    first = last - np.timedelta64(window_days - 1, "D")
+    total = {name: float(rows[name].to_numpy()[days >= first].sum()) for name in ("n", "actual", "absolute", "squared")}
+    n = int(total["n"])
+    above, below = {"wape": ("absolute", "actual"), "rmse": ("squared", "n")}.get(metric, ("absolute", "n"))
+    figure = None
+    if n >= least_rows and total[below] > 0:
+        figure = total[above] / total[below]
+        figure = float(np.sqrt(figure)) if metric == "rmse" else figure
+    return figure, n, first.astype(object), last.astype(object)
+
+
+_LATEST = 100  # batches looked at to see in which form outcomes are kept
 _NOT_KEYS = {"ts", "forecast", "lower_90", "upper_90", "actual", "origin"}
 
 

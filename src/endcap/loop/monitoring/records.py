@@ -11,6 +11,8 @@ from endcap.loop.registry.records import Comparison
 from endcap.storage.ports import Kind
 
 OUTCOMES = "outcomes"
+OUTCOME_SUMS = "outcome-sums"
+"""Outcomes of models of very many series, kept as sums by member and time, in partitions of their batches."""
 
 
 class MembersRead(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,6 @@ from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.deployment.routes import find_answers
-from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.monitoring.watches import check_watch, describe_reading
 from endcap.loop.registry.records import MODELS, VERSIONS, Version
 from endcap.loop.registry.releases import get_champion
@@ -147,7 +146,7 @@ class _Cycle:
         data: DataRef = context.values["assemble"]
         n = 0
         if self.session.records.find(BATCHES, workspace=self.session.workspace, where={"model": self.task.name}, limit=1):
-            n = join_outcomes(self.session, self.task.name, self.task.find_actuals(self.session, data))
+            n = self.task.join(self.session, data)
         champion = get_champion(self.session, self.task.name)
         if champion is None:
             return Outcome(Watched(n), n_rows_out=n, note="nothing is released yet")

@@ -142,8 +142,8 @@ class Task(Protocol):
         """Answers of a version for some members at the data's origin: keys, ts, forecast, lower_90, upper_90 and what else the solution gives."""
         ...
 
-    def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
-        """The outcomes that are known, or those that came or changed since this was asked last: keys, ts, actual."""
+    def join(self, session: Session, data: DataRef) -> int:
+        """Join the outcomes that are known by now to what was predicted, and keep them. Returns how many were joined."""
         ...
 
     def zone(self, session: Session) -> str:

@@ -21,6 +21,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
 from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
 from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel, join_keys
+from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.registry.records import MEMBER_METRICS, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
@@ -179,6 +180,9 @@ class ForecastTask:
         columns = {name: pa.array(round_significant(array.reshape(-1))) for name, array in values.items()}
         table = pa.table({**key_columns(panel, repeat=panel.horizon), "ts": _times(panel, panel.targets), **columns})
         return Answers([table], panel.day(panel.targets[0]), panel.day(panel.targets[-1]), find_missing_facts(panel))
+
+    def join(self, session: Session, data: DataRef) -> int:
+        return join_outcomes(session, self.name, self.find_actuals(session, data))
 
     def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
         """The outcomes of the last eight weeks that are seen; what is corrected later than that changes no reading."""

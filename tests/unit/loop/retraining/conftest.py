@@ -22,6 +22,7 @@ from endcap.loop.data.records import Ingest
 from endcap.loop.evaluation.gates import CubeEvidence, Evidence
 from endcap.loop.evaluation.metrics import measure
 from endcap.loop.evaluation.records import VERDICTS
+from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.registry.records import MODELS, RELEASES, VERSIONS, ModelRecord, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.cycle import CycleResult, turn
@@ -153,6 +154,9 @@ class FakeTask:
         columns = {"forecast": forecasts, "lower_90": [f * 0.5 for f in forecasts], "upper_90": [f * 2 for f in forecasts]}
         table = pa.table({"store_id": stores, "ts": pa.array(times, pa.timestamp("us")), **columns})
         return Answers([table], days[0].date(), days[-1].date(), ("promotion (50% of the targets)",))
+
+    def join(self, session: Session, data: DataRef) -> int:
+        return join_outcomes(session, self.name, self.find_actuals(session, data))
 
     def find_actuals(self, session: Session, data: DataRef) -> pa.Table:
         sold = self._read(session, data)

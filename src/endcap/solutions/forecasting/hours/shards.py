@@ -83,7 +83,9 @@ def learn_shard(index: int, *, source: ShardSource, origin: int, method: HourMet
 
 
 def survey_shard(index: int, *, source: ShardSource, origin: int, fit: HourFit) -> Learned:
-    return fit.survey(source.read(index, look_back_days=_look_back(source, fit, origin)).seen_at(_local(source, fit, origin)))
+    if origin == source.origin:  # a fit's latest days suffice
+        return fit.survey(source.read(index, look_back_days=fit.look_back_days))
+    return fit.survey(source.read(index).seen_at(origin))
 
 
 def score_shard(
@@ -129,15 +131,3 @@ def _demand_at(panel: HourPanel, targets: NDArray[np.int64]) -> Floats:
         hidden[:, known] = panel.unseen[:, targets[known]]
         actual[hidden] = np.nan
     return actual
-
-
-def _look_back(source: ShardSource, fit: HourFit, origin: int) -> int | None:
-    """From the source's own origin a fit's latest days suffice; from an earlier one the whole panel is read, once for all origins."""
-    return fit.look_back_days if origin == source.origin else None
-
-
-def _local(source: ShardSource, fit: HourFit, origin: int) -> int:
-    if origin != source.origin:
-        return origin
-    first = max(0, (origin - source.state.hidden) // HOURS - fit.look_back_days)
-    return origin - first * HOURS

@@ -236,14 +236,15 @@ def _rank(test: HourBackTest, names: list[str], *, where: slice, metric: str) ->
 
 
 class _Head(msgspec.Struct):
+    method: str
     n_choosing: int
     groups: tuple[str, ...]
     names: tuple[str, ...]
 
 
-def encode_evidence(test: HourBackTest) -> bytes:
-    """What a back-test showed, as bytes: sums by method, group and origin."""
-    head = _Head(test.n_choosing, test.groups, tuple(test.sums))
+def encode_evidence(test: HourBackTest, method: str) -> bytes:
+    """What a back-test showed, as bytes, for the trial of one method: sums by method, group and origin."""
+    head = _Head(method, test.n_choosing, test.groups, tuple(test.sums))
     arrays = {str(i): sums.values for i, sums in enumerate(test.sums.values())}
     return pack_arrays({"head": np.frombuffer(msgspec.json.encode(head), dtype=np.uint8), "origins": test.origins, **arrays})
 

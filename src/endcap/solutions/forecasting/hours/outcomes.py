@@ -1,0 +1,178 @@
+"""Outcomes of hourly forecasts: hours that came or changed since the last look, scored against the forecast of them that was made last.
+
+Cells are compared piece by piece between two states, so the cost grows with what changed. What is kept are sums by member and hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.core.errors import NotFound
+from endcap.core.zones import parse_moment
+from endcap.governance.sessions import Session
+from endcap.loop.deployment.batches import require_batch
+from endcap.loop.deployment.records import ANSWERED, PREDICTIONS, Answered, Batch
+from endcap.loop.features.hour_panels import HOURS
+from endcap.loop.features.hour_store import HourState, read_series, read_state
+from endcap.loop.features.packing import unpack_arrays
+from endcap.loop.monitoring.member_outcomes import keep_outcome_sums
+from endcap.storage.ports import BlobStore, Kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    NameMembers = Callable[[dict[str, list[str]]], list[str]]
+
+_LOOK_BACK = 1000  # origins answered last: six weeks of hours
+
+
+class SeenState(msgspec.Struct, frozen=True):
+    """Up to which state a model's outcomes were scored."""
+
+    model: str
+    state: str
+
+
+SEEN_STATES = Kind("hour-seen", SeenState, "model")
+
+
+def join_hours(session: Session, model: str, digest: str, state: HourState, *, members: NameMembers) -> int:
+    """Score the hours that came or changed since the state that was scored last. Returns how many cells have an outcome among them.
+
+    Of several forecasts of an hour the one made last before it counts. Hours before the first forecast are passed over. Scoring twice gives
+    the same. Cost: the pieces of days that changed, and for each such hour a look at one batch.
+    """
+    answered = session.records.find(ANSWERED, workspace=session.workspace, where={"model": model}, newest_first=True, limit=_LOOK_BACK)
+    seen = session.records.get(SEEN_STATES, workspace=session.workspace, id=model)
+    if not answered or (seen is not None and seen.state == digest):
+        return 0
+    zero = datetime.combine(state.start, datetime.min.time())
+    origins = sorted(((int((parse_moment(a.moment) - zero) // timedelta(hours=1)), a) for a in answered), key=lambda pair: (pair[0], pair[1].at))
+    before = None
+    if seen is not None:
+        try:
+            before = read_state(session.blobs, seen.state)
+        except NotFound:
+            before = None  # everything is scored anew
+    ticks = _find_changed(session.blobs, before, state, first=origins[0][0])
+    n = 0
+    for answer, own in _group_by_answer(origins, ticks):
+        n += _score(session, answer, own, state, zero=zero, members=members)
+    with session.records.transact() as tx:
+        found = tx.get_versioned(SEEN_STATES, workspace=session.workspace, id=model)
+        tx.put(SEEN_STATES, workspace=session.workspace, record=SeenState(model, digest), expected_version=found[1] if found else 0)
+    return n
+
+
+def _find_changed(blobs: BlobStore, before: HourState | None, state: HourState, *, first: int) -> NDArray[np.int64]:
+    """The ticks from ``first`` on of which some cell is new or another than before."""
+    changed: set[int] = set()
+    comparable = before is not None and before.start == state.start
+    for i, shard in enumerate(state.shards):
+        old = before.shards[i] if comparable and before is not None and i < len(before.shards) else None
+        for day in range(max(0, first // HOURS), len(shard.days)):
+            was = old.days[day] if old is not None and day < len(old.days) else ""
+            if shard.days[day] == was or not shard.days[day]:
+                continue
+            now = unpack_arrays(blobs.get(shard.days[day]))
+            differs = np.isfinite(now["sold"])
+            if was:
+                then = unpack_arrays(blobs.get(was))
+                n = then["sold"].shape[0]
+                same = (now["sold"][:n] == then["sold"]) | (np.isnan(now["sold"][:n]) & np.isnan(then["sold"]))
+                if "unseen" in now:
+                    same &= now["unseen"][:n] == then["unseen"]
+                differs[:n] = ~same
+            changed |= set((np.flatnonzero(differs.any(axis=0)) + day * HOURS).tolist())
+    return np.array(sorted(tick for tick in changed if tick >= first), dtype=np.int64)
+
+
+def _group_by_answer(origins: list[tuple[int, Answered]], ticks: NDArray[np.int64]) -> Iterator[tuple[Answered, NDArray[np.int64]]]:
+    """The ticks by who answered for them last; within one horizon an older answer stands in where the newest does not reach."""
+    starts = np.array([tick for tick, _ in origins])
+    newest = np.searchsorted(starts, ticks, side="right") - 1
+    for place in np.unique(newest[newest >= 0]).tolist():
+        yield origins[place][1], ticks[newest == place]
+
+
+def _score(session: Session, answered: Answered, ticks: NDArray[np.int64], state: HourState, *, zero: datetime, members: NameMembers) -> int:
+    n = 0
+    for identity in answered.batches:
+        batch = require_batch(session, identity)
+        table = _read_hours(session, batch, ticks, zero=zero)
+        if table is None:
+            continue
+        sums = _sum_members(session.blobs, state, batch, table, ticks, zero=zero, members=members)
+        keep_outcome_sums(session, batch, sums)
+        n += int(sum(sums["n"].to_pylist()))
+    return n
+
+
+def _read_hours(session: Session, batch: Batch, ticks: NDArray[np.int64], *, zero: datetime) -> pa.Table | None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    times = pa.array([zero + timedelta(hours=int(tick)) for tick in ticks], pa.timestamp("us"))
+    dataset = session.tables.scan(PREDICTIONS, partition=batch.partition)
+    table = dataset.to_table(columns=[*batch.keys, "ts", "forecast"], filter=pc.field("ts").isin(times))
+    return table if table.num_rows else None
+
+
+def _sum_members(
+    blobs: BlobStore, state: HourState, batch: Batch, table: pa.Table, ticks: NDArray[np.int64], *, zero: datetime, members: NameMembers
+) -> pa.Table:
+    """Sums by member and hour of what was forecast against what was in demand."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    actuals = []
+    for shard in state.shards:
+        keys, _ = read_series(blobs, shard)
+        named = pa.array(members(keys), pa.string())
+        columns = {name: pa.array(values, pa.string()).cast(table.schema.field(name).type) for name, values in keys.items()}
+        for day in np.unique(ticks // HOURS).tolist():
+            if day >= len(shard.days) or not shard.days[day]:
+                continue
+            piece = unpack_arrays(blobs.get(shard.days[day]))
+            for tick in ticks[ticks // HOURS == day].tolist():
+                values = piece["sold"][:, tick % HOURS].astype(np.float64)
+                values[values < 0] = np.nan
+                if "unseen" in piece:
+                    values[piece["unseen"][:, tick % HOURS]] = np.nan
+                kept = pa.array(np.isfinite(values))
+                stamp = pa.repeat(pa.scalar(zero + timedelta(hours=tick), pa.timestamp("us")), len(values))
+                rows = pa.table({**columns, "ts": stamp, "member": named, "actual": pa.array(values)})
+                actuals.append(rows.filter(kept))
+    if not actuals:
+        return _no_sums()
+    joined = table.join(pa.concat_tables(actuals), keys=[*batch.keys, "ts"], join_type="inner")
+    error = pc.subtract(pc.cast(joined["forecast"], pa.float64()), joined["actual"])
+    wide = pa.table(
+        {
+            "member": joined["member"],
+            "ts": joined["ts"],
+            "actual": pc.abs(joined["actual"]),
+            "absolute": pc.abs(error),
+            "squared": pc.multiply(error, error),
+            "error": error,
+        }
+    )
+    found = wide.group_by(["member", "ts"]).aggregate([("error", "count"), *((name, "sum") for name in ("actual", "absolute", "squared", "error"))])
+    return found.select(["member", "ts", "error_count", "actual_sum", "absolute_sum", "squared_sum", "error_sum"]).rename_columns(
+        ["member", "ts", "n", "actual", "absolute", "squared", "error"]
+    )
+
+
+def _no_sums() -> pa.Table:
+    import pyarrow as pa
+
+    types = {"member": pa.string(), "ts": pa.timestamp("us"), "n": pa.int64()} | dict.fromkeys(
+        ("actual", "absolute", "squared", "error"), pa.float64()
+    )
+    return pa.table({name: pa.array([], kind) for name, kind in types.items()})

@@ -1,0 +1,385 @@
+"""An hourly forecast as the loop sees it: a state that grows by new hours, training over shards, answers shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.core.definitions.forecasts import Forecast
+from endcap.core.definitions.gates import Gate
+from endcap.core.definitions.tables import Table
+from endcap.core.definitions.watches import Watch
+from endcap.core.errors import IntegrityBroken, InvalidInput
+from endcap.core.identity import identify
+from endcap.core.zones import load_zone, parse_moment
+from endcap.governance.sessions import Session
+from endcap.loop.data.file_sets import gone_files, new_files
+from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.evaluation.gates import Evidence
+from endcap.loop.evaluation.sums import ErrorSums, SummedEvidence
+from endcap.loop.features.hour_panels import HOURS
+from endcap.loop.features.hour_store import STANDING_STATES, HourState, ShardState, StandingState, put_state, read_series, read_state
+from endcap.loop.features.packing import unpack_arrays
+from endcap.loop.registry.records import MEMBER_METRICS, SliceMetrics, Version, VersionFile
+from endcap.loop.registry.versions import read_artefacts
+from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
+from endcap.pipelines.calls import count_cpus
+from endcap.pipelines.executors import Executor, open_executor
+from endcap.pipelines.graph import StepContext
+from endcap.solutions.forecasting.hours.figures import measure_members, measure_slices
+from endcap.solutions.forecasting.hours.outcomes import join_hours
+from endcap.solutions.forecasting.hours.shards import ShardSource, answer_shard, forget_shards
+from endcap.solutions.forecasting.hours.training import (
+    HourTrial,
+    Shards,
+    decode_evidence,
+    encode_evidence,
+    revive_fit,
+    train_hours,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FROZEN_ORIGINS = 2
+
+
+class HourRef(msgspec.Struct, frozen=True):
+    """What a model reads at one origin: a state and the tick to forecast from."""
+
+    state: str
+    origin: int
+
+
+class HourForecastTask:
+    """The protocol ``Task`` for an hourly Forecast."""
+
+    solution = "forecasting"
+
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
+
+    @property
+    def name(self) -> str:
+        return self.forecast.name
+
+    @property
+    def identity(self) -> str:
+        return identify(self.forecast)
+
+    @property
+    def definition(self) -> str:
+        return msgspec.json.encode(self.forecast).decode()
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return self.forecast.tables
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.forecast.keys
+
+    @property
+    def gate(self) -> Gate:
+        return self.forecast.gate
+
+    @property
+    def watch(self) -> tuple[Watch, ...]:
+        return self.forecast.watch
+
+    @property
+    def seed(self) -> int:
+        return self.forecast.seed
+
+    def zone(self, session: Session) -> str:
+        return self.forecast.table.zone or session.zone
+
+    def name_tick(self, session: Session) -> str:
+        return self._local_now(session).strftime("%Y-%m-%dT%H")
+
+    # ---- data
+
+    def assemble(
+        self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: str | None
+    ) -> DataRef:
+        from endcap.loop.data.digests import digest_file
+        from endcap.loop.data.engine import open_engine
+        from endcap.loop.data.sources import open_source
+        from endcap.loop.features.hour_loading import load_hours
+
+        standing, before = self._find_standing(session, ingests)
+        engine = open_engine()
+        context.on_stop.append(engine.interrupt)
+        try:
+            opened = partial(open_source, folder=folder, engine=engine, digests=lambda path: digest_file(session, path))
+            sources = {t.name: opened(t, zone=t.zone or session.zone, ingest=ingests[t.name]) for t in self.tables}
+            table, fresh = self.forecast.table, None
+            if standing is not None:
+                new = new_files(ingests[table.name], since=before)
+                fresh = opened(table, zone=table.zone or session.zone, ingest=ingests[table.name], only=new) if new else None
+            loaded = load_hours(
+                self.forecast,
+                sources=sources,
+                fresh=fresh,
+                standing=None if standing is None else read_state(session.blobs, standing.state),
+                changed=frozenset(name for name, i in ingests.items() if standing is not None and standing.ingests.get(name) != i.id),
+                engine=engine,
+                blobs=session.blobs,
+                now=now,
+                memory_limit=_memory_limit(session),
+            )
+        finally:
+            engine.close()
+        state = self._keep_state(session, loaded.state, ingests)
+        tick = self._choose_origin(session, loaded.state, origin)
+        moment = datetime.combine(loaded.state.start, datetime.min.time()) + timedelta(hours=tick)
+        ref = session.blobs.put(msgspec.json.encode(HourRef(state, tick)))
+        return DataRef(
+            digest=ref,
+            origin=moment.date(),
+            hour=moment.hour,
+            first_day=loaded.state.start,
+            last_day=loaded.state.start + timedelta(days=(min(loaded.state.n_ticks, tick - loaded.state.hidden) - 1) // HOURS),
+            n_rows=loaded.n_rows,
+            n_series=loaded.state.n_series,
+            notes=tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts),
+        )
+
+    def _find_standing(self, session: Session, ingests: dict[str, Ingest]) -> tuple[StandingState | None, Ingest | None]:
+        """The state to go on from, and the ingest that it holds; none where the definition or a file that was read is no longer the same."""
+        standing = session.records.get(STANDING_STATES, workspace=session.workspace, id=self.name)
+        if standing is None or standing.definition != self.identity or not session.blobs.has(standing.state):
+            return None, None
+        table = self.forecast.table.name
+        before = session.records.get(INGESTS, workspace=session.workspace, id=standing.ingests.get(table, ""))
+        if before is None or gone_files(ingests[table], since=before):
+            return None, None
+        return standing, before
+
+    def _keep_state(self, session: Session, state: HourState, ingests: dict[str, Ingest]) -> str:
+        digest = put_state(session.blobs, state)
+        record = StandingState(model=self.name, definition=self.identity, state=digest, ingests={name: i.id for name, i in ingests.items()})
+        with session.records.transact() as tx:
+            found = tx.get_versioned(STANDING_STATES, workspace=session.workspace, id=self.name)
+            if found is None or found[0] != record:
+                tx.put(STANDING_STATES, workspace=session.workspace, record=record, expected_version=found[1] if found else 0)
+        return digest
+
+    def _local_now(self, session: Session) -> datetime:
+        return session.now().astimezone(load_zone(self.zone(session))).replace(tzinfo=None)
+
+    def _choose_origin(self, session: Session, state: HourState, wanted: str | None) -> int:
+        """The hour of now while the data reach to within a horizon of it, otherwise the hour after the last with a row; or the one asked for."""
+        zero = datetime.combine(state.start, datetime.min.time())
+        now = int((self._local_now(session) - zero) // timedelta(hours=1))
+        after = state.n_ticks + state.hidden
+        if wanted is None:
+            return now if now <= after + self.forecast.horizon_hours else after
+        tick = int((parse_moment(wanted) - zero) // timedelta(hours=1))
+        if not state.hidden < tick <= max(now, after):
+            last = zero + timedelta(hours=max(now, after))
+            raise InvalidInput(
+                f"At the origin {wanted} no hour of table '{self.forecast.table.name}' is known yet, or it lies in the future.",
+                hint=f"choose one after {zero.isoformat(timespec='minutes')} and up to {last.isoformat(timespec='minutes')}",
+            )
+        return tick
+
+    def open_data(self, session: Session, data: DataRef) -> tuple[HourRef, ShardSource]:
+        """The shards of a data reference, as known at its origin."""
+        try:
+            ref = msgspec.json.decode(session.blobs.get(data.digest), type=HourRef)
+        except msgspec.DecodeError as error:
+            raise IntegrityBroken("These bytes are no reference to hours.") from error
+        state = read_state(session.blobs, ref.state)
+        kept_bytes = _memory_limit(session) // 4
+        return ref, ShardSource(session.blobs, ref.state, state, ref.origin, self.forecast.horizon_hours, kept_bytes)
+
+    # ---- training
+
+    def train(self, session: Session, context: StepContext, data: DataRef) -> Training:
+        _, source = self.open_data(session, data)
+        names, groups, segments = self._find_members(session, source.state)
+        with self._open_executor(session) as executor:
+            trials = train_hours(
+                Shards(source, executor),
+                offered=self.forecast.offered,
+                metric=self.gate.metric,
+                n_origins=self.forecast.n_origins,
+                groups=groups,
+                names=names,
+                seed=self.seed,
+                advance=context.advance,
+            )
+        if not trials:
+            raise InvalidInput(
+                f"Not one candidate of model '{self.name}' could be trained.", hint="look at the doubts above: the history may be short"
+            )
+        return Training(tuple(self._rest(session, trial, source, data, segments=segments) for trial in trials))
+
+    def _rest(self, session: Session, trial: HourTrial, source: ShardSource, data: DataRef, *, segments: dict[str, list[str]]) -> Trial:
+        evidence = session.blobs.put(encode_evidence(trial.test, trial.method))
+        members = measure_members(trial.test, trial.method, baseline=self._best_baseline(trial), segments=segments)
+        session.tables.write(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": evidence}, table=members)
+        files = [VersionFile(name, a.kind, session.blobs.put(a.payload), len(a.payload)) for name, a in sorted(trial.artefacts.items())]
+        return Trial(
+            candidate=trial.method,
+            files=tuple(files),
+            metrics=trial.metrics,
+            leaderboard=trial.leaderboard,
+            baselines=trial.baselines,
+            slices=self._measure_slices(trial, segments),
+            evidence=evidence,
+            trained_until=source.state.start + timedelta(days=(source.origin - source.state.hidden - 1) // HOURS),
+            notes=(*data.notes, *trial.notes),
+        )
+
+    def _measure_slices(self, trial: HourTrial, segments: dict[str, list[str]]) -> tuple[SliceMetrics, ...]:
+        return measure_slices(trial.test, trial.method, segments={name: segments[name] for name in self.forecast.slices if name in segments})
+
+    def _best_baseline(self, trial: HourTrial) -> str:
+        figures = {name: getattr(trial.leaderboard[name], self.gate.metric) for name in trial.baselines}
+        return min(trial.baselines, key=lambda name: figures[name] if figures[name] is not None else np.inf)
+
+    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:
+        test = decode_evidence(session.blobs.get(trial.evidence))
+        judged = {name: sums.take(origins=test.judged) for name, sums in test.sums.items()}
+        standing = None
+        if champion is not None:
+            standing = self._score_champion(session, data, champion, test.origins[test.judged], judged.get(champion.candidate))
+        return SummedEvidence(
+            name=trial.candidate,
+            ours=judged[trial.candidate],
+            rivals=judged,
+            baselines=trial.baselines,
+            champion=standing,
+            champion_name=champion.id if champion else "",
+            n_tried=n_tried,
+        )
+
+    def _score_champion(self, session: Session, data: DataRef, champion: Version, origins: NDArray[np.int64], recipe: ErrorSums | None) -> ErrorSums:
+        """The champion on the judged rows: itself at origins whose targets it has not learned from; with fewer than two of those, its recipe's
+        back-test elsewhere.
+        """
+        _, source = self.open_data(session, data)
+        names, groups, _ = self._find_members(session, source.state)
+        until = (champion.trained_until - source.state.start).days + 1 if champion.trained_until else 0
+        frozen = [place for place, origin in enumerate(origins.tolist()) if origin - source.state.hidden >= until * HOURS]
+        standing = ErrorSums.empty(len(names), origins.size)
+        if len(frozen) < _FROZEN_ORIGINS and recipe is not None:
+            standing = ErrorSums(recipe.values.copy())
+        if not frozen:
+            return standing
+        fit, spread = revive_fit(champion.candidate, read_artefacts(session, champion))
+        with self._open_executor(session) as executor:
+            shards = Shards(source, executor)
+            for place in frozen:
+                origin = int(origins[place])
+                informed = shards.inform(fit, origin=origin)
+                sums, _ = shards.score({"champion": informed}, {"champion": spread}, groups, len(names), origin=origin)
+                standing.values[:, :, place] = sums["champion"]
+        return standing
+
+    # ---- answers
+
+    def answer(self, session: Session, version: Version, data: DataRef, *, members: Members = EVERYBODY) -> Answers:
+        _, source = self.open_data(session, data)
+        zero = datetime.combine(source.state.start, datetime.min.time()) + timedelta(hours=source.origin)
+        last = zero + timedelta(hours=source.horizon - 1)
+        parts = self._answer_parts(session, version, source, zero, members)
+        return Answers(parts, zero.date(), last.date(), find_missing_facts(session, source))
+
+    def _answer_parts(self, session: Session, version: Version, source: ShardSource, zero: datetime, members: Members) -> Iterator[pa.Table]:
+        fit, spread = revive_fit(version.candidate, read_artefacts(session, version))
+        with self._open_executor(session) as executor:
+            shards = Shards(source, executor)
+            informed = shards.inform(fit, origin=source.origin)
+            work = partial(answer_shard, source=source, fit=informed, spread=spread)
+            step = 1 if executor.name == "here" else 2 * count_cpus()  # no more answers in memory than are made at once
+            for first in range(0, len(source.indexes), step):
+                indexes = source.indexes[first : first + step]
+                for index, values in zip(indexes, executor.map(work, indexes, n_bytes=shards.n_bytes), strict=True):
+                    table = self._tabulate(session, source, source.state.shards[index], zero, values, members)
+                    if table.num_rows:
+                        yield table
+        forget_shards()
+
+    def _tabulate(
+        self, session: Session, source: ShardSource, shard: ShardState, zero: datetime, values: tuple[NDArray[np.float32], ...], members: Members
+    ) -> pa.Table:
+        import pyarrow as pa
+
+        keys, _ = read_series(session.blobs, shard)
+        rows = np.arange(shard.n_series)
+        if not members.everybody:
+            rows = np.flatnonzero([name in members for name in self._name_members(keys)])
+        repeated = pa.array(np.repeat(rows, source.horizon))
+        columns = {}
+        for name in self.keys:
+            column = pa.array(keys[name], pa.string())
+            if source.state.key_types.get(name) == "integer":
+                column = column.cast(pa.int64())
+            columns[name] = column.take(repeated)
+        times = np.datetime64(zero, "us") + np.arange(source.horizon) * np.timedelta64(1, "h")
+        columns["ts"] = pa.array(np.tile(times, rows.size))
+        for name, array in zip(("forecast", "lower_90", "upper_90"), values, strict=True):
+            columns[name] = pa.array(array[rows].reshape(-1))
+        return pa.table(columns)
+
+    def join(self, session: Session, data: DataRef) -> int:
+        ref, source = self.open_data(session, data)
+        return join_hours(session, self.name, ref.state, source.state, members=self._name_members)
+
+    # ---- members
+
+    def _name_members(self, keys: dict[str, list[str]]) -> list[str]:
+        """The member of each series: the value of the place, or of the keys that the definition names."""
+        from endcap.loop.features.panels import join_keys
+
+        named = self.forecast.members or (self.forecast.place or self.keys[0],)
+        return join_keys({name: tuple(keys[name]) for name in named})
+
+    def _find_members(self, session: Session, state: HourState) -> tuple[tuple[str, ...], dict[int, NDArray[np.int64]], dict[str, list[str]]]:
+        """The members' names, each series' place among them by shard, and the statics that are one for a whole member."""
+        by_shard = [read_series(session.blobs, shard) for shard in state.shards]
+        named = [self._name_members(keys) for keys, _ in by_shard]
+        names = tuple(sorted({name for shard in named for name in shard}))
+        place = {name: i for i, name in enumerate(names)}
+        groups = {i: np.array([place[name] for name in shard], dtype=np.int64) for i, shard in enumerate(named)}
+        segments: dict[str, list[str]] = {}
+        for fact, labels in state.labels.items():
+            if fact in self.keys:
+                continue
+            codes = np.concatenate([codes[fact] for _, codes in by_shard])
+            members = np.concatenate([groups[i] for i in range(len(by_shard))])
+            least, most = np.full(len(names), np.iinfo(np.int32).max), np.full(len(names), -1)
+            np.minimum.at(least, members, codes)
+            np.maximum.at(most, members, codes)
+            if (least == most).all():
+                segments[fact] = [labels[code] if code >= 0 else "" for code in most]
+        return names, groups, segments
+
+    def _open_executor(self, session: Session) -> Executor:
+        return open_executor("here")
+
+
+def find_missing_facts(session: Session, source: ShardSource) -> tuple[str, ...]:
+    """The known-ahead facts that are not known for some of the targets' days, with the share of them."""
+    days = np.unique((source.origin + np.arange(source.horizon)) // HOURS)
+    missing: dict[str, float] = {}
+    for shard in source.state.shards:
+        for name, values in (unpack_arrays(session.blobs.get(shard.facts)) if shard.facts else {}).items():
+            there = days[days < values.shape[1]]
+            missing[name] = missing.get(name, 0.0) + shard.n_series * days.size - float(np.isfinite(values[:, there]).sum())
+    n = max(1, source.state.n_series * days.size)
+    return tuple(f"{name} ({absent / n:.0%} of the targets)" for name, absent in missing.items() if absent > 0)
+
+
+def _memory_limit(session: Session) -> int:
+    return 6 * 2**30
