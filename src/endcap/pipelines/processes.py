@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from endcap.core.errors import Conflict, StepFailed
-from endcap.pipelines.calls import N_RETRIES, Advance, Failure, Tally, count_at_once, count_cpus, pack, require_importable, say_killed, stay_silent
+from endcap.pipelines.calls import N_RETRIES, Advance, Failure, Tally, count_at_once, pack, require_importable, say_killed, stay_silent
+from endcap.pipelines.machine import count_cpus
 from endcap.pipelines.worker import FUNCTION, ITEM, VALUE, read_error
 
 T = TypeVar("T")

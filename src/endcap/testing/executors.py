@@ -213,7 +213,7 @@ class DistributedExecutorContract(ExecutorContract):
 
     def test_what_cannot_travel_is_named(self, executor: Executor) -> None:
         with pytest.raises(InvalidInput, match="Item 1 cannot be sent to another process"):
-            executor.map(square, [1, lambda: 2])  # type: ignore[list-item]
+            executor.map(square, [1, lambda: 2])  # type: ignore[arg-type]
         with pytest.raises(InvalidInput, match="The result of an item cannot be sent"):
             executor.map(make_unsendable, [1])
         with pytest.raises(InvalidInput, match="The function cannot be sent"):

@@ -10,7 +10,7 @@ import duckdb
 
 from endcap.core.errors import InvalidInput, suggest, unknown
 
-# Running out of memory, an interrupt or a fault of the engine is nobody's bad input: those pass through.
+# Running out of memory or disk, an interrupt or a fault of the engine is nobody's bad input: those pass through.
 _BAD_INPUT = (
     duckdb.InvalidInputException,
     duckdb.IOException,
@@ -45,7 +45,14 @@ def reading(table: str, *, columns: Iterable[str] = ()) -> Iterator[None]:
     try:
         yield
     except _BAD_INPUT as error:
+        if lacks_room(error):
+            raise
         raise explain(error, table=table, columns=columns) from error
+
+
+def lacks_room(error: duckdb.Error) -> bool:
+    """Whether the engine ran out of memory, or of disk to spill to: no fault of what it read."""
+    return isinstance(error, duckdb.OutOfMemoryException) or "No space left on device" in str(error)
 
 
 def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> InvalidInput:

@@ -102,7 +102,7 @@ def _look(
         broken = [BrokenCheck("fresh", None, standing.n_rows, [{"newest": standing.last_event or "null"}])] if stale else []
         return ContractScan(standing.n_rows, standing.first_event, standing.last_event, broken), []
     by_path = {Path(identity.path): identity for identity in identities}
-    with open_engine() as engine:
+    with open_engine(session.settings) as engine:
         source = open_source(table, folder=folder, zone=zone, engine=engine, digests=by_path.__getitem__)
         scan = scan_contract(source, engine=engine, now=session.now())
         profile = [] if scan.broken else profile_source(source, engine=engine, n_rows=scan.n_rows)
