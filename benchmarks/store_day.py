@@ -48,8 +48,8 @@ def load(model: str) -> tuple[Panel, Forecast]:
     folder = Path(__file__).resolve().parents[1] / "examples" / "freshretail"
     forecast = load_definitions(folder).models[model]
     clock = ManualClock(start_of_day(date(2024, 6, 19), zone="Asia/Shanghai"))
-    with open_house("memory://", clock=clock) as house:
-        session, engine = house.session(), open_engine()
+    with open_house("memory://", clock=clock) as house, open_engine(house.settings) as engine:
+        session = house.session()
         sources = {}
         for table in forecast.tables:
             ingest(session, table, folder=folder)

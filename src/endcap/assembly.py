@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import getpass
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+
+import msgspec
 
 from endcap.core.clock import Clock, Ids, SystemClock, SystemIds
 from endcap.core.names import require_name
 from endcap.core.permissions import Role
+from endcap.core.settings import Settings, read_settings
 from endcap.core.zones import load_zone
 from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
+from endcap.pipelines.machine import limit_memory
 from endcap.storage.opening import open_ports
 from endcap.storage.ports import Ports
 
@@ -25,11 +30,12 @@ class House:
     clock: Clock
     new_id: Ids
     zone: str
+    settings: Settings = field(default_factory=Settings)
 
     def session(self, *, actor: str | None = None, role: Role = Role.OWNER, workspace: str = "default") -> Session:
         """One actor in one workspace. ``actor`` None is the user of the operating system, who owns what lies on the own machine."""
         name = actor or _system_user()
-        return Session(Actor(name), role, require_name(workspace, what="workspace"), self.zone, self.ports, self.clock, self.new_id)
+        return Session(Actor(name), role, require_name(workspace, what="workspace"), self.zone, self.ports, self.clock, self.new_id, self.settings)
 
     def close(self) -> None:
         self.ports.close()
@@ -41,13 +47,23 @@ class House:
         self.close()
 
 
-def open_house(home: str | Path = ".endcap", *, clock: Clock | None = None, new_id: Ids | None = None, zone: str = "UTC") -> House:
+def open_house(
+    home: str | Path = ".endcap",
+    *,
+    clock: Clock | None = None,
+    new_id: Ids | None = None,
+    zone: str = "UTC",
+    settings: Settings | None = None,
+) -> House:
     """Open a home: a folder, made if it is not there, or ``memory://``.
 
     ``clock`` and ``new_id`` None are the machine's. ``zone`` is the workspace's: where tables and times say none, it counts.
+    ``settings`` None are read from the environment; a memory limit that they leave open is filled in from the machine.
     """
     load_zone(zone)
-    return House(open_ports(home), clock or SystemClock(), new_id or SystemIds(), zone)
+    given = settings or read_settings(os.environ)
+    measured = msgspec.structs.replace(given, memory_limit=limit_memory(given))
+    return House(open_ports(home), clock or SystemClock(), new_id or SystemIds(), zone, measured)
 
 
 def _system_user() -> str:

@@ -10,6 +10,7 @@ from datetime import datetime
 from endcap.core.clock import Clock, Ids
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
+from endcap.core.settings import Settings
 from endcap.governance.records import SYSTEM, Actor
 from endcap.storage.ports import BlobStore, Ports, RecordStore, RecordTransaction, TableStore
 
@@ -35,6 +36,7 @@ class Session:
     ports: Ports
     clock: Clock
     new_id: Ids
+    settings: Settings = field(default_factory=Settings)
 
     @property
     def records(self) -> RecordStore:

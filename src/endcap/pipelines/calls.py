@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -59,11 +58,6 @@ def pack(value: object, *, what: str) -> bytes:
             f"{what} cannot be sent to another process: {error}.",
             hint="give records, arrays and tables whose types stand in importable modules; open files, connections and lambdas stay behind",
         ) from error
-
-
-def count_cpus() -> int:
-    """How many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def count_at_once(n_workers: int, *, n_bytes: int | None, memory_limit: int | None) -> int:

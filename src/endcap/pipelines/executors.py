@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from endcap.core.errors import InvalidInput, StepFailed, suggest
-from endcap.pipelines.calls import Advance, Failure, Tally, count_cpus, require_importable, stay_silent
+from endcap.core.errors import InvalidInput, StepFailed
+from endcap.core.settings import require_executor
+from endcap.pipelines.calls import Advance, Failure, Tally, require_importable, stay_silent
+from endcap.pipelines.machine import count_cpus
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-SPECS = ("here", "processes", "ray", "ray://HOST:PORT")
 
 
 class Executor(Protocol):
@@ -69,13 +69,15 @@ def open_executor(spec: str = "here", *, n_workers: int | None = None, memory_li
         raise InvalidInput(f"An executor with {n_workers} workers does nothing.", hint="give 1 or more, or None for one per CPU")
     if memory_limit is not None and memory_limit < 1:
         raise InvalidInput(f"A memory limit of {memory_limit} bytes holds nothing.", hint="give bytes, or None for no limit")
-    if spec == "here":
+    if require_executor(spec) == "here":
         return HereExecutor()
     if spec == "processes":
         from endcap.pipelines.processes import ProcessExecutor
 
         return ProcessExecutor(n_workers=n_workers or count_cpus(), memory_limit=memory_limit)
-    raise InvalidInput(f"{spec!r} names no executor. Executors: {list(SPECS)}.", hint=suggest(spec, SPECS[:3]) or "take processes")
+    from endcap.pipelines.ray_cluster import RayExecutor
+
+    return RayExecutor(spec, n_workers=n_workers, memory_limit=memory_limit)
 
 
 class HereExecutor:

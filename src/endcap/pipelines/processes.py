@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from endcap.core.errors import Conflict, StepFailed
-from endcap.pipelines.calls import N_RETRIES, Advance, Failure, Tally, count_at_once, count_cpus, pack, require_importable, say_killed, stay_silent
+from endcap.pipelines.calls import N_RETRIES, Advance, Failure, Tally, count_at_once, pack, require_importable, say_killed, stay_silent
+from endcap.pipelines.machine import count_cpus
 from endcap.pipelines.worker import FUNCTION, ITEM, VALUE, read_error
 
 T = TypeVar("T")
@@ -136,6 +137,8 @@ class _Map:
         finally:  # an error, an interruption, or items that no longer matter: what still computes is ended
             for worker in tuple(self._running):
                 self._executor._put_away(worker)
+            for worker in self._executor._workers:
+                worker.forget()
 
     def _hand_out(self) -> bool:
         """Give every free worker an item; whether anything is being computed."""
@@ -193,7 +196,7 @@ class _Worker:
     def __init__(self, environment: dict[str, str]) -> None:
         self.connection, theirs = Pipe()
         watch, self._held = os.pipe()
-        self._function: bytes | None = None
+        self._has_function = False
         program = f"import sys; sys.path[:] = {_search_path()!r}; from endcap.pipelines.worker import serve; serve({theirs.fileno()}, {watch})"
         try:
             self._process = subprocess.Popen(
@@ -215,10 +218,17 @@ class _Worker:
         return self._process.poll() is None
 
     def send(self, function: bytes, item: bytes) -> None:
-        if self._function is not function:
+        if not self._has_function:
             self._write(FUNCTION, function)
-            self._function = function
+            self._has_function = True
         self._write(ITEM, item)
+
+    def forget(self) -> None:
+        """Have it let go of the function and the values that came with it."""
+        if self._has_function:
+            self._has_function = False
+            with suppress(OSError):  # killed at rest: found out when it is needed
+                self._write(FUNCTION, pickle.dumps(None))
 
     def _write(self, subject: bytes, body: bytes) -> None:
         self.connection.send_bytes(subject)

@@ -123,15 +123,12 @@ def real_world(data: Path, *, seed: int) -> World:
 def _read_days(folder: Path) -> pa.Table:
     from endcap.loop.data.engine import open_engine
 
-    engine = open_engine()
     path = quote_text(str(folder / "sales_hourly.parquet"))
-    try:
+    with open_engine() as engine:
         return engine.sql(
             "SELECT CAST(store_id AS INTEGER) AS store_id, dt AS date, sum(round(hourly_sale * 10)) / 10.0 AS units"
             f" FROM {path} GROUP BY ALL ORDER BY 2, 1"
         ).to_arrow_table()
-    finally:
-        engine.close()
 
 
 def _read_stores(folder: Path) -> pa.Table:

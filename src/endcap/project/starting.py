@@ -69,6 +69,7 @@ def forecast(
         horizon=horizon,
         zone=zone,
         workspace_zone=session.zone,
+        settings=session.settings,
         digests=lambda path: digest_file(session, path),
     )
     path = folder / FILE

@@ -13,7 +13,7 @@ import duckdb
 from endcap.core.errors import InvalidInput, StorageFull, suggest, unknown
 from endcap.storage.files import storage_full
 
-# Running out of memory, an interrupt or a fault of the engine is nobody's bad input: those pass through.
+# Running out of memory or disk, an interrupt or a fault of the engine is nobody's bad input: those pass through.
 _BAD_INPUT = (
     duckdb.InvalidInputException,
     duckdb.IOException,
@@ -49,7 +49,19 @@ def reading(table: str, *, columns: Iterable[str] = ()) -> Iterator[None]:
     try:
         yield
     except _BAD_INPUT as error:
+        if lacks_room(error):
+            raise
         raise explain(error, table=table, columns=columns) from error
+
+
+def lacks_room(error: duckdb.Error) -> bool:
+    """Whether the engine ran out of memory, or of disk to spill to: no fault of what it read."""
+    return isinstance(error, duckdb.OutOfMemoryException) or lacks_disk(error)
+
+
+def lacks_disk(error: duckdb.Error) -> bool:
+    """Whether the disk takes no more of what the engine spills."""
+    return _FULL.search(str(error)) is not None
 
 
 def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> InvalidInput | StorageFull:

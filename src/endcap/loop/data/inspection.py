@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from endcap.core.definitions.tables import Table
+from endcap.core.settings import Settings
 from endcap.loop.data.column_types import NO_VALUES, KnownTypes
 from endcap.loop.data.contracts import scan_contract
 from endcap.loop.data.engine import open_engine
@@ -35,14 +36,21 @@ class Inspection:
 
 
 def inspect_files(
-    table: Table, files: DataFiles, identities: Sequence[FileIdentity], *, zone: str, now: datetime, previous: Ingest | None
+    table: Table,
+    files: DataFiles,
+    identities: Sequence[FileIdentity],
+    *,
+    zone: str,
+    now: datetime,
+    previous: Ingest | None,
+    settings: Settings | None = None,
 ) -> Inspection:
     """Read the files that ``previous`` did not let in, and check what the contract says of their rows.
 
     All are read where there is no such ingest, and where new files change how the columns of the others are to be read: another
     column, or a value that does not fit what a column was taken for. Cost: see ``scan_contract`` and ``profile_source``.
     """
-    with open_engine() as engine:
+    with open_engine(settings) as engine:
         if previous is not None:
             fresh = subtract_files(identities, previous.files)
             if not fresh:

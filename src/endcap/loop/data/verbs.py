@@ -93,7 +93,7 @@ def _look(session: Session, table: Table, *, files: DataFiles, identities: Seque
 
     definition, now, id_ = identify(table), session.now(), session.new_id("ingest")
     before = find_previous(session, table.name, definition=definition, zone=zone, files=identities)
-    found = inspect_files(table, files, identities, zone=zone, now=now, previous=before)
+    found = inspect_files(table, files, identities, zone=zone, now=now, previous=before, settings=session.settings)
     facts = carry_facts(identities, ingest=id_, spans=found.spans, previous=found.previous)
     span = span_of(facts)
     broken = [*found.broken, *check_fresh(table, span, zone=zone, now=now)]

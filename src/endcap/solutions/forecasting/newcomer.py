@@ -14,6 +14,7 @@ from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Contract, Table
 from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
+from endcap.core.settings import Settings
 
 if TYPE_CHECKING:
     from endcap.loop.data.records import FileIdentity
@@ -55,6 +56,7 @@ def guess_forecast(
     zone: str | None,
     workspace_zone: str,
     digests: Callable[[Path], FileIdentity],
+    settings: Settings | None = None,
 ) -> Newcomer:
     """Look at a file and say what its columns mean; what the user said is taken as said.
 
@@ -66,7 +68,7 @@ def guess_forecast(
     from endcap.loop.data.engine import open_engine
     from endcap.loop.data.sources import open_source
 
-    with open_engine() as engine:
+    with open_engine(settings) as engine:
 
         def look(table: Table) -> Source:
             return open_source(table, folder=Path(), zone=zone or workspace_zone, engine=engine, digests=digests)

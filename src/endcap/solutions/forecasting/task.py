@@ -102,9 +102,8 @@ class ForecastTask:
         from endcap.loop.features.panel_loading import load_panel
 
         assert set(ingests) == {table.name for table in self.tables}, "every table was ingested"
-        engine = open_engine()
-        context.on_stop.append(engine.interrupt)
-        try:
+        with open_engine(session.settings) as engine:
+            context.on_stop.append(engine.interrupt)
             sources = {
                 table.name: open_source(
                     table,
@@ -117,8 +116,6 @@ class ForecastTask:
                 for table in self.tables
             }
             loaded = load_panel(self.forecast, sources=sources, engine=engine, now=now, origin=_parse_day(origin))
-        finally:
-            engine.close()
         digest = session.blobs.put(encode_panel(loaded.panel))
         self._keep(digest, loaded.panel)
         notes = tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from endcap.core.definitions.tables import Check, Contract, Table
 from endcap.core.errors import InvalidInput
+from endcap.core.settings import Settings
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.records import FileIdentity
 from endcap.loop.data.sources import Source, open_source
@@ -390,11 +391,10 @@ def test_a_time_of_another_type_is_refused(tmp_path: Path, engine: duckdb.DuckDB
 
 
 def test_the_engine_knows_zones_offline_and_leaves_nothing_behind() -> None:
-    with open_engine(memory_limit_gib=1, n_threads=1) as opened:
+    with open_engine(Settings(memory_limit=2**31, n_threads=1)) as opened:
         row = opened.execute("SELECT CAST(timezone('Europe/Berlin', TIMESTAMPTZ '2026-07-01 10:00+00') AS VARCHAR)").fetchone()
         assert row == ("2026-07-01 12:00:00",)
         spill = Path(str((opened.execute("SELECT current_setting('temp_directory')").fetchone() or [""])[0]))
         assert opened.execute("SELECT current_setting('autoinstall_known_extensions'), current_setting('threads')").fetchone() == (False, 1)
         assert spill.is_dir()
-    del opened
     assert not spill.exists()

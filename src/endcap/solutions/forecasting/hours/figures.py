@@ -33,7 +33,7 @@ def measure_members(test: HourBackTest, name: str, *, baseline: str, segments: d
     """The judged figures of every member, one row each. A member without an outcome has nulls."""
     import pyarrow as pa
 
-    sums, base = test.sums[name].take(origins=test.judged), test.sums[baseline].take(origins=test.judged)
+    sums = test.sums[name].take(origins=test.judged)
 
     def total(of: ErrorSums, field: str) -> NDArray[np.float64]:
         summed: NDArray[np.float64] = of[field].sum(axis=1)

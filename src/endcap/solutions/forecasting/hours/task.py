@@ -30,9 +30,9 @@ from endcap.loop.features.packing import unpack_arrays
 from endcap.loop.registry.records import MEMBER_METRICS, SliceMetrics, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
-from endcap.pipelines.calls import count_cpus
 from endcap.pipelines.executors import Executor, open_executor
 from endcap.pipelines.graph import StepContext
+from endcap.pipelines.machine import count_cpus, limit_memory
 from endcap.solutions.forecasting.hours.figures import measure_members, measure_slices
 from endcap.solutions.forecasting.hours.outcomes import join_hours
 from endcap.solutions.forecasting.hours.shards import ShardSource, answer_shard, forget_shards
@@ -115,9 +115,8 @@ class HourForecastTask:
         from endcap.loop.features.hour_loading import load_hours
 
         standing, before = self._find_standing(session, ingests)
-        engine = open_engine()
-        context.on_stop.append(engine.interrupt)
-        try:
+        with open_engine(session.settings) as engine:
+            context.on_stop.append(engine.interrupt)
             opened = partial(open_source, folder=folder, engine=engine, digests=lambda path: digest_file(session, path))
             sources = {t.name: opened(t, zone=t.zone or session.zone, ingest=ingests[t.name]) for t in self.tables}
             table, fresh = self.forecast.table, None
@@ -133,10 +132,8 @@ class HourForecastTask:
                 engine=engine,
                 blobs=session.blobs,
                 now=now,
-                memory_limit=_memory_limit(session),
+                memory_limit=limit_memory(session.settings),
             )
-        finally:
-            engine.close()
         state = self._keep_state(session, loaded.state, ingests)
         tick = self._choose_origin(session, loaded.state, origin)
         moment = datetime.combine(loaded.state.start, datetime.min.time()) + timedelta(hours=tick)
@@ -198,7 +195,7 @@ class HourForecastTask:
         except msgspec.DecodeError as error:
             raise IntegrityBroken("These bytes are no reference to hours.") from error
         state = read_state(session.blobs, ref.state)
-        kept_bytes = _memory_limit(session) // 4
+        kept_bytes = limit_memory(session.settings) // 4
         return ref, ShardSource(session.blobs, ref.state, state, ref.origin, self.forecast.horizon_hours, kept_bytes)
 
     # ---- training
@@ -366,7 +363,8 @@ class HourForecastTask:
         return names, groups, segments
 
     def _open_executor(self, session: Session) -> Executor:
-        return open_executor("here")
+        settings = session.settings
+        return open_executor(settings.executor, n_workers=settings.n_workers, memory_limit=limit_memory(settings))
 
 
 def find_missing_facts(session: Session, source: ShardSource) -> tuple[str, ...]:
@@ -379,7 +377,3 @@ def find_missing_facts(session: Session, source: ShardSource) -> tuple[str, ...]
             missing[name] = missing.get(name, 0.0) + shard.n_series * days.size - float(np.isfinite(values[:, there]).sum())
     n = max(1, source.state.n_series * days.size)
     return tuple(f"{name} ({absent / n:.0%} of the targets)" for name, absent in missing.items() if absent > 0)
-
-
-def _memory_limit(session: Session) -> int:
-    return 6 * 2**30

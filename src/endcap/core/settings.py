@@ -1,0 +1,119 @@
+"""Settings: what of the machine Endcap may use. Given in Python, or read from the environment; never from a definition file.
+
+====================== ==============================================================
+``ENDCAP_MEMORY_LIMIT``  ``6GB``, ``512MiB``, or bytes
+``ENDCAP_EXECUTOR``      ``here``, ``processes``, ``ray`` or ``ray://HOST:PORT``
+``ENDCAP_WORKERS``       how many items run at once at most
+``ENDCAP_THREADS``       how many threads a query may use
+``ENDCAP_TEMPORARY``     a folder to spill into
+====================== ==============================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from endcap.core.errors import InvalidInput, suggest
+
+EXECUTORS = ("here", "processes", "ray")
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the machine may be used. The default of each is what is right on a laptop where one person works.
+
+    Args:
+        memory_limit: bytes that queries and the items of an executor share, spilling or waiting rather than exceeding it. None: 60 % of
+            the machine's memory or of its container's, whichever is less: what is left is for the operating system's file cache, which
+            scans live on, and for the arrays of the process itself. An open house has it filled in.
+        executor: where shards and members are computed, as ``open_executor`` takes it. ``here`` starts no process and needs no Ray.
+        n_workers: items that run at once at most. None: one per CPU, since an item computes and does not wait.
+        n_threads: threads that one query may use. None: one per CPU.
+        temporary: an existing folder in which queries spill, on a local disk with room for a few times the data. None: the system's
+            (``TMPDIR``), which the operating system knows to empty.
+    """
+
+    memory_limit: int | None = None
+    executor: str = "here"
+    n_workers: int | None = None
+    n_threads: int | None = None
+    temporary: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("memory_limit", self.memory_limit), ("n_workers", self.n_workers), ("n_threads", self.n_threads)):
+            if value is not None and value < 1:
+                raise InvalidInput(
+                    f"The setting {name} is {value}, which leaves nothing to work with.", hint="give 1 or more, or None for the default"
+                )
+        require_executor(self.executor)
+
+
+def require_executor(spec: str) -> str:
+    """The spec of an executor, if it is one. Raises InvalidInput."""
+    if spec in EXECUTORS or (spec.startswith("ray://") and len(spec) > len("ray://")):
+        return spec
+    raise InvalidInput(
+        f"{spec!r} names no executor. Executors: {[*EXECUTORS, 'ray://HOST:PORT']}.", hint=suggest(spec, EXECUTORS) or "take processes"
+    )
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings that an environment names; a variable that is absent or empty leaves the default. Raises InvalidInput, naming the variable.
+
+    >>> read_settings({"ENDCAP_MEMORY_LIMIT": "6GB", "ENDCAP_EXECUTOR": "processes", "HOME": "/root"})
+    Settings(memory_limit=6000000000, executor='processes', n_workers=None, n_threads=None, temporary=None)
+    """
+    given = {name: environ.get(name, "").strip() for name in ("ENDCAP_MEMORY_LIMIT", "ENDCAP_EXECUTOR", "ENDCAP_WORKERS", "ENDCAP_THREADS")}
+    folder = environ.get("ENDCAP_TEMPORARY", "")
+    try:
+        spec = require_executor(given["ENDCAP_EXECUTOR"] or "here")
+    except InvalidInput as error:
+        raise InvalidInput(f"ENDCAP_EXECUTOR: {error.what}", hint=error.hint) from error
+    size = given["ENDCAP_MEMORY_LIMIT"]
+    return Settings(
+        memory_limit=parse_bytes(size, what="ENDCAP_MEMORY_LIMIT") if size else None,
+        executor=spec,
+        n_workers=_parse_count(given["ENDCAP_WORKERS"], what="ENDCAP_WORKERS"),
+        n_threads=_parse_count(given["ENDCAP_THREADS"], what="ENDCAP_THREADS"),
+        temporary=Path(folder) if folder.strip() else None,
+    )
+
+
+def parse_bytes(text: str, *, what: str = "The size") -> int:
+    """Bytes from a number with a unit: ``GB`` is 1000³, ``GiB`` is 1024³. Raises InvalidInput; ``what`` says whose size it is.
+
+    >>> parse_bytes("6GB"), parse_bytes("512 MiB"), parse_bytes("1.5gib"), parse_bytes("4096")
+    (6000000000, 536870912, 1610612736, 4096)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(found[2].lower()) if found else None
+    n = int(float(found[1]) * unit) if found and unit else 0
+    if n < 1:
+        raise InvalidInput(f"{what} is {text!r}, which is no size.", hint="write a number above 0 and a unit: 6GB, 512MiB")
+    return n
+
+
+def format_bytes(n: int) -> str:
+    """Bytes for people.
+
+    >>> format_bytes(6_000_000_000), format_bytes(512 * 2**20), format_bytes(100)
+    ('5.6 GiB', '512 MiB', '100 bytes')
+    """
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n >= size:
+            return f"{n / size:.1f} {unit}".replace(".0 ", " ")
+    return f"{n} bytes"
+
+
+def _parse_count(text: str, *, what: str) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise InvalidInput(f"{what} is {text!r}, which is no whole number above 0.", hint=f"write {what}=2, or leave it out for one per CPU")
+    return int(text)

@@ -1,0 +1,55 @@
+"""What this machine has: CPUs and memory that this process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from endcap.core.settings import Settings
+
+MEMORY_SHARE = 0.6
+"""Of the machine's memory, what is used when the settings say nothing."""
+
+
+def count_cpus() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_memory(*, root: Path = Path("/")) -> int:
+    """Bytes of memory of the machine, or of the control group this process runs in (a container, a service), whichever is less.
+
+    ``root`` is where ``proc`` and ``sys`` lie. Limits of all enclosing groups count, of both versions of control groups.
+    """
+    import psutil
+
+    limits = [int(psutil.virtual_memory().total)]
+    for path in _limit_files(root):
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except OSError:
+            continue  # no such group here
+        if text.isdigit():  # else it says: max
+            limits.append(int(text))
+    return min(limits)
+
+
+def limit_memory(settings: Settings) -> int:
+    """The memory limit of the settings, in bytes; filled in where they say None."""
+    return settings.memory_limit if settings.memory_limit is not None else int(count_memory() * MEMORY_SHARE)
+
+
+def _limit_files(root: Path) -> list[Path]:
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    files: list[Path] = []
+    for line in lines:  # hierarchy:controllers:/path
+        _, controllers, group = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, name = (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes") if controllers else (root / "sys/fs/cgroup", "memory.max")
+        own = top / group.lstrip("/")
+        files += [folder / name for folder in (own, *own.parents) if folder.is_relative_to(top)]
+    return files

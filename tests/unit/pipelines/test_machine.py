@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from endcap.core.settings import Settings
+from endcap.pipelines.machine import MEMORY_SHARE, count_cpus, count_memory, limit_memory
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+TOTAL = psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, TOTAL),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, TOTAL),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1000000\n"}, 1_000_000),
+        (
+            {
+                "proc/self/cgroup": "0::/shop/nightly\n",
+                "sys/fs/cgroup/shop/nightly/memory.max": "max\n",
+                "sys/fs/cgroup/shop/memory.max": "2000000\n",
+                "sys/fs/cgroup/other/memory.max": "1\n",
+            },
+            2_000_000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/docker/x\n",
+                "sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes": "3000000\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            3_000_000,
+        ),
+    ],
+)
+def test_memory_is_the_least_of_the_machine_and_its_groups(files: dict[str, str], expected: int, tmp_path: Path) -> None:
+    assert count_memory(root=write(tmp_path, files)) == expected
+
+
+def test_the_limit_is_what_was_said_or_a_share_of_what_there_is() -> None:
+    assert limit_memory(Settings(memory_limit=12345)) == 12345
+    assert limit_memory(Settings()) == int(count_memory() * MEMORY_SHARE)
+    assert 0 < limit_memory(Settings()) < TOTAL
+
+
+def test_there_is_a_cpu() -> None:
+    assert count_cpus() >= 1
