@@ -24,6 +24,7 @@ CANDIDATES = (
     "trees",
     "members",
     "average",
+    "by_member",
 )
 BASELINES = ("seasonal_naive_7", "seasonal_naive_14", "seasonal_naive_364", "weekday_mean", "flag_median")
 _TAKEN = (
@@ -57,6 +58,9 @@ class Forecast(msgspec.Struct, frozen=True):
             (their mean is taken) or Aggregates by name, of this or another table.
         past: columns that are known only afterwards (weather as observed, visitors), in the same form.
         static: a table of facts per series; its other columns describe the series.
+        members: the keys whose values name a member: what is measured, released and rolled back apart (a store). Empty: every key, so that each
+            series is a member.
+        retire_after: a member without a row for so long, in whole days, is retired: it is not forecast any more. None: never.
         slices: static columns by which errors are broken down.
         open: the known-ahead fact that is 0 on days a series is closed: these are forecast 0 and neither learned from nor scored.
         censored: the share (0 to 1) of a series' day on which demand could not be seen, such as a stock-out; days above
@@ -80,6 +84,8 @@ class Forecast(msgspec.Struct, frozen=True):
     known_ahead: dict[str, Aggregate] = {}
     past: dict[str, Aggregate] = {}
     static: Table | None = None
+    members: tuple[str, ...] = ()
+    retire_after: str | None = "56d"
     slices: tuple[str, ...] = ()
     open: str | None = None
     censored: Aggregate | None = None
@@ -123,6 +129,7 @@ class Forecast(msgspec.Struct, frozen=True):
         if self.static is not None and not isinstance(self.static, Table):
             raise DefinitionError(f"{what} has static={self.static!r}.", hint="give an ec.Table")
         self._check_times(what)
+        self._check_members(what)
         self._check_choices(what)
 
     def _check_times(self, what: str) -> None:
@@ -134,6 +141,14 @@ class Forecast(msgspec.Struct, frozen=True):
             raise DefinitionError(f"{what} has a horizon of {days} days; at most 400 are offered.")
         if not 1 <= self.backtest_origins <= 60:
             raise DefinitionError(f"{what} has backtest_origins={self.backtest_origins}; it must be 1 to 60.")
+
+    def _check_members(self, what: str) -> None:
+        set_field(self, "members", as_names(self.members, what=f"{what} members"))
+        for name in self.members:
+            if name not in self.keys:
+                raise DefinitionError(f"{what} names members by {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys))
+        if self.retire_after is not None:
+            count_days(self.retire_after, what=f"{what} retire_after", at_least=1)
 
     def _check_choices(self, what: str) -> None:
         set_field(self, "slices", as_names(self.slices, what=f"{what} slices"))
@@ -172,6 +187,16 @@ class Forecast(msgspec.Struct, frozen=True):
     @property
     def horizon_days(self) -> int:
         return count_days(self.horizon, what="horizon")
+
+    @property
+    def member_keys(self) -> tuple[str, ...]:
+        """The keys that name a member."""
+        return self.members or self.keys
+
+    @property
+    def retire_after_days(self) -> int | None:
+        """After how many days without a row a member is retired; None: never."""
+        return None if self.retire_after is None else count_days(self.retire_after, what="retire_after", at_least=1)
 
     @property
     def tables(self) -> tuple[Table, ...]:

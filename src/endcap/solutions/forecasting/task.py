@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.core.definitions.forecasts import BASELINES, Forecast
+from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import Quality
@@ -187,7 +187,7 @@ class ForecastTask:
         """The fit and intervals of a version, from its files as they were checked."""
         artefacts = read_artefacts(session, version)
         intervals = Intervals.from_artefact(artefacts.pop(INTERVALS_FILE))
-        return build_candidates((version.candidate, "shrunk_rates", "trees", "members"))[version.candidate].revive(artefacts), intervals
+        return build_candidates(CANDIDATES)[version.candidate].revive(artefacts), intervals
 
     def _forecast_champion(
         self, session: Session, panel: Panel, origins: np.ndarray, forecasts: dict[str, Cube], judged: slice, champion: Version
