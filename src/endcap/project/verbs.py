@@ -13,6 +13,7 @@ MODULES = (
     "endcap.loop.data.verbs",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.releases",
+    "endcap.loop.registry.members",
     "endcap.loop.deployment.batches",
     "endcap.loop.deployment.tracing",
     "endcap.loop.monitoring.quality",

@@ -48,14 +48,10 @@ class Candidate(Protocol[Data, Answer]):
 
 @dataclass(frozen=True)
 class MemberFits:
-    """Members by name: those that have a fit of their own, and the reason for those that answer by their fallback.
-
-    ``candidates`` names the method of each member that has another than most, where a fit chooses between methods.
-    """
+    """Members by name: those that have a fit of their own, and the reason for those that answer by their fallback."""
 
     fitted: tuple[str, ...] = ()
     fallen_back: dict[str, str] = field(default_factory=dict)
-    candidates: dict[str, str] = field(default_factory=dict)
 
 
 NO_MEMBERS = MemberFits()

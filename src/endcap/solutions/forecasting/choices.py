@@ -60,8 +60,8 @@ def choose_methods(panel: Panel, membership: Membership, *, actual: Cube, foreca
     Cost: one pass over each cube. Raises ValueError without a method.
     """
     names = list(forecasts)
-    there = np.isfinite(actual) & np.logical_and.reduce([np.isfinite(cube) for cube in forecasts.values()])
-    # n_methods x n_members x n_origins sums of absolute errors, on rows that all methods answered
+    there = np.isfinite(actual) & np.logical_and.reduce([np.isfinite(cube) for cube in forecasts.values()])  # rows that all methods answered
+    # n_methods x n_members x n_origins sums of absolute errors
     errors = np.stack([membership.sum(np.where(there, np.abs(cube - actual), 0.0).sum(axis=2)) for cube in forecasts.values()])
     size = membership.sum(np.where(there, np.abs(actual), 0.0).sum(axis=2))
     best = int(np.argmin(errors.sum(axis=(1, 2))))

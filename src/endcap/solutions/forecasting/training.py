@@ -7,7 +7,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -29,9 +28,6 @@ from endcap.solutions.forecasting.candidates.shrunk_rates import ShrunkRates
 from endcap.solutions.forecasting.candidates.trees import GlobalTrees
 from endcap.solutions.forecasting.day_kinds import weekdays
 from endcap.solutions.forecasting.intervals import Intervals, collect_residuals, fit_intervals
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 INTERVALS_FILE = "intervals.npz"
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -199,42 +195,6 @@ def measure_slices(panel: Panel, forecast: Forecast, evidence: TrialEvidence) ->
     for series in np.argsort(-errors, kind="stable")[:_MOST_SLICES]:
         found.append(SliceMetrics("member", names[series], measure(y[series], f[series], lower=low[series], upper=high[series])))
     return tuple(found)
-
-
-def measure_members(panel: Panel, trial: TrainedTrial) -> pa.Table:
-    """The judged figures of every member, one row each: rows scored, WAPE, MAE, bias, coverage, and why it answers by a fallback.
-
-    A few passes over the cubes; a member without an outcome has nulls.
-    """
-    import pyarrow as pa
-
-    judged = slice(trial.evidence.n_choosing, None)
-    y, f = trial.evidence.actual[:, judged], trial.evidence.forecasts[trial.candidate][:, judged]
-    low, high = trial.evidence.lower[:, judged], trial.evidence.upper[:, judged]
-    there = np.isfinite(y) & np.isfinite(f)
-    banded = there & np.isfinite(low) & np.isfinite(high)
-
-    def total(cube: Cube, where: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return np.asarray(np.where(where, cube, 0.0).sum(axis=(1, 2)), dtype=np.float64)
-
-    def share(above: NDArray[np.float64], below: NDArray[np.float64]) -> pa.Array:
-        return pa.array(np.divide(above, below, out=np.zeros_like(above), where=below > 0), mask=below <= 0)
-
-    n, actual, error = total(np.ones_like(y), there), total(np.abs(y), there), total(np.abs(f - y), there)
-    covered = total(((low <= y) & (y <= high)).astype(np.float64), banded)
-    names = join_keys(panel.keys)
-    fallen = trial.fit.members.fallen_back
-    return pa.table(
-        {
-            "member": pa.array(names),
-            "n": pa.array(n.astype(np.int64)),
-            "wape": share(error, actual),
-            "mae": share(error, n),
-            "bias": share(total(f - y, there), actual),
-            "coverage_90": share(covered, total(np.ones_like(y), banded)),
-            "fallback": pa.array([fallen.get(name) for name in names], pa.string()),
-        }
-    )
 
 
 class _Head(msgspec.Struct):

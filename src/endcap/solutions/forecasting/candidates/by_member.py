@@ -50,12 +50,13 @@ class ByMember:
 
     def choose(self, data: Panel, test: BackTest, *, origins: np.ndarray) -> Choice:
         """The choice by some of a back-test's origins (their places). Raises InvalidInput where there is nothing to choose between."""
-        names = [name for name in self.offered if name in test.forecasts]
-        baselines = [part.name for part in self.parts if part.baseline and part.name in names]
-        if len(names) - len(baselines) < 1 or not origins.size:
-            raise InvalidInput("by_member needs a back-test of one model at least.")
-        forecasts = {name: test.forecasts[name][:, origins] for name in names}
         actual = test.actual[:, origins]
+        cubes = {name: test.forecasts[name][:, origins] for name in self.offered if name in test.forecasts}
+        # A method that the history allowed at some of these origins only was not seen on the same rows as the others.
+        forecasts = {name: cube for name, cube in cubes.items() if np.isfinite(cube[np.isfinite(actual)]).all()}
+        baselines = [part.name for part in self.parts if part.baseline and part.name in forecasts]
+        if len(forecasts) == len(baselines) or not np.isfinite(actual).any():
+            raise InvalidInput("by_member needs a model that forecast at every origin by which it chooses; there is none.")
         best = min(baselines, key=lambda name: float(np.nansum(np.abs(forecasts[name] - actual))), default=None)
         kept = {name: cube for name, cube in forecasts.items() if name not in baselines or name == best}
         return choose_methods(data, find_members(data.keys, by=self.members), actual=actual, forecasts=kept)
@@ -111,8 +112,7 @@ class FittedByMember:
     @property
     def members(self) -> MemberFits:
         """The fits of members' own, where some are answered by them."""
-        found = next((p.members for p in self.parts.values() if p.members.fitted), MemberFits())
-        return replace(found, candidates=self.choice.by_member)
+        return next((part.members for part in self.parts.values() if part.members.fitted), MemberFits())
 
     def predict(self, data: Panel) -> Floats:
         membership = find_members(data.keys, by=self.keys)
