@@ -14,6 +14,7 @@ MODULES = (
     "endcap.loop.registry.versions",
     "endcap.loop.registry.comparisons",
     "endcap.loop.registry.releases",
+    "endcap.loop.registry.members",
     "endcap.loop.deployment.batches",
     "endcap.loop.deployment.tracing",
     "endcap.loop.monitoring.quality",

@@ -10,9 +10,10 @@ from endcap.core.errors import Conflict, ContractBroken, GateRefused, InvalidInp
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import deliver_predictions, find_batch, read_batch
 from endcap.loop.deployment.tracing import trace
+from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import VERSIONS
 from endcap.loop.registry.releases import promote
-from endcap.loop.registry.versions import get_version, list_members, read_artefacts
+from endcap.loop.registry.versions import get_version, read_artefacts
 from endcap.loop.retraining.cycle import turn
 from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.pipelines.leases import hold_lease

@@ -24,6 +24,7 @@ CANDIDATES = (
     "trees",
     "members",
     "average",
+    "by_member",
 )
 HOUR_CANDIDATES = ("same_hour_mean", "shrunk_rates", "croston", "tsb", "daily_trees", "hourly_trees", "average")
 HOUR_BASELINES = ("same_hour_mean",)
@@ -64,6 +65,9 @@ class Forecast(msgspec.Struct, frozen=True):
             every key but the first, then the static columns that belong to it, those of most values first.
         place: the key or static column that names a place, whose hours have a shape of their own, and by which work is cut into shards.
             None: the first key.
+        members: the keys whose values name a member: what is measured, released and rolled back apart (a store). Empty: every key, so that each
+            series is a member.
+        retire_after: a member without a row for so long, in whole days, is retired: it is not forecast any more. None: never.
         slices: static columns by which errors are broken down.
         open: the known-ahead fact that is 0 on days a series is closed: these are forecast 0 and neither learned from nor scored.
         censored: the share (0 to 1) of a series' day or hour on which demand could not be seen, such as a stock-out; days and hours above
@@ -90,6 +94,8 @@ class Forecast(msgspec.Struct, frozen=True):
     static: tuple[Table, ...] = ()
     likeness: tuple[str, ...] = ()
     place: str | None = None
+    members: tuple[str, ...] = ()
+    retire_after: str | None = "56d"
     slices: tuple[str, ...] = ()
     open: str | None = None
     censored: Aggregate | None = None
@@ -136,6 +142,7 @@ class Forecast(msgspec.Struct, frozen=True):
             if not isinstance(table, Table):
                 raise DefinitionError(f"{what} has static={table!r}.", hint="give an ec.Table, or a list of them")
         self._check_times(what)
+        self._check_members(what)
         self._check_choices(what)
 
     def _check_times(self, what: str) -> None:
@@ -165,6 +172,14 @@ class Forecast(msgspec.Struct, frozen=True):
                 raise DefinitionError(f"{what} folds its {name} by {aggregate.fold}; hours are folded by {list(_ADDITIVE)}.", hint="as ec.max(...)")
         if self.past or self.open is not None or self.demand:
             raise DefinitionError(f"{what} is hourly and has past, open or demand, which only daily forecasts have.")
+
+    def _check_members(self, what: str) -> None:
+        set_field(self, "members", as_names(self.members, what=f"{what} members"))
+        for name in self.members:
+            if name not in self.keys:
+                raise DefinitionError(f"{what} names members by {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys))
+        if self.retire_after is not None:
+            count_days(self.retire_after, what=f"{what} retire_after", at_least=1)
 
     def _check_choices(self, what: str) -> None:
         set_field(self, "slices", as_names(self.slices, what=f"{what} slices"))
@@ -227,6 +242,16 @@ class Forecast(msgspec.Struct, frozen=True):
     @property
     def horizon_days(self) -> int:
         return count_days(self.horizon, what="horizon")
+
+    @property
+    def member_keys(self) -> tuple[str, ...]:
+        """The keys that name a member."""
+        return self.members or self.keys
+
+    @property
+    def retire_after_days(self) -> int | None:
+        """After how many days without a row a member is retired; None: never."""
+        return None if self.retire_after is None else count_days(self.retire_after, what="retire_after", at_least=1)
 
     @property
     def tables(self) -> tuple[Table, ...]:

@@ -119,6 +119,29 @@ def read_state(blobs: BlobStore, digest: str) -> HourState:
         raise IntegrityBroken("These bytes are no state of an hourly model.") from error
 
 
+def find_last_days(
+    blobs: BlobStore, state: HourState, groups: Mapping[int, NDArray[np.int64]], *, n_groups: int, most_days: int
+) -> NDArray[np.int64]:
+    """The last day, counted from the state's start, on which each group of series had a row; -1 for none in the last ``most_days``.
+
+    ``groups`` gives each series' group by shard. Days are read from the newest back until every group has one: mostly one piece a shard.
+    """
+    found = np.full(n_groups, -1, dtype=np.int64)
+    newest = max((len(shard.days) for shard in state.shards), default=0)
+    for index, shard in enumerate(state.shards):
+        open_groups = np.unique(groups[index])
+        for day in range(len(shard.days) - 1, max(-1, newest - 1 - most_days), -1):
+            if shard.days[day] == _NO_DAY:
+                continue
+            there = np.isfinite(unpack_arrays(blobs.get(shard.days[day]))["sold"]).any(axis=1)
+            present = np.unique(groups[index][there])
+            found[present] = np.maximum(found[present], day)
+            open_groups = np.setdiff1d(open_groups, present, assume_unique=True)
+            if open_groups.size == 0:
+                break
+    return found
+
+
 def read_shard(
     blobs: BlobStore,
     state: HourState,

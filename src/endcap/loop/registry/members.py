@@ -1,13 +1,21 @@
-"""Members of a version: who they are, and which of them a list or a segment names."""
+"""Members of a version: who they are, how good each is, and which of them a list or a segment names."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from endcap.core.errors import InvalidInput, NotFound, suggest
+from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
-from endcap.loop.registry.records import MEMBER_METRICS, Version
+from endcap.governance.verbs import verb
+from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, MEMBER_STATUSES, MemberLine, MemberSummary, Version
+from endcap.loop.registry.versions import get_version
+from endcap.storage.ports import require_limit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,7 +23,93 @@ if TYPE_CHECKING:
 FACT = "fact "
 """How the columns of members' static facts begin in their table; the fact's name follows."""
 
+ORDERS = ("error", "ratio", "status", "member")
+
 _SHOWN = 5
+_STALE_AFTER = timedelta(days=14)
+_FIT_STALE_AFTER = timedelta(weeks=13)
+
+
+@verb("members", permission=Permission.READ)
+def list_members(
+    session: Session, version: str, *, status: str | None = None, segment: str | None = None, order: str = "error", limit: int = 20
+) -> list[MemberLine]:
+    """The members of a version with the judged figures of each beside its baseline's, those with the most error first.
+
+    ``status`` lists only those that are bad, fallback, stale, new, unsure, good or retired (None: all); ``segment`` only those of a static
+    fact's value, such as ``city_id=3``. ``order`` is by error (its sum), ratio (to the baseline's), status or member (name). ``limit`` is how
+    many are listed; 0 lists all. Raises NotFound for a version that keeps no figures by member. One pass over the members.
+    """
+    require_limit(limit)
+    for name, value, offered in (("status", status, MEMBER_STATUSES), ("order", order, ORDERS)):
+        if value is not None and value not in offered:
+            raise InvalidInput(f"{value!r} is no {name} of members. Offered: {list(offered)}.", hint=suggest(value, offered))
+    found = get_version(session, version)
+    lines = read_lines_of_members(session, found)
+    if segment is not None:
+        chosen = frozenset(_choose_segment(session, found, segment))
+        lines = [line for line in lines if line.member in chosen]
+    lines = [line for line in lines if status is None or line.status == status]
+    lines.sort(key=_KEYS[order])
+    return lines[: limit or None]
+
+
+_KEYS: dict[str, Any] = {
+    "error": lambda line: (-(line.mae or 0.0) * line.n, line.member),
+    "ratio": lambda line: (-(line.ratio if line.ratio is not None else -1.0), line.member),
+    "status": lambda line: (MEMBER_STATUSES.index(line.status), -(line.mae or 0.0) * line.n, line.member),
+    "member": lambda line: line.member,
+}
+
+
+def summarize_members(session: Session, version: Version) -> MemberSummary | None:
+    """Members at a glance; None for a version that keeps no figures by member. One pass over the members."""
+    try:
+        lines = read_lines_of_members(session, version)
+    except NotFound:
+        return None
+    counts = Counter(line.status for line in lines)
+    bad = sorted((line for line in lines if line.status == "bad"), key=_KEYS["error"])
+    reasons = Counter(line.fallback for line in lines if line.fallback is not None)
+    by_status = {status: counts[status] for status in MEMBER_STATUSES if counts[status]}
+    return MemberSummary(len(lines), by_status, tuple(bad[:_SHOWN]), dict(reasons.most_common(_SHOWN)))
+
+
+def read_lines_of_members(session: Session, version: Version) -> list[MemberLine]:
+    """Every member of a version, with what the newest data say of it; members that came since it was trained stand last."""
+    table = read_members(session, version)
+    facts = [column for column in table.column_names if column.startswith(FACT)]
+    known = [field for field in MemberLine.__struct_fields__ if field in table.column_names]
+    columns = {name: table[name].to_pylist() for name in (*known, *facts)}
+    states = _read_states(session, version.model)
+    newest = max((last for _, last, _ in states.values() if last is not None), default=None)
+    old_fit = newest is not None and version.trained_until is not None and newest - version.trained_until > _FIT_STALE_AFTER
+    lines = []
+    for place, member in enumerate(columns["member"]):
+        values = {name: columns[name][place] for name in known}
+        own = {name.removeprefix(FACT): columns[name][place] for name in facts if columns[name][place] is not None}
+        _, last, retired = states.get(member, (None, values.get("last_row"), False))
+        status = values.get("status", "unsure")
+        if retired:
+            status = "retired"
+        elif status not in ("fallback", "bad") and (old_fit or (newest is not None and last is not None and newest - last > _STALE_AFTER)):
+            status = "stale"
+        lines.append(msgspec.structs.replace(MemberLine(**values), status=status, last_row=last, facts=own))
+    old = frozenset(columns["member"])
+    for member, (_, last, retired) in states.items():
+        if member not in old and not retired:
+            lines.append(MemberLine(member, 0, None, None, None, None, None, status="new", last_row=last))
+    return lines
+
+
+def _read_states(session: Session, model: str) -> dict[str, tuple[date | None, date | None, bool]]:
+    """Each member's first and newest row and whether it is retired, as of the newest data; empty where that was never noted."""
+    try:
+        table = session.tables.read(MEMBER_STATES, partition={"workspace": session.workspace, "model": model})
+    except NotFound:
+        return {}
+    columns = (table[name].to_pylist() for name in ("member", "first_row", "last_row", "retired"))
+    return {member: (first, last, retired) for member, first, last, retired in zip(*columns, strict=True)}
 
 
 def read_members(session: Session, version: Version, *, columns: Sequence[str] | None = None) -> pa.Table:

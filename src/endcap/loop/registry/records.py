@@ -11,6 +11,13 @@ from endcap.storage.ports import Kind
 
 PROD = "prod"
 MEMBER_METRICS = "member-metrics"
+"""Figures of each member of a version, as judged: a partition for each version's evidence, see ``endcap.loop.registry.members``."""
+MEMBER_STATES = "member-states"
+"""When each member of a model had its first and newest row, as of the newest data: a partition a model."""
+MEMBER_STATUSES = ("bad", "fallback", "stale", "new", "unsure", "good", "retired")
+"""What deserves a look first: worse than its baseline beyond noise; answering by its fallback; without a new row for two weeks, or by a fit
+older than 13 weeks; unknown when the version was trained; worse than its baseline, yet within noise, or hardly judged; at least as good as
+its baseline; gone, and not forecast any more."""
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
@@ -74,7 +81,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberLine(msgspec.Struct, frozen=True):
-    """The judged figures of one member of a version; None where it had no outcome, ``fallback`` the reason it has no fit of its own."""
+    """The judged figures of one member of a version; None where it had no outcome, ``fallback`` the reason it has no fit of its own.
+
+    ``status`` is one of ``MEMBER_STATUSES``; ``candidate`` is the method that answers for it; ``ratio`` its error over that of the version's
+    best ``baseline`` on the same rows; ``last_row`` the day of its newest row; ``facts`` are its static facts, by which segments are named.
+    """
 
     member: str
     n: int
@@ -83,6 +94,22 @@ class MemberLine(msgspec.Struct, frozen=True):
     bias: float | None
     coverage_90: float | None
     fallback: str | None
+    status: str = "unsure"
+    candidate: str = ""
+    baseline: str | None = None
+    baseline_wape: float | None = None
+    ratio: float | None = None
+    last_row: date | None = None
+    facts: dict[str, str] = {}
+
+
+class MemberSummary(msgspec.Struct, frozen=True):
+    """Members at a glance: how many there are by status, the worst of the bad ones, and how many answer by their fallback for which reason."""
+
+    n: int
+    by_status: dict[str, int]
+    worst: tuple[MemberLine, ...] = ()
+    fallen_back: dict[str, int] = {}
 
 
 class Standing(msgspec.Struct, frozen=True, array_like=True):

@@ -11,8 +11,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, Verdict
-from endcap.loop.registry.records import MEMBER_METRICS, MODELS, VERSIONS, MemberLine, ModelRecord, Version
-from endcap.storage.ports import require_limit
+from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
 
 if TYPE_CHECKING:
     from endcap.loop.training.artefacts import Artefact
@@ -73,20 +72,6 @@ def list_versions(session: Session, model: str) -> list[Version]:
     """All versions of a model, newest first, with their figures beside those of every candidate."""
     get_model(session, model)
     return session.records.find(VERSIONS, workspace=session.workspace, where={"model": model}, newest_first=True)
-
-
-@verb("members", permission=Permission.READ)
-def list_members(session: Session, version: str, *, limit: int = 20) -> list[MemberLine]:
-    """The members of a version with the judged figures of each, those with the most error first.
-
-    ``limit`` is how many are listed; 0 lists all. Raises NotFound for a version that keeps no figures by member.
-    """
-    require_limit(limit)
-    found = get_version(session, version)
-    rows = session.tables.read(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": found.evidence})
-    lines = [MemberLine(**row) for row in rows.to_pylist()]
-    lines.sort(key=lambda line: -(line.mae or 0.0) * line.n)
-    return lines[: limit or None]
 
 
 def latest_verdict(session: Session, version: str) -> Verdict | None:

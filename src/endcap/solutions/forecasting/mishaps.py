@@ -52,7 +52,10 @@ class FittedWrongUnit:
 def train_in_wrong_unit(session: Session, task: ForecastTask, data: DataRef, *, times: float = 2.0) -> Trial:
     """A trial of shrunk rates whose every forecast is ``times`` too large, back-tested and put to rest as any other."""
     panel = task.read_panel(session, data)
-    candidates = {**build_candidates(tuple(name for name in task.forecast.offered if name != "average")), "shrunk_rates": WrongUnit(times)}
+    candidates = {
+        **build_candidates(tuple(name for name in task.forecast.offered if name not in ("average", "by_member"))),
+        "shrunk_rates": WrongUnit(times),
+    }
     candidates = {name: c for name, c in candidates.items() if name not in ("trees", "members")}
     origins, notes = choose_origins(panel, n=task.forecast.n_origins)
     test = run_backtest(panel, candidates, origins=origins, seed=task.seed, notes=notes)

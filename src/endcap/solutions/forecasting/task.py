@@ -11,18 +11,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.core.definitions.forecasts import BASELINES, Forecast
+from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import Watch
-from endcap.core.errors import InvalidInput
+from endcap.core.errors import InvalidInput, NotFound
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
 from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
-from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel, join_keys
+from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
 from endcap.loop.monitoring.quality import join_outcomes
-from endcap.loop.registry.records import MEMBER_METRICS, Version, VersionFile
+from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
 from endcap.loop.training.artefacts import Artefact
@@ -30,13 +30,14 @@ from endcap.pipelines.graph import StepContext
 from endcap.solutions.forecasting.backtests import Cube, PanelFit
 from endcap.solutions.forecasting.finishing import finish
 from endcap.solutions.forecasting.intervals import Intervals
+from endcap.solutions.forecasting.member_figures import describe_fallen, measure_members, note_states
+from endcap.solutions.forecasting.memberships import describe_retired, drop_retired, find_members
 from endcap.solutions.forecasting.training import (
     INTERVALS_FILE,
     TrainedTrial,
     build_candidates,
     decode_evidence,
     encode_evidence,
-    measure_members,
     require_trials,
     train_forecast,
 )
@@ -118,7 +119,9 @@ class ForecastTask:
             loaded = load_panel(self.forecast, sources=sources, engine=engine, now=now, origin=_parse_day(origin))
         digest = session.blobs.put(encode_panel(loaded.panel))
         self._keep(digest, loaded.panel)
+        self._note_states(session, loaded.panel)
         notes = tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts)
+        notes += describe_retired(loaded.panel, self.forecast)
         return DataRef(
             digest=digest,
             origin=loaded.panel.day(loaded.panel.origin),
@@ -165,9 +168,10 @@ class ForecastTask:
     def answer(self, session: Session, version: Version, data: DataRef, *, members: Members = EVERYBODY) -> Answers:
         import pyarrow as pa
 
-        panel = self.read_panel(session, data)
+        panel = drop_retired(self.read_panel(session, data), self.forecast)
         if not members.everybody:
-            panel = panel.choose(np.flatnonzero([name in members for name in join_keys(panel.keys)]))
+            membership = find_members(panel.keys, by=self.forecast.members)
+            panel = panel.choose(np.flatnonzero(np.array([name in members for name in membership.names])[membership.codes]))
         fit, intervals = self.revive(session, version)
         forecast = finish(fit.predict(panel), panel)
         lower, upper = intervals.apply(forecast, panel)
@@ -195,7 +199,7 @@ class ForecastTask:
         """The fit and intervals of a version, from its files as they were checked."""
         artefacts = read_artefacts(session, version)
         intervals = Intervals.from_artefact(artefacts.pop(INTERVALS_FILE))
-        return build_candidates((version.candidate, "shrunk_rates", "trees", "members"))[version.candidate].revive(artefacts), intervals
+        return build_candidates(CANDIDATES)[version.candidate].revive(artefacts), intervals
 
     def _forecast_champion(
         self, session: Session, panel: Panel, origins: np.ndarray, forecasts: dict[str, Cube], judged: slice, champion: Version
@@ -218,7 +222,9 @@ class ForecastTask:
     def rest(self, session: Session, trial: TrainedTrial, panel: Panel, data: DataRef) -> Trial:
         """Put a trained trial to rest: its files and evidence under their digests."""
         evidence = session.blobs.put(encode_evidence(trial.evidence))
-        session.tables.write(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": evidence}, table=measure_members(panel, trial))
+        session.tables.write(
+            MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": evidence}, table=measure_members(panel, self.forecast, trial)
+        )
         files = [_put_file(session, name, artefact) for name, artefact in sorted(trial.to_artefacts().items())]
         members = trial.fit.members
         return Trial(
@@ -232,8 +238,19 @@ class ForecastTask:
             members=len(members.fitted),
             members_fallen_back=members.fallen_back,
             trained_until=panel.day(panel.n_seen - 1),
-            notes=(*data.notes, *trial.notes),
+            notes=(*data.notes, *trial.notes, *describe_fallen(members)),
         )
+
+    def _note_states(self, session: Session, panel: Panel) -> None:
+        """Note when each member had rows, unless newer data were noted already: a look back does not change what is so today."""
+        partition = {"workspace": session.workspace, "model": self.name}
+        try:
+            standing = session.tables.read(MEMBER_STATES, partition=partition, columns=["origin"])["origin"]
+            if len(standing) and standing[0].as_py() > panel.day(panel.origin):
+                return
+        except NotFound:
+            pass  # the first time
+        session.tables.write(MEMBER_STATES, partition=partition, table=note_states(panel, self.forecast))
 
     def _keep(self, digest: str, panel: Panel) -> None:
         self._panels[digest] = panel

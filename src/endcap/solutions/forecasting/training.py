@@ -7,7 +7,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -21,16 +20,14 @@ from endcap.loop.features.panels import Panel, join_keys
 from endcap.loop.registry.records import SliceMetrics
 from endcap.loop.training.artefacts import Artefact
 from endcap.solutions.forecasting.backtests import BackTest, Cube, PanelCandidate, PanelFit, bound_backtest, choose_origins, run_backtest
-from endcap.solutions.forecasting.candidates.average import Average
+from endcap.solutions.forecasting.candidates.average import Average, FittedAverage
 from endcap.solutions.forecasting.candidates.baselines import FlagMedian, SeasonalNaive, WeekdayMean
-from endcap.solutions.forecasting.candidates.members import PerMember
+from endcap.solutions.forecasting.candidates.by_member import ByMember, choose_by_member
+from endcap.solutions.forecasting.candidates.members import MapBlocks, PerMember
 from endcap.solutions.forecasting.candidates.shrunk_rates import ShrunkRates
 from endcap.solutions.forecasting.candidates.trees import GlobalTrees
 from endcap.solutions.forecasting.day_kinds import weekdays
 from endcap.solutions.forecasting.intervals import Intervals, collect_residuals, fit_intervals
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 INTERVALS_FILE = "intervals.npz"
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -68,8 +65,11 @@ class TrialEvidence:
     forecasts: dict[str, Cube]
 
 
-def build_candidates(names: tuple[str, ...]) -> dict[str, PanelCandidate]:
-    """Candidates by name, in the order of the leaderboard; the average goes over those of its parts that are asked for."""
+def build_candidates(names: tuple[str, ...], *, members: tuple[str, ...] = (), map_blocks: MapBlocks = map) -> dict[str, PanelCandidate]:
+    """Candidates by name, in the order of the leaderboard; those that are made of others are made of such as are asked for.
+
+    ``members`` are the keys that name a member (empty: all). ``map_blocks`` runs the members' fits.
+    """
     known: dict[str, PanelCandidate] = {
         "seasonal_naive_7": SeasonalNaive(7),
         "seasonal_naive_14": SeasonalNaive(14),
@@ -78,26 +78,38 @@ def build_candidates(names: tuple[str, ...]) -> dict[str, PanelCandidate]:
         "flag_median": FlagMedian(),
         "shrunk_rates": ShrunkRates(),
         "trees": GlobalTrees(),
-        "members": PerMember(),
+        "members": PerMember(map_blocks=map_blocks),
     }
     parts = tuple(known[name] for name in ("shrunk_rates", "trees", "members") if name in names)
     if len(parts) > 1:
         known["average"] = Average(parts)
+    if parts:
+        known["by_member"] = ByMember((*(known[name] for name in BASELINES if name in names), *parts), members)
     return {name: candidate for name, candidate in known.items() if name in names}
 
 
-def train_forecast(panel: Panel, forecast: Forecast, *, advance: Callable[[int, int], object] = lambda _done, _total: None) -> list[TrainedTrial]:
+def train_forecast(
+    panel: Panel,
+    forecast: Forecast,
+    *,
+    advance: Callable[[int, int], object] = lambda _done, _total: None,
+    map_blocks: MapBlocks = map,
+) -> list[TrainedTrial]:
     """Trials in the order in which they are offered to the gate: up to three candidates, best first, then the best baseline.
 
     Their order is by the gate's metric on the older origins; all figures shown are from the newer ones. Cost: see ``run_backtest``; then
     a fit each on everything.
     """
-    candidates = build_candidates(forecast.offered)
+    candidates = build_candidates(forecast.offered, members=forecast.members, map_blocks=map_blocks)
+    chooser = candidates.pop("by_member", None)
     origins, notes = choose_origins(panel, n=forecast.n_origins)
     test = run_backtest(panel, candidates, origins=origins, seed=forecast.seed, notes=notes, advance=advance)
+    if isinstance(chooser, ByMember):
+        candidates["by_member"], test = choose_by_member(panel, chooser, test)
     baseline = _rank(test, [name for name in test.forecasts if name in BASELINES], where=test.judged, metric=forecast.gate.metric)[:1]
     models = _rank(test, [name for name in test.forecasts if name not in BASELINES], where=test.choosing, metric=forecast.gate.metric)
-    return [finish_trial(panel, forecast, test, candidates, name) for name in [*models[:_MOST_TRIALS], *baseline]]
+    fitted: dict[str, PanelFit] = {}
+    return [finish_trial(panel, forecast, test, candidates, name, fitted=fitted) for name in [*models[:_MOST_TRIALS], *baseline]]
 
 
 def _rank(test: BackTest, names: list[str], *, where: slice, metric: str) -> list[str]:
@@ -112,9 +124,20 @@ def _rank(test: BackTest, names: list[str], *, where: slice, metric: str) -> lis
     return sorted(scored, key=lambda name: scored[name])
 
 
-def finish_trial(panel: Panel, forecast: Forecast, test: BackTest, candidates: dict[str, PanelCandidate], name: str) -> TrainedTrial:
-    """Fit one candidate of a back-test on everything, with its intervals, figures and evidence."""
-    fit = candidates[name].fit(panel, seed=forecast.seed)
+def finish_trial(
+    panel: Panel,
+    forecast: Forecast,
+    test: BackTest,
+    candidates: dict[str, PanelCandidate],
+    name: str,
+    *,
+    fitted: dict[str, PanelFit] | None = None,
+) -> TrainedTrial:
+    """Fit one candidate of a back-test on everything, with its intervals, figures and evidence.
+
+    ``fitted`` holds the fits of candidates that were made on the same panel, and takes those that are made.
+    """
+    fit = _fit(candidates[name], panel, seed=forecast.seed, fitted={} if fitted is None else fitted)
     cube = test.forecasts[name]
     lower, upper = bound_backtest(panel, test, cube)
     residuals = collect_residuals(panel, origins=test.origins, actual=test.actual, forecast=cube)
@@ -130,6 +153,22 @@ def finish_trial(panel: Panel, forecast: Forecast, test: BackTest, candidates: d
         notes.append(f"the interval rests on {intervals.n_residuals} residuals only and is kept wide")
     slices = measure_slices(panel, forecast, evidence)
     return TrainedTrial(name, fit, intervals, evidence, metrics, leaderboard, slices, tuple(notes))
+
+
+def _fit(candidate: PanelCandidate, panel: Panel, *, seed: int, fitted: dict[str, PanelFit]) -> PanelFit:
+    """The fit of a candidate on everything; what is made of others is made of their fits."""
+    if not isinstance(candidate, Average | ByMember):
+        if candidate.name not in fitted:
+            fitted[candidate.name] = candidate.fit(panel, seed=seed)
+        return fitted[candidate.name]
+    for part in candidate.parts if isinstance(candidate, Average) else candidate.needed:
+        try:
+            _fit(part, panel, seed=seed, fitted=fitted)
+        except InvalidInput:
+            continue  # the part says the same in its own line of the leaderboard
+    if isinstance(candidate, ByMember):
+        return candidate.combine(fitted)
+    return FittedAverage.of({part.name: fitted[part.name] for part in candidate.parts if part.name in fitted})
 
 
 def measure_slices(panel: Panel, forecast: Forecast, evidence: TrialEvidence) -> tuple[SliceMetrics, ...]:
@@ -156,42 +195,6 @@ def measure_slices(panel: Panel, forecast: Forecast, evidence: TrialEvidence) ->
     for series in np.argsort(-errors, kind="stable")[:_MOST_SLICES]:
         found.append(SliceMetrics("member", names[series], measure(y[series], f[series], lower=low[series], upper=high[series])))
     return tuple(found)
-
-
-def measure_members(panel: Panel, trial: TrainedTrial) -> pa.Table:
-    """The judged figures of every member, one row each: rows scored, WAPE, MAE, bias, coverage, and why it answers by a fallback.
-
-    A few passes over the cubes; a member without an outcome has nulls.
-    """
-    import pyarrow as pa
-
-    judged = slice(trial.evidence.n_choosing, None)
-    y, f = trial.evidence.actual[:, judged], trial.evidence.forecasts[trial.candidate][:, judged]
-    low, high = trial.evidence.lower[:, judged], trial.evidence.upper[:, judged]
-    there = np.isfinite(y) & np.isfinite(f)
-    banded = there & np.isfinite(low) & np.isfinite(high)
-
-    def total(cube: Cube, where: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return np.asarray(np.where(where, cube, 0.0).sum(axis=(1, 2)), dtype=np.float64)
-
-    def share(above: NDArray[np.float64], below: NDArray[np.float64]) -> pa.Array:
-        return pa.array(np.divide(above, below, out=np.zeros_like(above), where=below > 0), mask=below <= 0)
-
-    n, actual, error = total(np.ones_like(y), there), total(np.abs(y), there), total(np.abs(f - y), there)
-    covered = total(((low <= y) & (y <= high)).astype(np.float64), banded)
-    names = join_keys(panel.keys)
-    fallen = trial.fit.members.fallen_back
-    return pa.table(
-        {
-            "member": pa.array(names),
-            "n": pa.array(n.astype(np.int64)),
-            "wape": share(error, actual),
-            "mae": share(error, n),
-            "bias": share(total(f - y, there), actual),
-            "coverage_90": share(covered, total(np.ones_like(y), banded)),
-            "fallback": pa.array([fallen.get(name) for name in names], pa.string()),
-        }
-    )
 
 
 class _Head(msgspec.Struct):

@@ -13,12 +13,12 @@ from endcap.core.clock import SystemIds
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
+from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import MEMBER_METRICS, VERSIONS
 from endcap.loop.registry.versions import (
     get_model,
     get_version,
     latest_verdict,
-    list_members,
     list_versions,
     read_artefacts,
     record_verdict,

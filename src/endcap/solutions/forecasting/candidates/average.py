@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +57,16 @@ class FittedAverage:
         return next((p.members for p in self.parts.values() if p.members.fitted), MemberFits())
 
     def predict(self, data: Panel) -> Floats:
-        answers = np.stack([part.predict(data) for part in self.parts.values()])
-        there = np.isfinite(answers)
-        n = there.sum(axis=0)
-        total = np.where(there, answers, 0).sum(axis=0)
-        return np.divide(total, n, out=np.full(n.shape, np.nan, dtype=np.float32), where=n > 0).astype(np.float32)
+        return average_answers([part.predict(data) for part in self.parts.values()])
 
     def to_artefacts(self) -> dict[str, Artefact]:
         return {f"{name}.{file}": artefact for name, part in self.parts.items() for file, artefact in part.to_artefacts().items()}
+
+
+def average_answers(answers: Sequence[Floats]) -> Floats:
+    """The mean of answers of one shape over those that are there; NaN where none is."""
+    stacked = np.stack(answers)
+    there = np.isfinite(stacked)
+    n = there.sum(axis=0)
+    total = np.where(there, stacked, 0).sum(axis=0)
+    return np.divide(total, n, out=np.full(n.shape, np.nan, dtype=np.float32), where=n > 0).astype(np.float32)

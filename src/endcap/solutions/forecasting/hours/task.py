@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,15 +25,15 @@ from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.evaluation.gates import Evidence
 from endcap.loop.evaluation.sums import ErrorSums, SummedEvidence
 from endcap.loop.features.hour_panels import HOURS
-from endcap.loop.features.hour_store import STANDING_STATES, HourState, ShardState, StandingState, put_state, read_series, read_state
+from endcap.loop.features.hour_store import STANDING_STATES, HourState, ShardState, StandingState, find_last_days, put_state, read_series, read_state
 from endcap.loop.features.packing import unpack_arrays
-from endcap.loop.registry.records import MEMBER_METRICS, SliceMetrics, Version, VersionFile
+from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, SliceMetrics, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
 from endcap.pipelines.executors import Executor, open_executor
 from endcap.pipelines.graph import StepContext
 from endcap.pipelines.machine import count_cpus, limit_memory
-from endcap.solutions.forecasting.hours.figures import measure_members, measure_slices
+from endcap.solutions.forecasting.hours.figures import find_retired, measure_members, measure_slices, note_states
 from endcap.solutions.forecasting.hours.outcomes import join_hours
 from endcap.solutions.forecasting.hours.shards import ShardSource, answer_shard, forget_shards
 from endcap.solutions.forecasting.hours.training import (
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FROZEN_ORIGINS = 2
+_NAMED = 5
 
 
 class HourRef(msgspec.Struct, frozen=True):
@@ -136,6 +137,7 @@ class HourForecastTask:
             )
         state = self._keep_state(session, loaded.state, ingests)
         tick = self._choose_origin(session, loaded.state, origin)
+        retired = self._note_states(session, loaded.state, tick)
         moment = datetime.combine(loaded.state.start, datetime.min.time()) + timedelta(hours=tick)
         ref = session.blobs.put(msgspec.json.encode(HourRef(state, tick)))
         return DataRef(
@@ -146,8 +148,34 @@ class HourForecastTask:
             last_day=loaded.state.start + timedelta(days=(min(loaded.state.n_ticks, tick - loaded.state.hidden) - 1) // HOURS),
             n_rows=loaded.n_rows,
             n_series=loaded.state.n_series,
-            notes=tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts),
+            notes=(*(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts), *self._describe_retired(retired)),
         )
+
+    def _note_states(self, session: Session, state: HourState, tick: int) -> list[str]:
+        """Note when each member had its newest row, unless newer data were noted already. Returns the names of the retired ones."""
+        names, last_days = self._find_last_days(session, state)
+        origin = state.start + timedelta(days=tick // HOURS)
+        table = note_states(names, last_days, retire_after_days=self.forecast.retire_after_days, origin=origin)
+        partition = {"workspace": session.workspace, "model": self.name}
+        standing = None
+        if session.tables.partitions(MEMBER_STATES, partition=partition):
+            standing = session.tables.read(MEMBER_STATES, partition=partition)
+        older = standing is not None and standing.num_rows > 0 and standing["origin"][0].as_py() > origin
+        if not older and (standing is None or not standing.equals(table)):
+            session.tables.write(MEMBER_STATES, partition=partition, table=table)
+        return [name for name, gone in zip(names, table["retired"].to_pylist(), strict=True) if gone]
+
+    def _describe_retired(self, retired: list[str]) -> tuple[str, ...]:
+        if not retired:
+            return ()
+        shown = f"{', '.join(retired[:_NAMED])}{' ...' if len(retired) > _NAMED else ''}"
+        return (f"{len(retired):,} members had no row for {self.forecast.retire_after}, are retired and not forecast: {shown}",)
+
+    def _find_last_days(self, session: Session, state: HourState) -> tuple[tuple[str, ...], list[date | None]]:
+        names, groups, _ = self._find_members(session, state)
+        most = (self.forecast.retire_after_days or 0) + 1
+        days = find_last_days(session.blobs, state, groups, n_groups=len(names), most_days=most)
+        return names, [state.start + timedelta(days=int(day)) if day >= 0 else None for day in days]
 
     def _find_standing(self, session: Session, ingests: dict[str, Ingest]) -> tuple[StandingState | None, Ingest | None]:
         """The state to go on from, and the ingest that it holds; none where the definition or a file that was read is no longer the same."""
@@ -222,7 +250,8 @@ class HourForecastTask:
 
     def _rest(self, session: Session, trial: HourTrial, source: ShardSource, data: DataRef, *, segments: dict[str, list[str]]) -> Trial:
         evidence = session.blobs.put(encode_evidence(trial.test, trial.method))
-        members = measure_members(trial.test, trial.method, baseline=self._best_baseline(trial), segments=segments)
+        _, last_days = self._find_last_days(session, source.state)
+        members = measure_members(trial.test, trial.method, baseline=self._best_baseline(trial), segments=segments, last_days=last_days)
         session.tables.write(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": evidence}, table=members)
         files = [VersionFile(name, a.kind, session.blobs.put(a.payload), len(a.payload)) for name, a in sorted(trial.artefacts.items())]
         return Trial(
@@ -289,7 +318,11 @@ class HourForecastTask:
         _, source = self.open_data(session, data)
         zero = datetime.combine(source.state.start, datetime.min.time()) + timedelta(hours=source.origin)
         last = zero + timedelta(hours=source.horizon - 1)
-        parts = self._answer_parts(session, version, source, zero, members)
+        names, last_days = self._find_last_days(session, source.state)
+        retired = find_retired(last_days, retire_after_days=self.forecast.retire_after_days)
+        chosen = frozenset(name for name, gone in zip(names, retired, strict=True) if not gone and name in members)
+        wanted = EVERYBODY if len(chosen) == len(names) else Members(chosen)
+        parts = self._answer_parts(session, version, source, zero, wanted)
         return Answers(parts, zero.date(), last.date(), find_missing_facts(session, source))
 
     def _answer_parts(self, session: Session, version: Version, source: ShardSource, zero: datetime, members: Members) -> Iterator[pa.Table]:

@@ -10,7 +10,7 @@ import pytest
 from endcap.core.errors import InvalidInput
 from endcap.loop.features.panels import Panel
 from endcap.solutions.forecasting.candidates.baselines import WeekdayMean
-from endcap.solutions.forecasting.candidates.members import PerMember
+from endcap.solutions.forecasting.candidates.members import Block, BlockFit, PerMember, fit_block
 
 MakePanel = Callable[..., Panel]
 NAN = np.nan
@@ -80,3 +80,84 @@ def test_gaps_and_zeros_do_no_harm(make_panel: MakePanel) -> None:
     assert np.isfinite(answer).all()
     assert (answer >= 0).all()
     assert (answer[1] < 0.01).all()
+
+
+def spoil(panel: Panel) -> Panel:
+    """Members 1, 3 and 4 cannot be fitted: a price that is infinite, no day with a value, sales that are infinite but for 20 days."""
+    price, values = panel.ahead["price"].copy(), panel.observed.copy()
+    price[1, 30] = np.inf
+    values[3] = NAN
+    values[4, 20:] = np.inf
+    return replace(panel, ahead={**panel.ahead, "price": price}, observed=values)
+
+
+def test_members_whose_fit_fails_fall_back_and_the_others_do_not_notice(make_panel: MakePanel) -> None:
+    panel = make_panel()
+    fit, spoiled = PerMember().fit(panel, seed=1), PerMember().fit(spoil(panel), seed=1)
+    assert spoiled.members.fitted == ("0", "2", "5")
+    assert spoiled.members.fallen_back == {
+        "1": "one of its known-ahead facts is infinite",
+        "3": "0 days with a value; a fit of its own needs 28",
+        "4": "20 days with a value; a fit of its own needs 28",
+    }
+    rows = [0, 2, 5]
+    np.testing.assert_allclose(spoiled.predict(panel)[rows], fit.predict(panel)[rows], rtol=1e-5)
+    np.testing.assert_array_equal(spoiled.predict(panel)[[1, 3, 4]], WeekdayMean().predict(panel)[[1, 3, 4]])
+
+
+def test_a_fact_that_became_infinite_after_the_fit_is_answered_by_the_fallback(make_panel: MakePanel) -> None:
+    panel = make_panel()
+    fit = PerMember().fit(panel, seed=1)
+    price = panel.ahead["price"].copy()
+    price[1, panel.targets] = np.inf
+    later = replace(panel, ahead={**panel.ahead, "price": price})
+    np.testing.assert_array_equal(fit.predict(later)[1], WeekdayMean().predict(later)[1])
+    np.testing.assert_array_equal(fit.predict(later)[[0, 2, 3, 4, 5]], fit.predict(panel)[[0, 2, 3, 4, 5]])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 100_000, 2**28])
+def test_blocks_of_any_size_give_the_same_fits(make_panel: MakePanel, block_bytes: int) -> None:
+    panel = spoil(make_panel())
+    whole, parts = PerMember().fit(panel, seed=1), PerMember(block_bytes=block_bytes).fit(panel, seed=1)
+    np.testing.assert_allclose(parts.coefficients, whole.coefficients, rtol=1e-9)
+    assert parts.members == whole.members
+
+
+def test_blocks_may_run_elsewhere(make_panel: MakePanel) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    panel = spoil(make_panel())
+    with ThreadPoolExecutor(2) as threads:
+        fit = PerMember(block_bytes=1, map_blocks=threads.map).fit(panel, seed=1)
+    np.testing.assert_array_equal(fit.predict(panel), PerMember(block_bytes=1).fit(panel, seed=1).predict(panel))
+
+
+class Explosive(np.ndarray):
+    """Sales that raise when a fit looks at those of a poisoned member."""
+
+    def astype(self, *given: Any, **how: Any) -> Any:
+        plain = np.asarray(self)
+        if (plain == 666).any():
+            raise np.linalg.LinAlgError("Singular matrix")
+        return plain.astype(*given, **how)
+
+
+def test_a_fit_that_raises_stands_alone(make_panel: MakePanel) -> None:
+    target = make_panel(n_series=9).observed
+    poisoned = target.copy()
+    poisoned[[2, 7], 50] = 666
+    kinds = np.eye(7)[np.arange(120) % 7]
+    block = Block(target, kinds, np.empty((9, 0, 120), dtype=np.float32), 119 - np.arange(120))
+    clean = fit_block(block)
+    fit: BlockFit = fit_block(replace(block, target=poisoned.view(Explosive)))
+    assert fit.failed == dict.fromkeys((2, 7), "its fit failed: Singular matrix")
+    rows = [0, 1, 3, 4, 5, 6, 8]
+    np.testing.assert_allclose(fit.coefficients[:, rows], clean.coefficients[:, rows], rtol=1e-9)
+    assert np.isnan(fit.coefficients[:, [2, 7]]).all()
+
+
+def test_when_every_fit_fails_the_candidate_is_refused(make_panel: MakePanel) -> None:
+    panel = make_panel()
+    price = np.full_like(panel.ahead["price"], np.inf)
+    with pytest.raises(InvalidInput, match="could fit none of its 6 members; the first: one of its known-ahead facts is infinite"):
+        PerMember().fit(replace(panel, ahead={"price": price}), seed=1)
