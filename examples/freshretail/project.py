@@ -1,7 +1,8 @@
 """FreshRetailNet: 865 products in 898 stores of 18 cities, hour by hour, 28 March to 18 June 2024 (CC BY 4.0).
 
 Two models of how much each store sells on coming days: ``store-day`` from the end of the data, ``store-day-plan`` for planning people
-a week ahead on data that arrive two days late. The tables are found through ENDCAP_DATA.
+a week ahead on data that arrive two days late; and ``store-item-hour``: how much of each product each store sells in each of the next 48
+hours, 50,000 series from 99.6 million rows. The tables are found through ENDCAP_DATA.
 """
 
 import endcap as ec
@@ -64,3 +65,23 @@ store_day = ec.Forecast("store-day", **common, censored=ec.mean("unseen"), censo
 # The same on data two days late and six days ahead: what a planner of shifts knows. A late table is a table of its own.
 late_sales = ec.Table("sales_hourly_late", sales.source, keys=sales.keys, event_time=sales.event_time, zone=ZONE, known_after="2d")
 store_day_plan = ec.Forecast("store-day-plan", **{**common, "table": late_sales}, lead="6d")
+
+# Every hour of every product in every store, in hours in which it was in stock. The gate asks for the RMSE: with four hours in five at zero
+# an absolute error pays for forecasting too little.
+store_item_hour = ec.Forecast(
+    "store-item-hour",
+    sales,
+    ec.sum("hourly_sale"),
+    keys=["store_id", "product_id"],
+    members=["store_id"],
+    every="1h",
+    horizon="48h",
+    censored=ec.max("hourly_stockout"),
+    known_ahead=common["known_ahead"],
+    static=[stores, products],
+    slices=["city_id"],
+    holidays="CN",
+    candidates=["shrunk_rates"],
+    gate=ec.Gate(metric="rmse", bias=0.05),
+    watch=[ec.Quality("rmse", factor=1.3)],
+)

@@ -172,7 +172,7 @@ class HourForecastTask:
         return (f"{len(retired):,} members had no row for {self.forecast.retire_after}, are retired and not forecast: {shown}",)
 
     def _find_last_days(self, session: Session, state: HourState) -> tuple[tuple[str, ...], list[date | None]]:
-        names, groups, _ = self._find_members(session, state)
+        names, groups, _ = self.find_members(session, state)
         most = (self.forecast.retire_after_days or 0) + 1
         days = find_last_days(session.blobs, state, groups, n_groups=len(names), most_days=most)
         return names, [state.start + timedelta(days=int(day)) if day >= 0 else None for day in days]
@@ -230,8 +230,8 @@ class HourForecastTask:
 
     def train(self, session: Session, context: StepContext, data: DataRef) -> Training:
         _, source = self.open_data(session, data)
-        names, groups, segments = self._find_members(session, source.state)
-        with self._open_executor(session) as executor:
+        names, groups, segments = self.find_members(session, source.state)
+        with self.open_executor(session) as executor:
             trials = train_hours(
                 Shards(source, executor),
                 offered=self.forecast.offered,
@@ -294,7 +294,7 @@ class HourForecastTask:
         back-test elsewhere.
         """
         _, source = self.open_data(session, data)
-        names, groups, _ = self._find_members(session, source.state)
+        names, groups, _ = self.find_members(session, source.state)
         until = (champion.trained_until - source.state.start).days + 1 if champion.trained_until else 0
         frozen = [place for place, origin in enumerate(origins.tolist()) if origin - source.state.hidden >= until * HOURS]
         standing = ErrorSums.empty(len(names), origins.size)
@@ -303,7 +303,7 @@ class HourForecastTask:
         if not frozen:
             return standing
         fit, spread = revive_fit(champion.candidate, read_artefacts(session, champion))
-        with self._open_executor(session) as executor:
+        with self.open_executor(session) as executor:
             shards = Shards(source, executor)
             for place in frozen:
                 origin = int(origins[place])
@@ -327,7 +327,7 @@ class HourForecastTask:
 
     def _answer_parts(self, session: Session, version: Version, source: ShardSource, zero: datetime, members: Members) -> Iterator[pa.Table]:
         fit, spread = revive_fit(version.candidate, read_artefacts(session, version))
-        with self._open_executor(session) as executor:
+        with self.open_executor(session) as executor:
             shards = Shards(source, executor)
             informed = shards.inform(fit, origin=source.origin)
             work = partial(answer_shard, source=source, fit=informed, spread=spread)
@@ -375,7 +375,7 @@ class HourForecastTask:
         named = self.forecast.members or (self.forecast.place or self.keys[0],)
         return join_keys({name: tuple(keys[name]) for name in named})
 
-    def _find_members(self, session: Session, state: HourState) -> tuple[tuple[str, ...], dict[int, NDArray[np.int64]], dict[str, list[str]]]:
+    def find_members(self, session: Session, state: HourState) -> tuple[tuple[str, ...], dict[int, NDArray[np.int64]], dict[str, list[str]]]:
         """The members' names, each series' place among them by shard, and the statics that are one for a whole member."""
         by_shard = [read_series(session.blobs, shard) for shard in state.shards]
         named = [self._name_members(keys) for keys, _ in by_shard]
@@ -395,7 +395,7 @@ class HourForecastTask:
                 segments[fact] = [labels[code] if code >= 0 else "" for code in most]
         return names, groups, segments
 
-    def _open_executor(self, session: Session) -> Executor:
+    def open_executor(self, session: Session) -> Executor:
         settings = session.settings
         return open_executor(settings.executor, n_workers=settings.n_workers, memory_limit=limit_memory(settings))
 

@@ -127,19 +127,17 @@ def run_backtest(
     shards: Shards,
     methods: Mapping[str, HourMethod],
     *,
-    n_origins: int,
+    origins: NDArray[np.int64],
     groups: Mapping[int, NDArray[np.int64]],
     names: tuple[str, ...],
     seed: int,
-    advance: Advance,
+    notes: tuple[str, ...] = (),
+    advance: Advance = lambda _done, _total: None,
 ) -> HourBackTest:
     """Fit every method anew at each origin from what was known there, and sum up how it forecast.
 
     A forecast's spread is that of the pairs of origins before, so the oldest has none. Cost: n_origins times the fits and forecasts.
     """
-    state = shards.source.state
-    n_seen = shards.source.origin - state.hidden
-    origins, notes = choose_origins(n_seen=min(n_seen, state.n_ticks), hidden=state.hidden, horizon=shards.source.horizon, n=n_origins)
     sums = {name: ErrorSums.empty(len(names), origins.size) for name in methods}
     tallies: dict[str, list[Learned]] = {name: [] for name in methods}
     refused: dict[str, str] = {}
@@ -176,8 +174,10 @@ def train_hours(
 
     ``groups`` gives, by shard, each series' place among ``names``. All figures shown are from the judged origins.
     """
-    methods = build_methods(offered)
-    test = run_backtest(shards, methods, n_origins=n_origins, groups=groups, names=names, seed=seed, advance=advance)
+    methods, state = build_methods(offered), shards.source.state
+    n_seen = min(shards.source.origin - state.hidden, state.n_ticks)
+    origins, notes = choose_origins(n_seen=n_seen, hidden=state.hidden, horizon=shards.source.horizon, n=n_origins)
+    test = run_backtest(shards, methods, origins=origins, groups=groups, names=names, seed=seed, notes=notes, advance=advance)
     baselines = [name for name in test.sums if methods[name].baseline]
     best = _rank(test, [name for name in test.sums if name not in baselines and name in offered], where=test.choosing, metric=metric)[:_MOST_TRIALS]
     best += _rank(test, baselines, where=test.judged, metric=metric)[:1]
