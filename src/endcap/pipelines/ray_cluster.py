@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Sequence
 from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from endcap.core.errors import Conflict, EndcapError, InvalidInput, StepFailed
 from endcap.pipelines.calls import N_RETRIES, Advance, Failure, Tally, count_at_once, pack, require_importable, say_killed, stay_silent
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 # The second: that Ray leaves the variables of accelerators alone, as it will from its next release on, rather than warn of it.
 _OFFLINE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _POLL_S = 0.2
+_REACH_S = 5.0
 
 
 class RayExecutor:
@@ -74,6 +77,9 @@ class RayExecutor:
             options |= {"include_dashboard": False, "num_cpus": self._n_workers, "_node_ip_address": "127.0.0.1"}
         _hush(ray)
         try:
+            if address.startswith("ray://"):  # asked first: Ray itself tries for half a minute
+                found = urlsplit(address)
+                socket.create_connection((found.hostname or "", found.port or 10001), timeout=_REACH_S).close()
             ray.init(**options)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             hint = "check that it runs and listens for clients: ray start --head --ray-client-server-port=10001" if address != "local" else None

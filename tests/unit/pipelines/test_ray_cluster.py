@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import socket
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -76,3 +77,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InvalidInput, match=r"not installed\. Hint: pip install endcap\[ray\]"):
         open_executor("ray")
+
+
+def test_a_cluster_that_does_not_answer_is_named() -> None:
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"ray://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(InvalidInput, match=f"No Ray could be reached or started at '{address}'.*ray-client-server-port"):
+            open_executor(address)
