@@ -10,8 +10,10 @@ from endcap.assembly import open_house
 from endcap.core.clock import CountingIds, ManualClock, SystemClock
 from endcap.core.errors import EndcapError, InvalidInput
 from endcap.core.permissions import Role
+from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.sessions import Session
+from endcap.pipelines.machine import limit_memory
 
 AT = datetime(2026, 1, 5, 8, tzinfo=UTC)
 
@@ -65,6 +67,20 @@ def test_without_a_name_the_user_of_the_machine_acts(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(getpass, "getuser", nobody)
         assert house.session().actor.name == "unknown"
         assert isinstance(house.session().clock, SystemClock)
+
+
+def test_settings_come_from_python_or_else_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENDCAP_MEMORY_LIMIT", "3GB")
+    monkeypatch.setenv("ENDCAP_EXECUTOR", "processes")
+    with open_house("memory://") as house:
+        assert house.session().settings == Settings(memory_limit=3 * 10**9, executor="processes")
+    with open_house("memory://", settings=Settings(n_workers=2)) as house:
+        settings = house.session().settings
+        assert (settings.executor, settings.n_workers) == ("here", 2)
+        assert settings.memory_limit == limit_memory(Settings())
+    monkeypatch.setenv("ENDCAP_WORKERS", "many")
+    with pytest.raises(InvalidInput, match="ENDCAP_WORKERS is 'many'"):
+        open_house("memory://")
 
 
 @pytest.mark.parametrize("workspace", ["", "a/b", "..", "ü", "x" * 101])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from endcap.core.durations import parse_duration
 from endcap.core.permissions import Permission
+from endcap.core.settings import parse_bytes
 from endcap.core.zones import parse_moment
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
@@ -47,16 +49,21 @@ def run(
     verify: bool = False,
     report: Path | None = None,
     wait: str = "0s",
+    executor: str | None = None,
+    memory: str | None = None,
     reporter: Reporter | None = None,
 ) -> RunResult:
     """Apply the definitions, then turn the model's cycle once: ingest, watch, train where there is a reason, judge, release, forecast.
 
     ``origin`` is the day or the hour to forecast from (None: chosen from the data and the clock); ``train`` trains whatever the state;
     ``verify`` reads files again whose size and time are unchanged; ``report`` is an HTML page to write; ``wait`` is how long to wait for
-    another run of the model that goes on, such as 10min. What was computed before is not computed again. Raises Conflict where another run
-    goes on.
+    another run of the model that goes on, such as 10min. What was computed before is not computed again.
+    ``executor`` is where shards and members are computed: here, processes, ray or ray://HOST:PORT (None: ENDCAP_EXECUTOR, or here);
+    ``memory`` is what queries and shards may use of it, such as 6GB (None: ENDCAP_MEMORY_LIMIT, or 60 % of the machine's). Results are
+    equal whatever they are. Raises Conflict where another run goes on.
     """
     wait_s = parse_duration(wait).total_seconds()
+    session = _set_up(session, executor=executor, memory=memory)
     apply(session, folder=folder)
     task = load_definitions(folder).task(model)
     return run_task(session, task, folder=folder, origin=origin, train=train, verify=verify, report=report, wait_s=wait_s, reporter=reporter)
@@ -89,3 +96,13 @@ def run_task(
         assert isinstance(task, ForecastTask), "the only solution so far"
         page = str(write_report(session, task, done.data, done.batch, out=report))
     return RunResult(task.name, done.run, done.decision.reason, done.judged, done.champion, done.batch, done.data.notes, page)
+
+
+def _set_up(session: Session, *, executor: str | None, memory: str | None) -> Session:
+    """The session with what was asked for in place of its settings."""
+    given: dict[str, Any] = {}
+    if executor is not None:
+        given["executor"] = executor
+    if memory is not None:
+        given["memory_limit"] = parse_bytes(memory, what="The memory")
+    return replace(session, settings=msgspec.structs.replace(session.settings, **given)) if given else session

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from datetime import date
 from pathlib import Path
 
@@ -72,3 +73,18 @@ def test_a_long_list_of_names_is_sorted_and_cut() -> None:
     assert text.endswith("'c19'] and more.")
     assert unknown("column", "x", names[:20]).endswith("'c24'].")
     assert unknown("column", "x", []) == "Here has no column 'x'. Columns: []."
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_an_error_travels_between_processes_whole(kind: type[EndcapError]) -> None:
+    error = kind("No.", hint="try", row=3, days=("Mon",))
+    error.add_note("seen on the way")
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is kind
+    assert (back.what, back.hint, back.details, str(back), back.__notes__) == (
+        "No.",
+        "try",
+        {"row": 3, "days": ("Mon",)},
+        str(error),
+        error.__notes__,
+    )

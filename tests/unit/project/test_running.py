@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from endcap.core.errors import Conflict, ContractBroken, GateRefused, InvalidInput, NotFound
+from endcap.core.errors import Conflict, ContractBroken, GateRefused, InvalidInput, NotFound, StepFailed
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import deliver_predictions, find_batch, read_batch
 from endcap.loop.deployment.tracing import trace
@@ -176,3 +176,23 @@ def test_a_report_is_written_where_it_was_asked_for(project: Any) -> None:
     result = project.run(report=page)
     assert result.report == str(page)
     assert page.read_text(encoding="utf-8").startswith("<!")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"executor": "proceses"}, "did you mean 'processes'"),
+        ({"memory": "lots"}, "The memory is 'lots', which is no size"),
+        ({"memory": "0"}, "The memory is '0', which is no size"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_anything_runs(project: Any, given: dict[str, str], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        project.run(**given)
+    assert project.session.records.find(RUNS, workspace="default") == []
+
+
+def test_the_memory_of_a_run_is_what_its_queries_are_held_to(project: Any) -> None:
+    with pytest.raises(StepFailed, match="needs more than the 50 KiB that it may hold in memory"):
+        project.run(memory="100KiB", executor="processes")
+    assert project.session.settings.executor == "here"
