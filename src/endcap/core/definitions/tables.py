@@ -36,11 +36,16 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table's rows promise. A batch that breaks it is refused whole.
+    """What a table's rows promise. A batch that breaks it is refused whole, unless it may put rows aside.
 
     ``columns`` names the checks by column; a column named here must be there. ``unique`` names columns that no two rows share
     (None: not checked). ``future=False`` refuses event times after the instant of ingest. ``fresh`` is the greatest age of the newest row
     (None: any age). ``extra=False`` refuses columns that are not named.
+
+    ``quarantine`` is the share of a batch's rows that may be put aside: rows that break a promise go to the table's quarantine with the
+    reasons for each, the rest is let in, and nothing downstream sees them. Of rows that are not ``unique`` all are put aside, since nobody
+    can say which of them is right. Above the share, and for what is wrong with the table itself (``fresh``, a column that is not there),
+    the batch is refused whole. None puts no row aside.
     """
 
     columns: dict[str, Check] = {}
@@ -48,8 +53,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     future: bool = False
     fresh: str | None = None
     extra: bool = True
+    quarantine: float | None = None
 
     def __post_init__(self) -> None:
+        if self.quarantine is not None and not 0 < self.quarantine <= 1:
+            raise DefinitionError(f"Contract.quarantine is {self.quarantine}; it is a share of rows, above 0 and at most 1.", hint="write 0.01")
         if self.fresh is not None:
             parse_duration(self.fresh)
         if self.unique is not None:

@@ -52,7 +52,7 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
 class BrokenCheck(msgspec.Struct, frozen=True):
     """A promise that rows broke.
 
-    ``check`` is one of missing, extra, type, nulls, infinite, least, most, one_of, unique, event_time, known_at, future, fresh.
+    ``check`` is one of missing, extra, type, nulls, infinite, least, most, one_of, unique, event_time, known_at, future, fresh, line.
     ``column`` is None where the check is about the table. ``n_rows`` may be 0 when the table itself is wrong and has no rows.
     ``sample`` shows up to 10 rows: the table's keys and what broke, as text.
     """
@@ -66,13 +66,15 @@ class BrokenCheck(msgspec.Struct, frozen=True):
 class FileFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in one file when it was let in, so that a later ingest need not read it again.
 
-    ``ingest`` is the id of the ingest that read it; times as in ``Ingest``.
+    ``ingest`` is the id of the ingest that read it, under which the ``n_quarantined`` rows rest that were put aside; they are not among
+    ``n_rows``. Times are as in ``Ingest``.
     """
 
     ingest: str
     n_rows: int
     first_event: str | None
     last_event: str | None
+    n_quarantined: int = 0
 
 
 class Ingest(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +87,8 @@ class Ingest(msgspec.Struct, frozen=True, kw_only=True):
     ``previous`` is the accepted ingest whose files were not read again (None: every file was read). ``files`` and ``n_rows`` cover the
     whole table all the same; ``n_rows_read``, ``profile`` and ``broken`` only the files that were read: those of an accepted ingest
     whose ``facts`` name it. ``facts`` stand in the order of ``files``, and are empty for a refused batch. ``stored_types`` are DuckDB's
-    types of the files' columns, in which they are read from then on.
+    types of the files' columns, in which they are read from then on. ``n_quarantined`` counts the rows that were put aside of those read, and
+    ``quarantined`` what they broke: a row that breaks two promises is counted under both.
     """
 
     id: str
@@ -106,7 +109,20 @@ class Ingest(msgspec.Struct, frozen=True, kw_only=True):
     n_rows_read: int = 0
     facts: tuple[FileFacts, ...] = ()
     stored_types: dict[str, str] = {}
+    n_quarantined: int = 0
+    quarantined: tuple[BrokenCheck, ...] = ()
 
 
+class QuarantineView(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of a table that were put aside: how many, what they broke, some of them, and the file they were written to."""
+
+    table: str
+    n_rows: int
+    reasons: dict[str, int]
+    sample: list[dict[str, str]]
+    path: str | None
+
+
+QUARANTINE = "quarantine"
 INGESTS = Kind("ingest", Ingest, "id", (("table",), ("identity",)))
 FILE_DIGESTS = Kind("file-digest", RememberedDigest, "id")

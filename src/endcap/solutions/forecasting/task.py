@@ -94,26 +94,15 @@ class ForecastTask:
     def assemble(
         self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: date | None
     ) -> DataRef:
-        from endcap.loop.data.digests import digest_file
         from endcap.loop.data.engine import open_engine
-        from endcap.loop.data.sources import open_source
+        from endcap.loop.data.ingested import open_ingested
         from endcap.loop.features.panel_loading import load_panel
 
         assert set(ingests) == {table.name for table in self.tables}, "every table was ingested"
         engine = open_engine()
         context.on_stop.append(engine.interrupt)
         try:
-            sources = {
-                table.name: open_source(
-                    table,
-                    folder=folder,
-                    zone=table.zone or session.zone,
-                    engine=engine,
-                    digests=lambda path: digest_file(session, path),
-                    ingest=ingests[table.name],
-                )
-                for table in self.tables
-            }
+            sources = {table.name: open_ingested(session, table, ingests[table.name], folder=folder, engine=engine) for table in self.tables}
             loaded = load_panel(self.forecast, sources=sources, engine=engine, now=now, origin=origin)
         finally:
             engine.close()
