@@ -111,7 +111,7 @@ def is_stale(table: Table, *, last_event: str | None, zone: str, now: datetime) 
 def describe_broken(check: BrokenCheck, *, table: Table, n_rows: int) -> str:
     """One line for a reader: the check, the column, how many rows, and one of them."""
     said = describe_promise(check.check, check.column, table=table)
-    if check.check not in ("missing", "extra", "fresh"):
+    if check.check not in ("missing", "extra", "fresh", "volume"):
         said += f" in {check.n_rows:,} of {n_rows:,} rows"
     shown = ", ".join(f"{name}={value}" for name, value in check.sample[0].items()) if check.sample else ""
     return f"{said}{f', such as {shown}' if shown else ''}"
@@ -137,6 +137,7 @@ def describe_promise(check: str, column: str | None, *, table: Table) -> str:
         "future": "event time is in the future",
         "fresh": f"the newest row is older than {fresh}",
         "line": "the line does not fit the header",
+        "volume": "the number of rows is not what is usual",
     }[check]
     return f"{check}: {said}"
 

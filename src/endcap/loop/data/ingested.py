@@ -26,15 +26,20 @@ def open_ingested(
     folder: Path,
     engine: duckdb.DuckDBPyConnection,
     only: Sequence[FileIdentity] | None = None,
+    put_aside: pa.Table | None = None,
 ) -> Source:
     """The rows that an ingest let in as one SELECT, without those it put aside; see ``open_source``.
 
-    ``only`` reads some of the ingest's files, such as ``new_files`` names (None: all). Raises InvalidInput for files that are not as the ingest
+    ``only`` reads some of the ingest's files, such as ``new_files`` names (None: all); ``put_aside`` are the rows that this very ingest put
+    aside, while they are not written yet. Raises InvalidInput for files that are not as the ingest
     found them. Cost: that of ``open_source`` without a scan, and the reading of the rows put aside; files that have such rows are read by
     all their columns, or in Parquet by their rows' numbers, CSV files with lines that do not fit by one thread.
     """
     from endcap.loop.data.quarantine import load_exclusion
     from endcap.loop.data.sources import open_source
+
+    def read(id_: str) -> pa.Table:
+        return put_aside if put_aside is not None and id_ == ingest.id else read_quarantined(session, ingest.table, id_)
 
     return open_source(
         table,
@@ -44,7 +49,7 @@ def open_ingested(
         digests=lambda path: digest_file(session, path),
         ingest=ingest,
         only=only,
-        excluded=lambda files: load_exclusion(ingest, files, quarantined=lambda id_: read_quarantined(session, ingest.table, id_), engine=engine),
+        excluded=lambda files: load_exclusion(ingest, files, quarantined=read, engine=engine),
     )
 
 

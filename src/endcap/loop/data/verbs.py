@@ -17,9 +17,9 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.digests import digest_files, require_unchanged
 from endcap.loop.data.file_sets import carry_facts, find_previous, span_of
-from endcap.loop.data.ingested import partition_of, read_quarantined
+from endcap.loop.data.ingested import open_ingested, partition_of, read_quarantined
 from endcap.loop.data.paths import DataFiles, find_files
-from endcap.loop.data.records import INGESTS, QUARANTINE, FileIdentity, Ingest, QuarantineView
+from endcap.loop.data.records import INGESTS, QUARANTINE, BrokenCheck, FileIdentity, Ingest, QuarantineView, describe_volume
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ def ingest(session: Session, table: Table, *, folder: Path, zone: str | None = N
     ``folder`` is where relative paths begin; ``zone`` is that of times without an offset unless the table says its own (None: the
     workspace's). Only files that are new or changed since the last accepted ingest of the same definition are read: what rows promise is
     checked on theirs (``unique`` among them alone), and of the other files it is known. Where no file is new the record that stands is
-    returned; ``fresh`` is asked each time, of all rows. ``verify`` reads every file's digest anew.
+    returned; ``fresh`` is asked each time, of all rows, ``volume`` of all recent rows when files are read. ``verify`` reads every file's digest anew.
     Raises ContractBroken, after recording the refused batch, when rows break a promise; InvalidInput, audited as a refusal, when
     the files cannot be read. Cost: a look at each file, and the digest and two scans (three with ``unique``) of the new ones.
     """
@@ -53,6 +53,7 @@ def ingest(session: Session, table: Table, *, folder: Path, zone: str | None = N
             record = _ask_again(session, table, standing, zone=zone)
         else:
             record, found = _look(session, table, files=files, identities=identities, identity=identity, zone=zone)
+            record = _weigh(session, table, record, folder=folder, put_aside=found.bad.identified(identities) if found.bad else None)
     except InvalidInput as error:
         session.record_refusal("ingest", thing=f"table/{table.name}", detail={"error": error.code, "what": error.what[:500]})
         raise
@@ -160,6 +161,29 @@ def _look(
     return record, found
 
 
+def _weigh(session: Session, table: Table, record: Ingest, *, folder: Path, put_aside: pa.Table | None) -> Ingest:
+    """The record with what is to be said of how many rows came, and refused where the table asks for that."""
+    from endcap.loop.data.engine import open_engine
+    from endcap.loop.data.volumes import check_volume, files_within, judged_interval
+
+    volume = table.contract.volume
+    interval = judged_interval(table, last_event=record.last_event, zone=record.zone, now=record.at)
+    if record.status != "accepted" or volume is None or interval is None or record.first_event is None:
+        return record
+    recent = files_within(record.files, record.facts, volume=volume, interval=interval)
+    if not recent:
+        return record
+    with open_engine() as engine:
+        source = open_ingested(session, table, record, folder=folder, engine=engine, only=recent, put_aside=put_aside)
+        doubts = tuple(check_volume(source, interval=interval, first_event=record.first_event, engine=engine))
+    if not doubts or volume.then == "warn":
+        return msgspec.structs.replace(record, warnings=doubts)
+    n = sum(doubt.n_doubted for doubt in doubts)
+    sample = [{**key.key, "rows": str(key.n_rows), "usual": f"{key.usual:g}"} for doubt in doubts for key in doubt.sample][:_SHOWN_ROWS]
+    refused = {"facts": (), "profile": (), "n_quarantined": 0, "quarantined": (), "broken": (BrokenCheck("volume", None, n, sample),)}
+    return msgspec.structs.replace(record, status="refused", warnings=doubts, **refused)
+
+
 def _write(session: Session, record: Ingest, *, bad: pa.Table | None = None) -> Ingest:
     """Keep the record, its audit row and the rows put aside, unless somebody accepted the same meanwhile: then theirs stands, and nothing is written.
 
@@ -176,6 +200,7 @@ def _write(session: Session, record: Ingest, *, bad: pa.Table | None = None) -> 
         "n_quarantined": record.n_quarantined,
         "previous": record.previous,
         "n_broken": len(record.broken),
+        "n_warnings": len(record.warnings),
     }
     kept, partition = record, partition_of(session, record.table, record.id)
     if bad is not None and record.status == "accepted":
@@ -199,7 +224,8 @@ def _write(session: Session, record: Ingest, *, bad: pa.Table | None = None) -> 
 def _contract_broken(table: Table, record: Ingest, *, n_too_many: int) -> ContractBroken:
     from endcap.loop.data.contracts import describe_broken
 
-    lines = [f"- {describe_broken(check, table=table, n_rows=record.n_rows_read)}" for check in record.broken]
+    lines = [f"- volume: {describe_volume(doubt)}" for doubt in record.warnings if record.broken[0].check == "volume"]
+    lines = lines or [f"- {describe_broken(check, table=table, n_rows=record.n_rows_read)}" for check in record.broken]
     if len(lines) > _MOST_LINES:
         lines = [*lines[: _MOST_LINES - 1], f"- and {len(lines) - _MOST_LINES + 1} more"]
     n, share = len(record.broken), table.contract.quarantine

@@ -17,7 +17,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import Quality
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
-from endcap.loop.data.records import Ingest
+from endcap.loop.data.records import Ingest, describe_arrival
 from endcap.loop.evaluation.gates import Evidence, scale_of
 from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
 from endcap.loop.registry.records import MEMBER_METRICS, Version, VersionFile
@@ -109,6 +109,7 @@ class ForecastTask:
         digest = session.blobs.put(encode_panel(loaded.panel))
         self._keep(digest, loaded.panel)
         notes = tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts)
+        notes += tuple(note for found in ingests.values() for note in describe_arrival(found))
         return DataRef(
             digest=digest,
             origin=loaded.panel.day(loaded.panel.origin),
