@@ -35,12 +35,45 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
             raise DefinitionError(f"A check asks for at least {self.least} and at most {self.most}: no value fits.")
 
 
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
+    """How many rows each key sends, held against what is usual for it.
+
+    The newest interval that is over is counted by the columns ``by`` (none: the whole table): an interval is a day or an hour
+    (``every="1h"``) of the table's zone, and over once its rows should be known. Usual is the median of the same weekday, and hour, of
+    the ``weeks`` before. A key that sent nothing, less than ``least`` times the usual or more than ``most`` times, is named; ``then`` says
+    whether that is a warning (``"warn"``) or refuses the batch (``"refuse"``).
+    """
+
+    by: tuple[str, ...] = ()
+    every: str = "1d"
+    least: float = 0.2
+    most: float = 5.0
+    weeks: int = 4
+    then: str = "warn"
+
+    def __post_init__(self) -> None:
+        set_field(self, "by", as_names(self.by, what="Volume.by"))
+        if parse_duration(self.every).total_seconds() not in (3600, 86_400):
+            raise DefinitionError(f"Volume.every is {self.every!r}; rows are counted by the day or by the hour.", hint="write 1d or 1h")
+        if not 0 <= self.least < 1 < self.most:
+            raise DefinitionError(f"Volume allows {self.least} to {self.most} times the usual; the usual itself must lie between.", hint="0.2 and 5")
+        if not 1 <= self.weeks <= 52:
+            raise DefinitionError(f"Volume.weeks is {self.weeks}; what is usual comes from 1 to 52 weeks.")
+        if self.then not in ("warn", "refuse"):
+            raise DefinitionError(f"Volume.then is {self.then!r}; it is 'warn' or 'refuse'.", hint=suggest(str(self.then), ("warn", "refuse")))
+
+
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table's rows promise. A batch that breaks it is refused whole.
+    """What a table's rows promise. A batch that breaks it is refused whole, unless it may put rows aside.
 
     ``columns`` names the checks by column; a column named here must be there. ``unique`` names columns that no two rows share
     (None: not checked). ``future=False`` refuses event times after the instant of ingest. ``fresh`` is the greatest age of the newest row
-    (None: any age). ``extra=False`` refuses columns that are not named.
+    (None: any age). ``extra=False`` refuses columns that are not named. ``volume`` says how many rows are usual (None: not checked).
+
+    ``quarantine`` is the share of a batch's rows that may be put aside: rows that break a promise go to the table's quarantine with the
+    reasons for each, the rest is let in, and nothing downstream sees them. Of rows that are not ``unique`` all are put aside, since nobody
+    can say which of them is right. Above the share, and for what is wrong with the table itself (``fresh``, a column that is not there),
+    the batch is refused whole. None puts no row aside.
     """
 
     columns: dict[str, Check] = {}
@@ -48,8 +81,12 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     future: bool = False
     fresh: str | None = None
     extra: bool = True
+    quarantine: float | None = None
+    volume: Volume | None = None
 
     def __post_init__(self) -> None:
+        if self.quarantine is not None and not 0 < self.quarantine <= 1:
+            raise DefinitionError(f"Contract.quarantine is {self.quarantine}; it is a share of rows, above 0 and at most 1.", hint="write 0.01")
         if self.fresh is not None:
             parse_duration(self.fresh)
         if self.unique is not None:
@@ -91,6 +128,8 @@ class Table(msgspec.Struct, frozen=True):
         parse_duration(self.known_after)
         if self.zone is not None:
             load_zone(self.zone)
+        if self.contract.volume is not None and self.event_time is None:
+            raise DefinitionError(f"Table '{self.name}' promises a volume and has no event_time.", hint="declare event_time=...")
         if not isinstance(self.source, str) or not self.source.strip():
             raise DefinitionError(f"Table '{self.name}' has no source.", hint="give a file, a folder or a glob such as 'sales/*.parquet'")
         for column in self.columns:

@@ -17,7 +17,7 @@ from rich.text import Text
 from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
 from endcap.governance.records import AuditRow
-from endcap.loop.data.records import Ingest
+from endcap.loop.data.records import Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict
 from endcap.loop.monitoring.records import Incident, Reading
@@ -125,6 +125,17 @@ def _(result: Started, console: Console) -> None:
     for file in result.files:
         console.print(Text(f"wrote {file}"))
     console.print("next: endcap run store-day")
+
+
+@show.register
+def _(result: QuarantineView, console: Console) -> None:
+    console.print(Text(f"{result.n_rows:,} rows of table '{result.table}' are put aside" + (f", in {result.path}" if result.path else "")))
+    for reason, n in result.reasons.items():
+        console.print(Text(f"  {n:>9,}  {reason}"))
+    for row in result.sample:
+        console.print(Text(f"  {', '.join(f'{name}={value}' for name, value in row.items())}"))
+    if result.n_rows and not result.path:
+        console.print(Text(f"write them with: endcap quarantine {shlex.quote(result.table)} --out rows.csv"))
 
 
 @show.register
@@ -286,7 +297,18 @@ def _row_of_run(done: Run) -> dict[str, Any]:
 def _row_of_ingest(ingest: Ingest) -> dict[str, Any]:
     span = f"{ingest.first_event or '-'} to {ingest.last_event or '-'}"
     broken = "; ".join(f"{check.check} {check.column or ''} in {check.n_rows:,} rows" for check in ingest.broken)
-    return {"table": ingest.table, "at": ingest.at, "status": ingest.status, "rows": f"{ingest.n_rows:,}", "span": span, "broken": broken or "-"}
+    aside = "; ".join(f"{check.check} {check.column or ''}".strip() + f" {check.n_rows:,}" for check in ingest.quarantined)
+    return {
+        "table": ingest.table,
+        "at": ingest.at,
+        "status": ingest.status,
+        "rows": f"{ingest.n_rows:,}",
+        "read": f"{ingest.n_rows_read:,}",
+        "put aside": f"{ingest.n_quarantined:,} ({aside})" if ingest.n_quarantined else "-",
+        "span": span,
+        "broken": broken or "-",
+        "warnings": "; ".join(map(describe_volume, ingest.warnings)) or "-",
+    }
 
 
 def _row_of_reading(reading: Reading) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from endcap.core.names import quote, quote_text
@@ -20,6 +21,7 @@ _OFFSET = r"\s*([Zz]|[+-]\d{2}(:?\d{2})?)"
 _ENDS_IN_OFFSET = r":\d{2}([.]\d+)?" + _OFFSET + r"\s*$"
 _N_SAMPLED = 20_000
 FILE = "__file"  # the path of the file that a row came from
+ROW = "__row"  # what a row is known by within its file: its number in Parquet, counted from 0; all its texts in CSV, sorted by column
 NO_VALUES = "NULL"  # what stands for the type of a text column that no row has a value of: what comes later decides
 
 # What values of a text column may be read as; each type is tried before those it widens to, and text is what remains.
@@ -27,6 +29,25 @@ _LADDERS: tuple[tuple[str, ...], ...] = (("bool",), ("BIGINT", "DOUBLE"), ("DATE
 _RUNGS = {"BOOLEAN": "bool", "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}
 _SIGNED = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
 _UNSIGNED = ("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Rows that are left out of a table.
+
+    ``relation`` is a table of the engine that holds ``__file`` and ``__row`` of each, ``files`` the files that have any. ``torn`` are CSV files
+    among them with lines that do not fit the header, which are passed over. ``marked``: the rows that are left carry their ``__row``.
+    """
+
+    relation: str
+    files: frozenset[Path]
+    torn: frozenset[Path] = frozenset()
+    marked: bool = False
+
+    def apply(self, relation: str) -> str:
+        """The rows of a relation with ``__file`` and ``__row`` that are not left out."""
+        kept = "*" if self.marked else f"* EXCLUDE ({ROW})"
+        return f"SELECT {kept} FROM ({relation}) AS r ANTI JOIN {self.relation} AS x ON r.{FILE} = x.{FILE} AND r.{ROW} = x.{ROW}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +160,8 @@ def detect_types(
     types |= kept
     if not names:
         return types
-    possible = {name: [list(ladder) for ladder in _LADDERS] for name in names if promised.get(name) != "text"}
+    # Columns promised as text are counted too, so that text which is not UTF-8 is met here and not by whoever reads it first.
+    possible = {name: [] if promised.get(name) == "text" else [list(ladder) for ladder in _LADDERS] for name in names}
     sampled = _count_fitting(engine, f"SELECT * FROM ({relation}) LIMIT {_N_SAMPLED}", possible, promised={})
     for name, ladders in possible.items():
         n = sampled[name]["n"]

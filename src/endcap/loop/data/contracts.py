@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import duckdb
     import numpy as np
 
+SHARED = "__shared_values"
 _MOST_SAMPLES = 10
 _MOST_HASHES = 250_000_000
 _ALIKE = {"timestamp": ("timestamp", "date"), "number": ("number", "integer")}
@@ -36,7 +37,7 @@ class ContractScan:
 
 
 @dataclass(frozen=True)
-class _Ask:
+class Ask:
     """One check over rows: ``condition`` holds for the rows that break it. ``always``: it is broken even by a table without rows."""
 
     check: str
@@ -66,7 +67,7 @@ def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: dat
     those that meet); each broken check one more for its sample.
     """
     table = source.table
-    asks = [*_ask_times(source, now), *_ask_columns(source)]
+    asks = ask_rows(source, now=now)
     files, counts = _count(source, asks, engine=engine)
     span = join_spans(files.values())
     broken = _broken_columns(source, span.n_rows)
@@ -77,6 +78,11 @@ def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: dat
                 broken.append(BrokenCheck(ask.check, ask.column, n, sample))
         broken += _check_unique(source, span.n_rows, engine=engine)
     return ContractScan(span, files, broken)
+
+
+def ask_rows(source: Source, *, now: datetime) -> list[Ask]:
+    """Every check that a row can break by itself, as conditions over ``source.sql``; null counts as kept."""
+    return [*_ask_times(source, now), *_ask_columns(source)]
 
 
 def check_fresh(table: Table, span: Span, *, zone: str, now: datetime) -> list[BrokenCheck]:
@@ -104,31 +110,39 @@ def is_stale(table: Table, *, last_event: str | None, zone: str, now: datetime) 
 
 def describe_broken(check: BrokenCheck, *, table: Table, n_rows: int) -> str:
     """One line for a reader: the check, the column, how many rows, and one of them."""
-    promised = table.contract.columns.get(check.column or "", Check())
-    column = f"column {check.column!r}"
+    said = describe_promise(check.check, check.column, table=table)
+    if check.check not in ("missing", "extra", "fresh", "volume"):
+        said += f" in {check.n_rows:,} of {n_rows:,} rows"
+    shown = ", ".join(f"{name}={value}" for name, value in check.sample[0].items()) if check.sample else ""
+    return f"{said}{f', such as {shown}' if shown else ''}"
+
+
+def describe_promise(check: str, column: str | None, *, table: Table) -> str:
+    """What it means that a check is broken: its name and a sentence."""
+    promised = table.contract.columns.get(column or "", Check())
+    named = f"column {column!r}"
     fresh = format_duration(parse_duration(table.contract.fresh).total_seconds()) if table.contract.fresh else ""
     said = {
-        "missing": f"{column} is not there",
-        "extra": f"{column} is not in the contract",
-        "type": f"{column} is not {promised.type or 'number'}",
-        "nulls": f"{column} is missing",
-        "infinite": f"{column} is infinite",
-        "least": f"{column} is below {promised.least}",
-        "most": f"{column} is above {promised.most}",
-        "one_of": f"{column} is none of {list(promised.one_of or ())[:10]}",
+        "missing": f"{named} is not there",
+        "extra": f"{named} is not in the contract",
+        "type": f"{named} is not {promised.type or 'number'}",
+        "nulls": f"{named} is missing",
+        "infinite": f"{named} is infinite",
+        "least": f"{named} is below {promised.least}",
+        "most": f"{named} is above {promised.most}",
+        "one_of": f"{named} is none of {list(promised.one_of or ())[:10]}",
         "unique": f"{list(table.contract.unique or ())} occur more than once",
         "event_time": f"event time {table.event_time!r} is no time",
         "known_at": f"known-at {table.known_at!r} is no time",
         "future": "event time is in the future",
         "fresh": f"the newest row is older than {fresh}",
-    }[check.check]
-    if check.check not in ("missing", "extra", "fresh"):
-        said += f" in {check.n_rows:,} of {n_rows:,} rows"
-    shown = ", ".join(f"{name}={value}" for name, value in check.sample[0].items()) if check.sample else ""
-    return f"{check.check}: {said}{f', such as {shown}' if shown else ''}"
+        "line": "the line does not fit the header",
+        "volume": "the number of rows is not what is usual",
+    }[check]
+    return f"{check}: {said}"
 
 
-def _count(source: Source, asks: list[_Ask], *, engine: duckdb.DuckDBPyConnection) -> tuple[dict[str, Span], list[int]]:
+def _count(source: Source, asks: list[Ask], *, engine: duckdb.DuckDBPyConnection) -> tuple[dict[str, Span], list[int]]:
     """The span of each file, and how many rows break each check."""
     timed = source.table.event_time is not None
     ends = [
@@ -156,7 +170,7 @@ def _times(source: Source) -> list[str]:
     return [EVENT_TIME] * (source.table.event_time is not None) + [KNOWN_AT] * (source.table.known_at is not None)
 
 
-def _ask_times(source: Source, now: datetime) -> list[_Ask]:
+def _ask_times(source: Source, now: datetime) -> list[Ask]:
     asks = []
     table = source.table
     for check, name, expression in (("event_time", EVENT_TIME, table.event_time), ("known_at", KNOWN_AT, table.known_at)):
@@ -164,11 +178,11 @@ def _ask_times(source: Source, now: datetime) -> list[_Ask]:
             continue
         value = quote(expression) if expression in source.columns else f"({expression})"
         condition = f"(({value} IS NOT NULL AND {name} IS NULL) OR NOT isfinite({name}))"
-        asks.append(_Ask(check, expression if expression in source.columns else None, condition, (value,)))
+        asks.append(Ask(check, expression if expression in source.columns else None, condition, (value,)))
     if table.event_time is not None and not table.contract.future:
         local = _local(now, source.zone).isoformat(sep=" ")
         condition = f"({EVENT_TIME} > TIMESTAMP {quote_text(local)} AND isfinite({EVENT_TIME}))"
-        asks.append(_Ask("future", None, condition, (EVENT_TIME,)))
+        asks.append(Ask("future", None, condition, (EVENT_TIME,)))
     return asks
 
 
@@ -176,7 +190,7 @@ def _local(now: datetime, zone: str) -> datetime:
     return now.astimezone(load_zone(zone)).replace(tzinfo=None)
 
 
-def _ask_columns(source: Source) -> list[_Ask]:
+def _ask_columns(source: Source) -> list[Ask]:
     asks = []
     for name, check in source.table.contract.columns.items():
         if name in source.columns:
@@ -184,7 +198,7 @@ def _ask_columns(source: Source) -> list[_Ask]:
     return asks
 
 
-def _ask_column(source: Source, name: str, check: Check) -> list[_Ask]:
+def _ask_column(source: Source, name: str, check: Check) -> list[Ask]:
     column, type_ = quote(name), source.columns[name]
     floating = source.stored_types[name] in ("FLOAT", "DOUBLE")
     promised = check.type or ("number" if check.least is not None or check.most is not None else None)
@@ -193,34 +207,34 @@ def _ask_column(source: Source, name: str, check: Check) -> list[_Ask]:
     if promised is not None:
         asks += _ask_type(source, name, promised)
     if not check.nulls:
-        asks.append(_Ask("nulls", name, missing, (column,)))
+        asks.append(Ask("nulls", name, missing, (column,)))
     number = _as_number(source, name)
     if number is None:
         return asks + _ask_one_of(name, check, type_)
     if promised in ("integer", "number") and (floating or type_ == "text"):
-        asks.append(_Ask("infinite", name, f"isinf({number})", (column,)))
+        asks.append(Ask("infinite", name, f"isinf({number})", (column,)))
     stored = source.stored_types[name]
     if check.least is not None:
-        asks.append(_Ask("least", name, f"({number} < {_limit(check.least, stored)})", (column,)))
+        asks.append(Ask("least", name, f"({number} < {_limit(check.least, stored)})", (column,)))
     if check.most is not None:
         # NaN is greater than every number to DuckDB; it is missing, not too great.
         guard = f" AND NOT isnan({number})" if floating or type_ == "text" else ""
-        asks.append(_Ask("most", name, f"({number} > {_limit(check.most, stored)}{guard})", (column,)))
+        asks.append(Ask("most", name, f"({number} > {_limit(check.most, stored)}{guard})", (column,)))
     return asks + _ask_one_of(name, check, type_)
 
 
-def _ask_type(source: Source, name: str, promised: str) -> list[_Ask]:
+def _ask_type(source: Source, name: str, promised: str) -> list[Ask]:
     column, type_ = quote(name), source.columns[name]
     if type_ in _ALIKE.get(promised, (promised,)):
         return []
     if promised == "integer" and type_ == "number":
         condition = f"(isfinite(CAST({column} AS DOUBLE)) AND {column} <> trunc({column}))"
-        return [_Ask("type", name, condition, (column,))]
+        return [Ask("type", name, condition, (column,))]
     if promised == "date" and source.stored_types[name].startswith("TIMESTAMP"):
-        return [_Ask("type", name, f"(date_trunc('day', {column}) <> {column})", (column,))]
+        return [Ask("type", name, f"(date_trunc('day', {column}) <> {column})", (column,))]
     if type_ == "text" and source.format == "csv" and name in source.file_columns:
-        return [_Ask("type", name, f"({column} IS NOT NULL AND NOT coalesce({casts_to(promised, column)}, false))", (column,))]
-    return [_Ask("type", name, f"{column} IS NOT NULL", (column,), always=True)]
+        return [Ask("type", name, f"({column} IS NOT NULL AND NOT coalesce({casts_to(promised, column)}, false))", (column,))]
+    return [Ask("type", name, f"{column} IS NOT NULL", (column,), always=True)]
 
 
 def _as_number(source: Source, name: str) -> str | None:
@@ -242,7 +256,7 @@ def _limit(limit: float, stored: str) -> str:
     return f"CAST({quote_text(repr(float(limit)))} AS DOUBLE)"
 
 
-def _ask_one_of(name: str, check: Check, type_: str) -> list[_Ask]:
+def _ask_one_of(name: str, check: Check, type_: str) -> list[Ask]:
     if check.one_of is None:
         return []
     column = quote(name)
@@ -254,7 +268,7 @@ def _ask_one_of(name: str, check: Check, type_: str) -> list[_Ask]:
     condition = f"({column} IS NOT NULL AND {outside})"
     if type_ == "number":
         condition = f"({condition} AND NOT isnan(CAST({column} AS DOUBLE)))"
-    return [_Ask("one_of", name, condition, (column,))]
+    return [Ask("one_of", name, condition, (column,))]
 
 
 def _sample(source: Source, condition: str, shown: tuple[str, ...], *, engine: duckdb.DuckDBPyConnection) -> list[dict[str, str]]:
@@ -270,38 +284,48 @@ def _sample(source: Source, condition: str, shown: tuple[str, ...], *, engine: d
 
 
 def _check_unique(source: Source, n_rows: int, *, engine: duckdb.DuckDBPyConnection) -> list[BrokenCheck]:
-    """Rows that share their values of the ``unique`` columns.
+    """Rows that share their values of the ``unique`` columns."""
+    if not find_shared(source, n_rows, engine=engine):
+        return []
+    names = source.table.contract.unique or ()
+    shown = ", ".join(f"CAST({quote(name)} AS VARCHAR)" for name in names)
+    rows = engine.execute(
+        f"SELECT sum(__n) OVER (), CAST(__n AS VARCHAR), {shown} FROM {SHARED}"
+        f" ORDER BY __n DESC, {', '.join(map(quote, names))} LIMIT {_MOST_SAMPLES}"
+    ).fetchall()
+    engine.execute(f"DROP TABLE {SHARED}")
+    labels = [{EVENT_TIME: "event_time", KNOWN_AT: "known_at"}.get(name, name) for name in names]
+    sample = [{**dict(zip(labels, row[2:], strict=True)), "rows": row[1]} for row in rows]
+    return [BrokenCheck("unique", None, int(rows[0][0]), sample)]
 
-    A group-by of 100 M rows costs half a minute and gigabytes; sorting their 64-bit hashes takes seconds and 8 bytes a row. Only
-    rows whose hashes meet are then grouped by the values themselves, so the answer is exact.
+
+def find_shared(source: Source, n_rows: int, *, engine: duckdb.DuckDBPyConnection, where: str = "true") -> bool:
+    """Whether rows share their values of the ``unique`` columns; if so those values stand in the table ``SHARED``, with the rows of each as ``__n``.
+
+    ``where`` leaves rows out. A group-by of 100 M rows costs half a minute and gigabytes; sorting their 64-bit hashes takes seconds and 8
+    bytes a row. Only rows whose hashes meet are then grouped by the values themselves, so the answer is exact.
     """
     names = source.table.contract.unique
     present = {*source.columns, *_times(source)}
     if not names or n_rows < 2 or any(name not in present for name in names):
-        return []
+        return False
     columns = ", ".join(quote(name) for name in names)
-    whole = " AND ".join(f"{quote(name)} IS NOT NULL" for name in names)
+    whole = " AND ".join([f"({where})", *(f"{quote(name)} IS NOT NULL" for name in names)])
     n_parts = -(-n_rows // _MOST_HASHES)
     met = _find_met_hashes(f"SELECT hash({columns}) AS h FROM ({source.sql}) WHERE {whole}", n_parts=n_parts, engine=engine)
     if met.size == 0:
-        return []
+        return False
     import pyarrow as pa
 
     engine.register("__met_hashes", pa.table({"h": met}))
     try:
-        groups = (
-            f"SELECT {columns}, count(*) AS __n FROM ({source.sql}) WHERE {whole}"
+        ((n,),) = engine.execute(
+            f"CREATE OR REPLACE TEMP TABLE {SHARED} AS SELECT {columns}, count(*) AS __n FROM ({source.sql}) WHERE {whole}"
             f" AND hash({columns}) IN (SELECT h FROM __met_hashes) GROUP BY {columns} HAVING count(*) > 1"
-        )
-        shown = ", ".join(f"CAST({quote(name)} AS VARCHAR)" for name in names)
-        rows = engine.execute(
-            f"SELECT sum(__n) OVER (), CAST(__n AS VARCHAR), {shown} FROM ({groups}) ORDER BY __n DESC, {columns} LIMIT {_MOST_SAMPLES}"
         ).fetchall()
     finally:
         engine.unregister("__met_hashes")
-    labels = [{EVENT_TIME: "event_time", KNOWN_AT: "known_at"}.get(name, name) for name in names]
-    sample = [{**dict(zip(labels, row[2:], strict=True)), "rows": row[1]} for row in rows]
-    return [BrokenCheck("unique", None, int(rows[0][0]), sample)] if rows else []
+    return int(n) > 0
 
 
 def _find_met_hashes(statement: str, *, n_parts: int, engine: duckdb.DuckDBPyConnection) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

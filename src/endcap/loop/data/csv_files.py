@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
 from endcap.core.names import quote, quote_text
-from endcap.loop.data.column_types import FILE, KnownTypes, detect_types
+from endcap.loop.data.column_types import FILE, ROW, Exclusion, KnownTypes, detect_types
 from endcap.loop.data.failures import reading
 from endcap.loop.data.parquet_files import require_free_name, require_same_columns
 from endcap.loop.data.paths import DataFiles, sql_list
@@ -26,13 +27,16 @@ class _Layout(NamedTuple):
     names: tuple[str, ...]
 
 
-def relate_csv(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection, known: KnownTypes | None = None) -> str:
+def relate_csv(
+    files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection, known: KnownTypes | None = None, excluded: Exclusion | None = None
+) -> str:
     r"""A SELECT over all rows of CSV files (UTF-8, a header, quotes ``"``), with types.
 
     The delimiter is the one of ``, ; tab |`` that parts the header most often; ``.tsv`` is parted by tabs. The files must have
     the same columns, in any order. Each column takes the narrowest type that every value of every file fits (see
     ``detect_types``): one bad value makes a column of numbers text, and the contract names its row. Nothing between two
     delimiters is missing; ``NA`` is a text. Raises InvalidInput naming file and line for a line that does not fit the header.
+    Rows that are ``excluded`` are as if the files had never held them, for the types too.
     ``known`` types are preferred to what the values say, or where they are ``fixed`` taken without a look. Each row carries its file's
     path in ``__file``. Cost: one scan of the files for the types (two where a known type does not fit), none where they are fixed.
     """
@@ -42,7 +46,7 @@ def relate_csv(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnect
     for path, layout in layouts.items():
         require_same_columns(list(layouts[first].names), list(layout.names), first=first, other=path, table=table)
         groups.setdefault(layout, []).append(path)
-    raw = " UNION ALL BY NAME ".join(_read_raw(layout, paths, files=files) for layout, paths in groups.items())
+    raw = " UNION ALL BY NAME ".join(part for layout, paths in groups.items() for part in _read_parts(layout, paths, files=files, excluded=excluded))
     names = [*layouts[first].names, *(name for name in files.partitions if name not in layouts[first].names)]
     promised = {name: check.type for name, check in table.contract.columns.items() if check.type}
     if known is not None and known.fixed:
@@ -50,8 +54,10 @@ def relate_csv(files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnect
     else:
         with reading(table.name):
             types = detect_types(engine, raw, columns=names, promised=promised, standing=known.types if known else None)
-    columns = ", ".join(quote(name) if types[name] == "VARCHAR" else f"CAST({quote(name)} AS {types[name]}) AS {quote(name)}" for name in names)
-    return f"SELECT {columns}, {FILE} FROM ({raw})"
+    # Rows that are left out may be met before they are: those need not fit.
+    cast = "CAST" if excluded is None else "TRY_CAST"
+    columns = ", ".join(quote(name) if types[name] == "VARCHAR" else f"{cast}({quote(name)} AS {types[name]}) AS {quote(name)}" for name in names)
+    return f"SELECT {columns}, {FILE}{f', {ROW}' if excluded and excluded.marked else ''} FROM ({raw})"
 
 
 def _read_layout(path: Path, *, table: Table) -> _Layout:
@@ -114,14 +120,70 @@ def _looks_like_value(text: str) -> bool:
     return digits.isdigit()
 
 
-def _read_raw(layout: _Layout, paths: list[Path], *, files: DataFiles) -> str:
+def _read_parts(layout: _Layout, paths: list[Path], *, files: DataFiles, excluded: Exclusion | None) -> list[str]:
+    """The files of one layout: those that are read whole, those that have rows to leave out, and those with lines to pass over."""
+    if excluded is None:
+        return [_read_raw(layout, paths, files=files)]
+    parts = []
+    whole = [path for path in paths if path not in excluded.files]
+    if whole:
+        raw = _read_raw(layout, whole, files=files)
+        parts.append(_mark_rows(raw, layout, files=files) if excluded.marked else raw)
+    for torn in (False, True):
+        chosen = [path for path in paths if path in excluded.files and (path in excluded.torn) == torn]
+        if chosen:
+            parts.append(excluded.apply(_mark_rows(_read_raw(layout, chosen, files=files, torn=torn), layout, files=files)))
+    return parts
+
+
+def _mark_rows(raw: str, layout: _Layout, *, files: DataFiles) -> str:
+    texts = sorted(name for name in layout.names if name not in files.partitions)
+    return f"SELECT *, [{', '.join(map(quote, texts))}] AS {ROW} FROM ({raw})"
+
+
+def count_rows(path: Path, *, table: Table, engine: duckdb.DuckDBPyConnection) -> tuple[int, int, list[TornLine]]:
+    """Of one CSV file: the rows that fit its header, the line breaks within their values, and the lines that do not fit.
+
+    Whether every row of the file is among them must be asked of the file itself: what follows a quote that is never closed is in none.
+    """
+    layout = _read_layout(path, table=table)
+    raw = _read_raw(layout, [path], files=DataFiles("csv", (path,)), torn=True)
+    breaks = " + ".join(f"coalesce(length({c}) - length(replace({c}, chr(10), '')), 0)" for c in map(quote, layout.names))
+    for name in ("reject_errors", "reject_scans"):
+        engine.execute(f"DROP TABLE IF EXISTS {name}")
+    with reading(table.name):
+        ((n_rows, n_breaks),) = engine.execute(f"SELECT count(*), coalesce(sum({breaks}), 0) FROM ({raw})").fetchall()
+    found = engine.execute(
+        "SELECT line, any_value(error_type), any_value(error_message), any_value(csv_line) FROM reject_errors GROUP BY line ORDER BY line"
+    ).fetchall()
+    return int(n_rows), int(n_breaks), [TornLine(line, _say_torn(type_, message), text) for line, type_, message, text in found]
+
+
+class TornLine(NamedTuple):
+    """A line that does not fit its file's header, and why."""
+
+    line: int
+    reason: str
+    text: str
+
+
+def _say_torn(type_: str, message: str) -> str:
+    found = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
+    if found:
+        return f"it has {found[2]} columns where the header has {found[1]}"
+    return {"INVALID ENCODING": "it is not UTF-8", "LINE SIZE OVER MAXIMUM": "it is longer than a line may be"}.get(type_, "its quotes do not fit")
+
+
+def _read_raw(layout: _Layout, paths: list[Path], *, files: DataFiles, torn: bool = False) -> str:
     struct = ", ".join(f"{quote_text(name)}: 'VARCHAR'" for name in layout.names)
     hive = "hive_partitioning = true, hive_types_autocast = false" if files.partitions else "hive_partitioning = false"
     outer = [name for name in dict.fromkeys(files.outer) if name not in files.partitions]
     kept = f"* EXCLUDE ({', '.join(quote(name) for name in outer)})" if outer else "*"
+    # By one thread, so that each reading passes over the same lines.
+    errors = "ignore_errors = true, store_rejects = true, rejects_limit = 0, parallel = false" if torn else "ignore_errors = false"
     return (
         f"SELECT {kept} FROM read_csv({sql_list(paths)}, columns = {{{struct}}}, delim = {quote_text(layout.delimiter)},"
         " quote = '\"', escape = '\"',"
-        f" filename = '{FILE}', header = true, auto_detect = false, strict_mode = true, null_padding = false, ignore_errors = false, nullstr = '',"
+        f" filename = '{FILE}', header = true, auto_detect = false, strict_mode = true, null_padding = false, {errors}, nullstr = '',"
         f" {hive})"
     )

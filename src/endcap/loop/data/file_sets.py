@@ -51,19 +51,20 @@ def gone_files(ingest: Ingest, *, since: Ingest | None) -> tuple[FileIdentity, .
 
 def subtract_files(files: Sequence[FileIdentity], others: Sequence[FileIdentity]) -> tuple[FileIdentity, ...]:
     """The files that are not among the others, in their order; the same rows twice are two files."""
-    left = Counter(map(_rows_of, others))
+    left = Counter(rows_key(file.path, file.sha256) for file in others)
     kept = []
     for file in files:
-        if left[_rows_of(file)] > 0:
-            left[_rows_of(file)] -= 1
+        key = rows_key(file.path, file.sha256)
+        if left[key] > 0:
+            left[key] -= 1
         else:
             kept.append(file)
     return tuple(kept)
 
 
-def _rows_of(file: FileIdentity) -> tuple[str, ...]:
+def rows_key(path: str, sha256: str) -> tuple[str, ...]:
     """What says which rows a file holds: its bytes, and the folders ``name=value`` above it, which may be columns."""
-    return (file.sha256, *(part for part in Path(file.path).parent.parts if "=" in part))
+    return (sha256, *(part for part in Path(path).parent.parts if "=" in part))
 
 
 def find_previous(session: Session, table: str, *, definition: str, zone: str, files: Sequence[FileIdentity]) -> Ingest | None:
@@ -82,14 +83,28 @@ def find_previous(session: Session, table: str, *, definition: str, zone: str, f
     return None
 
 
-def carry_facts(files: Sequence[FileIdentity], *, ingest: str, spans: Mapping[str, Span], previous: Ingest | None) -> tuple[FileFacts, ...]:
-    """The facts of files, in their order: of those in ``spans`` as this ingest found them, of all others as they stood."""
-    standing: dict[tuple[str, ...], list[FileFacts]] = {}
-    if previous is not None:
-        for file, facts in zip(previous.files, previous.facts, strict=True):
-            standing.setdefault(_rows_of(file), []).append(facts)
-    read = {path: FileFacts(ingest=ingest, **span._asdict()) for path, span in spans.items()}
-    return tuple(read[file.path] if file.path in read else standing[_rows_of(file)].pop() for file in files)
+def carry_facts(
+    files: Sequence[FileIdentity], *, ingest: str, spans: Mapping[str, Span], quarantined: Mapping[str, int], previous: Ingest | None
+) -> tuple[FileFacts, ...]:
+    """The facts of files, in their order: of those in ``spans`` as this ingest found them, of all others as they stood.
+
+    ``quarantined`` gives the rows that were put aside, by file.
+    """
+    read = {path: FileFacts(ingest=ingest, **span._asdict(), n_quarantined=quarantined.get(path, 0)) for path, span in spans.items()}
+    stayed = [file for file in files if file.path not in read]
+    known = {} if previous is None else facts_of(stayed, ingest=previous)
+    return tuple(read[file.path] if file.path in read else known[file.path] for file in files)
+
+
+def facts_of(files: Iterable[FileIdentity], *, ingest: Ingest) -> dict[str, FileFacts]:
+    """What an ingest knows of files that it let in, by the paths they have now: of a file by its own name first, else by what it holds."""
+    kept = list(files)
+    here = {(file.path, file.sha256): facts for file, facts in zip(ingest.files, ingest.facts, strict=True)}
+    found = {file.path: here.pop((file.path, file.sha256)) for file in kept if (file.path, file.sha256) in here}
+    moved: dict[tuple[str, ...], list[FileFacts]] = {}
+    for (path, sha256), facts in here.items():
+        moved.setdefault(rows_key(path, sha256), []).append(facts)
+    return found | {file.path: moved[rows_key(file.path, file.sha256)].pop(0) for file in kept if file.path not in found}
 
 
 def span_of(facts: Iterable[FileFacts]) -> Span:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from endcap.core.definitions.tables import Table
+from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.core.settings import Settings
-from endcap.loop.data.column_types import NO_VALUES, KnownTypes
-from endcap.loop.data.contracts import scan_contract
+from endcap.loop.data.column_types import NO_VALUES, Exclusion, KnownTypes
+from endcap.loop.data.contracts import ContractScan, scan_contract
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.file_sets import Span, subtract_files
 from endcap.loop.data.paths import DataFiles
 from endcap.loop.data.profiles import profile_source
+from endcap.loop.data.quarantine import BadRows, TornFile, describe_torn, exclude_rows, find_bad_rows, find_torn, pass_over
 from endcap.loop.data.records import BrokenCheck, ColumnProfile, FileIdentity, Ingest
 from endcap.loop.data.sources import OtherTypes, Source, open_files
 
@@ -26,13 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in the files that were read. ``spans`` has one for each of them; ``previous`` None: all were read."""
+    """What was found in the files that were read. ``spans`` has one for each of them; ``previous`` None: all were read.
+
+    ``n_read`` counts all rows that were read, ``bad`` holds those to put aside (None: there are none), and ``n_too_many`` counts the bad rows of a
+    batch that has more than it may.
+    """
 
     spans: dict[str, Span]
+    n_read: int
     broken: list[BrokenCheck]
     profile: list[ColumnProfile]
     stored_types: dict[str, str]
     previous: Ingest | None
+    bad: BadRows | None = None
+    n_too_many: int = 0
 
 
 def inspect_files(
@@ -54,33 +63,80 @@ def inspect_files(
         if previous is not None:
             fresh = subtract_files(identities, previous.files)
             if not fresh:
-                return Inspection({}, [], [], previous.stored_types, previous)
+                return Inspection({}, 0, [], [], previous.stored_types, previous)
             with suppress(OtherTypes):
-                source = _open(table, files, fresh, zone=zone, engine=engine, known=KnownTypes(previous.stored_types, fixed=False))
-                return _inspect(source, engine=engine, now=now, previous=previous)
-        return _inspect(_open(table, files, identities, zone=zone, engine=engine, known=None), engine=engine, now=now, previous=None)
+                known = KnownTypes(previous.stored_types, fixed=False)
+                return _Batch(table, files, fresh, zone=zone, engine=engine, now=now, known=known, previous=previous).inspect()
+        return _Batch(table, files, identities, zone=zone, engine=engine, now=now, known=None, previous=None).inspect()
 
 
-def _open(
-    table: Table,
-    files: DataFiles,
-    identities: Sequence[FileIdentity],
-    *,
-    zone: str,
-    engine: duckdb.DuckDBPyConnection,
-    known: KnownTypes | None,
-) -> Source:
-    chosen = replace(files, paths=tuple(Path(file.path) for file in identities))
-    return open_files(table, chosen, tuple(identities), zone=zone, engine=engine, known=known)
+@dataclass(frozen=True)
+class _Batch:
+    """The files that are read together, and how."""
 
+    table: Table
+    files: DataFiles
+    identities: Sequence[FileIdentity]
+    zone: str
+    engine: duckdb.DuckDBPyConnection
+    now: datetime
+    known: KnownTypes | None
+    previous: Ingest | None
 
-def _inspect(source: Source, *, engine: duckdb.DuckDBPyConnection, now: datetime, previous: Ingest | None) -> Inspection:
-    scan = scan_contract(source, engine=engine, now=now)
-    spans = {file.path: scan.files.get(file.path, Span()) for file in source.files}
-    if scan.broken:
-        return Inspection(spans, scan.broken, [], {}, previous)
-    profile = profile_source(source, engine=engine, n_rows=scan.span.n_rows)
-    return Inspection(spans, [], profile, _remembered_types(source, profile, previous=previous), previous)
+    def inspect(self) -> Inspection:
+        if self.table.contract.quarantine is not None:
+            return self._inspect_leniently(self.table.contract.quarantine)
+        source = self._open()
+        scan = scan_contract(source, engine=self.engine, now=self.now)
+        return self._refuse(scan) if scan.broken else self._accept(source, scan)
+
+    def _inspect_leniently(self, share: float) -> Inspection:
+        """Judge all rows, put the bad ones aside if they are few enough, and look again at what is left as if they had never been."""
+        torn, source = self._open_marked()
+        scan = scan_contract(source, engine=self.engine, now=self.now)
+        broken = [*scan.broken, *describe_torn(torn)]
+        if not broken:
+            return self._accept(source, scan)
+        if any(check.check in ("missing", "extra") for check in broken):
+            return self._refuse(scan, broken)
+        bad = find_bad_rows(source, n_rows=scan.span.n_rows, torn=torn, now=self.now, engine=self.engine)
+        n_torn = sum(len(file.lines) for file in torn)
+        n_rows, n_bad = scan.span.n_rows + n_torn, bad.table.num_rows
+        if n_bad > share * n_rows:
+            return self._refuse(scan, broken, n_torn=n_torn, n_too_many=n_bad)
+        source = self._open(exclude_rows(bad.table, engine=self.engine))
+        left = scan_contract(source, engine=self.engine, now=self.now)
+        if left.broken:
+            return self._refuse(left)
+        if left.span.n_rows + n_bad != n_rows:
+            raise IntegrityBroken(f"Table '{self.table.name}': {n_rows:,} rows were read, {n_bad:,} put aside, and {left.span.n_rows:,} are left.")
+        return self._accept(source, left, bad=bad)
+
+    def _open_marked(self) -> tuple[list[TornFile], Source]:
+        try:
+            return [], self._open(pass_over([], engine=self.engine))
+        except InvalidInput as error:
+            if self.files.format != "csv" or "line" not in error.details:
+                raise
+        torn = find_torn([Path(file.path) for file in self.identities], table=self.table, engine=self.engine)
+        return torn, self._open(pass_over(torn, engine=self.engine))
+
+    def _open(self, excluded: Exclusion | None = None) -> Source:
+        chosen = replace(self.files, paths=tuple(Path(file.path) for file in self.identities))
+        return open_files(self.table, chosen, tuple(self.identities), zone=self.zone, engine=self.engine, known=self.known, excluded=excluded)
+
+    def _refuse(self, scan: ContractScan, broken: Sequence[BrokenCheck] = (), *, n_torn: int = 0, n_too_many: int = 0) -> Inspection:
+        n_read = scan.span.n_rows + n_torn
+        return Inspection(self._spans(scan), n_read, list(broken or scan.broken), [], {}, self.previous, n_too_many=n_too_many)
+
+    def _accept(self, source: Source, scan: ContractScan, *, bad: BadRows | None = None) -> Inspection:
+        profile = profile_source(source, engine=self.engine, n_rows=scan.span.n_rows)
+        types = _remembered_types(source, profile, previous=self.previous)
+        n_read = scan.span.n_rows + (bad.table.num_rows if bad else 0)
+        return Inspection(self._spans(scan), n_read, [], profile, types, self.previous, bad=bad)
+
+    def _spans(self, scan: ContractScan) -> dict[str, Span]:
+        return {file.path: scan.files.get(file.path, Span()) for file in self.identities}
 
 
 def _remembered_types(source: Source, profile: Sequence[ColumnProfile], *, previous: Ingest | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
-from endcap.loop.data.column_types import FILE, KnownTypes, has_offset, name_type
+from endcap.loop.data.column_types import FILE, ROW, Exclusion, KnownTypes, has_offset, name_type
 from endcap.loop.data.csv_files import relate_csv
 from endcap.loop.data.failures import reading
 from endcap.loop.data.file_sets import subtract_files
@@ -35,9 +35,9 @@ class Source:
     """A table's rows, ready to be queried by the engine that opened it.
 
     ``columns`` gives Endcap's type of every column, first those of the files, then the derived ones (DuckDB's name in lower case
-    for a type that Endcap has no name for); ``file_columns`` are the former, ``stored_types`` DuckDB's own types of all. ``sql``
-    is a SELECT of every column and, where declared, ``__event_time`` (local wall time in ``zone``) and ``__known_at`` (UTC), both
-    plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``.
+    for a type that Endcap has no name for); ``file_columns`` are the former, of which ``partitions`` are folders, ``stored_types``
+    DuckDB's own types of all. ``sql`` is a SELECT of every column and, where declared, ``__event_time`` (local wall time in ``zone``)
+    and ``__known_at`` (UTC), both plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``.
     """
 
     table: Table
@@ -49,6 +49,7 @@ class Source:
     file_columns: tuple[str, ...]
     stored_types: dict[str, str]
     format: str  # parquet | csv
+    partitions: tuple[str, ...]
     engine: duckdb.DuckDBPyConnection = field(repr=False, compare=False)
 
     def resolve(self, expression: str) -> str:
@@ -73,6 +74,7 @@ def open_source(
     digests: Callable[[Path], FileIdentity],
     ingest: Ingest | None = None,
     only: Sequence[FileIdentity] | None = None,
+    excluded: Callable[[Sequence[FileIdentity]], Exclusion | None] | None = None,
 ) -> Source:
     """Find a table's files, bind its expressions, and give it back as one SELECT.
 
@@ -85,7 +87,8 @@ def open_source(
     ``zone`` is where times without an offset are read unless the table says its own. ``digests`` gives the identity of a file.
     ``ingest`` reads what that ingest let in and nothing else: its files, though others may have come since, in the types that it found,
     so that CSV files are not scanned for them (None: all files there are, and what their values say). ``only`` reads some of the files,
-    as ``new_files`` names them (None: all); with ``ingest`` they have the types of the whole table.
+    as ``new_files`` names them (None: all); with ``ingest`` they have the types of the whole table. ``excluded`` says which rows of files the
+    ingest put aside (None: it put none aside); ``open_ingested`` fills in all of these.
 
     Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), that are not as
     the ingest found them, a key that is no column, an expression that does not bind, or a time of another type. Cost: the footer of
@@ -103,8 +106,14 @@ def open_source(
         others = {file.path for file in subtract_files(identities, only)}
         identities = tuple(file for file in identities if file.path not in others)
         files = replace(files, paths=tuple(Path(file.path) for file in identities))
+    if table.contract.quarantine is not None and (ingest is None or any(f.n_quarantined for f in ingest.facts)) and excluded is None:
+        raise InvalidInput(
+            f"Table '{table.name}' puts bad rows aside, and which ones only its ingest knows.",
+            hint="open it with open_ingested(session, table, ingest)",
+        )
     known = KnownTypes(ingest.stored_types, fixed=True) if ingest is not None else None
-    return open_files(table, files, identities, zone=zone, engine=engine, known=known)
+    left_out = excluded(identities) if excluded is not None else None
+    return open_files(table, files, identities, zone=zone, engine=engine, known=known, excluded=left_out)
 
 
 def open_files(
@@ -115,6 +124,7 @@ def open_files(
     zone: str,
     engine: duckdb.DuckDBPyConnection,
     known: KnownTypes | None = None,
+    excluded: Exclusion | None = None,
 ) -> Source:
     """The same for files that were found already.
 
@@ -124,7 +134,7 @@ def open_files(
     zone = table.zone or zone
     load_zone(zone)
     relate = relate_parquet if files.format == "parquet" else relate_csv
-    base = relate(files, table=table, engine=engine, known=known)
+    base = relate(files, table=table, engine=engine, known=known, excluded=excluded)
     stored = _describe(base, table=table, engine=engine)
     file_columns = tuple(stored)
     if known is not None and not known.fixed:
@@ -142,11 +152,12 @@ def open_files(
         zone=zone,
         files=identities,
         columns={name: name_type(type_) for name, type_ in stored.items()},
-        sql=f"SELECT * EXCLUDE ({FILE}) FROM ({sql})",
+        sql=f"SELECT * EXCLUDE ({FILE}{f', {ROW}' if excluded and excluded.marked else ''}) FROM ({sql})",
         sql_by_file=sql,
         file_columns=file_columns,
         stored_types=stored,
         format=files.format,
+        partitions=files.partitions,
         engine=engine,
     )
 
@@ -189,14 +200,15 @@ def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection)
     for name in stored:
         if name.lower() in (EVENT_TIME, KNOWN_AT):
             raise InvalidInput(f"The files of table '{table.name}' have a column '{name}'; the name is Endcap's own.", hint="rename it")
-    stored.pop(FILE)
+    for name in (FILE, ROW):
+        stored.pop(name, None)
     return stored
 
 
 def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
     if not table.columns:
         return base, stored
-    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, FILE)}
+    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, FILE, ROW)}
     types = dict(stored)
     parts = []
     for name, expression in table.columns.items():

@@ -18,7 +18,7 @@ from endcap.core.definitions.watches import Watch
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
-from endcap.loop.data.records import Ingest
+from endcap.loop.data.records import Ingest, describe_arrival
 from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
 from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
 from endcap.loop.monitoring.quality import join_outcomes
@@ -97,31 +97,21 @@ class ForecastTask:
     def assemble(
         self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: str | None
     ) -> DataRef:
-        from endcap.loop.data.digests import digest_file
         from endcap.loop.data.engine import open_engine
-        from endcap.loop.data.sources import open_source
+        from endcap.loop.data.ingested import open_ingested
         from endcap.loop.features.panel_loading import load_panel
 
         assert set(ingests) == {table.name for table in self.tables}, "every table was ingested"
         with open_engine(session.settings) as engine:
             context.on_stop.append(engine.interrupt)
-            sources = {
-                table.name: open_source(
-                    table,
-                    folder=folder,
-                    zone=table.zone or session.zone,
-                    engine=engine,
-                    digests=lambda path: digest_file(session, path),
-                    ingest=ingests[table.name],
-                )
-                for table in self.tables
-            }
+            sources = {table.name: open_ingested(session, table, ingests[table.name], folder=folder, engine=engine) for table in self.tables}
             loaded = load_panel(self.forecast, sources=sources, engine=engine, now=now, origin=_parse_day(origin))
         digest = session.blobs.put(encode_panel(loaded.panel))
         self._keep(digest, loaded.panel)
         self._note_states(session, loaded.panel)
         notes = tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts)
         notes += describe_retired(loaded.panel, self.forecast)
+        notes += tuple(note for found in ingests.values() for note in describe_arrival(found))
         return DataRef(
             digest=digest,
             origin=loaded.panel.day(loaded.panel.origin),

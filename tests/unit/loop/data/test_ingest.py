@@ -59,13 +59,13 @@ def write(folder: Path, rows: str) -> None:
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Names of the files that were opened for a scan, scan by scan."""
     opened: list[list[str]] = []
-    real = inspection._open
+    real = inspection.open_files
 
-    def spy(table: Table, files: DataFiles, identities: Sequence[FileIdentity], **options: Any) -> Source:
+    def spy(table: Table, files: DataFiles, identities: tuple[FileIdentity, ...], **options: Any) -> Source:
         opened.append([Path(file.path).name for file in identities])
         return real(table, files, identities, **options)
 
-    monkeypatch.setattr(inspection, "_open", spy)
+    monkeypatch.setattr(inspection, "open_files", spy)
     return opened
 
 
@@ -248,7 +248,11 @@ def test_ingest_asks_for_the_right_to_edit(tmp_path: Path) -> None:
         ingest(make_session(Role.VIEWER), SALES, folder=tmp_path)
     assert list_ingests(make_session(Role.VIEWER)) == []
     found = collect_verbs(verbs)
-    assert {name: entry.permission for name, entry in found.items()} == {"ingest": Permission.EDIT, "list-ingests": Permission.READ}
+    assert {name: entry.permission for name, entry in found.items()} == {
+        "ingest": Permission.EDIT,
+        "list-ingests": Permission.READ,
+        "quarantine": Permission.READ,
+    }
 
 
 def test_the_verbs_come_without_the_heavy_libraries() -> None:

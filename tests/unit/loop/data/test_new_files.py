@@ -48,13 +48,13 @@ def session() -> Session:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Names of the files that were opened for a scan, scan by scan."""
     opened: list[list[str]] = []
-    real = inspection._open
+    real = inspection.open_files
 
-    def spy(table: Table, files: DataFiles, identities: Sequence[FileIdentity], **options: Any) -> Source:
+    def spy(table: Table, files: DataFiles, identities: tuple[FileIdentity, ...], **options: Any) -> Source:
         opened.append([Path(file.path).name for file in identities])
         return real(table, files, identities, **options)
 
-    monkeypatch.setattr(inspection, "_open", spy)
+    monkeypatch.setattr(inspection, "open_files", spy)
     return opened
 
 

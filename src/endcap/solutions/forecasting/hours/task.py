@@ -21,7 +21,7 @@ from endcap.core.identity import identify
 from endcap.core.zones import load_zone, parse_moment
 from endcap.governance.sessions import Session
 from endcap.loop.data.file_sets import gone_files, new_files
-from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.records import INGESTS, Ingest, describe_arrival
 from endcap.loop.evaluation.gates import Evidence
 from endcap.loop.evaluation.sums import ErrorSums, SummedEvidence
 from endcap.loop.features.hour_panels import HOURS
@@ -110,20 +110,18 @@ class HourForecastTask:
     def assemble(
         self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: str | None
     ) -> DataRef:
-        from endcap.loop.data.digests import digest_file
         from endcap.loop.data.engine import open_engine
-        from endcap.loop.data.sources import open_source
+        from endcap.loop.data.ingested import open_ingested
         from endcap.loop.features.hour_loading import load_hours
 
         standing, before = self._find_standing(session, ingests)
         with open_engine(session.settings) as engine:
             context.on_stop.append(engine.interrupt)
-            opened = partial(open_source, folder=folder, engine=engine, digests=lambda path: digest_file(session, path))
-            sources = {t.name: opened(t, zone=t.zone or session.zone, ingest=ingests[t.name]) for t in self.tables}
+            sources = {t.name: open_ingested(session, t, ingests[t.name], folder=folder, engine=engine) for t in self.tables}
             table, fresh = self.forecast.table, None
             if standing is not None:
                 new = new_files(ingests[table.name], since=before)
-                fresh = opened(table, zone=table.zone or session.zone, ingest=ingests[table.name], only=new) if new else None
+                fresh = open_ingested(session, table, ingests[table.name], folder=folder, engine=engine, only=new) if new else None
             loaded = load_hours(
                 self.forecast,
                 sources=sources,
@@ -148,7 +146,11 @@ class HourForecastTask:
             last_day=loaded.state.start + timedelta(days=(min(loaded.state.n_ticks, tick - loaded.state.hidden) - 1) // HOURS),
             n_rows=loaded.n_rows,
             n_series=loaded.state.n_series,
-            notes=(*(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts), *self._describe_retired(retired)),
+            notes=(
+                *(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts),
+                *self._describe_retired(retired),
+                *(note for found in ingests.values() for note in describe_arrival(found)),
+            ),
         )
 
     def _note_states(self, session: Session, state: HourState, tick: int) -> list[str]:
