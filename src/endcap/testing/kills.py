@@ -1,10 +1,11 @@
 """Kill storms: a model's run is killed at an instant, run again without harm, and held against a run that nobody killed.
 
-``python -m endcap.testing.kills SCENARIO [kill|full[:INSTANT] ...]`` tries the instants named (numbers, or shares such as 30%; none: all)
-of a small model and prints one JSON line for each, the last one a summary. ``kill`` kills the run there; ``full`` lets the disk take no more
-from there on, until the second run. Scenarios: ``first`` (an empty home: ingest, train, judge, release, forecast) and ``changed`` (weeks later
-with a new definition: outcomes are joined, the watch reads, a second version takes over). Every run is a process of its own, forked from
-one that has imported everything; it needs an operating system that forks.
+``python -m endcap.testing.kills SCENARIO [kill|full[:INSTANT] | moment:30% ...]`` tries the instants named (numbers, or shares such as 30%;
+none: all) of a small model and prints one JSON line for each, the last one a summary. ``kill`` kills the run there; ``full`` lets the disk
+take no more from there on, until the second run; ``moment:30%`` kills it after that share of its time, wherever it is then. Scenarios:
+``first`` (an empty home: ingest, train, judge, release, forecast) and ``changed`` (weeks later with a new definition: outcomes are joined,
+the watch reads, a second version takes over). Every run is a process of its own, forked from one that has imported everything; it needs an
+operating system that forks.
 """
 
 from __future__ import annotations
@@ -176,11 +177,19 @@ class Storm:
         self._home = scratch / "home"
         _preload()
         self._begin()
+        began_s = time.perf_counter()
         ended = self._run()
+        self.wall_s = time.perf_counter() - began_s
         if ended is None or ended.error:
             raise AssertionError(f"the run that nobody hurts fails: {ended.error if ended else 'see above'}")
         self.names = ended.names
         self._expected = self._look().state
+
+    def try_(self, how: str, place: int) -> Trial:
+        """One of the three: ``kill`` or ``full`` at an instant, or a ``moment``, so many percent of the time that a run takes."""
+        if how == "moment":
+            return self.try_moment(self.wall_s * place / 100)
+        return self.try_full(place) if how == "full" else self.try_instant(place)
 
     def try_instant(self, instant: int) -> Trial:
         """Kill a run at an instant (from 1), run again, look."""
@@ -351,7 +360,7 @@ def main(arguments: list[str]) -> int:
         wanted = choose(chosen, n=len(storm.names))
         n_failed = 0
         for how, instant in wanted:
-            trial = storm.try_full(instant) if how == "full" else storm.try_instant(instant)
+            trial = storm.try_(how, instant)
             n_failed += bool(trial.problems)
             sys.stdout.write(msgspec.json.encode(trial).decode() + "\n")
             sys.stdout.flush()
@@ -365,14 +374,17 @@ def choose(wanted: list[str], *, n: int) -> list[tuple[str, int]]:
 
     >>> choose(["kill:1", "full:50%"], n=300)
     [('kill', 1), ('full', 150)]
-    >>> choose(["full"], n=2)
-    [('full', 1), ('full', 2)]
+    >>> choose(["full", "moment:30%"], n=2)
+    [('full', 1), ('full', 2), ('moment', 30)]
     """
     found: list[tuple[str, int]] = []
     for text in wanted or ["kill"]:
         how, _, place = text.partition(":")
-        if how not in ("kill", "full"):
-            raise ValueError(f"{text!r} says neither kill nor full")
+        if how not in ("kill", "full", "moment"):
+            raise ValueError(f"{text!r} says neither kill nor full nor moment")
+        if how == "moment":
+            found.append((how, int(place.rstrip("%"))))
+            continue
         share = place.endswith("%")
         places = range(1, n + 1) if not place else [max(1, round(float(place[:-1]) / 100 * n)) if share else int(place)]
         found += [(how, instant) for instant in places]
