@@ -53,7 +53,7 @@ def reading(table: str, *, columns: Iterable[str] = ()) -> Iterator[None]:
 
 
 def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> InvalidInput | StorageFull:
-    """What a DuckDB error means: a full disk where it spills, file and line of a CSV, a column that is not there, or else its first lines."""
+    """What a DuckDB error means: a full disk under what it spills, file and line of a CSV, the column that is not there, or DuckDB's first lines."""
     text = str(error)
     full = _FULL.search(text)
     if full:
