@@ -96,7 +96,7 @@ class Hold:
             with self._unfenced.records.transact() as tx:
                 self._put(tx, released=True)
         except EndcapError as error:
-            logger.warning("the lease of %s was not given back: %s", self.lease.subject, error)
+            logger.info("the lease of %s was not given back: %s", self.lease.subject, error)
 
     def _put(self, tx: RecordTransaction, **changes: object) -> None:
         self.require(tx)
@@ -211,10 +211,10 @@ def _renew(hold: Hold, ended: threading.Event, renewal_s: float) -> None:
     while not ended.wait(renewal_s):
         try:
             if not hold.renew():
-                logger.warning("the lease of %s was lost", hold.lease.subject)
+                logger.info("the lease of %s was lost", hold.lease.subject)
                 return
         except EndcapError as error:  # a full disk, a writer that kept its turn: the next renewal may come in time
-            logger.warning("the lease of %s was not renewed: %s", hold.lease.subject, error)
+            logger.info("the lease of %s was not renewed: %s", hold.lease.subject, error)
 
 
 def _describe(lease: Lease) -> str:

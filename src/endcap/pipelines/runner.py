@@ -238,7 +238,7 @@ class _Book:
         try:
             self.end(record, status="failed", error=error)
         except EndcapError as second:
-            logger.warning("that run %s failed could not be written: %s", self.run.id, second)
+            logger.info("that run %s failed could not be written: %s", self.run.id, second)
 
     def _write(self, run: Run, edges: tuple[Edge, ...], *, result: StepResult | None = None) -> None:
         workspace = self.session.workspace

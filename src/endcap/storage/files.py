@@ -17,6 +17,7 @@ from endcap.storage.liveness import is_left_behind, mark_process
 
 _TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 _ENDING = ".part"
+_AS_BEFORE = "All is as it was before."
 _LEAST_ROOM = 65_536
 _FORGOTTEN_AFTER_S = 86_400.0  # what another machine, or this one before it was booted, began and never finished
 _COUNT = itertools.count(1)
@@ -43,6 +44,7 @@ def replacing(path: Path, *, unfinished: Path | None = None, n_bytes: int | None
                 os.fsync(file.fileno())
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(path)
+        with telling_full(path.parent, n_bytes=n_bytes, outcome=f"{path.name} is written, but may be gone should the power fail now."):
             _sync_folder(path.parent)  # the new name is on the disk only when its folder is
     finally:
         with suppress(OSError):  # where nothing could be made there is nothing to take away
@@ -83,23 +85,23 @@ def remove_left_behind(folder: Path, *, of: str | None = None) -> int:
 
 
 @contextmanager
-def telling_full(folder: Path, *, n_bytes: int | None = None) -> Iterator[None]:
-    """Turn the operating system's errors of a disk that takes no more into StorageFull, chained."""
+def telling_full(folder: Path, *, n_bytes: int | None = None, outcome: str = _AS_BEFORE) -> Iterator[None]:
+    """Turn the operating system's errors of a disk that takes no more into StorageFull, chained; ``outcome`` says how things stand then."""
     try:
         yield
     except OSError as error:
         if error.errno not in _TAKES_NO_MORE:
             raise
-        raise storage_full(folder, os.strerror(error.errno), n_bytes=n_bytes) from error
+        raise storage_full(folder, os.strerror(error.errno), n_bytes=n_bytes, outcome=outcome) from error
 
 
-def storage_full(folder: Path, why: str, *, n_bytes: int | None = None) -> StorageFull:
+def storage_full(folder: Path, why: str, *, n_bytes: int | None = None, outcome: str = _AS_BEFORE) -> StorageFull:
     """The error of a disk that takes no more: which folder, why, what was wanted and what is free."""
     free = _count_free(folder)
     wanted = "" if n_bytes is None else f"; {n_bytes:,} bytes were wanted"
     left = "" if free is None else f", {free:,} are free there" if wanted else f"; {free:,} bytes are free there"
     return StorageFull(
-        f"The disk under {folder} takes no more: {why}{wanted}{left}. All is as it was before.",
+        f"The disk under {folder} takes no more: {why}{wanted}{left}. {outcome}",
         hint="make room (or make it writable), then give the same command again: what was finished is kept",
         folder=str(folder),
         n_bytes_wanted=n_bytes,
@@ -108,9 +110,12 @@ def storage_full(folder: Path, why: str, *, n_bytes: int | None = None) -> Stora
 
 
 def is_full(folder: Path) -> bool:
-    """Whether there is no room for even the smallest file."""
-    free = _count_free(folder)
-    return free is not None and free < _LEAST_ROOM
+    """Whether there is no room for even a small file, or the disk is read-only."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return bool(disk.f_flag & os.ST_RDONLY) or disk.f_bavail * disk.f_frsize < _LEAST_ROOM
 
 
 def _begin(name: str) -> str:

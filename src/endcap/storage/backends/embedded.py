@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, StorageFull
 from endcap.core.names import require_name
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _LAYOUT = 1
 _BUSY_S = 30.0
+_SWITCH_S = 0.02
 _ROWS = "rows.parquet"
 _TAKES_NO_MORE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
 
@@ -189,6 +191,8 @@ class SqliteRecords(_Reader):
     @contextmanager
     def transact(self) -> Iterator[SqliteTransaction]:
         with self._telling():
+            if getattr(self._local, "frozen", None) is not None:
+                self._drop(self._local.connection)  # there may be room again
             connection = self._connection()
             if connection.in_transaction:
                 raise nested_transaction()
@@ -210,21 +214,43 @@ class SqliteRecords(_Reader):
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and getattr(self._local, "frozen", None) not in (None, self._stamp()):
+            self._drop(connection)  # somebody writes again
+            connection = None
         if connection is None:
-            # Other threads close it (all at the end, or one after its thread has ended), hence check_same_thread.
-            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            connection = self._connect()
             with self._lock:
                 for thread in [thread for thread in self._open if not thread.is_alive()]:
                     self._open.pop(thread).close()
                 self._open[threading.current_thread()] = connection
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-            except sqlite3.DatabaseError:
-                self._drop(connection)
-                raise
             self._local.connection = connection
         return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        # Other threads close it (all at the end, or one after its thread has ended), hence check_same_thread.
+        connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            _switch_to_log(connection)
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            if not isinstance(_explain(error, self._path), StorageFull) or not self._path.exists() or self._stamp()[2]:
+                raise
+            # Even reading asks for a few pages beside the file, for the log and its index. Nothing is in the log, so the file alone is all.
+            frozen = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
+            connection = sqlite3.connect(frozen, uri=True, isolation_level=None, check_same_thread=False)
+            self._local.frozen = self._stamp()
+        return connection
+
+    def _stamp(self) -> tuple[int, int, int]:
+        """Time and size of the file, and the size of its log: what changes when somebody writes."""
+        found = self._path.stat()
+        try:
+            n_logged = self._path.with_name(f"{self._path.name}-wal").stat().st_size
+        except OSError:
+            n_logged = 0
+        return found.st_mtime_ns, found.st_size, n_logged
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         """Take back what was not committed; SQLite does so by itself after some errors, such as a full disk."""
@@ -239,7 +265,7 @@ class SqliteRecords(_Reader):
         with self._lock:
             if self._open.get(threading.current_thread()) is connection:
                 del self._open[threading.current_thread()]
-        self._local.connection = None
+        self._local.connection = self._local.frozen = None
 
     def _lay_out(self, connection: sqlite3.Connection) -> None:
         (layout,) = connection.execute("PRAGMA user_version").fetchone()
@@ -250,6 +276,20 @@ class SqliteRecords(_Reader):
             )
         if layout < _LAYOUT:
             connection.executescript(_CREATE + f"PRAGMA user_version = {_LAYOUT};")
+
+
+def _switch_to_log(connection: sqlite3.Connection) -> None:
+    """Ask for WAL. While another process switches a new file, SQLite says at once that it is busy, whatever the timeout."""
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        else:
+            return
+        time.sleep(_SWITCH_S)
 
 
 def _explain(error: sqlite3.DatabaseError, path: Path) -> EndcapError | None:

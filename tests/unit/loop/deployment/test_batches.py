@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import csv
+import errno
+import itertools
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from endcap.core.errors import InvalidInput, NotFound, PermissionDenied
+from endcap.core.errors import InvalidInput, NotFound, PermissionDenied, StorageFull
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.loop.deployment.batches import add_ids, deliver_predictions, find_batch, log_predictions, read_batch
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS
+from endcap.testing.faults import Instants, fill, striking
 from endcap.testing.sessions import make_session
 
 ORIGIN = date(2026, 1, 5)
@@ -248,6 +254,49 @@ def test_a_file_is_replaced_whole_and_its_folder_made(shop: Any, version: Any, t
         deliver_predictions(shop.session, "store-day", out=out)
     assert len(read_csv(out)) == 6
     assert [path.name for path in out.parent.iterdir()] == ["f.csv"]
+
+
+@pytest.mark.parametrize("name", ["f.csv", "f.parquet"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_delivery_that_finds_no_room_leaves_the_old_file_whenever_it_does(shop: Any, version: Any, tmp_path: Path, name: str, code: int) -> None:
+    shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    out = tmp_path / "out" / name
+    out.parent.mkdir()
+    out.write_bytes(b"the old file")
+    n_refused = 0
+    for at in itertools.count(1):
+        instants = Instants(partial(fill, code=code), at=at, lasts=True)
+        with striking(tmp_path, instants), suppress(StorageFull):
+            deliver_predictions(shop.session, "store-day", out=out)
+        refused = out.read_bytes() == b"the old file"
+        n_refused += refused
+        assert [path.name for path in out.parent.iterdir()] == [name]
+        if at > len(instants.names):
+            break
+        out.write_bytes(b"the old file")
+    assert not refused
+    assert n_refused > 3
+    assert deliver_predictions(shop.session, "store-day", out=out).n_rows == 6
+
+
+def test_a_delivery_into_a_folder_that_is_read_only_says_so_and_the_old_file_stands(shop: Any, version: Any, tmp_path: Path) -> None:
+    shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "endcap-test", folder], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets tests mount nothing, and some users write where they may not")
+    try:
+        out = folder / "f.csv"
+        out.write_text("old")
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        with pytest.raises(StorageFull, match=rf"disk under {folder} takes no more: Read-only file system; .* were wanted") as caught:
+            deliver_predictions(shop.session, "store-day", out=out)
+        assert "writable" in str(caught.value)
+        assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("f.csv", "old")]
+        subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+        assert deliver_predictions(shop.session, "store-day", out=out).n_rows == 6
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def test_a_viewer_reads_and_does_not_write(shop: Any, version: Any, tmp_path: Path) -> None:
