@@ -30,7 +30,7 @@ from endcap.solutions.forecasting.backtests import Cube, PanelFit
 from endcap.solutions.forecasting.finishing import finish
 from endcap.solutions.forecasting.intervals import Intervals
 from endcap.solutions.forecasting.member_figures import describe_fallen, measure_members, note_states
-from endcap.solutions.forecasting.memberships import describe_retired, drop_retired
+from endcap.solutions.forecasting.memberships import describe_retired, find_active
 from endcap.solutions.forecasting.training import (
     INTERVALS_FILE,
     TrainedTrial,
@@ -166,7 +166,7 @@ class ForecastTask:
     def answer(self, session: Session, version: Version, data: DataRef) -> Answers:
         import pyarrow as pa
 
-        panel = drop_retired(self.read_panel(session, data), self.forecast)
+        panel = self.read_panel(session, data)
         fit, intervals = self.revive(session, version)
         forecast = finish(fit.predict(panel), panel)
         lower, upper = intervals.apply(forecast, panel)
@@ -175,6 +175,10 @@ class ForecastTask:
             values["demand"] = forecast * uncensoring_factor(panel)
         columns = {name: pa.array(round_significant(array.reshape(-1))) for name, array in values.items()}
         table = pa.table({**key_columns(panel, repeat=panel.horizon), "ts": _times(panel, panel.targets), **columns})
+        active = find_active(panel, self.forecast)
+        if not active.all():  # only now: what is learned from all series does not depend on which of them are asked for
+            table = table.filter(pa.array(np.repeat(active, panel.horizon)))
+            panel = panel.choose(np.flatnonzero(active))
         return Answers(table, find_missing_facts(panel))
 
     def find_actuals(self, session: Session, data: DataRef) -> pa.Table:

@@ -222,7 +222,7 @@ LISTS: dict[str, tuple[list[Any], list[str]]] = {
         [MEMBER],
         [
             "member status WAPE baseline ratio bias covers 90 % rows method newest row facts fallback",
-            "S1 fallback 0.5000 0.4000 1.250 - 90.0% 7 members 2026-03-02 city=3 too short",
+            "S1 fallback 0.5000 0.4000 1.25 - 90.0% 7 members 2026-03-02 city=3 too short",
         ],
     ),
 }
