@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 
 import msgspec
@@ -12,7 +13,9 @@ from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
-from endcap.loop.registry.records import MODELS, VERSIONS, Champion, ModelRecord, Version
+from endcap.loop.registry.assignments import read_assignment
+from endcap.loop.registry.members import summarize_members
+from endcap.loop.registry.records import MODELS, VERSIONS, Champion, MemberSummary, ModelRecord, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_model, get_version, latest_verdict
 from endcap.pipelines.records import RUNS, Run
@@ -33,7 +36,10 @@ class ModelLine(msgspec.Struct, frozen=True):
 
 
 class ModelView(msgspec.Struct, frozen=True):
-    """A model in full: its definition, what answers, its versions (newest first), the last run, readings and incidents."""
+    """A model in full: its definition, what answers, its versions (newest first), the last run, readings, incidents, and its members at a glance.
+
+    ``apart`` counts the members that another version than the champion's answers for, by version.
+    """
 
     model: ModelRecord
     champion: Champion | None
@@ -44,6 +50,8 @@ class ModelView(msgspec.Struct, frozen=True):
     last_batch: Batch | None
     readings: tuple[Reading, ...]
     incidents: tuple[Incident, ...]
+    members: MemberSummary | None = None
+    apart: dict[str, int] = {}
 
 
 class VersionView(msgspec.Struct, frozen=True):
@@ -52,6 +60,7 @@ class VersionView(msgspec.Struct, frozen=True):
     version: Version
     verdict: Verdict | None
     champion: bool
+    members: MemberSummary | None = None
 
 
 @verb("ls", permission=Permission.READ)
@@ -66,23 +75,35 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
     if session.records.get(VERSIONS, workspace=session.workspace, id=thing) is not None:
         version = get_version(session, thing)
         champion = get_champion(session, version.model)
-        return VersionView(version, latest_verdict(session, thing), champion is not None and champion.version == thing)
+        answers = champion is not None and champion.version == thing
+        return VersionView(version, latest_verdict(session, thing), answers, summarize_members(session, version))
     model = get_model(session, thing)
     where = {"model": thing}
     champion = get_champion(session, thing)
     runs = session.records.find(RUNS, workspace=session.workspace, where={"subject": f"model/{thing}"}, newest_first=True, limit=1)
     batches = session.records.find(BATCHES, workspace=session.workspace, where=where, newest_first=True, limit=1)
+    standing = get_version(session, champion.version) if champion else None
     return ModelView(
         model,
         champion,
-        get_version(session, champion.version) if champion else None,
+        standing,
         latest_verdict(session, champion.version) if champion else None,
         tuple(session.records.find(VERSIONS, workspace=session.workspace, where=where, newest_first=True, limit=20)),
         runs[0] if runs else None,
         batches[0] if batches else None,
         tuple(session.records.find(READINGS, workspace=session.workspace, where=where, newest_first=True, limit=10)),
         tuple(session.records.find(INCIDENTS, workspace=session.workspace, where=where, newest_first=True, limit=10)),
+        summarize_members(session, standing) if standing else None,
+        _count_apart(session, champion) if champion else {},
     )
+
+
+def _count_apart(session: Session, champion: Champion) -> dict[str, int]:
+    assignment = read_assignment(session, champion)
+    if assignment is None:
+        return {}
+    counts = Counter(assignment.codes.tolist())
+    return {version: counts[code] for code, version in enumerate(assignment.versions)}
 
 
 def _line(session: Session, model: ModelRecord) -> ModelLine:

@@ -21,7 +21,7 @@ from endcap.loop.data.records import Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict
 from endcap.loop.monitoring.records import Incident, Reading
-from endcap.loop.registry.records import Release, Version
+from endcap.loop.registry.records import MemberLine, MemberSummary, Release, Version
 from endcap.loop.retraining.records import Judged
 from endcap.pipelines.records import Run
 from endcap.project.applying import Plan
@@ -153,6 +153,7 @@ def _(result: VersionView, console: Console) -> None:
     _show_leaderboard(version, console)
     _show_verdict(result.verdict, console)
     _show_slices(version, console)
+    _show_members(result.members, version, console)
     _show_doubts(version.notes, console)
     for file in version.files:
         console.print(Text(f"  {file.name:<24} {file.kind:<9} {file.n_bytes:>9,} bytes  sha256 {file.sha256[:16]}"))
@@ -166,9 +167,12 @@ def _(result: ModelView, console: Console) -> None:
         console.print("nothing answers: no version passed its gate yet")
     else:
         console.print(Text(f"champion {champion.version} since {_plain(champion.since)}"))
+        for version_id, n in result.apart.items():
+            console.print(Text(f"  but {version_id} answers for {n:,} members"))
         _show_leaderboard(result.champion_version, console)
         _show_verdict(result.verdict, console)
         _show_slices(result.champion_version, console)
+        _show_members(result.members, result.champion_version, console)
         _show_doubts(result.champion_version.notes, console)
     for version in result.versions:
         console.print(Text(f"  {version.id:<28} {version.candidate:<18} WAPE {_number(version.metrics.wape)}  {_plain(version.created_at)}"))
@@ -212,6 +216,18 @@ def _show_slices(version: Version, console: Console) -> None:
     if version.members:
         fallen = f", {len(version.members_fallen_back)} answer by their fallback" if version.members_fallen_back else ""
         console.print(Text(f"  {version.members} members with a fit of their own{fallen}"))
+
+
+def _show_members(members: MemberSummary | None, version: Version, console: Console) -> None:
+    if members is None:
+        return
+    console.print(Text(f"  {members.n:,} members: {', '.join(f'{n:,} {status}' for status, n in members.by_status.items())}"))
+    for line in members.worst:
+        against = f", {line.ratio:.2f} of {line.baseline}'s" if line.ratio is not None else ""
+        console.print(Text(f"    bad: {line.member}, WAPE {_number(line.wape)}{against}"))
+    for reason, n in members.fallen_back.items():
+        console.print(Text(f"    fallback of {n:,}: {reason}"))
+    console.print(Text(f"    see them with: endcap members {version.id} --order status"))
 
 
 def _show_judged(judged: Judged, console: Console) -> None:
@@ -260,6 +276,23 @@ def _row_of_release(release: Release) -> dict[str, Any]:
         "reason": release.reason,
         "before": release.previous or "-",
         "verdict": release.verdict_sentence,
+    }
+
+
+def _row_of_member(line: MemberLine) -> dict[str, Any]:
+    return {
+        "member": line.member,
+        "status": line.status,
+        "WAPE": _number(line.wape),
+        "baseline": _number(line.baseline_wape),
+        "ratio": _number(line.ratio),
+        "bias": _percent(line.bias, sign="+"),
+        "covers 90 %": _percent(line.coverage_90),
+        "rows": line.n,
+        "method": line.candidate or "-",
+        "newest row": line.last_row,
+        "facts": line.facts or "-",
+        "fallback": line.fallback or "-",
     }
 
 
@@ -335,6 +368,7 @@ _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     Ingest: _row_of_ingest,
     Reading: _row_of_reading,
     Run: _row_of_run,
+    MemberLine: _row_of_member,
     ModelLine: _row_of_model,
     Release: _row_of_release,
     Version: _row_of_version,

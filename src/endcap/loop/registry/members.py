@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date, timedelta
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from endcap.core.errors import InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
@@ -26,6 +25,7 @@ FACT = "fact "
 ORDERS = ("error", "ratio", "status", "member")
 
 _SHOWN = 5
+_STATUS, _LAST_ROW = MemberLine.__struct_fields__.index("status"), MemberLine.__struct_fields__.index("last_row")
 _STALE_AFTER = timedelta(days=14)
 _FIT_STALE_AFTER = timedelta(weeks=13)
 
@@ -79,27 +79,36 @@ def read_lines_of_members(session: Session, version: Version) -> list[MemberLine
     """Every member of a version, with what the newest data say of it; members that came since it was trained stand last."""
     table = read_members(session, version)
     facts = [column for column in table.column_names if column.startswith(FACT)]
-    known = [field for field in MemberLine.__struct_fields__ if field in table.column_names]
-    columns = {name: table[name].to_pylist() for name in (*known, *facts)}
+    own_facts = _gather_facts(table, facts)
+    # One list a field, in the record's order: what a version does not keep stands at its default.
+    columns = [table[name].to_pylist() if name in table.column_names else None for name in MemberLine.__struct_fields__]
+    defaults = (*[None] * (len(columns) - len(MemberLine.__struct_defaults__)), *MemberLine.__struct_defaults__)
     states = _read_states(session, version.model)
     newest = max((last for _, last, _ in states.values() if last is not None), default=None)
     old_fit = newest is not None and version.trained_until is not None and newest - version.trained_until > _FIT_STALE_AFTER
     lines = []
-    for place, member in enumerate(columns["member"]):
-        values = {name: columns[name][place] for name in known}
-        own = {name.removeprefix(FACT): columns[name][place] for name in facts if columns[name][place] is not None}
-        _, last, retired = states.get(member, (None, values.get("last_row"), False))
-        status = values.get("status", "unsure")
+    n = table.num_rows
+    filled = (column if column is not None else repeat(default, n) for column, default in zip(columns, defaults, strict=True))
+    for row, own in zip(zip(*filled, strict=True), own_facts, strict=True):
+        member, status, last = row[0], row[_STATUS], row[_LAST_ROW]
+        _, last, retired = states.get(member, (None, last, False))
         if retired:
             status = "retired"
         elif status not in ("fallback", "bad") and (old_fit or (newest is not None and last is not None and newest - last > _STALE_AFTER)):
             status = "stale"
-        lines.append(msgspec.structs.replace(MemberLine(**values), status=status, last_row=last, facts=own))
-    old = frozenset(columns["member"])
+        values: tuple[Any, ...] = (*row[:_STATUS], status, *row[_STATUS + 1 : _LAST_ROW], last, own)
+        lines.append(MemberLine(*values))
+    old = {line.member for line in lines}
     for member, (_, last, retired) in states.items():
         if member not in old and not retired:
             lines.append(MemberLine(member, 0, None, None, None, None, None, status="new", last_row=last))
     return lines
+
+
+def _gather_facts(table: pa.Table, facts: Sequence[str]) -> list[dict[str, str]]:
+    names = [column.removeprefix(FACT) for column in facts]
+    rows = zip(*(table[column].to_pylist() for column in facts), strict=True) if facts else repeat((), table.num_rows)
+    return [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows]
 
 
 def _read_states(session: Session, model: str) -> dict[str, tuple[date | None, date | None, bool]]:

@@ -26,7 +26,7 @@ _MOST_GROUPS = 60
 Doubles = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Choice:
     """A method by name for each member; ``by_group`` for the others of a group (values of the fact ``group``), ``overall`` for anybody else."""
 

@@ -70,10 +70,10 @@ def find_retired(panel: Panel, forecast: Forecast) -> tuple[Membership, NDArray[
     return membership, np.asarray((last >= 0) & (int(last.max(initial=-1)) - last >= forecast.retire_after_days))
 
 
-def drop_retired(panel: Panel, forecast: Forecast) -> Panel:
-    """The panel without the series of retired members."""
+def find_active(panel: Panel, forecast: Forecast) -> NDArray[np.bool_]:
+    """Which series belong to members that are not retired, n_series long."""
     membership, retired = find_retired(panel, forecast)
-    return panel.choose(np.flatnonzero(~retired[membership.codes])) if retired.any() else panel
+    return np.asarray(~retired[membership.codes])
 
 
 def describe_retired(panel: Panel, forecast: Forecast) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def plot_curve(curve: Curve, *, name: str, label: str, unit: str, origin: np.dat
     width, height = (680, 270) if wide else (330, 170)
 
     def paint(figure: Any) -> None:
-        axes = _axes(figure, left=52, right=12, top=40 if wide else 10, bottom=34)
+        axes = place_axes(figure, left=52, right=12, top=40 if wide else 10, bottom=34)
         _paint_truth(axes, curve)
         if curve.lower is not None and curve.upper is not None:
             axes.fill_between(curve.ahead, curve.lower, curve.upper, color=BAND, linewidth=0, label="90 % interval")
@@ -109,10 +109,10 @@ def plot_curve(curve: Curve, *, name: str, label: str, unit: str, origin: np.dat
         _tick_days(axes, curve.days, curve.ahead, most=10 if wide else 5)
         _tick_values(axes)
         if wide:
-            axes.set_ylabel(_plain(unit, most=34))
+            axes.set_ylabel(shorten(unit, most=34))
             _legend(axes)
 
-    return _draw(name, width, height, paint, label=label)
+    return draw(name, width, height, paint, label=label)
 
 
 def plot_leaderboard(names: Sequence[str], figures: Sequence[float | None], *, baselines: Sequence[str], chosen: str, name: str, label: str) -> str:
@@ -130,7 +130,7 @@ def plot_leaderboard(names: Sequence[str], figures: Sequence[float | None], *, b
         for text, i in zip(axes.get_yticklabels(), order, strict=True):
             text.set_fontweight("bold" if names[i] == chosen else "normal")
 
-    return _draw(name, 480, 24 + 21 * len(names), paint, label=label)
+    return draw(name, 480, 24 + 21 * len(names), paint, label=label)
 
 
 def plot_ratio(ratio: float, lower: float, upper: float, *, passed: bool, name: str, label: str) -> str:
@@ -138,7 +138,7 @@ def plot_ratio(ratio: float, lower: float, upper: float, *, passed: bool, name: 
     low, high = (value if math.isfinite(value) else ratio for value in (lower, upper))
 
     def paint(figure: Any) -> None:
-        axes = _axes(figure, left=12, right=12, top=6, bottom=30)
+        axes = place_axes(figure, left=12, right=12, top=6, bottom=30)
         color = GOOD if passed else BAD
         axes.plot([low, high], [0, 0], color=color, linewidth=3)
         axes.plot([ratio], [0], color=color, marker="o", markersize=8)
@@ -151,14 +151,14 @@ def plot_ratio(ratio: float, lower: float, upper: float, *, passed: bool, name: 
         ticks = [1 - reach * 0.8, 1 - reach * 0.4, 1.0, 1 + reach * 0.4, 1 + reach * 0.8]
         axes.set_xticks(ticks, ["equal" if tick == 1.0 else f"{tick:.2f}" for tick in ticks])
 
-    return _draw(name, 300, 56, paint, label=label)
+    return draw(name, 300, 56, paint, label=label)
 
 
 def plot_slices(labels: Sequence[str], wape: Sequence[float | None], bias: Sequence[float | None], *, name: str, label: str) -> str:
     """WAPE and, beside it, bias of each slice: right of the middle too much was forecast, left too little."""
 
     def paint(figure: Any) -> None:
-        left = _label_width([_plain(text, most=_SLICE_LABEL) for text in labels])
+        left = _label_width([shorten(text, most=_SLICE_LABEL) for text in labels])
         height = figure.get_figheight() * 72
         room = 400 - left - 12
         axes = [figure.add_axes(_box(400, height, x, 24, w, height - 30)) for x, w in ((left, room * 0.52), (left + room * 0.56, room * 0.44))]
@@ -173,7 +173,7 @@ def plot_slices(labels: Sequence[str], wape: Sequence[float | None], bias: Seque
         axes[1].spines["left"].set_visible(False)
         axes[1].axvline(0, color=MUTED, linewidth=0.8)
 
-    return _draw(name, 400, 40 + 19 * len(labels), paint, label=label)
+    return draw(name, 400, 40 + 19 * len(labels), paint, label=label)
 
 
 def plot_coverage(labels: Sequence[str], coverage: Sequence[float | None], *, promised: float, name: str, label: str) -> str:
@@ -193,14 +193,14 @@ def plot_coverage(labels: Sequence[str], coverage: Sequence[float | None], *, pr
         ticks = sorted({low, round((low + promised) / 2, 2), promised, 1.0})
         axes.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
 
-    return _draw(name, 400, 44 + 19 * len(labels), paint, label=label)
+    return draw(name, 400, 44 + 19 * len(labels), paint, label=label)
 
 
 def plot_judged(days: Days, actual: Doubles, forecast: Doubles, rival: Doubles | None, *, rival_name: str, unit: str, name: str, label: str) -> str:
     """Sums over the series at the judged origins: one piece of line for each origin. Arrays are n_origins x horizon."""
 
     def paint(figure: Any) -> None:
-        axes = _axes(figure, left=52, right=12, top=40, bottom=34)
+        axes = place_axes(figure, left=52, right=12, top=40, bottom=34)
         for place in range(days.shape[0]):
             first = place == 0
             if rival is not None:
@@ -211,10 +211,10 @@ def plot_judged(days: Days, actual: Doubles, forecast: Doubles, rival: Doubles |
         _from_zero(axes)
         _tick_days(axes, days.reshape(-1), most=8)
         _tick_values(axes)
-        axes.set_ylabel(_plain(unit, most=34))
+        axes.set_ylabel(shorten(unit, most=34))
         _legend(axes)
 
-    return _draw(name, 680, 260, paint, label=label)
+    return draw(name, 680, 260, paint, label=label)
 
 
 def plot_agreement(forecast: Doubles, actual: Doubles, lower: Doubles, upper: Doubles, *, unit: str, name: str, label: str) -> str:
@@ -224,7 +224,7 @@ def plot_agreement(forecast: Doubles, actual: Doubles, lower: Doubles, upper: Do
     """
 
     def paint(figure: Any) -> None:
-        axes = _axes(figure, left=58, right=14, top=40, bottom=44)
+        axes = place_axes(figure, left=58, right=14, top=40, bottom=44)
         x, y = np.sqrt(np.maximum(forecast, 0)), np.sqrt(np.maximum(actual, 0))
         most = float(max(x.max(), y.max(), 1e-9)) * 1.03
         middle, low, high = _usual_band(x, np.sqrt(np.maximum(lower, 0)), np.sqrt(np.maximum(upper, 0)), most=most)
@@ -244,11 +244,11 @@ def plot_agreement(forecast: Doubles, actual: Doubles, lower: Doubles, upper: Do
         axes.set_xticks(np.sqrt(ticks), [format_number(tick) for tick in ticks])
         axes.set_yticks(np.sqrt(ticks), [format_number(tick) for tick in ticks])
         axes.grid(visible=True)
-        axes.set_xlabel(f"forecast, {_plain(unit, most=30)}")
+        axes.set_xlabel(f"forecast, {shorten(unit, most=30)}")
         axes.set_ylabel("actual")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=2, handlelength=1.4, columnspacing=1.2)
 
-    return _draw(name, 420, 400, paint, label=label)
+    return draw(name, 420, 400, paint, label=label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +269,7 @@ def plot_timeline(line: Timeline, *, metric: str, name: str, label: str) -> str:
     """Live error over time against its limit; crosses are breaches, upright lines releases, triangles incidents."""
 
     def paint(figure: Any) -> None:
-        axes = _axes(figure, left=52, right=16, top=62, bottom=34)
+        axes = place_axes(figure, left=52, right=16, top=62, bottom=34)
         if line.daily.size:
             axes.plot(line.daily_days, line.daily, color=BASELINE, linewidth=1, label="each day", **_marks(line.daily))
         if line.at.size:
@@ -289,11 +289,11 @@ def plot_timeline(line: Timeline, *, metric: str, name: str, label: str) -> str:
         if metric in ("wape", "rmspe"):
             axes.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
         axes.grid(visible=True, axis="y")
-        axes.set_ylabel(_plain(metric.upper(), most=20))
+        axes.set_ylabel(shorten(metric.upper(), most=20))
         if line.at.size or line.daily.size or line.incidents.size:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.13), ncols=5, handlelength=1.4, columnspacing=1.2)
 
-    return _draw(name, 680, 280, paint, label=label)
+    return draw(name, 680, 280, paint, label=label)
 
 
 def format_number(value: float | None) -> str:
@@ -343,7 +343,7 @@ def format_day(day: date, *, year: bool = True) -> str:
     return f"{day.day} {_MONTHS[day.month - 1]}{f' {day.year}' if year else ''}"
 
 
-def _draw(name: str, width: float, height: float, paint: Callable[[Any], None], *, label: str) -> str:
+def draw(name: str, width: float, height: float, paint: Callable[[Any], None], *, label: str) -> str:
     """SVG text of a figure of ``width`` x ``height`` px. ``name`` keeps apart the ids of plots on one page; ``label`` is read aloud."""
     import io
     from html import escape
@@ -377,20 +377,20 @@ def _box(width: float, height: float, left: float, top: float, box_width: float,
     return left / width, 1 - (top + box_height) / height, box_width / width, box_height / height
 
 
-def _axes(figure: Any, *, left: float, right: float, top: float, bottom: float) -> Any:
+def place_axes(figure: Any, *, left: float, right: float, top: float, bottom: float) -> Any:
     width, height = figure.get_size_inches() * 72
     return figure.add_axes(_box(width, height, left, top, width - left - right, height - top - bottom))
 
 
 def _bar_axes(figure: Any, labels: Sequence[str], *, right: float, bottom: float = 8) -> Any:
-    axes = _axes(figure, left=_label_width(labels), right=right, top=8, bottom=bottom)
+    axes = place_axes(figure, left=_label_width(labels), right=right, top=8, bottom=bottom)
     _name_bars(axes, labels)
     return axes
 
 
 def _name_bars(axes: Any, labels: Sequence[str], *, most: int = 30) -> None:
     axes.set_ylim(len(labels) - 0.45, -0.55)
-    axes.set_yticks(range(len(labels)), [_plain(text, most=most) for text in labels], color=INK, fontsize=9.5)
+    axes.set_yticks(range(len(labels)), [shorten(text, most=most) for text in labels], color=INK, fontsize=9.5)
     axes.tick_params(axis="y", length=0)
 
 
@@ -413,7 +413,7 @@ def _bars(axes: Any, values: Sequence[float | None], colors: Sequence[str], *, w
 
 
 def _label_width(labels: Sequence[str]) -> float:
-    return 14 + _CHARACTER * max((_columns(_plain(text)) for text in labels), default=4)
+    return 14 + _CHARACTER * max((_columns(shorten(text)) for text in labels), default=4)
 
 
 def _columns(text: str) -> float:
@@ -431,7 +431,7 @@ def _paint_releases(axes: Any, releases: Sequence[tuple[np.datetime64, str]]) ->
     for place, (at, text) in enumerate(releases):
         axes.axvline(at, color=GOOD, linewidth=1.2)
         axes.annotate(
-            _plain(text, most=14),
+            shorten(text, most=14),
             (at, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 2 + 11 * (place % 2)),
@@ -528,7 +528,7 @@ def _clean(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{MIDDLE DOT}" for letter in text)
 
 
-def _plain(text: str, *, most: int = 30) -> str:
+def shorten(text: str, *, most: int = 30) -> str:
     """A name on one line, its middle left out where it is long."""
     cleaned = _clean(text)
     if len(cleaned) <= most:

@@ -29,6 +29,7 @@ from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.loop.retraining.tasks import DataRef
 from endcap.solutions.forecasting import plots
+from endcap.solutions.forecasting.member_report import describe_members
 from endcap.solutions.forecasting.plots import Curve, Timeline, format_day, format_number, format_percent, format_signed
 from endcap.solutions.forecasting.task import ForecastTask
 from endcap.solutions.forecasting.training import TrialEvidence, decode_evidence
@@ -498,7 +499,6 @@ def _timeline(facts: _Facts, metric: str, place: int) -> dict[str, Any]:
 def _origins(facts: _Facts) -> dict[str, Any]:
     """Doubts, and where everything comes from."""
     version, session = facts.version, facts.session
-    fallen = sorted(version.members_fallen_back.items())
     newest = [note for note in facts.data.notes if note not in version.notes]
     tables = []
     for name, identity in version.tables.items():
@@ -508,9 +508,7 @@ def _origins(facts: _Facts) -> dict[str, Any]:
         "notes": version.notes,
         "newest_notes": newest,
         "missing_facts": facts.batch.missing_facts,
-        "members": version.members,
-        "n_fallen": len(fallen),
-        "fallen": fallen[:_SHOWN_MEMBERS],
+        **describe_members(session, version),
         "created": f"{facts.say(version.created_at)} by {version.created_by}",
         "trained_until": format_day(version.trained_until) if version.trained_until else "–",
         "files": [(file.name, file.kind, _bytes(file.n_bytes), file.sha256[:12]) for file in version.files],

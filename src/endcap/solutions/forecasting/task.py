@@ -31,7 +31,7 @@ from endcap.solutions.forecasting.backtests import Cube, PanelFit
 from endcap.solutions.forecasting.finishing import finish
 from endcap.solutions.forecasting.intervals import Intervals
 from endcap.solutions.forecasting.member_figures import describe_fallen, measure_members, note_states
-from endcap.solutions.forecasting.memberships import describe_retired, drop_retired, find_members
+from endcap.solutions.forecasting.memberships import describe_retired, find_active, find_members
 from endcap.solutions.forecasting.training import (
     INTERVALS_FILE,
     TrainedTrial,
@@ -158,10 +158,7 @@ class ForecastTask:
     def answer(self, session: Session, version: Version, data: DataRef, *, members: Members = EVERYBODY) -> Answers:
         import pyarrow as pa
 
-        panel = drop_retired(self.read_panel(session, data), self.forecast)
-        if not members.everybody:
-            membership = find_members(panel.keys, by=self.forecast.members)
-            panel = panel.choose(np.flatnonzero(np.array([name in members for name in membership.names])[membership.codes]))
+        panel = self.read_panel(session, data)
         fit, intervals = self.revive(session, version)
         forecast = finish(fit.predict(panel), panel)
         lower, upper = intervals.apply(forecast, panel)
@@ -170,6 +167,13 @@ class ForecastTask:
             values["demand"] = forecast * uncensoring_factor(panel)
         columns = {name: pa.array(round_significant(array.reshape(-1))) for name, array in values.items()}
         table = pa.table({**key_columns(panel, repeat=panel.horizon), "ts": _times(panel, panel.targets), **columns})
+        wanted = find_active(panel, self.forecast)
+        if not members.everybody:
+            membership = find_members(panel.keys, by=self.forecast.members)
+            wanted &= np.array([name in members for name in membership.names])[membership.codes]
+        if not wanted.all():  # only now: what is learned from all series does not depend on which of them are asked for
+            table = table.filter(pa.array(np.repeat(wanted, panel.horizon)))
+            panel = panel.choose(np.flatnonzero(wanted))
         return Answers([table], panel.day(panel.targets[0]), panel.day(panel.targets[-1]), find_missing_facts(panel))
 
     def join(self, session: Session, data: DataRef) -> int:

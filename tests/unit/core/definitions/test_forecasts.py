@@ -112,3 +112,19 @@ def test_a_forecast_that_cannot_be_made_is_refused(options: dict[str, Any], mess
 def test_names_and_lengths_of_a_forecast_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         make(**options)
+
+
+def test_members_are_named_by_some_of_the_keys() -> None:
+    assert (make().members, make().member_keys) == ((), ("store", "item"))
+    assert make(members="store").member_keys == ("store",)
+    with pytest.raises(DefinitionError, match=r"names members by 'city'. Keys: \['store', 'item'\]"):
+        make(members=["city"])
+    with pytest.raises(DefinitionError, match="stands there twice"):
+        make(members=["store", "store"])
+
+
+def test_a_member_retires_after_whole_days_or_never() -> None:
+    assert [make(**given).retire_after_days for given in ({}, {"retire_after": "4w"}, {"retire_after": None})] == [56, 28, None]
+    for wrong in ("0d", "6h", "soon"):
+        with pytest.raises(InvalidInput):
+            make(retire_after=wrong)

@@ -127,6 +127,7 @@ RELEASE = Release(
     verdict="verdict_1",
     verdict_sentence="all 3 checks passed",
 )
+MEMBER = MemberLine("S1", 7, 0.5, 12345.678, None, 0.9, "too short", "fallback", "members", "weekday_mean", 0.4, 1.25, DAY, {"city": "3"})
 LINE = ModelLine("store-day", "store-day-v2", "trees", 0.1234, AT, 2, "done", "2026-03-02", True)
 EMPTY = ModelLine("plan", None, None, None, None, 0, None, None, False)
 VIEW = ModelView(MODEL, Champion("c", "release_1", "store-day-v2", AT), VERSION, VERDICT, (VERSION,), RUN, BATCH, (READING, QUIET), (INCIDENT,))
@@ -221,8 +222,11 @@ LISTS: dict[str, tuple[list[Any], list[str]]] = {
         ["thing what detail", "version/v2 version trees"],
     ),
     "members": (
-        [MemberLine("S1", 7, 0.5, 12345.678, None, 0.9, "too short")],
-        ["member n wape mae bias coverage 90 fallback", "S1 7 0.5000 12,346 - 0.9000 too short"],
+        [MEMBER],
+        [
+            "member status WAPE baseline ratio bias covers 90 % rows method newest row facts fallback",
+            "S1 fallback 0.5000 0.4000 1.25 - 90.0% 7 members 2026-03-02 city=3 too short",
+        ],
     ),
 }
 

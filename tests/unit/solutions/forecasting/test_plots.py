@@ -192,4 +192,4 @@ def test_numbers_are_for_people(value: float | None, text: str) -> None:
 
 
 def test_long_names_keep_their_ends() -> None:
-    assert plots._plain("abcdefghij" * 5, most=11) == "abcde…fghij"
+    assert plots.shorten("abcdefghij" * 5, most=11) == "abcde…fghij"

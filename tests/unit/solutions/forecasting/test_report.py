@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -29,7 +30,8 @@ from endcap.loop.deployment.records import PREDICTIONS, Batch
 from endcap.loop.evaluation.records import Metrics
 from endcap.loop.features.panels import Panel, encode_panel, join_keys
 from endcap.loop.monitoring.records import INCIDENTS, READINGS
-from endcap.loop.registry.records import VERSIONS, Version
+from endcap.loop.registry.members import list_members
+from endcap.loop.registry.records import MEMBER_STATUSES, VERSIONS, Version
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.loop.retraining.cycle import turn
 from endcap.loop.retraining.tasks import DataRef
@@ -41,6 +43,7 @@ from endcap.solutions.shop.chain import Chain, Shift
 
 HOSTILE = "<script>alert('$x')</script>"
 SECTIONS = ("answer", "baselines", "gate", "slices", "truth", "doubts", "origins")
+OPTIONAL = ("members", "timeline")
 OPENED, FIRST = date(2025, 1, 6), date(2025, 5, 5)
 NOTHING = Metrics(n=0, mae=None, wape=None, rmse=None, rmsse=None, rmspe=None, bias=None, coverage_90=None, width_90=None)
 
@@ -148,8 +151,8 @@ def check_page(page: str) -> Outline:
     assert outline.open == [], "every tag is closed"
     ids = [str(attrs["id"]) for _, attrs in outline.tags if "id" in attrs]
     assert len(ids) == len(set(ids)), "no id stands twice"
-    found = [identity for identity in ids if identity in (*SECTIONS, "timeline")]
-    assert [identity for identity in found if identity != "timeline"] == list(SECTIONS)
+    found = [identity for identity in ids if identity in (*SECTIONS, *OPTIONAL)]
+    assert [identity for identity in found if identity not in OPTIONAL] == list(SECTIONS)
     assert "nan" not in outline.text.lower()
     assert "None" not in outline.text
     return outline
@@ -487,3 +490,18 @@ def test_series_worth_a_look_are_few_distinct_and_say_why() -> None:
 @pytest.mark.parametrize("n_series", [1, 2, 5, 6])
 def test_of_few_series_all_are_shown(n_series: int) -> None:
     assert sorted(series for series, _ in choose_series(make_panel(n_series))) == list(range(n_series))
+
+
+def test_members_are_shown_at_a_glance(shop: Shop, page: str) -> None:
+    version = get_version(shop.session, shop.batch.version)
+    lines = list_members(shop.session, version.id, limit=0)
+    section = page[page.index('<section id="members">') :]
+    section = section[: section.index("</section>")]
+    counts = Counter(line.status for line in lines)
+    told = ", ".join(f"{counts[status]} {status}" for status in MEMBER_STATUSES if counts[status])
+    assert f"8 members: {told}." in section
+    assert section.count("<svg") == 2
+    look = [line.member for line in lines if line.status not in ("good", "retired")]
+    assert section.count("<tr><td>") == len(look) > 0
+    for member in look:
+        assert f"<td>{escape(member)}</td>" in section
