@@ -12,7 +12,8 @@ from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
-from endcap.loop.registry.records import MODELS, VERSIONS, Champion, ModelRecord, Version
+from endcap.loop.registry.comparisons import find_comparison
+from endcap.loop.registry.records import MODELS, VERSIONS, Champion, Comparison, ModelRecord, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_model, get_version, latest_verdict
 from endcap.pipelines.records import RUNS, Run
@@ -33,7 +34,7 @@ class ModelLine(msgspec.Struct, frozen=True):
 
 
 class ModelView(msgspec.Struct, frozen=True):
-    """A model in full: its definition, what answers, its versions (newest first), the last run, readings and incidents."""
+    """A model in full: its definition, what answers, its versions (newest first), the last run, readings, incidents, the comparison that runs."""
 
     model: ModelRecord
     champion: Champion | None
@@ -44,6 +45,7 @@ class ModelView(msgspec.Struct, frozen=True):
     last_batch: Batch | None
     readings: tuple[Reading, ...]
     incidents: tuple[Incident, ...]
+    comparison: Comparison | None = None
 
 
 class VersionView(msgspec.Struct, frozen=True):
@@ -82,6 +84,7 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         batches[0] if batches else None,
         tuple(session.records.find(READINGS, workspace=session.workspace, where=where, newest_first=True, limit=10)),
         tuple(session.records.find(INCIDENTS, workspace=session.workspace, where=where, newest_first=True, limit=10)),
+        find_comparison(session, thing),
     )
 
 

@@ -22,6 +22,7 @@ Vector = NDArray[np.float64]
 
 _POWER_Z = 0.8416212335729143  # the normal quantile of 80 % power
 _MOST_DAYS_NEEDED = 730
+_ROUGH = 10  # members; with fewer, intervals over heavy-tailed errors miss about twice as often as they say
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,9 @@ def _need(variance: float, noise: float, *, n_days: int, n_planned: int, n_membe
     if wanted <= 0:
         return None, None
     lasting = variance - noise
-    days = int(np.ceil(noise * n_days / (wanted - lasting))) if wanted > lasting else None
+    days = max(FIRST_LOOK, int(np.ceil(noise * n_days / (wanted - lasting)))) if wanted > lasting else None
     at_plan = lasting + noise * n_days / n_planned
-    members = int(np.ceil(n_members * at_plan / wanted))
+    members = max(4, int(np.ceil(n_members * at_plan / wanted)))
     return (days if days is not None and days <= _MOST_DAYS_NEEDED else None), members
 
 
@@ -206,6 +207,8 @@ def _describe(finding: Finding, *, smallest: float, judged: bool) -> str:
     base = abs(finding.figure_a)
     share = f", {finding.difference / base:+.1%} of a's" if base > 0 else ""
     figures = f"{finding.difference:+.4g} in b (interval {finding.lower:+.4g} to {finding.upper:+.4g}{share}) after {finding.n_days} days"
+    if min(finding.n_a, finding.n_b) < _ROUGH:
+        figures += f", rough, as a group has fewer than {_ROUGH} members"
     if not judged:
         sure = "" if finding.lower <= 0 <= finding.upper else ", more than chance"
         return f"{finding.metric}: {figures}{sure}"
