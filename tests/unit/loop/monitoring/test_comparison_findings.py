@@ -142,7 +142,7 @@ def test_a_shown_challenger_is_kept_by_the_verdict_of_the_comparison(running: An
 @pytest.mark.parametrize("times", [1.0, 2.0])
 def test_a_challenger_that_is_not_shown_to_be_better_is_not_kept(running: Any, times: float) -> None:
     live_on(running, times=times)
-    with pytest.raises(GateRefused, match="'store-day-v2' cannot be kept: it is not shown to be better than store-day-v1. wape: ") as caught:
+    with pytest.raises(GateRefused, match=r"'store-day-v2' cannot be kept: it is not shown to be better than store-day-v1\. wape: ") as caught:
         stop_comparison(running.session, MODEL, keep="b")
     assert caught.value.hint == "let it run on, or keep the champion with: --keep a"
     assert find_comparison(running.session, MODEL) is not None
