@@ -220,7 +220,7 @@ def test_days_that_alone_make_errors_differ_are_worth_waiting_for_and_lasting_di
 
 @pytest.mark.parametrize(
     ("n_days", "smallest", "words"),
-    [(10, 0.5, "the 18 days that are left of the plan are enough to show a difference of 50.0%"), (28, 0.5, "there is likely none of 50.0% or more")],
+    [(10, 0.35, "the 18 days that are left of the plan are enough to show a difference of 35.0%"), (28, 0.5, "one of 50.0% or more is ruled out")],
 )
 def test_the_words_say_what_is_left(n_days: int, smallest: float, words: str) -> None:
     before, live, in_b = chain(4)
