@@ -31,13 +31,21 @@ def test_a_champion_answers_for_all_and_a_challenger_for_its_members(shop: Any) 
     promote(shop.session, second.id)
     shop.judge(first, against=second.id)
     start_comparison(shop.session, first.id, GROUPS)
-    assert find_answers(shop.session, MODEL, assigned={"S1": "store-day-v7", "S3": "store-day-v7"}) == (
+    assert find_answers(shop.session, MODEL) == (
         Answering(second.id, None, "champion", "store-day-c1"),
-        Answering("store-day-v7", frozenset({"S1"}), "champion", "store-day-c1"),
         Answering(first.id, frozenset({"S3", "S4"}), "challenger", "store-day-c1"),
     )
     rollback(shop.session, MODEL)
     assert find_answers(shop.session, MODEL) == (Answering(first.id, None, "champion"),)
+
+
+def test_a_comparison_goes_before_an_assignment() -> None:
+    assigned = {"S1": "v7", "S3": "v7", "S2": "v1"}
+    assert combine_answers("v1", assigned=assigned, challenger="v2", groups=GROUPS, comparison="c1") == (
+        Answering("v1", None, "champion", "c1"),
+        Answering("v7", frozenset({"S1"}), "champion", "c1"),
+        Answering("v2", frozenset({"S3", "S4"}), "challenger", "c1"),
+    )
 
 
 @settings(max_examples=100, deadline=None)
