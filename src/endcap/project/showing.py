@@ -14,8 +14,9 @@ from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
 from endcap.loop.registry.assignments import read_assignment
+from endcap.loop.registry.comparisons import find_comparison
 from endcap.loop.registry.members import summarize_members
-from endcap.loop.registry.records import MODELS, VERSIONS, Champion, MemberSummary, ModelRecord, Version
+from endcap.loop.registry.records import MODELS, VERSIONS, Champion, Comparison, MemberSummary, ModelRecord, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_model, get_version, latest_verdict
 from endcap.pipelines.records import RUNS, Run
@@ -38,7 +39,7 @@ class ModelLine(msgspec.Struct, frozen=True):
 class ModelView(msgspec.Struct, frozen=True):
     """A model in full: its definition, what answers, its versions (newest first), the last run, readings, incidents, and its members at a glance.
 
-    ``apart`` counts the members that another version than the champion's answers for, by version.
+    ``apart`` counts the members that another version than the champion's answers for, by version; ``comparison`` is the one that runs.
     """
 
     model: ModelRecord
@@ -52,6 +53,7 @@ class ModelView(msgspec.Struct, frozen=True):
     incidents: tuple[Incident, ...]
     members: MemberSummary | None = None
     apart: dict[str, int] = {}
+    comparison: Comparison | None = None
 
 
 class VersionView(msgspec.Struct, frozen=True):
@@ -95,6 +97,7 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         tuple(session.records.find(INCIDENTS, workspace=session.workspace, where=where, newest_first=True, limit=10)),
         summarize_members(session, standing) if standing else None,
         _count_apart(session, champion) if champion else {},
+        find_comparison(session, thing),
     )
 
 

@@ -24,8 +24,8 @@ from endcap.governance.audit import list_audit
 from endcap.governance.verbs import Verb
 from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.deployment.records import Batch
-from endcap.loop.evaluation.records import Verdict
-from endcap.loop.registry.records import Version
+from endcap.loop.evaluation.records import Groups, Verdict
+from endcap.loop.registry.records import COMPARISONS, Comparison, Version
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.project.definitions import load_definitions
 from endcap.project.verbs import MODULES, load_verbs
@@ -154,8 +154,37 @@ def judge(scene: Scene) -> Verdict:
     return msgspec.structs.replace(scene.verdict, id="verdict_x", version="store-day-v2", against=scene.version.id)
 
 
+def compared(scene: Scene) -> str:
+    """The model, with a comparison that ended before anyone looked."""
+    session, at = scene.session, scene.session.now()
+    old = Comparison(
+        id="store-day-c1",
+        model="store-day",
+        environment="prod",
+        champion="store-day-v1",
+        challenger="store-day-v2",
+        members=session.blobs.put(msgspec.json.encode(GROUPS)),
+        n_a=2,
+        n_b=2,
+        since=at,
+        started_by="ada",
+        metric="wape",
+        smallest=0.02,
+        n_days=28,
+        verdict="verdict_x",
+        until=at,
+    )
+    if session.records.get(COMPARISONS, workspace=session.workspace, id=old.id) is None:
+        with session.records.transact() as tx:
+            tx.append(COMPARISONS, workspace=session.workspace, record=old)
+    return "store-day"
+
+
+GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "audit": lambda _: {"actor": "ada"},
+    "comparison": lambda s: {"model": compared(s)},
+    "comparisons": lambda s: {"model": compared(s)},
     "history": lambda _: {"model": "store-day"},
     "incidents": lambda _: {},
     "list-ingests": lambda _: {},
@@ -176,16 +205,20 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "record-verdict": lambda s: {"verdict": judge(s)},
     "promote": lambda _: {"version": "store-day-v2"},
     "rollback": lambda _: {"model": "store-day"},
+    "start-comparison": lambda _: {"challenger": "store-day-v2", "groups": GROUPS},
+    "stop-comparison": lambda _: {"model": "store-day", "keep": "a"},
     "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
 }
 MADE_OF_OTHERS = {
+    "compare": "it draws the groups; start-comparison is audited",
     "run": "each of its parts is audited: apply, ingest, register, record-verdict, promote, log-predictions",
     "forecast": "a run of a definition file that it wrote",
 }
 NOT_CHAINED = {
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
+    "check-members": "as check-quality (tests/unit/loop/monitoring/test_members.py)",
     "join-outcomes": "outcomes are data in flow",
     "init": "lays out files in a folder; the workspace knows nothing of them",
 }

@@ -20,8 +20,9 @@ from endcap.governance.records import AuditRow
 from endcap.loop.data.records import Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict
-from endcap.loop.monitoring.records import Incident, Reading
-from endcap.loop.registry.records import MemberLine, MemberSummary, Release, Version
+from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
+from endcap.loop.monitoring.watches import describe_reading
+from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Version
 from endcap.loop.retraining.records import Judged
 from endcap.pipelines.records import Run
 from endcap.project.applying import Plan
@@ -174,13 +175,53 @@ def _(result: ModelView, console: Console) -> None:
         _show_slices(result.champion_version, console)
         _show_members(result.members, result.champion_version, console)
         _show_doubts(result.champion_version.notes, console)
+    if result.comparison is not None:
+        running = result.comparison
+        console.print(
+            Text(f"{running.challenger} answers for {running.n_b:,} members since {_plain(running.since)}: endcap comparison {running.model}")
+        )
     for version in result.versions:
         console.print(Text(f"  {version.id:<28} {version.candidate:<18} WAPE {_number(version.metrics.wape)}  {_plain(version.created_at)}"))
     for reading in result.readings[:5]:
         word = "BREACHED" if reading.breached else "ok"
+        if reading.members is not None:
+            console.print(Text(f"  {describe_reading(reading)} to {reading.last}  {word}"))
+            continue
         console.print(Text(f"  live {reading.metric} {_number(reading.figure)} (limit {_number(reading.limit)}) to {reading.last}  {word}"))
     for incident in result.incidents:
         console.print(Text(f"  incident {_plain(incident.at)}: {incident.sentence}"))
+
+
+@show.register
+def _(result: Comparison, console: Console) -> None:
+    state = "runs" if result.until is None else f"{result.how} {_plain(result.until)} by {result.ended_by}"
+    console.print(Text(f"{result.id}: a {result.champion} for {result.n_a:,} members, b {result.challenger} for {result.n_b:,}; {state}"))
+    drawn = f"drawn with seed {result.seed}, share {result.share:g}" if result.seed is not None and result.share is not None else "given"
+    by = f", alike in {', '.join(result.by)}" if result.by else ""
+    console.print(Text(f"  since {_plain(result.since)} by {result.started_by}, planned for {result.n_days} days; groups {drawn}{by}"))
+    for balance in result.balance:
+        means = f"a {_number(balance.mean_a)}, b {_number(balance.mean_b)}"
+        doubt = "" if abs(balance.difference) < 0.1 else "  (not alike: 0.1 or more)"
+        console.print(Text(f"  before: {balance.what} {means}, difference {balance.difference:+.2f} standard deviations{doubt}"))
+    if result.finding:
+        console.print(Text(f"  {result.finding}"))
+
+
+@show.register
+def _(result: ComparisonView, console: Console) -> None:
+    show(msgspec.structs.replace(result.comparison, finding=""), console)
+    found = result.finding
+    console.print(Text(f"{found.sentence}", style="green" if found.better else ""))
+    for finding in (found, *result.beside):
+        figures = f"a {_number(finding.figure_a)}, b {_number(finding.figure_b)}"
+        interval = "" if finding.lower is None else f", b less a {finding.lower:+.4g} to {finding.upper:+.4g}"
+        console.print(Text(f"  {finding.metric}: {figures}{interval}"))
+    if found.variance_left is not None:
+        console.print(Text(f"  {result.n_before} days before the start leave {found.variance_left:.0%} of the variance", style="dim"))
+    if result.comparison.until is None:
+        console.print(Text(f"end it with: endcap stop-comparison {result.comparison.model} --keep a|b", style="dim"))
+    else:
+        console.print(Text(f"when it ended: {result.comparison.finding}"))
 
 
 def _show_leaderboard(version: Version, console: Console) -> None:
@@ -354,7 +395,21 @@ def _row_of_reading(reading: Reading) -> dict[str, Any]:
         "outcomes": reading.n,
         "live": _number(reading.figure),
         "limit": _number(reading.limit),
+        "fell": "-" if reading.members is None else f"{reading.members.n_fell:,} of {reading.members.n_judged:,}",
         "state": "BREACHED" if reading.breached else "ok",
+    }
+
+
+def _row_of_comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "comparison": comparison.id,
+        "a": f"{comparison.champion} ({comparison.n_a:,})",
+        "b": f"{comparison.challenger} ({comparison.n_b:,})",
+        "since": comparison.since,
+        "by": comparison.started_by,
+        "until": comparison.until or "runs",
+        "ended": comparison.how or "-",
+        "finding": comparison.finding or "-",
     }
 
 
@@ -364,6 +419,7 @@ def _row_of_incident(incident: Incident) -> dict[str, Any]:
 
 _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     AuditRow: _row_of_audit,
+    Comparison: _row_of_comparison,
     Incident: _row_of_incident,
     Ingest: _row_of_ingest,
     Reading: _row_of_reading,

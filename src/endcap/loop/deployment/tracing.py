@@ -9,7 +9,7 @@ from endcap.governance.verbs import verb
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import add_ids
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, TraceStep
-from endcap.loop.registry.records import RELEASES, VERSIONS
+from endcap.loop.registry.records import COMPARISONS, RELEASES, VERSIONS
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.pipelines.records import EDGES
 
@@ -37,6 +37,10 @@ def trace(session: Session, thing: str) -> list[TraceStep]:
         steps.append(TraceStep(f"verdict/{verdict.id}", "verdict", f"{'passed' if verdict.passed else 'refused'}: {verdict.sentence}"))
     for release in session.records.find(RELEASES, workspace=session.workspace, where={"version": version.id}):
         steps.append(TraceStep(f"release/{release.id}", release.how, f"by {release.actor} at {release.at.isoformat()} {release.reason}".rstrip()))
+    for comparison in session.records.find(COMPARISONS, workspace=session.workspace, where={"challenger": version.id}):
+        since = f"by {comparison.started_by} since {comparison.since.isoformat()}"
+        what = f"challenger of {comparison.champion} for {comparison.n_b} members, {since} {comparison.how}".rstrip()
+        steps.append(TraceStep(f"comparison/{comparison.id}", "comparison", what))
     steps.append(TraceStep(f"training-set/{version.training_set}", "training set", f"days up to {version.trained_until}"))
     for table, ingest_id in version.tables.items():
         steps.extend(_trace_table(session, table, ingest_id))

@@ -1,9 +1,9 @@
 """What a comparison of two groups of members shows: the difference, an interval that may be looked at every day, and the sample still needed.
 
 Members, not rows, were drawn, so a member is what varies: figures are ratios of sums over members, their variance that of the members' influence
-on them (the delta method). What a member's error was before the start takes away most of what members differ by (CUPED: Deng, Xu, Kohavi and
-Walker, *Improving the sensitivity of online controlled experiments by utilizing pre-experiment data*, WSDM 2013). Limits are those of
-``sequential``.
+on them (the delta method). What a member's error and size were before the start takes away much of what members differ by (CUPED: Deng, Xu,
+Kohavi and Walker, *Improving the sensitivity of online controlled experiments by utilizing pre-experiment data*, WSDM 2013). Limits are those
+of ``sequential``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from endcap.loop.evaluation.records import Finding
 from endcap.loop.evaluation.sequential import FIRST_LOOK, daily_limits, widen_limit
 
 Vector = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 _POWER_Z = 0.8416212335729143  # the normal quantile of 80 % power
 _MOST_DAYS_NEEDED = 730
+_ENOUGH_FOR_TWO = 20  # members for two slopes
+_ROUGH = 10  # members; with fewer, intervals over heavy-tailed errors miss about twice as often as they say
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ def compare_groups(
         return _replace(blank, sentence=_too_early(blank))
     influence = np.zeros(b.size)
     influence[~b], influence[b] = sides[0].influence, sides[1].influence
-    covariate = None if before is None else _covariate(before, what, there=there)
-    adjusted, shift, left, df = _adjust(influence, covariate, b)
+    covariates = None if before is None else _covariates(before, what, there=there)
+    adjusted, shift, left, df = _adjust(influence, covariates, b)
     variances = np.array([adjusted[~b].var(ddof=1) / n_a, adjusted[b].var(ddof=1) / n_b]) * (n_a + n_b - 2) / df
     variance = float(variances.sum())
     difference = sides[1].figure - sides[0].figure - shift
@@ -138,36 +141,42 @@ def _sums(sums: MemberDays, what: Compared) -> tuple[Vector, Vector]:
     return getattr(sums, what.above), below
 
 
-def _covariate(before: MemberDays, what: Compared, *, there: NDArray[np.bool_]) -> Vector | None:
-    """Each member's influence on the figure of all before the start; 0, the mean, for members that were not there. None: nobody was."""
+def _covariates(before: MemberDays, what: Compared, *, there: NDArray[np.bool_]) -> Array | None:
+    """What is known of each member from before the start, n_members x 2: its influence on the figure of all, and its size.
+
+    0, the mean, for members that were not there. None: nobody was. Size counts because figures are ratios of sums, in which a large store weighs
+    more, and tends to err less.
+    """
     above, below = _sums(before, what)
     above, below = above[there].sum(axis=1), below[there].sum(axis=1)
     if before.days.size == 0 or below.sum() <= 0:
         return None
-    ratio = float(above.sum() / below.sum())
-    return (above - ratio * below) / float(below.mean())
+    ratio, known = float(above.sum() / below.sum()), below > 0
+    size = np.where(known, below / float(below[known].mean()) - 1, 0.0)
+    return np.column_stack([(above - ratio * below) / float(below.mean()), size])
 
 
-def _adjust(influence: Vector, covariate: Vector | None, b: NDArray[np.bool_]) -> tuple[Vector, float, float | None, int]:
+def _adjust(influence: Vector, covariates: Array | None, b: NDArray[np.bool_]) -> tuple[Vector, float, float | None, int]:
     """The influences less what the time before explains, the difference it explains, the share of variance left, degrees of freedom.
 
-    The slope is one for both groups, from within them: the groups' means play no part in it.
+    The slopes are one for both groups, from within them: the groups' means play no part in them. With few members only the first covariate
+    is used, with very few none.
     """
     df = b.size - 2
-    if covariate is None or df < 4:
+    if covariates is None or df < 4:
         return influence, 0.0, None, df
-    means = np.array([covariate[~b].mean(), covariate[b].mean()])
-    within = covariate - means[b.astype(np.int64)]
-    spread = float(within @ within)
-    if spread == 0:
-        return influence, 0.0, None, df
-    theta = float(within @ influence) / spread
-    left = influence - theta * within
+    used = covariates[:, : 2 if df >= _ENOUGH_FOR_TWO else 1]
+    means = np.stack([used[~b].mean(axis=0), used[b].mean(axis=0)])
+    within = used - means[b.astype(np.int64)]
+    inverse = np.linalg.pinv(within.T @ within)
+    slopes = inverse @ (within.T @ influence)
+    left = influence - within @ slopes
     total = float(influence @ influence)
     share = float(left @ left) / total if total > 0 else 1.0
-    # A member that sticks out before the start pulls the slope towards itself and hides its own residual (HC3: MacKinnon and White,
+    # A member that sticks out before the start pulls the slopes towards itself and hides its own residual (HC3: MacKinnon and White,
     # Journal of Econometrics 29, 1985).
-    return left / (1 - np.minimum(within**2 / spread, 0.5)), theta * float(means[1] - means[0]), share, df - 1
+    pull = np.einsum("ij,jk,ik->i", within, inverse, within)
+    return left / (1 - np.minimum(pull, 0.5)), float((means[1] - means[0]) @ slopes), share, df - used.shape[1]
 
 
 def _need(variance: float, noise: float, *, n_days: int, n_planned: int, n_members: int, wanted: float) -> tuple[int | None, int | None]:
@@ -178,9 +187,9 @@ def _need(variance: float, noise: float, *, n_days: int, n_planned: int, n_membe
     if wanted <= 0:
         return None, None
     lasting = variance - noise
-    days = int(np.ceil(noise * n_days / (wanted - lasting))) if wanted > lasting else None
+    days = max(FIRST_LOOK, int(np.ceil(noise * n_days / (wanted - lasting)))) if wanted > lasting else None
     at_plan = lasting + noise * n_days / n_planned
-    members = int(np.ceil(n_members * at_plan / wanted))
+    members = max(4, int(np.ceil(n_members * at_plan / wanted)))
     return (days if days is not None and days <= _MOST_DAYS_NEEDED else None), members
 
 
@@ -206,6 +215,8 @@ def _describe(finding: Finding, *, smallest: float, judged: bool) -> str:
     base = abs(finding.figure_a)
     share = f", {finding.difference / base:+.1%} of a's" if base > 0 else ""
     figures = f"{finding.difference:+.4g} in b (interval {finding.lower:+.4g} to {finding.upper:+.4g}{share}) after {finding.n_days} days"
+    if min(finding.n_a, finding.n_b) < _ROUGH:
+        figures += f", rough, as a group has fewer than {_ROUGH} members"
     if not judged:
         sure = "" if finding.lower <= 0 <= finding.upper else ", more than chance"
         return f"{finding.metric}: {figures}{sure}"
@@ -215,13 +226,16 @@ def _describe(finding: Finding, *, smallest: float, judged: bool) -> str:
 
 
 def _say_need(finding: Finding, *, smallest: float) -> str:
+    worth = smallest * abs(finding.figure_a or 0.0)
+    if finding.lower is not None and finding.upper is not None and -worth < finding.lower and finding.upper < worth:
+        return f"one of {smallest:.1%} or more is ruled out"
     to_show = f"to show a difference of {smallest:.1%}"
     days = finding.n_days_needed
     if days is not None and days <= finding.n_planned:
         ahead = max(0, finding.n_planned - finding.n_days)
         if ahead:
             return f"the {ahead} days that are left of the plan are enough {to_show}"
-        return f"the planned days are over, and there is likely none of {smallest:.1%} or more"
+        return f"the planned days are over, and one of {smallest:.1%} or more would likely have been shown"
     members = f"or about {finding.n_members_needed:,} members" if finding.n_members_needed is not None else ""
     if days is not None:
         return f"{to_show} it needs about {days - finding.n_days} more days with these members (plan a new one with --days {days}), {members}"

@@ -50,8 +50,8 @@ def show_comparison(session: Session, model: str, *, comparison: str | None = No
 def stop_comparison(session: Session, model: str, *, keep: str, reason: str = "") -> Comparison:
     """End the A/B comparison of a model: one of the two versions answers for everybody again.
 
-    ``keep`` is ``a`` (the champion stays) or ``b`` (the challenger becomes the champion, which needs that it is shown to be better, or a verdict
-    of its gate against this champion); ``reason`` is kept with it. What was found by then is kept too, and for b as a verdict. Raises
+    ``keep`` is which of them: ``a``, the champion, or ``b``, the challenger, which needs that it is shown to be better or has passed its gate
+    against this champion; ``reason`` is kept with it. What was found by then is kept too, and for b as a verdict. Raises
     GateRefused where b may not be kept (the refusal is audited), Conflict when no comparison runs.
     """
     get_model(session, model)

@@ -10,7 +10,7 @@ import msgspec
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.records import Batch
 from endcap.loop.monitoring.records import OUTCOME_SUMS, OUTCOMES
-from endcap.loop.registry.versions import get_model
+from endcap.loop.registry.records import MODELS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,8 @@ class _Members(msgspec.Struct):
 
 def member_keys(session: Session, model: str, *, keys: Sequence[str]) -> tuple[str, ...]:
     """The columns that name a member of a model: those that its definition says, else all of its ``keys``."""
-    return msgspec.json.decode(get_model(session, model).definition, type=_Members).members or tuple(keys)
+    found = session.records.get(MODELS, workspace=session.workspace, id=model)
+    return (msgspec.json.decode(found.definition, type=_Members).members if found else ()) or tuple(keys)
 
 
 def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch]) -> pa.Table | None:

@@ -7,7 +7,7 @@ import pytest
 from endcap.core.definitions.aggregates import Aggregate, max, mean, sum  # noqa: A004 - the words of the house
 from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
 from endcap.core.definitions.tables import Table
-from endcap.core.definitions.watches import Quality
+from endcap.core.definitions.watches import MemberQuality, Quality
 from endcap.core.errors import DefinitionError, InvalidInput
 from endcap.core.identity import identify
 
@@ -58,6 +58,7 @@ def test_baselines_are_offered_whatever_is_chosen() -> None:
 def test_watches_are_taken_one_or_many_or_none() -> None:
     assert make(watch=Quality("mae")).watch == (Quality("mae"),)
     assert make(watch=[Quality("mae"), Quality()]).watch == (Quality("mae"), Quality())
+    assert make(watch=[Quality(), MemberQuality("mae")]).watch == (Quality(), MemberQuality("mae"))
     assert make(watch=[]).watch == ()
 
 

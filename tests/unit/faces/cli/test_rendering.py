@@ -15,9 +15,9 @@ from endcap.governance.audit import AuditCheck
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import BrokenCheck, FileIdentity, Ingest
 from endcap.loop.deployment.records import Batch, Delivery, TraceStep
-from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
-from endcap.loop.monitoring.records import Incident, Reading
-from endcap.loop.registry.records import Champion, MemberLine, ModelRecord, Release, SliceMetrics, Version, VersionFile
+from endcap.loop.evaluation.records import Balance, CheckResult, Finding, Metrics, Verdict
+from endcap.loop.monitoring.records import ComparisonView, Incident, MembersRead, Reading
+from endcap.loop.registry.records import Champion, Comparison, MemberLine, ModelRecord, Release, SliceMetrics, Version, VersionFile
 from endcap.loop.retraining.records import Judged
 from endcap.pipelines.records import Run, StepRecord
 from endcap.project.applying import Plan, Planned
@@ -98,6 +98,47 @@ READING = Reading(
     breached=True,
 )
 QUIET = msgspec.structs.replace(READING, n=3, figure=None, limit=None, breached=False)
+FALLEN = MembersRead(n_members=2210, n_judged=2198, n_fell=3, n_new=2, n_recovered=1, n_stale=0, common=1.02, whole=False, table="ab" * 32)
+BY_MEMBER = msgspec.structs.replace(READING, metric="wape by member", members=FALLEN)
+COMPARISON = Comparison(
+    id="store-day-c1",
+    model="store-day",
+    environment="prod",
+    champion="store-day-v2",
+    challenger="store-day-v3",
+    members="cd" * 32,
+    n_a=1100,
+    n_b=1098,
+    since=AT,
+    started_by="ada",
+    metric="wape",
+    smallest=0.02,
+    n_days=28,
+    verdict="verdict_1",
+    seed=7,
+    share=0.5,
+    by=("city_id",),
+    balance=(Balance("mean actual", 1234.5, 1240.0, 0.01), Balance("wape in validation", 0.1, 0.12, 0.3)),
+)
+ENDED = msgspec.structs.replace(
+    COMPARISON, seed=None, share=None, by=(), balance=(), until=AT, ended_by="bob", how="kept b", finding="wape: b is better"
+)
+FINDING = Finding(
+    metric="wape",
+    figure_a=0.1234,
+    figure_b=0.1111,
+    n_a=1100,
+    n_b=1098,
+    n_days=14,
+    n_planned=28,
+    sentence="wape: b is better: -0.0123 in b",
+    difference=-0.0123,
+    lower=-0.02,
+    upper=-0.0046,
+    better="b",
+    variance_left=0.31,
+)
+QUIET_FINDING = Finding(metric="bias", figure_a=None, figure_b=None, n_a=0, n_b=0, n_days=0, n_planned=28, sentence="bias: too few")
 INCIDENT = Incident(id="i", model="store-day", version="store-day-v2", at=AT, sentence="live wape is high", reactions=("notify", "retrain"))
 INGEST = Ingest(
     id="ingest_1",
@@ -166,6 +207,45 @@ SAID: dict[str, tuple[Any, list[str]]] = {
         Delivery("store-day", "store-day-v2", DAY.isoformat(), 0, "f.csv"),
         ["0 predictions by store-day-v2 from 2026-03-02 in f.csv"],
     ),
+    "comparison": (
+        COMPARISON,
+        [
+            "store-day-c1: a store-day-v2 for 1,100 members, b store-day-v3 for 1,098; runs",
+            "  since 2026-03-03 14:05:06 by ada, planned for 28 days; groups drawn with seed 7, share 0.5, alike in city_id",
+            "  before: mean actual a 1,234, b 1,240, difference +0.01 standard deviations",
+            "  before: wape in validation a 0.1000, b 0.1200, difference +0.30 standard deviations  (not alike: 0.1 or more)",
+        ],
+    ),
+    "ended comparison": (
+        ENDED,
+        [
+            "store-day-c1: a store-day-v2 for 1,100 members, b store-day-v3 for 1,098; kept b 2026-03-03 14:05:06 by bob",
+            "  since 2026-03-03 14:05:06 by ada, planned for 28 days; groups given",
+            "  wape: b is better",
+        ],
+    ),
+    "finding": (
+        ComparisonView(msgspec.structs.replace(COMPARISON, balance=()), FINDING, (QUIET_FINDING,), 28),
+        [
+            "store-day-c1: a store-day-v2 for 1,100 members, b store-day-v3 for 1,098; runs",
+            "  since 2026-03-03 14:05:06 by ada, planned for 28 days; groups drawn with seed 7, share 0.5, alike in city_id",
+            "wape: b is better: -0.0123 in b",
+            "  wape: a 0.1234, b 0.1111, b less a -0.02 to -0.0046",
+            "  bias: a -, b -",
+            "  28 days before the start leave 31% of the variance",
+            "end it with: endcap stop-comparison store-day --keep a|b",
+        ],
+    ),
+    "finding of an ended comparison": (
+        ComparisonView(ENDED, QUIET_FINDING),
+        [
+            "store-day-c1: a store-day-v2 for 1,100 members, b store-day-v3 for 1,098; kept b 2026-03-03 14:05:06 by bob",
+            "  since 2026-03-03 14:05:06 by ada, planned for 28 days; groups given",
+            "bias: too few",
+            "  bias: a -, b -",
+            "when it ended: wape: b is better",
+        ],
+    ),
     "nothing": ([], ["nothing yet"]),
     "audit check": (AuditCheck("default", 12, "ff"), ["workspace: default", "n rows: 12", "head: ff", "intact: True"]),
     "text": ("done", ["done"]),
@@ -209,11 +289,20 @@ LISTS: dict[str, tuple[list[Any], list[str]]] = {
         ],
     ),
     "readings": (
-        [READING, QUIET],
+        [READING, QUIET, BY_MEMBER],
         [
-            "at version metric from to outcomes live limit state",
-            "2026-03-03 14:05:06 store-day-v2 wape 2026-03-02 2026-03-02 84 0.2500 0.1300 BREACHED",
-            "2026-03-03 14:05:06 store-day-v2 wape 2026-03-02 2026-03-02 3 - - ok",
+            "at version metric from to outcomes live limit fell state",
+            "2026-03-03 14:05:06 store-day-v2 wape 2026-03-02 2026-03-02 84 0.2500 0.1300 - BREACHED",
+            "2026-03-03 14:05:06 store-day-v2 wape 2026-03-02 2026-03-02 3 - - - ok",
+            "2026-03-03 14:05:06 store-day-v2 wape by member 2026-03-02 2026-03-02 84 0.2500 0.1300 3 of 2,198 BREACHED",
+        ],
+    ),
+    "comparisons": (
+        [COMPARISON, ENDED],
+        [
+            "comparison a b since by until ended finding",
+            "store-day-c1 store-day-v2 (1,100) store-day-v3 (1,098) 2026-03-03 14:05:06 ada runs - -",
+            "store-day-c1 store-day-v2 (1,100) store-day-v3 (1,098) 2026-03-03 14:05:06 ada 2026-03-03 14:05:06 kept b wape: b is better",
         ],
     ),
     "incidents": ([INCIDENT], ["at version what then", "2026-03-03 14:05:06 store-day-v2 live wape is high notify, retrain"]),
@@ -283,6 +372,10 @@ def test_a_model_with_and_without_a_champion(capsys: pytest.CaptureFixture[str])
     assert "champion store-day-v2 since 2026-03-03 14:05:06\n" in out
     assert "  live wape 0.2500 (limit 0.1300) to 2026-03-02  BREACHED\n  live wape - (limit -) to 2026-03-02  ok\n" in out
     assert out.endswith("  incident 2026-03-03 14:05:06: live wape is high\n")
+    render(msgspec.structs.replace(VIEW, readings=(BY_MEMBER,), comparison=COMPARISON), as_json=False)
+    out = capsys.readouterr().out
+    assert "store-day-v3 answers for 1,098 members since 2026-03-03 14:05:06: endcap comparison store-day\n" in out
+    assert "  3 of 2,198 members fell (2 new, 1 recovered) to 2026-03-02  BREACHED\n" in out
     render(ModelView(MODEL, None, None, None, (), None, None, (), ()), as_json=False)
     assert capsys.readouterr().out == (
         "store-day (forecasting), applied 2026-03-03 14:05:06 by ada\nnothing answers: no version passed its gate yet\n"

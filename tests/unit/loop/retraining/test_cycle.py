@@ -5,9 +5,10 @@ from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from endcap.core.definitions.watches import Quality
+from endcap.core.definitions.watches import MemberQuality, Quality
 from endcap.core.errors import ContractBroken, IntegrityBroken, StepFailed
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
@@ -15,7 +16,7 @@ from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS
 from endcap.loop.evaluation.records import VERDICTS
 from endcap.loop.monitoring.quality import list_incidents, list_readings
-from endcap.loop.registry.records import VERSIONS
+from endcap.loop.registry.records import MEMBER_METRICS, VERSIONS
 from endcap.loop.registry.releases import rollback, show_history
 from endcap.loop.retraining.cycle import CycleResult
 from endcap.pipelines.records import EDGES, RUNS
@@ -199,6 +200,21 @@ def test_a_watch_that_only_notifies_trains_nothing(world: Any) -> None:
     assert done.watched.readings[0].breached
     assert done.decision.train is False
     assert len(list_incidents(world.session)) == 1
+
+
+def test_members_that_fell_are_a_reason_to_train(world: Any) -> None:
+    world.task.watch = (Quality("wape", factor=1e6), MemberQuality(window="7d", least_days=2, then=("retrain",)))
+    world.turn()
+    (version,) = world.session.records.find(VERSIONS, workspace="default")
+    promised = pa.table({"member": ["S1", "S2"], "n": [20, 20], "wape": [0.02, 0.02], "mae": [0.2, 0.4]})
+    world.session.tables.write(MEMBER_METRICS, partition={"workspace": "default", "evidence": version.evidence}, table=promised)
+    world.changed_on = world.today
+    seen = world.wake(days=8).turn()
+    assert [reading.breached for reading in seen.watched.readings] == [False, True]
+    assert notes(seen)["watch"].endswith("; 2 of 2 members fell (2 new, 0 recovered)")
+    assert seen.decision.reason == "a watch is breached: 2 of 2 members fell (2 new, 0 recovered)"
+    (incident,) = list_incidents(world.session)
+    assert incident.sentence == "2 of 2 members fell in wape: S1 0.4900 (promised 0.0200), S2 0.4900 (promised 0.0200)"
 
 
 def test_without_a_watch_nothing_is_read(world: Any) -> None:
