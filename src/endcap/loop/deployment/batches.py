@@ -52,7 +52,9 @@ def log_predictions(session: Session, batches: Sequence[tuple[Batch, Iterable[pa
         standing = change.tx.get_versioned(ANSWERED, workspace=session.workspace, id=answered.id)
         change.tx.put(ANSWERED, workspace=session.workspace, record=answered, expected_version=standing[1] if standing else 0)
     for batch in replaced:
-        _forget_parts(session, batch, but=next(b for b in kept if b.id == batch.id))
+        if all(batch.partition != standing.partition for standing in kept):
+            for partition in session.tables.partitions(PREDICTIONS, partition=batch.partition):
+                session.tables.delete(PREDICTIONS, partition=partition)
     return kept
 
 
@@ -64,14 +66,10 @@ def _write_parts(session: Session, batch: Batch, parts: Iterable[pa.Table] | Non
     for part in parts:
         session.tables.write(PREDICTIONS, partition={**named.partition, "part": f"{n_parts:04d}"}, table=_require_answers(part, named))
         n_rows, n_parts = n_rows + part.num_rows, n_parts + 1
-    return msgspec.structs.replace(named, n_rows=n_rows, n_parts=n_parts)
-
-
-def _forget_parts(session: Session, old: Batch, *, but: Batch) -> None:
-    """Take away the parts that a batch no longer has: all of them when it was made from other data."""
-    for partition in session.tables.partitions(PREDICTIONS, partition=old.partition):
-        if old.partition != but.partition or int(partition["part"]) >= but.n_parts:
+    for partition in session.tables.partitions(PREDICTIONS, partition=named.partition):
+        if int(partition["part"]) >= n_parts:  # a run that was killed had cut its answers into more parts
             session.tables.delete(PREDICTIONS, partition=partition)
+    return msgspec.structs.replace(named, n_rows=n_rows, n_parts=n_parts)
 
 
 @verb("predictions", permission=Permission.READ)
