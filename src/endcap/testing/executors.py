@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from endcap.core.errors import ContractBroken, EndcapError, InvalidInput, NotFound, StepFailed
+from endcap.core.errors import ContractBroken, InvalidInput, NotFound, StepFailed
 from endcap.pipelines.calls import Failure
 from endcap.pipelines.executors import Executor
 
@@ -80,14 +80,9 @@ def raise_odd(_number: int) -> NoReturn:
     raise OddError(1, 2)
 
 
-class OddRefusal(EndcapError):
-    """One of ours with details that cannot travel."""
-
-    code = "odd"
-
-
 def raise_unsendable(_number: int) -> NoReturn:
-    raise OddRefusal("No.", hint="do not", row=3, call=lambda: 1)
+    """One of ours with a detail that cannot travel."""
+    raise NotFound("No.", hint="do not", row=3, call=lambda: 1)
 
 
 def touch(name: str, *, folder: Path) -> str:
@@ -223,7 +218,7 @@ class DistributedExecutorContract(ExecutorContract):
         with pytest.raises(StepFailed, match="OddError: 1 and 2") as caught:
             executor.map(raise_odd, [1])
         assert "in raise_odd" in str(caught.value.__cause__)
-        with pytest.raises(OddRefusal) as refused:
+        with pytest.raises(NotFound) as refused:
             executor.map(raise_unsendable, [1])
         assert (refused.value.what, refused.value.hint, refused.value.details["row"]) == ("No.", "do not", 3)
 

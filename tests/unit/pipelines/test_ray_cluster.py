@@ -20,6 +20,27 @@ from endcap.testing.executors import DistributedExecutorContract, Shard, die_onc
 STORE = 80 * 2**20  # bytes; Ray wants at least 75 MiB
 
 
+# --- without a cluster: these stand first, since a process is connected to one Ray at a time
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InvalidInput, match=r"not installed\. Hint: pip install endcap\[ray\]"):
+        open_executor("ray")
+
+
+def test_a_cluster_that_does_not_answer_is_named() -> None:
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"ray://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(InvalidInput, match=f"No Ray could be reached or started at '{address}'.*ray-client-server-port"):
+            open_executor(address)
+
+
+# --- on a cluster
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
@@ -71,18 +92,3 @@ def test_results_are_equal_everywhere_though_a_node_dies(cluster: Any, tmp_path:
         assert all(np.array_equal(a.sales, b.sales) for a, b in zip(found["here"], found[spec], strict=True))
     with open_executor("ray") as executor:  # and on what is left, with a killed worker
         assert executor.map(partial(die_once, folder=tmp_path, doomed=(1,)), range(4)) == [0, 1, 4, 9]
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InvalidInput, match=r"not installed\. Hint: pip install endcap\[ray\]"):
-        open_executor("ray")
-
-
-def test_a_cluster_that_does_not_answer_is_named() -> None:
-    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"ray://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(InvalidInput, match=f"No Ray could be reached or started at '{address}'.*ray-client-server-port"):
-            open_executor(address)
