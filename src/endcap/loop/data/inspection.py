@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken, InvalidInput
-from endcap.loop.data.column_types import NO_VALUES, Exclusion, KnownTypes
+from endcap.loop.data.column_types import NO_VALUES, Exclusion, KnownTypes, duckdb_type
 from endcap.loop.data.contracts import ContractScan, scan_contract
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.file_sets import Span, subtract_files
@@ -96,7 +96,7 @@ class _Batch:
         n_rows, n_bad = scan.span.n_rows + n_torn, bad.table.num_rows
         if n_bad > share * n_rows:
             return self._refuse(scan, broken, n_torn=n_torn, n_too_many=n_bad)
-        source = self._open(exclude_rows(bad.table, engine=self.engine))
+        source = self._open(exclude_rows(bad.table, engine=self.engine), known=self._types_without(source, bad))
         left = scan_contract(source, engine=self.engine, now=self.now)
         if left.broken:
             return self._refuse(left)
@@ -113,9 +113,25 @@ class _Batch:
         torn = find_torn([Path(file.path) for file in self.identities], table=self.table, engine=self.engine)
         return torn, self._open(pass_over(torn, engine=self.engine))
 
-    def _open(self, excluded: Exclusion | None = None) -> Source:
+    def _types_without(self, source: Source, bad: BadRows) -> KnownTypes | None:
+        """The types of the files' columns once bad rows are left out, where that is plain without another look at all values.
+
+        A column whose type is promised has it then. Any other may be narrower than it was with bad rows, but only times are ever bad in it.
+        """
+        promised = {name: check.type for name, check in self.table.contract.columns.items() if check.type}
+        texts = {name for name in source.file_columns if source.stored_types[name] == "VARCHAR"}
+        if source.format != "csv" or any(promised.get(name) == "timestamp" for name in texts):
+            return self.known
+        if any(check.check in ("event_time", "known_at") for check in bad.broken):
+            return self.known
+        types = {name: source.stored_types[name] for name in source.file_columns}
+        told = {name: duckdb_type(type_) for name, type_ in promised.items() if name in types and type_ != "timestamp"}
+        return KnownTypes(types | told, fixed=True)
+
+    def _open(self, excluded: Exclusion | None = None, *, known: KnownTypes | None = None) -> Source:
         chosen = replace(self.files, paths=tuple(Path(file.path) for file in self.identities))
-        return open_files(self.table, chosen, tuple(self.identities), zone=self.zone, engine=self.engine, known=self.known, excluded=excluded)
+        known = known or self.known
+        return open_files(self.table, chosen, tuple(self.identities), zone=self.zone, engine=self.engine, known=known, excluded=excluded)
 
     def _refuse(self, scan: ContractScan, broken: Sequence[BrokenCheck] = (), *, n_torn: int = 0, n_too_many: int = 0) -> Inspection:
         n_read = scan.span.n_rows + n_torn

@@ -93,6 +93,24 @@ def test_a_bad_row_is_put_aside_with_every_reason(tmp_path: Path, session: Sessi
     assert all(column.n == 40 for column in record.profile)
 
 
+@pytest.mark.parametrize(
+    ("promised", "good", "bad", "stored"),
+    [
+        ("integer", "1", "1.5", "BIGINT"),
+        ("date", "2026-01-01", "2026-01-01 10:00", "DATE"),
+        ("timestamp", "2026-01-01T10:00+01:00", "then", "TIMESTAMP WITH TIME ZONE"),
+        ("bool", "true", "2", "BOOLEAN"),
+        (None, "1", "", "BIGINT"),
+    ],
+)
+def test_types_are_those_of_the_rows_that_are_left(tmp_path: Path, session: Session, promised: str | None, good: str, bad: str, stored: str) -> None:
+    table = Table("sales", "sales", contract=Contract(columns={"x": Check(type=promised, nulls=False)}, quarantine=0.5))
+    put(tmp_path, f"a,{good}\na,{bad}\nb,{good}\n", header="store,x")
+    record = ingest(session, table, folder=tmp_path)
+    assert (record.n_quarantined, record.stored_types["x"]) == (1, stored)
+    assert seen(session, table, record, tmp_path, "store, typeof(x)") == [("a", stored), ("b", stored)]
+
+
 def test_what_is_delivered_tells_file_line_reasons_and_the_row(tmp_path: Path, session: Session) -> None:
     put(tmp_path, GOOD + "a,2026-03-01,-1\n" + "torn,line\n" + '"q ""x""",2026-03-01,007x\n')
     ingest(session, table_of(), folder=tmp_path)
