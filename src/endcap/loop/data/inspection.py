@@ -85,17 +85,15 @@ class _Batch:
     def _inspect_leniently(self, share: float) -> Inspection:
         """Judge all rows, put the bad ones aside if they are few enough, and look again at what is left as if they had never been."""
         torn, source = self._open_marked()
-        scan = scan_contract(source, engine=self.engine, now=self.now)
-        broken = [*scan.broken, *describe_torn(torn)]
-        if not broken:
+        scan = scan_contract(source, engine=self.engine, now=self.now, show=False)
+        if not scan.broken and not torn:
             return self._accept(source, scan)
-        if any(check.check in ("missing", "extra") for check in broken):
-            return self._refuse(scan, broken)
+        if any(check.check in ("missing", "extra") for check in scan.broken):
+            return self._refuse(scan_contract(source, engine=self.engine, now=self.now), torn=torn)
         bad = find_bad_rows(source, n_rows=scan.span.n_rows, torn=torn, now=self.now, engine=self.engine)
-        n_torn = sum(len(file.lines) for file in torn)
-        n_rows, n_bad = scan.span.n_rows + n_torn, bad.table.num_rows
+        n_rows, n_bad = scan.span.n_rows + sum(len(file.lines) for file in torn), bad.table.num_rows
         if n_bad > share * n_rows:
-            return self._refuse(scan, broken, n_torn=n_torn, n_too_many=n_bad)
+            return self._refuse(scan_contract(source, engine=self.engine, now=self.now), torn=torn, n_too_many=n_bad)
         source = self._open(exclude_rows(bad.table, engine=self.engine), known=self._types_without(source, bad))
         left = scan_contract(source, engine=self.engine, now=self.now)
         if left.broken:
@@ -133,9 +131,9 @@ class _Batch:
         known = known or self.known
         return open_files(self.table, chosen, tuple(self.identities), zone=self.zone, engine=self.engine, known=known, excluded=excluded)
 
-    def _refuse(self, scan: ContractScan, broken: Sequence[BrokenCheck] = (), *, n_torn: int = 0, n_too_many: int = 0) -> Inspection:
-        n_read = scan.span.n_rows + n_torn
-        return Inspection(self._spans(scan), n_read, list(broken or scan.broken), [], {}, self.previous, n_too_many=n_too_many)
+    def _refuse(self, scan: ContractScan, *, torn: Sequence[TornFile] = (), n_too_many: int = 0) -> Inspection:
+        n_read = scan.span.n_rows + sum(len(file.lines) for file in torn)
+        return Inspection(self._spans(scan), n_read, [*scan.broken, *describe_torn(torn)], [], {}, self.previous, n_too_many=n_too_many)
 
     def _accept(self, source: Source, scan: ContractScan, *, bad: BadRows | None = None) -> Inspection:
         profile = profile_source(source, engine=self.engine, n_rows=scan.span.n_rows)

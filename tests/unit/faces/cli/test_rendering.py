@@ -125,6 +125,7 @@ LENIENT = msgspec.structs.replace(
         VolumeDoubt(what="nothing", every="1d", interval="2026-03-02T00:00:00", n_keys=9, n_doubted=1, sample=[KeyVolume({"store": "s7"}, 0, 12.0)]),
     ),
 )
+SAID_NOTHING = "1 of 9 store sent nothing on 2026-03-02: store=s7 (0, usually 12)"
 RELEASE = Release(
     id="release_1",
     model="store-day",
@@ -213,8 +214,7 @@ LISTS: dict[str, tuple[list[Any], list[str]]] = {
         [
             "table at status rows read put aside span broken warnings",
             "sales 2026-03-03 14:05:06 refused 1,602 0 - 2025-01-06T00:00:00 to - least units in 1,200 rows -",
-            "sales 2026-03-03 14:05:06 accepted 1,602 24 3 (line 1; least units 2) 2025-01-06T00:00:00 to - - 1 of 9 store sent nothing on"
-            " 2026-03-02: store=s7 (0, usually 12)",
+            "sales 2026-03-03 14:05:06 accepted 1,602 24 3 (line 1; least units 2) 2025-01-06T00:00:00 to - - " + SAID_NOTHING,
         ],
     ),
     "readings": (
