@@ -63,8 +63,8 @@ def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: dat
     share a value are counted. Text or an infinite time where an event time or known-at is expected is always refused; a missing
     time or key is not, unless the contract names it: such rows belong to no interval or series.
 
-    ``now`` is an instant; ``show`` False counts the rows that break a check and shows none. Cost: one scan for all checks; ``unique`` a second and 8 bytes a row (sorted hashes, then an exact look at
-    those that meet); each broken check one more for its sample.
+    ``now`` is an instant; ``show`` False counts the rows that break a check and shows none of them. Cost: one scan for all checks;
+    ``unique`` a second and 8 bytes a row (sorted hashes, then an exact look at those that meet); each broken check one more for its sample.
     """
     table = source.table
     asks = ask_rows(source, now=now)
