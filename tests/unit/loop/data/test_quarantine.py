@@ -275,7 +275,7 @@ plain = st.sampled_from(["a", "b", "é", 'q"x'])
 rows = st.one_of(st.tuples(stores, days, values), st.tuples(plain, days), st.tuples(plain, days, values, st.just("9")))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(rows, max_size=12), min_size=1, max_size=3))
 def test_rows_seen_and_rows_put_aside_are_the_rows_of_the_files(tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[str, ...]]]) -> None:
     """None twice, none lost, and each put aside for what an obvious reading of the contract says."""
