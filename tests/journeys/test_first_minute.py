@@ -335,6 +335,15 @@ def test_a_file_of_zeros_is_forecast_zero(tmp_path: Path, cli: Cli) -> None:
     assert {float(row["forecast"]) for row in predict(cli, tmp_path, "sales-units")} == {0.0}
 
 
+def test_one_sale_in_83_days_is_forecast_near_zero(tmp_path: Path, cli: Cli) -> None:
+    rows = [(store, day, int((store, i) == (ROWS[0][0], 40))) for i, (store, day, _) in enumerate(make_rows(83))]
+    assert sum(units for _, _, units in rows) <= 1
+    forecast(cli, tmp_path, write_plain(tmp_path, rows))
+    values = [float(row["forecast"]) for row in predict(cli, tmp_path, "sales-units")]
+    assert len(values) == 14
+    assert all(0 <= value < 0.2 for value in values)
+
+
 @pytest.mark.parametrize(
     ("spoil", "doubt"),
     [

@@ -191,6 +191,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "ls": lambda _: {},
     "members": lambda _: {"version": "store-day-v1"},
     "plan": lambda s: {"folder": s.project.folder},
+    "quarantine": lambda s: {"table": "stores", "out": s.scratch / "rows.csv"},
     "predictions": lambda s: {"model": "store-day", "out": s.scratch / "f.csv"},
     "readings": lambda _: {"model": "store-day"},
     "runs": lambda _: {},

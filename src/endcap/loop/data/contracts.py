@@ -53,7 +53,7 @@ def check_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: da
     return [*scan.broken, *check_fresh(source.table, scan.span, zone=source.zone, now=now)]
 
 
-def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: datetime) -> ContractScan:
+def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: datetime, show: bool = True) -> ContractScan:
     """Check every promise, and find the rows' number and the ends of their event times.
 
     A promised type is kept by a column of that type, and by one whose every value is of it without loss: whole numbers with gaps,
@@ -63,8 +63,8 @@ def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: dat
     share a value are counted. Text or an infinite time where an event time or known-at is expected is always refused; a missing
     time or key is not, unless the contract names it: such rows belong to no interval or series.
 
-    ``now`` is an instant. Cost: one scan for all checks; ``unique`` a second and 8 bytes a row (sorted hashes, then an exact look at
-    those that meet); each broken check one more for its sample.
+    ``now`` is an instant; ``show`` False counts the rows that break a check and shows none of them. Cost: one scan for all checks;
+    ``unique`` a second and 8 bytes a row (sorted hashes, then an exact look at those that meet); each broken check one more for its sample.
     """
     table = source.table
     asks = ask_rows(source, now=now)
@@ -74,7 +74,7 @@ def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: dat
     with reading(table.name, columns=source.columns):
         for ask, n in zip(asks, counts, strict=True):
             if n > 0 or ask.always:
-                sample = _sample(source, ask.condition, ask.shown, engine=engine) if n > 0 else []
+                sample = _sample(source, ask.condition, ask.shown, engine=engine) if show and n > 0 else []
                 broken.append(BrokenCheck(ask.check, ask.column, n, sample))
         broken += _check_unique(source, span.n_rows, engine=engine)
     return ContractScan(span, files, broken)

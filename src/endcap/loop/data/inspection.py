@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.core.settings import Settings
-from endcap.loop.data.column_types import NO_VALUES, Exclusion, KnownTypes
+from endcap.loop.data.column_types import NO_VALUES, Exclusion, KnownTypes, duckdb_type
 from endcap.loop.data.contracts import ContractScan, scan_contract
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.file_sets import Span, subtract_files
@@ -93,18 +93,16 @@ class _Batch:
     def _inspect_leniently(self, share: float) -> Inspection:
         """Judge all rows, put the bad ones aside if they are few enough, and look again at what is left as if they had never been."""
         torn, source = self._open_marked()
-        scan = scan_contract(source, engine=self.engine, now=self.now)
-        broken = [*scan.broken, *describe_torn(torn)]
-        if not broken:
+        scan = scan_contract(source, engine=self.engine, now=self.now, show=False)
+        if not scan.broken and not torn:
             return self._accept(source, scan)
-        if any(check.check in ("missing", "extra") for check in broken):
-            return self._refuse(scan, broken)
+        if any(check.check in ("missing", "extra") for check in scan.broken):
+            return self._refuse(scan_contract(source, engine=self.engine, now=self.now), torn=torn)
         bad = find_bad_rows(source, n_rows=scan.span.n_rows, torn=torn, now=self.now, engine=self.engine)
-        n_torn = sum(len(file.lines) for file in torn)
-        n_rows, n_bad = scan.span.n_rows + n_torn, bad.table.num_rows
+        n_rows, n_bad = scan.span.n_rows + sum(len(file.lines) for file in torn), bad.table.num_rows
         if n_bad > share * n_rows:
-            return self._refuse(scan, broken, n_torn=n_torn, n_too_many=n_bad)
-        source = self._open(exclude_rows(bad.table, engine=self.engine))
+            return self._refuse(scan_contract(source, engine=self.engine, now=self.now), torn=torn, n_too_many=n_bad)
+        source = self._open(exclude_rows(bad.table, engine=self.engine), known=self._types_without(source, bad))
         left = scan_contract(source, engine=self.engine, now=self.now)
         if left.broken:
             return self._refuse(left)
@@ -121,13 +119,29 @@ class _Batch:
         torn = find_torn([Path(file.path) for file in self.identities], table=self.table, engine=self.engine)
         return torn, self._open(pass_over(torn, engine=self.engine))
 
-    def _open(self, excluded: Exclusion | None = None) -> Source:
-        chosen = replace(self.files, paths=tuple(Path(file.path) for file in self.identities))
-        return open_files(self.table, chosen, tuple(self.identities), zone=self.zone, engine=self.engine, known=self.known, excluded=excluded)
+    def _types_without(self, source: Source, bad: BadRows) -> KnownTypes | None:
+        """The types of the files' columns once bad rows are left out, where that is plain without another look at all values.
 
-    def _refuse(self, scan: ContractScan, broken: Sequence[BrokenCheck] = (), *, n_torn: int = 0, n_too_many: int = 0) -> Inspection:
-        n_read = scan.span.n_rows + n_torn
-        return Inspection(self._spans(scan), n_read, list(broken or scan.broken), [], {}, self.previous, n_too_many=n_too_many)
+        A column whose type is promised has it then. Any other may be narrower than it was with bad rows, but only times are ever bad in it.
+        """
+        promised = {name: check.type for name, check in self.table.contract.columns.items() if check.type}
+        texts = {name for name in source.file_columns if source.stored_types[name] == "VARCHAR"}
+        if source.format != "csv" or any(promised.get(name) == "timestamp" for name in texts):
+            return self.known
+        if any(check.check in ("event_time", "known_at") for check in bad.broken):
+            return self.known
+        types = {name: source.stored_types[name] for name in source.file_columns}
+        told = {name: duckdb_type(type_) for name, type_ in promised.items() if name in types and type_ != "timestamp"}
+        return KnownTypes(types | told, fixed=True)
+
+    def _open(self, excluded: Exclusion | None = None, *, known: KnownTypes | None = None) -> Source:
+        chosen = replace(self.files, paths=tuple(Path(file.path) for file in self.identities))
+        known = known or self.known
+        return open_files(self.table, chosen, tuple(self.identities), zone=self.zone, engine=self.engine, known=known, excluded=excluded)
+
+    def _refuse(self, scan: ContractScan, *, torn: Sequence[TornFile] = (), n_too_many: int = 0) -> Inspection:
+        n_read = scan.span.n_rows + sum(len(file.lines) for file in torn)
+        return Inspection(self._spans(scan), n_read, [*scan.broken, *describe_torn(torn)], [], {}, self.previous, n_too_many=n_too_many)
 
     def _accept(self, source: Source, scan: ContractScan, *, bad: BadRows | None = None) -> Inspection:
         profile = profile_source(source, engine=self.engine, n_rows=scan.span.n_rows)

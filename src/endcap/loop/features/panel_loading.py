@@ -17,11 +17,11 @@ from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Table
 from endcap.core.durations import parse_duration
 from endcap.core.errors import InvalidInput, suggest, unknown
-from endcap.core.names import quote
+from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone, local_day, start_of_day
 from endcap.loop.data.sources import Source
 from endcap.loop.features.calendars import BEYOND_DAYS, find_holidays
-from endcap.loop.features.panels import Flags, Floats, Panel, Revisions, Statics
+from endcap.loop.features.panels import Flags, Floats, Indexes, Panel, Revisions, Statics
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MOST_DAYS = 1500
 MOST_CELLS = 400_000_000
 _MOST_LABELS = 64
+_MOST_NAMED = 5
+_RARE = 0.1  # the share of cells up to which more rows than usual are a doubt, not a habit
 
 
 class Doubt(msgspec.Struct, frozen=True):
@@ -239,6 +241,9 @@ class _Loading:
         if panel.censored is not None:
             masked = int((panel.censored > panel.censored_most).sum())
             self._doubt("days on which demand was censored", masked, "masked in training and scoring")
+            missing = np.isnan(panel.observed)
+            sold_out = (missing | (panel.censored > panel.censored_most)).all(axis=1) & ~missing.all(axis=1)
+            self._doubt("series sold out on every day they have", int(sold_out.sum()), "their demand was never seen: forecast from similar series")
         if panel.open_fact is not None:
             closed = int((~panel.is_open(np.arange(panel.n_seen))).sum())
             self._doubt("days on which a series was closed", closed, "forecast 0; neither learned from nor scored")
@@ -246,6 +251,21 @@ class _Loading:
         self._doubt("series without any history", int(missing.all(axis=1).sum()), "forecast from similar series, with wider bands")
         begun = np.maximum.accumulate(~missing, axis=1)
         self._doubt("days missing after a series began", int((missing & begun).sum()), "left missing")
+
+    def doubt_repeats(self, n_rows: Indexes) -> None:
+        """Name the cells that have more rows than cells usually have, where that is rare: an hour or a day may have been sent twice.
+
+        Where every cell has its own number of rows, one for each sale say, there is nothing to name.
+        """
+        usual = int(np.median(n_rows)) if n_rows.size else 0
+        repeated = int((n_rows > usual).sum())
+        if repeated <= _RARE * n_rows.size:
+            rows = "row" if usual == 1 else "rows"
+            self._doubt(
+                f"days of a series with more than the usual {usual} {rows}",
+                repeated,
+                f"folded by {self.forecast.target.fold}: what was sent twice counts twice",
+            )
 
     def _read_statics(self, n_series: int) -> dict[str, Statics]:
         facts = [name for table in self.forecast.static for name in self.sources[table.name].columns if name not in self.forecast.keys]
@@ -264,6 +284,7 @@ class _Loading:
         facts = [name for name in source.columns if name not in self.forecast.keys]
         if not shared or not facts:
             return {}
+        # Of facts that contradict one another the least counts, and it is said which keys have such.
         chosen = ", ".join(f"min({quote(name)}) AS {quote(name)}" for name in facts)
         keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
         newest = "" if static.known_at is None else f" QUALIFY rank() OVER (PARTITION BY {keys} ORDER BY __known_at DESC) = 1"
@@ -271,8 +292,23 @@ class _Loading:
         table = self.engine.sql(
             f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({rows}) GROUP BY {keys}) f ON {on} ORDER BY __s"
         ).to_arrow_table()
+        self._doubt_contradictions(rows, facts=facts, shared=shared, table=static.name)
         coded = {name: _code_labels(table[name].to_pylist(), keep=name in self.forecast.slices) for name in facts}
         return {name: fact for name, fact in coded.items() if fact is not None and fact.codes.size == n_series}
+
+    def _doubt_contradictions(self, rows: str, *, facts: Sequence[str], shared: Sequence[str], table: str) -> None:
+        """Name the keys of which a table of facts says two things, such as an item in two categories."""
+        keys = ", ".join(quote(key) for key in shared)
+        differ = ", ".join(f"min({quote(name)}) IS DISTINCT FROM max({quote(name)}) OR count({quote(name)}) NOT IN (0, count(*))" for name in facts)
+        label = " || ' ' || ".join(f"{quote_text(key + '=')} || CAST({quote(key)} AS VARCHAR)" for key in shared)
+        present = " AND ".join(f"{quote(key)} IS NOT NULL" for key in shared)
+        found = self.engine.execute(
+            f"SELECT {label}, {differ} FROM ({rows}) WHERE {present} GROUP BY {keys} HAVING count(*) > 1 ORDER BY {keys}"
+        ).fetchall()
+        for place, name in enumerate(facts):
+            named = [row[0] for row in found if row[place + 1]]
+            shown = ", ".join(named[:_MOST_NAMED]) + (" ..." if len(named) > _MOST_NAMED else "")
+            self._doubt(f"keys of table '{table}' with more than one {name} ({shown})", len(named), "the least of them counts")
 
     def _double(self, aggregate: Aggregate) -> str:
         if aggregate.column == "*":
@@ -303,12 +339,15 @@ class _Reading:
         keys = "".join(f"{quote(key)}, " for key in self.shared)
         folds = ", ".join(f"{self._fold(a)} AS {quote(name)}" for name, a in self.wanted.items())
         on = " AND ".join(f"c.{quote(k)} = __series.{quote(k)}" for k in self.shared) or "true"
+        values = ", ".join(f"TRY_CAST({quote(name)} AS FLOAT) AS {quote(name)}" for name in self.wanted)
         result = self.loading.engine.sql(
-            f"WITH c AS (SELECT {keys}CAST(__event_time AS DATE) AS __day, {folds} FROM ({self._newest_rows()}) GROUP BY ALL)"
-            f" SELECT __s, {self._tick('__day')} AS __tick, {', '.join('TRY_CAST(' + quote(n) + ' AS FLOAT) AS ' + quote(n) for n in self.wanted)}"
+            f"WITH c AS (SELECT {keys}CAST(__event_time AS DATE) AS __day, count(*) AS __n, {folds} FROM ({self._newest_rows()}) GROUP BY ALL)"
+            f" SELECT __s, {self._tick('__day')} AS __tick, __n, {values}"
             f" FROM c JOIN __series ON {on}"
         ).to_arrow_table()
         series, ticks = result["__s"].to_numpy(), result["__tick"].to_numpy()
+        if "target" in self.wanted:
+            self.loading.doubt_repeats(result["__n"].to_numpy())
         arrays = {}
         for name in self.wanted:
             array = np.full((n_series, self.n_ahead), np.nan, dtype=np.float32)

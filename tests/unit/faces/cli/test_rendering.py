@@ -13,7 +13,7 @@ import pytest
 from endcap.faces.cli.rendering import render
 from endcap.governance.audit import AuditCheck
 from endcap.governance.records import AuditRow
-from endcap.loop.data.records import BrokenCheck, FileIdentity, Ingest
+from endcap.loop.data.records import BrokenCheck, FileIdentity, Ingest, KeyVolume, QuarantineView, VolumeDoubt
 from endcap.loop.deployment.records import Batch, Delivery, TraceStep
 from endcap.loop.evaluation.records import Balance, CheckResult, Finding, Metrics, Verdict
 from endcap.loop.monitoring.records import ComparisonView, Incident, MembersRead, Reading
@@ -155,6 +155,18 @@ INGEST = Ingest(
     broken=(BrokenCheck("least", "units", 1200),),
     wall_s=0.1,
 )
+LENIENT = msgspec.structs.replace(
+    INGEST,
+    status="accepted",
+    broken=(),
+    n_rows_read=24,
+    n_quarantined=3,
+    quarantined=(BrokenCheck("line", None, 1), BrokenCheck("least", "units", 2)),
+    warnings=(
+        VolumeDoubt(what="nothing", every="1d", interval="2026-03-02T00:00:00", n_keys=9, n_doubted=1, sample=[KeyVolume({"store": "s7"}, 0, 12.0)]),
+    ),
+)
+SAID_NOTHING = "1 of 9 store sent nothing on 2026-03-02: store=s7 (0, usually 12)"
 RELEASE = Release(
     id="release_1",
     model="store-day",
@@ -282,10 +294,11 @@ LISTS: dict[str, tuple[list[Any], list[str]]] = {
         ["run subject by started status took CPU-s steps", "run_1 model/store-day ada 2026-03-03 14:05:06 done 12 ms 0.5 ingest sales cached"],
     ),
     "ingests": (
-        [INGEST],
+        [INGEST, LENIENT],
         [
-            "table at status rows span broken",
-            "sales 2026-03-03 14:05:06 refused 1,602 2025-01-06T00:00:00 to - least units in 1,200 rows",
+            "table at status rows read put aside span broken warnings",
+            "sales 2026-03-03 14:05:06 refused 1,602 0 - 2025-01-06T00:00:00 to - least units in 1,200 rows -",
+            "sales 2026-03-03 14:05:06 accepted 1,602 24 3 (line 1; least units 2) 2025-01-06T00:00:00 to - - " + SAID_NOTHING,
         ],
     ),
     "readings": (
@@ -325,6 +338,20 @@ def test_a_list_is_a_table(capsys: pytest.CaptureFixture[str], what: str) -> Non
     rows, lines = LISTS[what]
     assert render(rows, as_json=False) == 0
     assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == lines
+
+
+def test_rows_put_aside_are_counted_by_reason_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    reasons = {"least: column 'units' is below 0": 2}
+    view = QuarantineView(table="my sales", n_rows=2, reasons=reasons, sample=[{"store": "s7", "units": "-1"}], path=None)
+    assert render(view, as_json=False) == 0
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == [
+        "2 rows of table 'my sales' are put aside",
+        "2 least: column 'units' is below 0",
+        "store=s7, units=-1",
+        "write them with: endcap quarantine 'my sales' --out rows.csv",
+    ]
+    render(msgspec.structs.replace(view, path="rows.csv"), as_json=False)
+    assert capsys.readouterr().out.startswith("2 rows of table 'my sales' are put aside, in rows.csv\n")
 
 
 def test_the_first_forecast_shows_the_guesses_the_figures_and_what_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:

@@ -325,7 +325,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(steps)
 def test_however_a_folder_grows_it_is_read_as_from_scratch(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, Any]]) -> None:
     """Files come, change and go; after each step records and rows are those of a first look, and new and gone files make the difference."""

@@ -93,6 +93,24 @@ def test_a_bad_row_is_put_aside_with_every_reason(tmp_path: Path, session: Sessi
     assert all(column.n == 40 for column in record.profile)
 
 
+@pytest.mark.parametrize(
+    ("promised", "good", "bad", "stored"),
+    [
+        ("integer", "1", "1.5", "BIGINT"),
+        ("date", "2026-01-01", "2026-01-01 10:00", "DATE"),
+        ("timestamp", "2026-01-01T10:00+01:00", "then", "TIMESTAMP WITH TIME ZONE"),
+        ("bool", "true", "2", "BOOLEAN"),
+        (None, "1", "", "BIGINT"),
+    ],
+)
+def test_types_are_those_of_the_rows_that_are_left(tmp_path: Path, session: Session, promised: str | None, good: str, bad: str, stored: str) -> None:
+    table = Table("sales", "sales", contract=Contract(columns={"x": Check(type=promised, nulls=False)}, quarantine=0.5))
+    put(tmp_path, f"a,{good}\na,{bad}\nb,{good}\n", header="store,x")
+    record = ingest(session, table, folder=tmp_path)
+    assert (record.n_quarantined, record.stored_types["x"]) == (1, stored)
+    assert seen(session, table, record, tmp_path, "store, typeof(x)") == [("a", stored), ("b", stored)]
+
+
 def test_what_is_delivered_tells_file_line_reasons_and_the_row(tmp_path: Path, session: Session) -> None:
     put(tmp_path, GOOD + "a,2026-03-01,-1\n" + "torn,line\n" + '"q ""x""",2026-03-01,007x\n')
     ingest(session, table_of(), folder=tmp_path)
@@ -257,7 +275,7 @@ plain = st.sampled_from(["a", "b", "é", 'q"x'])
 rows = st.one_of(st.tuples(stores, days, values), st.tuples(plain, days), st.tuples(plain, days, values, st.just("9")))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.lists(rows, max_size=12), min_size=1, max_size=3))
 def test_rows_seen_and_rows_put_aside_are_the_rows_of_the_files(tmp_path_factory: pytest.TempPathFactory, files: list[list[tuple[str, ...]]]) -> None:
     """None twice, none lost, and each put aside for what an obvious reading of the contract says."""

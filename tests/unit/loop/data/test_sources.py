@@ -333,6 +333,19 @@ def local_times(table: Table, folder: Path, engine: duckdb.DuckDBPyConnection, z
     return [row[0] for row in source.engine.execute(f"SELECT CAST(__event_time AS VARCHAR) FROM ({source.sql}) ORDER BY i").fetchall()]
 
 
+def test_a_store_that_moves_zone_stays_on_the_tables_clock(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
+    """Its offsets change from one day to the next: no hour is lost or doubled, for they are instants; wall times without one are the table's."""
+    rows = ["a,2026-03-01T23:30+01:00", "a,2026-03-02T07:30+09:00", "a,2026-03-02T08:30+09:00", "b,2026-03-01 23:30"]
+    (tmp_path / "a.csv").write_text("\n".join(["store,at", *rows, ""]))
+    source = source_of(Table("t", "a.csv", event_time="at", zone="Europe/Berlin"), tmp_path, engine)
+    assert rows_of(source, "store, CAST(__event_time AS VARCHAR)") == [
+        ("a", "2026-03-01 23:30:00"),
+        ("a", "2026-03-01 23:30:00"),
+        ("a", "2026-03-02 00:30:00"),
+        ("b", "2026-03-01 23:30:00"),
+    ]
+
+
 def test_offsets_become_wall_time_and_may_differ_by_row(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
     (tmp_path / "a.csv").write_text(
         "i,t\n0,2026-07-01T10:00:00Z\n1,2026-07-01T10:00:00+05:30\n2,2026-07-01 10:00\n3,2026-07-01\n4,\n5,01.07.2026\n6,2026-01-01T10:00:00-0300\n"

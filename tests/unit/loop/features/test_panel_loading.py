@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -316,6 +316,52 @@ def test_facts_of_part_of_the_key_hold_for_all_that_share_it(load: Load) -> None
     told = rows(("a", 0, 1.0, "x"), ("a", 0, 1.0, "y"), ("b", 0, 1.0, "x"), names=("store", "day", "units", "item"))
     panel = load(ask(table, static=STORES), {"sales": told, "stores": stores(region=["north", "south"])}, now=NOW).panel
     assert [panel.statics["region"].labels[c] for c in panel.statics["region"].codes] == ["north", "north", "south"]
+
+
+def test_an_item_in_two_categories_is_named_and_counted_once(load: Load) -> None:
+    table = Table("sales", "sales.parquet", keys=("store", "item"), event_time="day")
+    items = Table("items", "items.parquet", keys=("item",))
+    told = {
+        "sales": rows(*[("a", d, 1.0, item) for item in "wxyz" for d in range(2)], names=("store", "day", "units", "item")),
+        "items": {
+            "item": ["w", "x", "x", "y", "y", "z", "z", None, None],
+            "category": ["tea", "tea", "milk", "tea", "tea", None, "milk", "a", "b"],
+            "size": [1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 1.0, 2.0],
+        },
+    }
+    loaded = load(ask(table, static=items), told, now=NOW)
+    category = loaded.panel.statics["category"]
+    assert [category.labels[c] for c in category.codes] == ["tea", "milk", "tea", "milk"]
+    named = {doubt.what: (doubt.n, doubt.treatment) for doubt in loaded.doubts if "items" in doubt.what}
+    assert named == {"keys of table 'items' with more than one category (item=x, item=z)": (2, "the least of them counts")}
+
+
+def test_of_restated_facts_only_the_newest_can_contradict(load: Load) -> None:
+    stated = Table("stores", "stores.parquet", keys=("store",), known_at="at")
+    then, later = datetime(2026, 1, 1), datetime(2026, 1, 3)  # noqa: DTZ001 - naive is the case
+    told = {"store": ["a", "a", "b", "b"], "region": ["north", "south", "east", "west"], "at": [then, later, later, later]}
+    loaded = load(ask(static=stated), {"sales": rows(*daily(9), *daily(9, store="b")), "stores": told}, now=NOW)
+    assert doubts(loaded)["keys of table 'stores' with more than one region (store=b)"] == 1
+    region = loaded.panel.statics["region"]
+    assert [region.labels[c] for c in region.codes] == ["south", "east"]
+
+
+def test_a_day_that_was_sent_twice_is_summed_and_named(load: Load) -> None:
+    loaded = load(ask(), {"sales": rows(*daily(15), ("a", 3, 2.0), ("a", 3, 5.0))}, now=NOW)
+    assert loaded.panel.observed[0, 3] == 8.0
+    assert doubts(loaded)["days of a series with more than the usual 1 row"] == 1
+
+
+def test_an_hour_that_was_sent_twice_is_named(load: Load) -> None:
+    hourly = [("a", datetime.combine(on(d), time(h)), 1.0) for d in range(12) for h in range(24)]
+    loaded = load(ask(), {"sales": rows(*hourly, hourly[30])}, now=NOW)
+    assert loaded.panel.observed[0, 1] == 25.0
+    assert doubts(loaded)["days of a series with more than the usual 24 rows"] == 1
+
+
+def test_one_row_for_each_sale_is_no_doubt(load: Load) -> None:
+    sales = [("a", d, 1.0) for d in range(20) for _ in range(1 + 7 * d % 5)]
+    assert not [what for what in doubts(load(ask(), {"sales": rows(*sales)}, now=NOW)) if "usual" in what]
 
 
 # --- holidays
