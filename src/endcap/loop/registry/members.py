@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import timedelta
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,13 @@ FACT = "fact "
 ORDERS = ("error", "ratio", "status", "member")
 
 _SHOWN = 5
-_STATUS, _LAST_ROW = MemberLine.__struct_fields__.index("status"), MemberLine.__struct_fields__.index("last_row")
+_BLANKS = {"n": 0, "status": "unsure", "candidate": ""}
+_SORT_KEYS: dict[str, list[tuple[str, str]]] = {
+    "error": [("error", "descending")],
+    "ratio": [("ratio", "descending")],
+    "status": [("status", "ascending"), ("error", "descending")],
+    "member": [],
+}
 _STALE_AFTER = timedelta(days=14)
 _FIT_STALE_AFTER = timedelta(weeks=13)
 
@@ -44,81 +50,114 @@ def list_members(
     for name, value, offered in (("status", status, MEMBER_STATUSES), ("order", order, ORDERS)):
         if value is not None and value not in offered:
             raise InvalidInput(f"{value!r} is no {name} of members. Offered: {list(offered)}.", hint=suggest(value, offered))
+    import pyarrow.compute as pc
+
     found = get_version(session, version)
-    lines = read_lines_of_members(session, found)
+    board = read_board(session, found)
     if segment is not None:
-        chosen = frozenset(_choose_segment(session, found, segment))
-        lines = [line for line in lines if line.member in chosen]
-    lines = [line for line in lines if status is None or line.status == status]
-    lines.sort(key=_KEYS[order])
-    return lines[: limit or None]
-
-
-_KEYS: dict[str, Any] = {
-    "error": lambda line: (-(line.mae or 0.0) * line.n, line.member),
-    "ratio": lambda line: (-(line.ratio if line.ratio is not None else -1.0), line.member),
-    "status": lambda line: (MEMBER_STATUSES.index(line.status), -(line.mae or 0.0) * line.n, line.member),
-    "member": lambda line: line.member,
-}
+        board = board.filter(pc.is_in(board["member"], value_set=_as_texts(_choose_segment(session, found, segment))))
+    if status is not None:
+        board = board.filter(pc.equal(board["status"], status))
+    return _to_lines(_sort(board, order)[: limit or board.num_rows])
 
 
 def summarize_members(session: Session, version: Version) -> MemberSummary | None:
-    """Members at a glance; None for a version that keeps no figures by member. One pass over the members."""
+    """Members at a glance; None for a version that keeps no figures by member. A few passes over columns."""
+    import pyarrow.compute as pc
+
     try:
-        lines = read_lines_of_members(session, version)
+        board = read_board(session, version)
     except NotFound:
         return None
-    counts = Counter(line.status for line in lines)
-    bad = sorted((line for line in lines if line.status == "bad"), key=_KEYS["error"])
-    reasons = Counter(line.fallback for line in lines if line.fallback is not None)
-    by_status = {status: counts[status] for status in MEMBER_STATUSES if counts[status]}
-    return MemberSummary(len(lines), by_status, tuple(bad[:_SHOWN]), dict(reasons.most_common(_SHOWN)))
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(board["status"]).to_pylist()}
+    bad = _sort(board.filter(pc.equal(board["status"], "bad")), "error")[:_SHOWN]
+    reasons = Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(board["fallback"].drop_null()).to_pylist()})
+    by_status = {status: counts[status] for status in MEMBER_STATUSES if status in counts}
+    return MemberSummary(board.num_rows, by_status, tuple(_to_lines(bad)), dict(reasons.most_common(_SHOWN)))
 
 
 def read_lines_of_members(session: Session, version: Version) -> list[MemberLine]:
     """Every member of a version, with what the newest data say of it; members that came since it was trained stand last."""
-    table = read_members(session, version)
-    facts = [column for column in table.column_names if column.startswith(FACT)]
-    own_facts = _gather_facts(table, facts)
-    # One list a field, in the record's order: what a version does not keep stands at its default.
-    columns = [table[name].to_pylist() if name in table.column_names else None for name in MemberLine.__struct_fields__]
-    defaults = (*[None] * (len(columns) - len(MemberLine.__struct_defaults__)), *MemberLine.__struct_defaults__)
-    states = _read_states(session, version.model)
-    newest = max((last for _, last, _ in states.values() if last is not None), default=None)
-    old_fit = newest is not None and version.trained_until is not None and newest - version.trained_until > _FIT_STALE_AFTER
+    return _to_lines(read_board(session, version))
+
+
+def read_board(session: Session, version: Version) -> pa.Table:
+    """The same as columns: the fields of ``MemberLine`` but for ``facts``, then a column for each fact. Whole columns, no loop over members."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = _complete(read_members(session, version))
+    try:
+        states = session.tables.read(MEMBER_STATES, partition={"workspace": session.workspace, "model": version.model})
+    except NotFound:
+        return table  # no newer data were noted
+    place = pc.index_in(table["member"], value_set=states["member"])
+    last = pc.coalesce(states["last_row"].take(place), table["last_row"])
+    retired = pc.fill_null(states["retired"].take(place), False)
+    newest = pc.max(states["last_row"]).as_py()
+    if newest is None:
+        stale = pa.array([False] * table.num_rows)
+    elif version.trained_until is not None and newest - version.trained_until > _FIT_STALE_AFTER:
+        stale = pa.array([True] * table.num_rows)
+    else:
+        stale = pc.fill_null(pc.less(last, pa.scalar(newest - _STALE_AFTER, pa.date32())), False)
+    stale = pc.and_(stale, pc.invert(pc.is_in(table["status"], value_set=_as_texts(("bad", "fallback")))))
+    status = pc.if_else(retired, "retired", pc.if_else(stale, "stale", table["status"]))
+    table = table.set_column(table.column_names.index("status"), "status", status)
+    table = table.set_column(table.column_names.index("last_row"), "last_row", last)
+    came = states.filter(pc.and_(pc.invert(pc.is_in(states["member"], value_set=table["member"])), pc.invert(states["retired"])))
+    if came.num_rows:
+        new = pa.table({"member": came["member"], "status": pa.array(["new"] * came.num_rows), "last_row": came["last_row"]})
+        table = pa.concat_tables([table, _complete(new)], promote_options="default")
+    return table
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """The columns of ``MemberLine`` in their order and types, with nulls where a version does not keep one; the facts after them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kinds = {"n": pa.int64(), "last_row": pa.date32()} | dict.fromkeys(("member", "fallback", "status", "candidate", "baseline"), pa.string())
+    columns = {}
+    for name in MemberLine.__struct_fields__[:-1]:
+        kind = kinds.get(name, pa.float64())
+        column = pc.cast(table[name], kind) if name in table.column_names else pa.nulls(table.num_rows, kind)
+        columns[name] = pc.fill_null(column, _BLANKS[name]) if name in _BLANKS else column
+    return pa.table({**columns, **{name: table[name] for name in table.column_names if name.startswith(FACT)}})
+
+
+def _sort(board: pa.Table, order: str) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys = pa.table(
+        {
+            "error": pc.multiply(pc.fill_null(board["mae"], 0.0), pc.cast(board["n"], pa.float64())),
+            "ratio": pc.fill_null(board["ratio"], -1.0),
+            "status": pc.index_in(board["status"], value_set=_as_texts(MEMBER_STATUSES)),
+            "member": board["member"],
+        }
+    )
+    return board.take(pc.sort_indices(keys, sort_keys=[*_SORT_KEYS[order], ("member", "ascending")]))
+
+
+def _to_lines(board: pa.Table) -> list[MemberLine]:
+    facts = [column for column in board.column_names if column.startswith(FACT)]
+    names = [column.removeprefix(FACT) for column in facts]
+    own = zip(*(board[column].to_pylist() for column in facts), strict=True) if facts else repeat((), board.num_rows)
+    fields = (board[name].to_pylist() for name in MemberLine.__struct_fields__[:-1])
     lines = []
-    n = table.num_rows
-    filled = (column if column is not None else repeat(default, n) for column, default in zip(columns, defaults, strict=True))
-    for row, own in zip(zip(*filled, strict=True), own_facts, strict=True):
-        member, status, last = row[0], row[_STATUS], row[_LAST_ROW]
-        _, last, retired = states.get(member, (None, last, False))
-        if retired:
-            status = "retired"
-        elif status not in ("fallback", "bad") and (old_fit or (newest is not None and last is not None and newest - last > _STALE_AFTER)):
-            status = "stale"
-        values: tuple[Any, ...] = (*row[:_STATUS], status, *row[_STATUS + 1 : _LAST_ROW], last, own)
-        lines.append(MemberLine(*values))
-    old = {line.member for line in lines}
-    for member, (_, last, retired) in states.items():
-        if member not in old and not retired:
-            lines.append(MemberLine(member, 0, None, None, None, None, None, status="new", last_row=last))
+    for row, values in zip(zip(*fields, strict=True), own, strict=True):
+        known = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        line: tuple[Any, ...] = (*row, known)
+        lines.append(MemberLine(*line))
     return lines
 
 
-def _gather_facts(table: pa.Table, facts: Sequence[str]) -> list[dict[str, str]]:
-    names = [column.removeprefix(FACT) for column in facts]
-    rows = zip(*(table[column].to_pylist() for column in facts), strict=True) if facts else repeat((), table.num_rows)
-    return [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows]
+def _as_texts(values: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
 
-
-def _read_states(session: Session, model: str) -> dict[str, tuple[date | None, date | None, bool]]:
-    """Each member's first and newest row and whether it is retired, as of the newest data; empty where that was never noted."""
-    try:
-        table = session.tables.read(MEMBER_STATES, partition={"workspace": session.workspace, "model": model})
-    except NotFound:
-        return {}
-    columns = (table[name].to_pylist() for name in ("member", "first_row", "last_row", "retired"))
-    return {member: (first, last, retired) for member, first, last, retired in zip(*columns, strict=True)}
+    return pa.array(values, pa.string())
 
 
 def read_members(session: Session, version: Version, *, columns: Sequence[str] | None = None) -> pa.Table:

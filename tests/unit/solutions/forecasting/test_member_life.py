@@ -16,7 +16,7 @@ from endcap.core.definitions.tables import Table
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
 from endcap.loop.features.panels import Statics
-from endcap.loop.registry.members import list_members
+from endcap.loop.registry.members import list_members, summarize_members
 from endcap.loop.registry.records import Version
 from endcap.loop.registry.versions import register_version
 from endcap.loop.retraining.tasks import DataRef, Trial
@@ -49,8 +49,8 @@ class Desk:
         ingests = {table.name: ingest(self.session, table, folder=self.folder) for table in self.task.tables}
         return self.task.assemble(self.session, self.context(), ingests=ingests, folder=self.folder, now=NOW, **{"origin": None, **options})
 
-    def train(self, data: DataRef) -> Version:
-        trial: Trial = next(t for t in self.task.train(self.session, self.context(), data).trials if t.candidate == "shrunk_rates")
+    def train(self, data: DataRef, *, candidate: str = "shrunk_rates") -> Version:
+        trial: Trial = next(t for t in self.task.train(self.session, self.context(), data).trials if t.candidate == candidate)
         draft = Version(
             id="",
             model="units",
@@ -66,6 +66,8 @@ class Desk:
             baselines=trial.baselines,
             trained_until=trial.trained_until,
             evidence=trial.evidence,
+            members_fallen_back=trial.members_fallen_back,
+            notes=trial.notes,
         )
         return register_version(self.session, draft)
 
@@ -136,3 +138,17 @@ def test_a_version_that_chooses_by_member_rests_and_answers(tmp_path: Path) -> N
     assert again.choice == chosen
     somebody = replace(panel, keys={"store": ("0", "1", "2", "99")}, statics={"region": Statics(np.full(4, -1, dtype=np.int32), ())})
     np.testing.assert_array_equal(again.predict(somebody)[3], fit.parts["shrunk_rates"].predict(somebody)[3])
+
+
+def test_a_fit_that_fails_is_told_where_people_look(tmp_path: Path) -> None:
+    desk = make_desk(tmp_path, {**LONG, 7: 20}, candidates=["members"], retire_after=None)
+    version = desk.train(desk.assemble(), candidate="members")
+    reason = "20 days with a value; a fit of its own needs 28"
+    assert version.members_fallen_back == {"7": reason}
+    assert version.notes[-1] == f"1 of 5 members have no fit of their own and answer by their fallback (7: {reason})"
+    (line,) = list_members(desk.session, version.id, status="fallback")
+    assert (line.member, line.fallback, line.candidate) == ("7", reason, "members")
+    assert desk.task.answer(desk.session, version, desk.assemble()).table.num_rows == 5 * 7
+    summary = summarize_members(desk.session, version)
+    assert summary is not None
+    assert summary.fallen_back == {reason: 1}
