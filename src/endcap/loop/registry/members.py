@@ -111,6 +111,11 @@ def _gather_facts(table: pa.Table, facts: Sequence[str]) -> list[dict[str, str]]
     return [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows]
 
 
+def find_retired(session: Session, model: str) -> frozenset[str]:
+    """The members of a model that are retired as of the newest data. One pass over the members."""
+    return frozenset(member for member, (_, _, retired) in _read_states(session, model).items() if retired)
+
+
 def _read_states(session: Session, model: str) -> dict[str, tuple[date | None, date | None, bool]]:
     """Each member's first and newest row and whether it is retired, as of the newest data; empty where that was never noted."""
     try:
