@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,6 +29,25 @@ def member_keys(session: Session, model: str, *, keys: Sequence[str]) -> tuple[s
     return (msgspec.json.decode(found.definition, type=_Members).members if found else ()) or tuple(keys)
 
 
+def find_outcome_batches(session: Session, batches: Sequence[Batch], *, n_days: int) -> list[Batch]:
+    """Of some batches those that can hold the newest ``n_days`` days of outcomes: from that many days before the first day of the newest batch
+    that has any. None that has: an empty list. Cost: looking for the newest, and one pass over the batches.
+    """
+    newest = sorted(batches, key=_rank, reverse=True)
+    latest = next(
+        (batch for batch in newest if any(session.tables.partitions(name, partition=batch.partition) for name in (OUTCOME_SUMS, OUTCOMES))), None
+    )
+    return (
+        []
+        if latest is None
+        else [batch for batch in batches if batch.last >= latest.first - timedelta(days=n_days) and _rank(batch) <= _rank(latest)]
+    )
+
+
+def _rank(batch: Batch) -> tuple[date, datetime]:
+    return batch.origin, batch.predicted_at
+
+
 def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch]) -> pa.Table | None:
     """The outcomes of some batches of a model, a row per member and time; None when there are none.
 
@@ -38,7 +58,7 @@ def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch])
     import pyarrow as pa
 
     parts = []
-    for rank, batch in enumerate(sorted(batches, key=lambda batch: (batch.origin, batch.predicted_at))):
+    for rank, batch in enumerate(sorted(batches, key=_rank)):
         if session.tables.partitions(OUTCOME_SUMS, partition=batch.partition):
             summed = session.tables.read(OUTCOME_SUMS, partition=batch.partition)
         elif session.tables.partitions(OUTCOMES, partition=batch.partition):

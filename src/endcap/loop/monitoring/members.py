@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES
 from endcap.loop.deployment.routes import find_answers
-from endcap.loop.monitoring.member_outcomes import read_member_outcomes
+from endcap.loop.monitoring.member_outcomes import find_outcome_batches, read_member_outcomes
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, MembersRead, Reading
+from endcap.loop.registry.members import find_retired
 from endcap.loop.registry.records import MEMBER_METRICS, Version
 from endcap.loop.registry.versions import get_version
 from endcap.storage.ports import RecordTransaction
@@ -51,7 +52,7 @@ def check_members(session: Session, version: Version, watch: MemberQuality) -> R
     last = everything.days[-1]
     live = everything.between(last - (window_days - 1), last)
     falls = find_falls(live, validated=validated, factor=watch.factor, rate=watch.false_discovery_rate, least_days=watch.least_days)
-    stale = _find_stale(everything, n_days=count_days(watch.stale_after, what="stale_after"))
+    stale = _find_stale(everything, n_days=count_days(watch.stale_after, what="stale_after"), retired=find_retired(session, version.model))
     table = _tabulate(live, falls, stale=stale, metric=watch.metric)
     return _keep_reading(session, version, watch, live=live, falls=falls, table=table)
 
@@ -73,9 +74,8 @@ def _read_rows(session: Session, version: Version, watch: MemberQuality, *, wind
         for name in sorted(answering)
         for batch in session.records.find(BATCHES, workspace=session.workspace, where={"version": name}, newest_first=True)
     ]
-    reach = max((batch.last for batch in batches), default=session.now().date())
-    back = timedelta(days=2 * window_days + count_days(watch.stale_after, what="stale_after") + 30)
-    rows = read_member_outcomes(session, version.model, [batch for batch in batches if batch.last >= reach - back])
+    n_days = max(window_days, count_days(watch.stale_after, what="stale_after")) + 1
+    rows = read_member_outcomes(session, version.model, find_outcome_batches(session, batches, n_days=n_days))
     return rows if rows is not None and rows.num_rows else None
 
 
@@ -113,13 +113,15 @@ def _sum_promises(session: Session, rows: pa.Table, metric: str) -> tuple[Member
     return sums, validated
 
 
-def _find_stale(sums: MemberDays, *, n_days: int) -> NDArray[np.bool_]:
-    """Members whose newest outcome is ``n_days`` or more older than the newest of all; nobody where outcomes do not reach that far."""
+def _find_stale(sums: MemberDays, *, n_days: int, retired: Collection[str]) -> NDArray[np.bool_]:
+    """Members whose newest outcome is ``n_days`` or more older than the newest of all, save retired ones; nobody where outcomes do not reach that
+    far.
+    """
     import numpy as np
 
     if sums.days.size < n_days + 1:
         return np.zeros(len(sums.members), np.bool_)
-    return np.asarray(sums.n[:, -n_days:].sum(axis=1) == 0)
+    return np.asarray(sums.n[:, -n_days:].sum(axis=1) == 0) & ~np.isin(np.array(sums.members), sorted(retired))
 
 
 def _tabulate(live: MemberDays, falls: Falls, *, stale: NDArray[np.bool_], metric: str) -> pa.Table:

@@ -15,7 +15,8 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import NO_CHAMPION, Groups, Verdict
-from endcap.loop.registry.records import CHAMPIONS, COMPARISONS, MEMBER_METRICS, PROD, Comparison, Version
+from endcap.loop.registry.members import FACT, find_retired, read_members
+from endcap.loop.registry.records import CHAMPIONS, COMPARISONS, PROD, Comparison, Version
 from endcap.loop.registry.versions import get_model, get_version, latest_verdict
 from endcap.storage.ports import RecordReader
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 COMPARED = ("wape", "mae", "rmse", "bias")
 MOST_DAYS = 180
-_FACT = "fact "  # how the columns of static facts begin in the table of members
 
 
 def find_comparison(session: Session, model: str, *, reader: RecordReader | None = None) -> Comparison | None:
@@ -84,7 +84,7 @@ def compare(
         raise InvalidInput(f"'{challenger}' is a version of '{version.model}', not of '{model}'.", hint=f"see: endcap versions {model}")
     if champion is None:
         raise Conflict(f"Model '{model}' has no champion to compare with.", hint=f"endcap promote {challenger}")
-    members = _read_members(session, get_version(session, champion.version))
+    members = _read_running(session, get_version(session, champion.version))
     names = members["member"].to_pylist()
     figures = _figures_of(members)
     if bool(a) != bool(b):
@@ -96,11 +96,11 @@ def compare(
         groups = check_groups(_read_list(a, option="--a"), _read_list(b, option="--b"), known=names, figures=by_member)
         return start_comparison(session, challenger, groups, metric=metric, smallest=smallest, n_days=days, reason=reason)
     facts = tuple(name.strip() for name in by.split(",") if name.strip())
-    offered = [name.removeprefix(_FACT) for name in members.column_names if name.startswith(_FACT)]
+    offered = [name.removeprefix(FACT) for name in members.column_names if name.startswith(FACT)]
     for fact in facts:
         if fact not in offered:
             raise InvalidInput(unknown("fact", fact, offered, where=f"A member of '{champion.version}'"), hint=suggest(fact, offered))
-    strata = {fact: [str(value) for value in members[_FACT + fact].to_pylist()] for fact in facts}
+    strata = {fact: [str(value) for value in members[FACT + fact].to_pylist()] for fact in facts}
     groups = draw_groups(names, figures=figures, facts=strata, share=share, seed=seed)
     return start_comparison(
         session, challenger, groups, metric=metric, smallest=smallest, n_days=days, seed=seed, share=share, by=facts, reason=reason
@@ -211,11 +211,13 @@ def against_champion(check: str) -> bool:
     return NO_CHAMPION in check
 
 
-def _read_members(session: Session, version: Version) -> pa.Table:
-    try:
-        return session.tables.read(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": version.evidence})
-    except NotFound as error:
-        raise NotFound(f"Version '{version.id}' keeps no figures by member.", hint="only versions with members are compared by member") from error
+def _read_running(session: Session, version: Version) -> pa.Table:
+    """The members of a version with their figures, save those that are retired."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    members, retired = read_members(session, version), find_retired(session, version.model)
+    return members.filter(pc.invert(pc.is_in(members["member"], pa.array(sorted(retired), pa.string()))))
 
 
 def _figures_of(members: pa.Table) -> dict[str, list[float]]:

@@ -160,6 +160,15 @@ def _as_texts(values: Sequence[str]) -> pa.Array:
     return pa.array(values, pa.string())
 
 
+def find_retired(session: Session, model: str) -> frozenset[str]:
+    """The members of a model that are retired as of the newest data. One pass over the members."""
+    try:
+        table = session.tables.read(MEMBER_STATES, partition={"workspace": session.workspace, "model": model}, columns=["member", "retired"])
+    except NotFound:
+        return frozenset()
+    return frozenset(table.filter(table["retired"])["member"].to_pylist())
+
+
 def read_members(session: Session, version: Version, *, columns: Sequence[str] | None = None) -> pa.Table:
     """The figures of every member of a version, a row each. Raises NotFound for a version that keeps none."""
     try:

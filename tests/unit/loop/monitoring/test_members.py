@@ -15,12 +15,12 @@ import pytest
 from endcap.core.definitions.watches import MemberQuality, Quality
 from endcap.governance.audit import list_audit
 from endcap.loop.evaluation.records import Groups
-from endcap.loop.monitoring.member_outcomes import member_keys, read_member_outcomes
+from endcap.loop.monitoring.member_outcomes import find_outcome_batches, member_keys, read_member_outcomes
 from endcap.loop.monitoring.members import check_members, read_member_table
 from endcap.loop.monitoring.quality import join_outcomes, list_incidents, list_readings
 from endcap.loop.monitoring.watches import check_watch, describe_reading
 from endcap.loop.registry.comparisons import start_comparison
-from endcap.loop.registry.records import MEMBER_METRICS, MODELS
+from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, MODELS
 from endcap.loop.registry.releases import promote
 
 DAY = date(2026, 1, 5)
@@ -168,6 +168,29 @@ def test_members_without_outcomes_are_stale_and_those_without_a_promise_are_not_
     assert (reading.members.stale, reading.members.n_stale) == (("GHOST", "S00", "S01"), 3)
     assert (reading.members.n_members, reading.members.n_judged) == (42, 40)
     assert not reading.breached
+
+
+def test_a_retired_member_is_not_stale(shop: Any, version: Any) -> None:
+    live(shop, version, n_days=6)
+    live(shop, version, day=6, n_days=8, stores=STORES[2:])
+    shop.pass_time(days=14)
+    day = pa.array([DAY, DAY], pa.date32())
+    states = pa.table({"member": ["S00", "S05"], "first_row": day, "last_row": day, "retired": [True, False]})
+    shop.session.tables.write(MEMBER_STATES, partition={"workspace": "default", "model": "store-day"}, table=states)
+    reading = check_members(shop.session, version, WATCH)
+    assert reading.members is not None
+    assert reading.members.stale == ("S01",)
+
+
+def test_only_batches_that_can_hold_the_newest_outcomes_are_read(shop: Any, version: Any) -> None:
+    """A year of daily batches is not read to see a fortnight, and batches without outcomes yet say nothing of how far they reach."""
+    n_days = 3
+    batches = [live(shop, version, day=day, n_days=n_days, stores=STORES[:2]) for day in range(10)]
+    ahead = shop.deliver(version, shop.answers({"store_id": STORES[:2]}, start=DAY + timedelta(days=30)), origin=DAY + timedelta(days=30))
+    found = find_outcome_batches(shop.session, [ahead, *batches], n_days=4)
+    # The newest outcomes begin on the tenth day; four days before is the sixth, which the batch of the fourth still reaches.
+    assert found == batches[3:]
+    assert find_outcome_batches(shop.session, [ahead], n_days=4) == []
 
 
 def test_without_outcomes_or_promises_nothing_is_said(shop: Any, version: Any) -> None:

@@ -14,7 +14,7 @@ from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.loop.evaluation.records import CheckResult, Groups
 from endcap.loop.registry.comparisons import compare, find_comparison, get_comparison, list_comparisons, read_groups, start_comparison
-from endcap.loop.registry.records import COMPARISONS, MEMBER_METRICS
+from endcap.loop.registry.records import COMPARISONS, MEMBER_METRICS, MEMBER_STATES
 from endcap.loop.registry.releases import get_champion, promote, rollback, show_history
 from endcap.loop.registry.versions import record_verdict
 
@@ -174,6 +174,16 @@ def test_groups_are_drawn_alike_from_the_champions_members(two: Any) -> None:
     cities = [NAMES.index(name) % 4 for name in groups.b]
     assert all(2 <= cities.count(city) <= 3 for city in range(4))
     assert [balance.what for balance in found.balance] == ["mean actual", "wape in validation"]
+
+
+def test_retired_members_are_neither_drawn_nor_known(two: Any) -> None:
+    day = pa.nulls(1, pa.date32())
+    states = pa.table({"member": ["S007"], "first_row": day, "last_row": day, "retired": [True]})
+    two.session.tables.write(MEMBER_STATES, partition={"workspace": "default", "model": MODEL}, table=states)
+    with pytest.raises(InvalidInput, match=r"1 member is not known to the model: \['S007'\]"):
+        compare(two.session, MODEL, challenger=V2, a="S001,S002", b="S003,S007")
+    groups = read_groups(two.session, compare(two.session, MODEL, challenger=V2))
+    assert sorted([*groups.a, *groups.b]) == [name for name in NAMES if name != "S007"]
 
 
 def test_lists_are_given_as_names_or_as_files(two: Any, tmp_path: Path) -> None:
