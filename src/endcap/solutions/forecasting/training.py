@@ -157,7 +157,7 @@ def finish_trial(
 
 def _fit(candidate: PanelCandidate, panel: Panel, *, seed: int, fitted: dict[str, PanelFit]) -> PanelFit:
     """The fit of a candidate on everything; what is made of others is made of their fits."""
-    if not isinstance(candidate, Average | ByMember):
+    if not isinstance(candidate, Average | ByMember) or (isinstance(candidate, ByMember) and candidate.choice is None):
         if candidate.name not in fitted:
             fitted[candidate.name] = candidate.fit(panel, seed=seed)
         return fitted[candidate.name]
