@@ -36,7 +36,7 @@ _HOMES = {
     "mean": "endcap.core.definitions.aggregates",
     "min": "endcap.core.definitions.aggregates",
     "open_house": "endcap.assembly",
-    "predictions": "endcap.loop.deployment.batches:deliver_predictions",
+    "predictions": "endcap.loop.deployment.deliveries:deliver_predictions",
     "promote": "endcap.loop.registry.releases",
     "rollback": "endcap.loop.registry.releases",
     "run": "endcap.project.running",

@@ -14,7 +14,7 @@ import pytest
 from endcap.core.errors import InvalidInput
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import list_ingests
-from endcap.loop.deployment.batches import deliver_predictions
+from endcap.loop.deployment.deliveries import deliver_predictions
 from endcap.project.running import RunResult, run
 from endcap.testing.sessions import make_session
 

@@ -16,6 +16,7 @@ MODULES = (
     "endcap.loop.registry.releases",
     "endcap.loop.registry.members",
     "endcap.loop.deployment.batches",
+    "endcap.loop.deployment.deliveries",
     "endcap.loop.deployment.tracing",
     "endcap.loop.monitoring.quality",
     "endcap.loop.monitoring.members",

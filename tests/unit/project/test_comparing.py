@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 
-from endcap.loop.deployment.batches import deliver_predictions
+from endcap.loop.deployment.deliveries import deliver_predictions
 from endcap.loop.monitoring.comparisons import show_comparison, stop_comparison
 from endcap.loop.monitoring.quality import list_readings
 from endcap.loop.registry.comparisons import compare, read_groups

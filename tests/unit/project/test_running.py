@@ -8,7 +8,8 @@ import pytest
 
 from endcap.core.errors import Conflict, ContractBroken, GateRefused, InvalidInput, NotFound, StepFailed
 from endcap.loop.data.records import INGESTS
-from endcap.loop.deployment.batches import deliver_predictions, find_batch, read_batch
+from endcap.loop.deployment.batches import find_batch, read_batch
+from endcap.loop.deployment.deliveries import deliver_predictions
 from endcap.loop.deployment.tracing import trace
 from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import VERSIONS

@@ -141,7 +141,8 @@ def _(result: QuarantineView, console: Console) -> None:
 
 @show.register
 def _(result: Delivery, console: Console) -> None:
-    console.print(Text(f"{result.n_rows:,} predictions by {result.version} from {result.origin} in {result.path}"))
+    files = f"{result.n_files:,} files and a manifest in " if result.n_files != 1 else ""
+    console.print(Text(f"{result.n_rows:,} predictions by {result.version} from {result.origin} in {files}{result.path}"))
     if result.first_id:
         console.print(Text(f"where one comes from: endcap trace {shlex.quote(result.first_id)}"))
 

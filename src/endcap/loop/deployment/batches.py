@@ -1,9 +1,8 @@
-"""Batch answers: written once per origin and version, found again by model, delivered as files."""
+"""Batch answers: written once per origin and version, found again by model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,9 +11,8 @@ from endcap.core.errors import InvalidInput, NotFound
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
-from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Answered, Batch, Delivery
+from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Answered, Batch
 from endcap.loop.registry.versions import get_model
-from endcap.storage.files import delivering
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,26 +70,6 @@ def _write_parts(session: Session, batch: Batch, parts: Iterable[pa.Table] | Non
     return msgspec.structs.replace(named, n_rows=n_rows, n_parts=n_parts)
 
 
-@verb("predictions", permission=Permission.READ)
-def deliver_predictions(session: Session, model: str, *, out: Path, origin: str | None = None, utc: bool = False) -> Delivery:
-    """Write a model's newest predictions to a file: CSV, or Parquet where its name ends in ``.parquet``.
-
-    Columns: the keys, ``ts`` (start of the interval in the source's local time, no offset), ``forecast``, ``lower_90``, ``upper_90``,
-    ``version``, ``predicted_at``; then what else the solution gives,
-    such as ``demand``. ``utc`` adds the instants ``ts_utc`` and ``predicted_at_utc``. ``origin`` is the day of an
-    older batch (None: the newest). ``out`` is the file, which is replaced whole.
-    """
-    import pyarrow as pa
-
-    batches = find_batches(session, model, origin=origin)
-    tables = [read_batch(session, batch, utc=utc) for batch in batches]
-    table = pa.concat_tables(tables, promote_options="default")
-    first = next((add_ids(part.slice(0, 1), batch)["prediction_id"][0].as_py() for batch, part in zip(batches, tables, strict=True) if len(part)), "")
-    _write_file(table, out)
-    versions = ", ".join(batch.version for batch in batches)
-    return Delivery(model, versions, batches[0].moment, table.num_rows, str(out), first)
-
-
 def find_batches(session: Session, model: str, *, origin: str | None = None) -> list[Batch]:
     """The batches that answer for the newest origin, or for the one asked for, the champion's first. Raises NotFound."""
     get_model(session, model)
@@ -120,7 +98,7 @@ def require_batch(session: Session, batch: str) -> Batch:
 
 
 def read_batch(session: Session, batch: Batch, *, utc: bool = False) -> pa.Table:
-    """A batch as a table in the columns of ``deliver_predictions``, the rows in the order they were written."""
+    """A batch as a table in the columns of a delivery, the rows in the order they were written."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -159,28 +137,3 @@ def _require_answers(answers: pa.Table, batch: Batch) -> pa.Table:
     if answers.group_by([*batch.keys, "ts"]).aggregate([]).num_rows != answers.num_rows:
         raise InvalidInput(f"Answers for '{batch.model}' hold several rows of the same keys and ts.", hint="one row per series and time")
     return answers
-
-
-def _write_file(table: pa.Table, out: Path) -> None:
-    import pyarrow.csv as pacsv
-    import pyarrow.parquet as pq
-
-    hint = "give --out a file, such as out/predictions.csv, in a folder that you may write to"
-    with delivering(out, what=str(out), hint=hint, n_bytes=table.nbytes) as file:
-        if out.suffix == ".parquet":
-            pq.write_table(table, file)
-        else:
-            pacsv.write_csv(_plain_times(table), file)
-
-
-def _plain_times(table: pa.Table) -> pa.Table:
-    """Times as text to the second, without an offset for local ones and with Z for instants."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    for i, field in enumerate(table.schema):
-        if pa.types.is_timestamp(field.type):
-            whole = pc.cast(pc.floor_temporal(table[field.name], unit="second"), pa.timestamp("s", tz=field.type.tz))
-            text = pc.strftime(whole, format="%Y-%m-%dT%H:%M:%SZ" if field.type.tz else "%Y-%m-%d %H:%M:%S")
-            table = table.set_column(i, field.name, text)
-    return table

@@ -64,7 +64,7 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A file of predictions written for somebody; ``first_id`` is the id in the log of its first row, '' when it has none."""
+    """Predictions written for somebody: a file, or a folder of ``n_files``; ``first_id`` is the id of the first row, '' when there is none."""
 
     model: str
     version: str
@@ -72,6 +72,7 @@ class Delivery(msgspec.Struct, frozen=True):
     n_rows: int
     path: str
     first_id: str = ""
+    n_files: int = 1
 
 
 class TraceStep(msgspec.Struct, frozen=True):

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from endcap.core.errors import InvalidInput, NotFound, PermissionDenied, StorageFull
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
-from endcap.loop.deployment.batches import add_ids, deliver_predictions, find_batch, log_predictions, read_batch
+from endcap.loop.deployment.batches import add_ids, find_batch, log_predictions, read_batch
+from endcap.loop.deployment.deliveries import deliver_predictions
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS
 from endcap.testing.faults import Instants, fill, striking
 from endcap.testing.sessions import make_session
