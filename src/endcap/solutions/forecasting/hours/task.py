@@ -371,11 +371,10 @@ class HourForecastTask:
     # ---- members
 
     def _name_members(self, keys: dict[str, list[str]]) -> list[str]:
-        """The member of each series: the value of the place, or of the keys that the definition names."""
+        """The member of each series: the values of the keys that the definition names."""
         from endcap.loop.features.panels import join_keys
 
-        named = self.forecast.members or (self.forecast.place or self.keys[0],)
-        return join_keys({name: tuple(keys[name]) for name in named})
+        return join_keys({name: tuple(keys[name]) for name in self.forecast.members})
 
     def find_members(self, session: Session, state: HourState) -> tuple[tuple[str, ...], dict[int, NDArray[np.int64]], dict[str, list[str]]]:
         """The members' names, each series' place among them by shard, and the statics that are one for a whole member."""
