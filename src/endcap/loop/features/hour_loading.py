@@ -433,7 +433,8 @@ class _HourLoading:
             found = self._survey(fresh)
             n_rows = found.n_rows
             waits = [when for when in (standing.waits_until, found.waits_until) if when is not None]
-            state = msgspec.structs.replace(standing, waits_until=min(waits, default=None))
+            latest = _latest(standing.known_until, found.known_until)
+            state = msgspec.structs.replace(standing, waits_until=min(waits, default=None), known_until=latest)
             if found.first is not None and found.last is not None:
                 last = max(found.last, datetime.combine(standing.start, datetime.min.time()) + timedelta(hours=standing.n_ticks - 1))
                 start = self._find_start(min(found.first.date(), standing.start), last.date())
@@ -441,10 +442,10 @@ class _HourLoading:
                 if start < standing.start or n_ticks > MOST_HOURS + _MOST_SURPLUS_HOURS:
                     return self._load_again()
                 try:
-                    state = self._add_rows(self._add_series(state, fresh, n_days=-(-n_ticks // HOURS)), fresh, n_ticks=n_ticks)
+                    grown = self._add_series(state, fresh, n_days=-(-n_ticks // HOURS))
+                    state = self._add_rows(grown, fresh, n_ticks=n_ticks, known_until=standing.known_until)
                 except _OutOfOrderError:
                     return self._load_again()
-                state = msgspec.structs.replace(state, known_until=_latest(standing.known_until, found.known_until))
                 self._doubt_cells()
         statics = {table.name for table in self.forecast.static}
         facts = {a.table.name for a in self.forecast.known_ahead.values() if a.table is not None}
@@ -515,13 +516,13 @@ class _HourLoading:
         series = put_series(self.blobs, {name: values + new[name] for name, values in keys.items()}, wider)
         return msgspec.structs.replace(shard, n_series=shard.n_series + n_new, series=series, days=tuple(days))
 
-    def _add_rows(self, state: HourState, fresh: Source, *, n_ticks: int) -> HourState:
+    def _add_rows(self, state: HourState, fresh: Source, *, n_ticks: int, known_until: datetime | None) -> HourState:
         """Fold the rows of new files into the days they touch. Raises _OutOfOrderError where that needs what was read before."""
         batches = list(self._stream(fresh, start=state.start))
         rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]} if batches else {}
         ends = np.cumsum([shard.n_series for shard in state.shards])
-        if "known" in rows and state.known_until is not None:
-            rows["early"] = rows.pop("known") <= np.datetime64(state.known_until)
+        if "known" in rows and known_until is not None:
+            rows["early"] = rows.pop("known") <= np.datetime64(known_until)
         shards = []
         for shard, end in zip(state.shards, ends, strict=True):
             first = int(end) - shard.n_series

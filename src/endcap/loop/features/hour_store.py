@@ -79,7 +79,7 @@ STANDING_STATES = Kind("hour-state", StandingState, "model")
 def put_day(blobs: BlobStore, sold: Floats, unseen: Flags | None, *, place: int) -> str:
     """Write one day of cells, given by its place among the columns. Returns its digest, '' for a day without a cell."""
     hours = slice(place * HOURS, (place + 1) * HOURS)
-    if not np.isfinite(sold[:, hours]).any():
+    if not np.isfinite(sold[:, hours]).any() and (unseen is None or not unseen[:, hours].any()):
         return _NO_DAY
     pieces = {"sold": np.ascontiguousarray(sold[:, hours])}
     if unseen is not None:
@@ -112,7 +112,7 @@ def read_revisions(blobs: BlobStore, digest: str) -> HourRevisions | None:
     if not digest:
         return None
     arrays = unpack_arrays(blobs.get(digest))
-    return HourRevisions(*(arrays[part] for part in _REVISED), unseen=arrays.get("unseen"))
+    return HourRevisions(*(arrays[part] for part in _REVISED), arrays.get("unseen"))
 
 
 def put_state(blobs: BlobStore, state: HourState) -> str:
@@ -150,6 +150,19 @@ def find_last_days(
             if open_groups.size == 0:
                 break
     return found
+
+
+def find_present(blobs: BlobStore, state: HourState, *, until: int) -> list[NDArray[np.bool_]] | None:
+    """Which series of each shard had a row before the tick ``until``; None where all had.
+
+    Days are read from the newest back until every series has one: all of them where some series has none.
+    """
+    if until >= state.n_ticks:
+        return None
+    ends = np.cumsum([shard.n_series for shard in state.shards])
+    groups = {i: np.arange(end - shard.n_series, end) for i, (shard, end) in enumerate(zip(state.shards, ends.tolist(), strict=True))}
+    found = find_last_days(blobs, state, groups, n_groups=state.n_series, until=until) >= 0
+    return None if found.all() else np.split(found, ends[:-1])
 
 
 def read_shard(

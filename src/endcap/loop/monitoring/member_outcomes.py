@@ -38,7 +38,7 @@ def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch])
     import pyarrow as pa
 
     parts = []
-    for rank, batch in enumerate(sorted(batches, key=lambda batch: (batch.origin, batch.predicted_at))):
+    for rank, batch in enumerate(sorted(batches, key=lambda batch: (batch.moment, batch.predicted_at))):
         if session.tables.partitions(OUTCOME_SUMS, partition=batch.partition):
             summed = session.tables.read(OUTCOME_SUMS, partition=batch.partition)
         elif session.tables.partitions(OUTCOMES, partition=batch.partition):
@@ -55,19 +55,19 @@ def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch])
     return _keep_newest(pa.concat_tables(parts))
 
 
-def keep_outcome_sums(session: Session, batch: Batch, sums: pa.Table) -> None:
-    """Keep the sums of some times of a batch in the place of those that stood for them.
+def keep_outcome_sums(session: Session, batch: Batch, sums: pa.Table, *, times: pa.Array) -> None:
+    """Keep the sums of some ``times`` of a batch in the place of those that stood for them; a time without a sum has none any more.
 
     ``sums`` has a row per member and time with the columns of ``read_member_outcomes`` but ``version``.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if session.tables.partitions(OUTCOME_SUMS, partition=batch.partition):
+    standing = bool(session.tables.partitions(OUTCOME_SUMS, partition=batch.partition))
+    if standing:
         old = session.tables.read(OUTCOME_SUMS, partition=batch.partition)
-        again = pc.is_in(old["ts"], pc.unique(sums["ts"]))
-        sums = pa.concat_tables([old.filter(pc.invert(again)), sums])
-    if sums.num_rows:
+        sums = pa.concat_tables([old.filter(pc.invert(pc.is_in(old["ts"], times))), sums])
+    if standing or sums.num_rows:
         session.tables.write(OUTCOME_SUMS, partition=batch.partition, table=sums)
 
 
