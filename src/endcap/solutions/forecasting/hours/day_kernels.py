@@ -53,7 +53,7 @@ def fill_levels(
     n_seen = sold.shape[1]
     n_days = -(-n_seen // HOURS)
     values, expected, walked = np.empty(n_days), np.empty(n_days), np.empty((keeps.size, n_seen // HOURS + 1))
-    shape = np.empty(likeness.shape[1:])
+    shape = np.empty((likeness.shape[1], HOURS))
     for series in range(sold.shape[0]):
         fill_shape(likeness[rows[0, series]], place[rows[1, series]], shape)
         sum_days(sold, unseen, series, 0, patterns, shape, values, expected)
@@ -83,7 +83,7 @@ def tally_pulses(
     n_seen = sold.shape[1]
     n_whole, n_days = n_seen // HOURS, -(-n_seen // HOURS)
     values, expected, levels = np.empty(n_days), np.empty(n_days), np.empty((keeps.size, n_whole + 1))
-    shape = np.empty(likeness.shape[1:])
+    shape = np.empty((likeness.shape[1], HOURS))
     for series in range(sold.shape[0]):
         fill_shape(likeness[rows[0, series]], place[rows[1, series]], shape)
         sum_days(sold, unseen, series, 0, patterns, shape, values, expected)
@@ -128,7 +128,7 @@ def fill_day_rows(
     n_seen = sold.shape[1]
     n_whole, n_days = n_seen // HOURS, -(-n_seen // HOURS)
     values, expected, levels = np.empty(n_days), np.empty(n_days), np.empty((keeps.size, n_whole + 1))
-    shape, whole = np.empty(likeness.shape[1:]), np.empty(likeness.shape[1])
+    shape, whole = np.empty((likeness.shape[1], HOURS)), np.empty(likeness.shape[1])
     averages = np.empty((facts.shape[0], n_whole + 1))
     n = 0
     for series in range(sold.shape[0]):

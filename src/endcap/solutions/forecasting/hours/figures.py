@@ -66,11 +66,10 @@ def measure_members(test: HourBackTest, name: str, *, baseline: str, segments: d
     )
 
 
-def note_states(names: tuple[str, ...], last_days: list[date | None], *, retire_after_days: int | None, origin: date) -> pa.Table:
+def note_states(names: tuple[str, ...], last_days: list[date | None], retired: list[bool], *, origin: date) -> pa.Table:
     """When each member had its newest row, and whether it is retired."""
     import pyarrow as pa
 
-    retired = find_retired(last_days, retire_after_days=retire_after_days)
     return pa.table(
         {
             "member": pa.array(names, pa.string()),

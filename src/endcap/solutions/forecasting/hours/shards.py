@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from endcap.storage.ports import BlobStore
 
 _KEPT_BYTES = 2**30
-_KEPT: OrderedDict[tuple[str, int, int, int | None], HourPanel] = OrderedDict()
+_KEPT: OrderedDict[tuple[str, int, int, int, int | None], HourPanel] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ShardSource:
 
     def read(self, index: int, *, look_back_days: int | None = None) -> HourPanel:
         """The panel of one shard as known at the source's origin."""
-        key = (self.digest, index, self.origin, look_back_days)
+        key = (self.digest, index, self.origin, self.horizon, look_back_days)
         found = _KEPT.get(key)
         if found is None:
             calendar = find_holidays(self.state.holidays, start=self.state.start, n_days=-(-(self.origin + self.horizon) // HOURS) + BEYOND_DAYS)
