@@ -66,7 +66,7 @@ class Forecast(msgspec.Struct, frozen=True):
         place: the key or static column that names a place, whose hours have a shape of their own, and by which work is cut into shards.
             None: the first key.
         members: the keys whose values name a member: what is measured, released and rolled back apart (a store). Empty: every key, so that each
-            series is a member.
+            series is a member; of an hourly forecast the place.
         retire_after: a member without a row for so long, in whole days, is retired: it is not forecast any more. None: never.
         slices: static columns by which errors are broken down.
         open: the known-ahead fact that is 0 on days a series is closed: these are forecast 0 and neither learned from nor scored.
@@ -175,6 +175,8 @@ class Forecast(msgspec.Struct, frozen=True):
 
     def _check_members(self, what: str) -> None:
         set_field(self, "members", as_names(self.members, what=f"{what} members"))
+        if self.hourly and not self.members:
+            set_field(self, "members", (self.place or self.keys[0],))
         for name in self.members:
             if name not in self.keys:
                 raise DefinitionError(f"{what} names members by {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys))

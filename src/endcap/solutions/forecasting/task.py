@@ -9,16 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
-from endcap.core.definitions.gates import Gate
-from endcap.core.definitions.tables import Table
-from endcap.core.definitions.watches import Watch
 from endcap.core.errors import InvalidInput, NotFound
-from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest, describe_arrival
 from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
@@ -32,6 +27,7 @@ from endcap.pipelines.executors import open_configured
 from endcap.pipelines.graph import StepContext
 from endcap.solutions.forecasting.backtests import Cube, PanelFit
 from endcap.solutions.forecasting.candidates.members import BLOCK_BYTES, MapBlocks
+from endcap.solutions.forecasting.defined import DefinedTask
 from endcap.solutions.forecasting.finishing import finish
 from endcap.solutions.forecasting.intervals import Intervals
 from endcap.solutions.forecasting.member_figures import describe_fallen, measure_members, note_states
@@ -54,49 +50,12 @@ _ACTUAL_DAYS = 56
 _FROZEN_ORIGINS = 2
 
 
-class ForecastTask:
+class ForecastTask(DefinedTask):
     """The protocol ``Task`` for a Forecast."""
 
-    solution = "forecasting"
-
     def __init__(self, forecast: Forecast) -> None:
-        self.forecast = forecast
+        super().__init__(forecast)
         self._panels: OrderedDict[str, Panel] = OrderedDict()
-
-    @property
-    def name(self) -> str:
-        return self.forecast.name
-
-    @property
-    def identity(self) -> str:
-        return identify(self.forecast)
-
-    @property
-    def definition(self) -> str:
-        return msgspec.json.encode(self.forecast).decode()
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        return self.forecast.tables
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return self.forecast.keys
-
-    @property
-    def gate(self) -> Gate:
-        return self.forecast.gate
-
-    @property
-    def watch(self) -> tuple[Watch, ...]:
-        return self.forecast.watch
-
-    @property
-    def seed(self) -> int:
-        return self.forecast.seed
-
-    def zone(self, session: Session) -> str:
-        return self.forecast.table.zone or session.zone
 
     def assemble(
         self, session: Session, context: StepContext, *, ingests: dict[str, Ingest], folder: Path, now: datetime, origin: str | None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.solutions.forecasting.hours.daily_trees import DailyTrees
 from endcap.solutions.forecasting.hours.methods import HourMethod
 from endcap.solutions.forecasting.hours.same_hour_mean import SameHourMean
 from endcap.solutions.forecasting.hours.shrunk_rates import ShrunkRates
 
-_METHODS: tuple[HourMethod, ...] = (SameHourMean(), ShrunkRates())
+_METHODS: tuple[HourMethod, ...] = (SameHourMean(), ShrunkRates(), DailyTrees())
 METHOD_NAMES = tuple(method.name for method in _METHODS)
 
 

@@ -22,17 +22,17 @@ Array = NDArray[Any]
 HOURS = 24
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-_compiled: Callable[[_Kernel], _Kernel] = njit(cache=True, nogil=True, error_model="numpy")
+compiled: Callable[[_Kernel], _Kernel] = njit(cache=True, nogil=True, error_model="numpy")
 
 
-@_compiled
+@compiled
 def is_seen(sold: Array, unseen: Array, series: int, tick: int) -> bool:
     """Whether a cell tells of demand."""
     value = sold[series, tick]
     return value == value and not (unseen.shape[0] > 0 and unseen[series, tick])  # noqa: PLR0124  # only NaN differs from itself
 
 
-@_compiled
+@compiled
 def fill_same_hour_means(sold: Array, unseen: Array, n_days: int, means: Array) -> None:
     """For each hour of the day (n_series x 24) the mean of the seen among its latest ``n_days`` ticks; NaN where none was seen."""
     n_seen = sold.shape[1]
@@ -50,7 +50,7 @@ def fill_same_hour_means(sold: Array, unseen: Array, n_days: int, means: Array) 
             means[series, hour] = total / n if n > 0 else np.nan
 
 
-@_compiled
+@compiled
 def tally_hours(
     sold: Array, unseen: Array, first: int, patterns: Array, groups: Array, pseudo: float, told: Array, expected: Array, levels: Array, sizes: Array
 ) -> None:
@@ -91,7 +91,7 @@ def tally_hours(
                 expected[group, pattern, hour] += counts[pattern, hour] * level / HOURS
 
 
-@_compiled
+@compiled
 def sum_days(sold: Array, unseen: Array, series: int, first: int, patterns: Array, shape: Array, values: Array, expected: Array) -> None:
     """What one series sold in its seen hours of each day, and what its shape (patterns x hours) expects of the same hours."""
     values[:] = 0.0
@@ -104,7 +104,7 @@ def sum_days(sold: Array, unseen: Array, series: int, first: int, patterns: Arra
             expected[day - begin] += shape[patterns[day], tick % HOURS]
 
 
-@_compiled
+@compiled
 def fill_shape(likeness: Array, place: Array, shape: Array) -> None:
     """A series' expected sales at level 1 by kind of day and hour."""
     for pattern in range(shape.shape[0]):
@@ -112,7 +112,7 @@ def fill_shape(likeness: Array, place: Array, shape: Array) -> None:
             shape[pattern, hour] = likeness[pattern, hour] * place[pattern, hour]
 
 
-@_compiled
+@compiled
 def smooth_days(values: Array, expected: Array, keep: float, pseudo: float, levels: Array) -> None:
     """The level around each day: sold over expected, both weighted by ``keep`` to the distance in days, shrunk to the level of all days.
 
@@ -134,7 +134,7 @@ def smooth_days(values: Array, expected: Array, keep: float, pseudo: float, leve
         below = (below + expected[day]) * keep
 
 
-@_compiled
+@compiled
 def tally_corrections(
     sold: Array,
     unseen: Array,
@@ -181,41 +181,7 @@ def tally_corrections(
                 place_expected[at, pattern, hour] += usual
 
 
-@_compiled
-def fill_levels(
-    sold: Array,
-    unseen: Array,
-    first: int,
-    patterns: Array,
-    groups: Array,
-    places: Array,
-    likeness: Array,
-    place: Array,
-    ages: Array,
-    keeps: Array,
-    sums: Array,
-) -> None:
-    """Per series and each of ``keeps``: what was sold and what was expected at level 1, days weighted by ``keep`` to their age."""
-    n_days = ages.size
-    values, expected = np.empty(n_days), np.empty(n_days)
-    shape = np.empty(likeness.shape[1:])
-    weights = np.empty((keeps.size, n_days))
-    for j in range(keeps.size):
-        for day in range(n_days):
-            weights[j, day] = keeps[j] ** ages[day]
-    for series in range(sold.shape[0]):
-        fill_shape(likeness[groups[series]], place[places[series]], shape)
-        sum_days(sold, unseen, series, first, patterns, shape, values, expected)
-        for j in range(keeps.size):
-            above, below = 0.0, 0.0
-            for day in range(n_days):
-                above += weights[j, day] * values[day]
-                below += weights[j, day] * expected[day]
-            sums[series, j, 0] = above
-            sums[series, j, 1] = below
-
-
-@_compiled
+@compiled
 def fill_targets(levels: Array, targets: Array, patterns: Array, groups: Array, places: Array, likeness: Array, place: Array, means: Array) -> None:
     """Each target hour's mean: the level times what is expected at level 1."""
     for series in range(levels.size):
@@ -224,13 +190,13 @@ def fill_targets(levels: Array, targets: Array, patterns: Array, groups: Array, 
             means[series, i] = levels[series] * likeness[groups[series], pattern, hour] * place[places[series], pattern, hour]
 
 
-@_compiled
+@compiled
 def find_bucket(value: float, least: float, step: float) -> int:
     """0 below ``least``, then one bucket for each ``step`` of the logarithm."""
     return 0 if value < least else 1 + int(np.floor(np.log(value / least) / step))
 
 
-@_compiled
+@compiled
 def tally_pairs(actual: Array, forecast: Array, least: float, step: float, size_step: float, counts: Array, sums: Array, means: Array) -> None:
     """Count pairs by bucket of the forecast and by size of the actual, with the sums of both; missing actuals are left out."""
     for i in range(actual.size):
@@ -245,7 +211,7 @@ def tally_pairs(actual: Array, forecast: Array, least: float, step: float, size_
             means[bucket, 1] += mean
 
 
-@_compiled
+@compiled
 def score_pairs(
     actual: Array, forecast: Array, least: float, step: float, last: int, centre: float, values: Array, scores: Array, out: Array
 ) -> None:

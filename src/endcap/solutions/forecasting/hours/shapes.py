@@ -80,7 +80,9 @@ class Shapes:
         place_labels: the labels of places, from row 1 of ``place_hours`` on.
         place_hours: rows x 2 x 24, factors on ``hours``.
         place_levels: per row, a factor on ``levels``.
+        region: a static that groups places (a city), or None.
         unit: the size of a usual sale: the sum of squares over the sum of hourly values. Pseudo-sales are counted in it.
+        n_series: how many series told.
     """
 
     likeness: tuple[str, ...]
@@ -92,7 +94,9 @@ class Shapes:
     place_labels: tuple[str, ...]
     place_hours: Doubles
     place_levels: Doubles
+    region: str | None
     unit: float
+    n_series: int
 
     def rows(self, panel: HourPanel) -> Codes:
         """The row of each series: of its nearest label that is known."""
@@ -133,7 +137,9 @@ class Shapes:
                 "place_labels": np.array(self.place_labels, dtype=np.str_),
                 "place_hours": self.place_hours,
                 "place_levels": self.place_levels,
+                "region": np.array([] if self.region is None else [self.region], dtype=np.str_),
                 "unit": np.array(self.unit),
+                "n_series": np.array(self.n_series),
             }
         )
 
@@ -151,7 +157,9 @@ class Shapes:
             place_labels=_texts(arrays["place_labels"]),
             place_hours=arrays["place_hours"],
             place_levels=arrays["place_levels"],
+            region=next(iter(_texts(arrays["region"])), None),
             unit=float(arrays["unit"]),
+            n_series=int(arrays["n_series"]),
         )
 
 

@@ -2,28 +2,29 @@
 
 A level is what was sold over what the shape expects of the same seen hours, so that an hour in which demand could not be seen needs no
 imputation; recent days count more. It is drawn to the series' slow level by pseudo-days, and that one to the level of its likeness and
-place (shrinkage as of James and Stein, *Estimation with quadratic loss*, 1961). Cheap: a pass over eight weeks of cells.
+place (shrinkage as of James and Stein, *Estimation with quadratic loss*, 1961). Cheap: a pass over six weeks of cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
+from endcap.core.errors import InvalidInput
+from endcap.loop.features.hour_panels import HourPanel
 from endcap.loop.features.panels import Floats
 from endcap.loop.training.artefacts import Artefact
-from endcap.solutions.forecasting.hours import kernels
+from endcap.solutions.forecasting.hours import day_kernels, kernels
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
+from endcap.solutions.forecasting.hours.pulses import KEEPS, PSEUDO_DAYS, Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.same_hour_mean import shapes_of
 from endcap.solutions.forecasting.hours.shapes import Doubles, Shapes, find_patterns, see
 from endcap.solutions.forecasting.hours.tallies import correct_shapes, tally_corrections
 
-_LOOK_BACK_DAYS = 56
-_QUICK, _SLOW = 4.0, 20.0
-_QUICK_PSEUDO_DAYS, _SLOW_PSEUDO_DAYS = 2.0, 0.5
+LOOK_BACK_DAYS = 42
+SURVEY_DAYS = 70
 _FILE = "shapes.npz"
 
 
@@ -47,16 +48,17 @@ class ShrunkRates:
 
 @dataclass(frozen=True, eq=False)
 class RatesFit:
-    """Shapes by likeness and place; levels are taken from the panel that is forecast."""
+    """Shapes by likeness and place; levels are taken from the panel that is forecast. A survey is for methods that build on this one."""
 
     shapes: Shapes
-    look_back_days: int = _LOOK_BACK_DAYS
+    pulses: Pulses | None = None
+    look_back_days: int = LOOK_BACK_DAYS
 
     def survey(self, shard: HourPanel) -> Learned:
-        return {}
+        return survey_pulses(shard.latest(SURVEY_DAYS), self.shapes)
 
     def inform(self, surveys: Sequence[Learned]) -> RatesFit:
-        return self
+        return replace(self, pulses=merge_pulses(surveys, self.shapes))
 
     def predict(self, shard: HourPanel) -> Floats:
         panel = shard.latest(self.look_back_days)
@@ -70,17 +72,26 @@ class RatesFit:
         """What each series sells in a day of kind 1, as of the panel's origin."""
         patterns = find_patterns(panel)
         likeness, place = self.shapes.expand(patterns)
-        sold, unseen = see(panel)
-        n_days = -(-panel.n_seen // HOURS)
-        ages = np.maximum(panel.n_seen - HOURS * (np.arange(n_days) + 1.0), 0.0) / HOURS
-        sums = np.zeros((panel.n_series, 2, 2))
-        keeps = np.array([0.5 ** (1 / _QUICK), 0.5 ** (1 / _SLOW)])
-        rows, places = self.shapes.rows(panel), self.shapes.place_rows(panel)
-        kernels.fill_levels(sold, unseen, 0, patterns.of_day, rows, places, likeness, place, ages, keeps, sums)
-        (quick, quick_days), (slow, slow_days) = sums[:, 0].T, sums[:, 1].T
-        slow_level = (slow + _SLOW_PSEUDO_DAYS * self.shapes.prior_levels(panel)) / (slow_days + _SLOW_PSEUDO_DAYS)
-        level: Doubles = (quick + _QUICK_PSEUDO_DAYS * slow_level) / (quick_days + _QUICK_PSEUDO_DAYS)
-        return np.maximum(level, 0.0)
+        rows = np.stack((self.shapes.rows(panel), self.shapes.place_rows(panel)))
+        levels = np.empty(panel.n_series)
+        priors = self.shapes.prior_levels(panel)
+        day_kernels.fill_levels(*see(panel), patterns.of_day, rows, likeness, place, priors, KEEPS, PSEUDO_DAYS, levels)
+        return levels
+
+    @property
+    def known_pulses(self) -> Pulses:
+        """What the latest survey told. Raises InvalidInput where there was none."""
+        if self.pulses is None:
+            raise InvalidInput("shrunk_rates was fitted, but not informed by a survey of all shards.", hint="call survey on each, then inform")
+        return self.pulses
 
     def to_artefacts(self) -> dict[str, Artefact]:
         return {_FILE: self.shapes.to_artefact()}
+
+
+def rates_of(given: Mapping[str, HourFit]) -> RatesFit:
+    """The shrunk rates among the fits given. Raises InvalidInput where they are not."""
+    fit = given.get("shrunk_rates")
+    if not isinstance(fit, RatesFit):
+        raise InvalidInput(f"A method that builds on shrunk_rates was given fits of {sorted(given)} only.")
+    return fit

@@ -47,7 +47,15 @@ def tally_shapes(shard: HourPanel) -> Learned:
     told = np.zeros((len(labels), len(patterns.shares), HOURS))
     expected, levels, sizes = np.zeros_like(told), np.zeros((len(labels), 2)), np.zeros(2)
     kernels.tally_hours(sold, unseen, _first(shard), patterns.of_day, groups, _HOUR_CELLS, told, expected, levels, sizes)
+    regions = (
+        {}
+        if shard.place is None
+        else {
+            f"places by {name}": group_series(shard, (shard.place, name))[1] for name in shard.statics if name not in {*shard.likeness, shard.place}
+        }
+    )
     return {
+        **regions,
         "likeness": np.array(shard.likeness, dtype=np.str_),
         "place": np.array([] if shard.place is None else [shard.place], dtype=np.str_),
         "labels": labels,
@@ -88,7 +96,9 @@ def fit_shapes(learned: Sequence[Learned]) -> Shapes:
         place_labels=(),
         place_hours=np.ones((1, 2, HOURS)),
         place_levels=np.ones(1),
+        region=_choose_region(learned),
         unit=unit,
+        n_series=int(groups.sums["levels"][:, 0].sum()),
     )
 
 
@@ -159,6 +169,17 @@ class _Branch:
     labels: tuple[str, ...] | None
     parents: Codes
     sums: dict[str, Doubles]
+
+
+def _choose_region(learned: Sequence[Learned]) -> str | None:
+    """The finest static of which each place has one label alone, with at least two labels and three places to a label."""
+    found: dict[int, str] = {}
+    for name in sorted(name for name in learned[0] if name.startswith("places by ")) if learned else ():
+        pairs = np.unique(np.concatenate([one[name] for one in learned]), axis=0)
+        n_places, n_labels = (len(np.unique(pairs[:, i])) for i in range(2))
+        if len(pairs) == n_places and 2 <= n_labels <= n_places / 3:
+            found.setdefault(n_labels, name.removeprefix("places by "))
+    return found[max(found)] if found else None
 
 
 def _first(shard: HourPanel) -> int:

@@ -12,12 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.core.definitions.forecasts import Forecast
-from endcap.core.definitions.gates import Gate
-from endcap.core.definitions.tables import Table
-from endcap.core.definitions.watches import Watch
 from endcap.core.errors import IntegrityBroken, InvalidInput
-from endcap.core.identity import identify
 from endcap.core.zones import load_zone, parse_moment
 from endcap.governance.sessions import Session
 from endcap.loop.data.file_sets import gone_files, new_files
@@ -33,6 +28,7 @@ from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, T
 from endcap.pipelines.executors import Executor, open_configured
 from endcap.pipelines.graph import StepContext
 from endcap.pipelines.machine import count_cpus, limit_memory
+from endcap.solutions.forecasting.defined import DefinedTask
 from endcap.solutions.forecasting.hours.figures import find_retired, measure_members, measure_slices, note_states
 from endcap.solutions.forecasting.hours.outcomes import join_hours
 from endcap.solutions.forecasting.hours.shards import ShardSource, answer_shard, forget_shards
@@ -59,48 +55,8 @@ class HourRef(msgspec.Struct, frozen=True):
     origin: int
 
 
-class HourForecastTask:
+class HourForecastTask(DefinedTask):
     """The protocol ``Task`` for an hourly Forecast."""
-
-    solution = "forecasting"
-
-    def __init__(self, forecast: Forecast) -> None:
-        self.forecast = forecast
-
-    @property
-    def name(self) -> str:
-        return self.forecast.name
-
-    @property
-    def identity(self) -> str:
-        return identify(self.forecast)
-
-    @property
-    def definition(self) -> str:
-        return msgspec.json.encode(self.forecast).decode()
-
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        return self.forecast.tables
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return self.forecast.keys
-
-    @property
-    def gate(self) -> Gate:
-        return self.forecast.gate
-
-    @property
-    def watch(self) -> tuple[Watch, ...]:
-        return self.forecast.watch
-
-    @property
-    def seed(self) -> int:
-        return self.forecast.seed
-
-    def zone(self, session: Session) -> str:
-        return self.forecast.table.zone or session.zone
 
     def name_tick(self, session: Session) -> str:
         return self._local_now(session).strftime("%Y-%m-%dT%H")
@@ -371,11 +327,10 @@ class HourForecastTask:
     # ---- members
 
     def _name_members(self, keys: dict[str, list[str]]) -> list[str]:
-        """The member of each series: the value of the place, or of the keys that the definition names."""
+        """The member of each series: the values of the keys that the definition names."""
         from endcap.loop.features.panels import join_keys
 
-        named = self.forecast.members or (self.forecast.place or self.keys[0],)
-        return join_keys({name: tuple(keys[name]) for name in named})
+        return join_keys({name: tuple(keys[name]) for name in self.forecast.members})
 
     def find_members(self, session: Session, state: HourState) -> tuple[tuple[str, ...], dict[int, NDArray[np.int64]], dict[str, list[str]]]:
         """The members' names, each series' place among them by shard, and the statics that are one for a whole member."""

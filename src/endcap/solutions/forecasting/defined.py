@@ -1,0 +1,56 @@
+"""What a task of forecasting says of itself: all of it stands in its definition."""
+
+from __future__ import annotations
+
+import msgspec
+
+from endcap.core.definitions.forecasts import Forecast
+from endcap.core.definitions.gates import Gate
+from endcap.core.definitions.tables import Table
+from endcap.core.definitions.watches import Watch
+from endcap.core.identity import identify
+from endcap.governance.sessions import Session
+
+
+class DefinedTask:
+    """The part of the protocol ``Task`` that a Forecast answers by itself, daily or hourly."""
+
+    solution = "forecasting"
+
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
+
+    @property
+    def name(self) -> str:
+        return self.forecast.name
+
+    @property
+    def identity(self) -> str:
+        return identify(self.forecast)
+
+    @property
+    def definition(self) -> str:
+        return msgspec.json.encode(self.forecast).decode()
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        return self.forecast.tables
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.forecast.keys
+
+    @property
+    def gate(self) -> Gate:
+        return self.forecast.gate
+
+    @property
+    def watch(self) -> tuple[Watch, ...]:
+        return self.forecast.watch
+
+    @property
+    def seed(self) -> int:
+        return self.forecast.seed
+
+    def zone(self, session: Session) -> str:
+        return self.forecast.table.zone or session.zone
