@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from endcap.core.errors import InvalidInput, StepFailed
-from endcap.core.settings import require_executor
+from endcap.core.settings import Settings, require_executor
 from endcap.pipelines.calls import Advance, Failure, Tally, require_importable, stay_silent
-from endcap.pipelines.machine import count_cpus
+from endcap.pipelines.machine import count_cpus, limit_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,6 +78,11 @@ def open_executor(spec: str = "here", *, n_workers: int | None = None, memory_li
     from endcap.pipelines.ray_cluster import RayExecutor
 
     return RayExecutor(spec, n_workers=n_workers, memory_limit=memory_limit)
+
+
+def open_configured(settings: Settings) -> Executor:
+    """The executor that the settings name, with their workers and memory limit."""
+    return open_executor(settings.executor, n_workers=settings.n_workers, memory_limit=limit_memory(settings))
 
 
 class HereExecutor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import nullcontext
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,10 @@ from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, Version,
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
 from endcap.loop.training.artefacts import Artefact
+from endcap.pipelines.executors import open_configured
 from endcap.pipelines.graph import StepContext
 from endcap.solutions.forecasting.backtests import Cube, PanelFit
+from endcap.solutions.forecasting.candidates.members import BLOCK_BYTES, MapBlocks
 from endcap.solutions.forecasting.defined import DefinedTask
 from endcap.solutions.forecasting.finishing import finish
 from endcap.solutions.forecasting.intervals import Intervals
@@ -89,7 +93,9 @@ class ForecastTask(DefinedTask):
 
     def train(self, session: Session, context: StepContext, data: DataRef) -> Training:
         panel = self.read_panel(session, data)
-        trials = require_trials(train_forecast(panel, self.forecast, advance=context.advance), model=self.name)
+        with open_configured(session.settings) if "members" in self.forecast.offered else nullcontext() as executor:
+            map_blocks: MapBlocks = map if executor is None else partial(executor.map, n_bytes=BLOCK_BYTES)
+            trials = require_trials(train_forecast(panel, self.forecast, advance=context.advance, map_blocks=map_blocks), model=self.name)
         return Training(tuple(self.rest(session, trial, panel, data) for trial in trials))
 
     def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:

@@ -13,6 +13,7 @@ import pytest
 
 from endcap.core.definitions.forecasts import BASELINES, Forecast
 from endcap.core.definitions.tables import Contract, Table
+from endcap.core.settings import Settings
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
 from endcap.loop.features.panels import Panel
@@ -130,6 +131,14 @@ def test_trials_rest_as_files_and_say_what_they_are(trained: Trained) -> None:
             assert len(trained.desk.session.blobs.get(file.sha256)) == file.n_bytes
     members = next(t for t in trained.trials if t.candidate == "members")
     assert (members.members, members.members_fallen_back) == (N_STORES, {})
+
+
+def test_processes_train_the_same(trained: Trained) -> None:
+    desk = trained.desk
+    elsewhere = replace(desk.session, settings=Settings(executor="processes", n_workers=1))
+    found = desk.task.train(elsewhere, desk.context(), trained.data).trials
+    assert "members" in {trial.candidate for trial in found}
+    assert found == trained.trials
 
 
 def test_a_version_answers_as_the_trial_did_and_covers_every_series_and_day(trained: Trained) -> None:

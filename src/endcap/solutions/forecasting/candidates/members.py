@@ -7,8 +7,9 @@ say why; the others stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ _ADAPT_WEEKS = (1, 2, 3, 4)
 _CLEARLY = 0.95
 _RIDGE = 1.0
 _MOST_FACTS = 8
-_BLOCK_BYTES = 256 * 2**20
+BLOCK_BYTES = 64 * 2**20
+"""Working memory of a block, what each worker needs: small enough that two thousand members of two years are some blocks for each."""
 _COPIES = 4  # of the design that one block holds at once, measured
 
 Doubles = NDArray[np.float64]
@@ -61,7 +63,7 @@ class BlockFit:
     failed: dict[int, str]
 
 
-MapBlocks = Callable[[Callable[[Block], BlockFit], Iterable[Block]], Iterable[BlockFit]]
+MapBlocks = Callable[[Callable[[Block], BlockFit], Sequence[Block]], Iterable[BlockFit]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class PerMember:
     name: str = "members"
     baseline: bool = False
     costly: bool = False
-    block_bytes: int = _BLOCK_BYTES
+    block_bytes: int = BLOCK_BYTES
     map_blocks: MapBlocks = map
 
     def fit(self, data: Panel, *, seed: int) -> FittedMembers:
@@ -86,7 +88,7 @@ class PerMember:
         if not (n_days >= _LEAST_DAYS).any():
             raise InvalidInput(f"members needs {_LEAST_DAYS} days of history for a member; the longest has {int(n_days.max(initial=0))}.")
         facts = tuple(name for name in data.ahead if name != data.open_fact)[:_MOST_FACTS]
-        fits = list(self.map_blocks(fit_block, _cut_blocks(data, target, facts, first, n_bytes=self.block_bytes)))
+        fits = list(self.map_blocks(fit_block, _Blocks(data, target, facts, first, n_bytes=self.block_bytes)))
         variants = np.concatenate([fit.coefficients for fit in fits], axis=1)
         coefficients = variants[_choose_variant(np.sum([fit.errors for fit in fits], axis=0))]
         names = join_keys(data.keys)
@@ -125,7 +127,7 @@ class FittedMembers:
         rows = np.array([places.get(name, -1) for name in names])
         own = np.empty((data.n_series, data.horizon))
         kinds, recent = weigh_day_kinds(data), np.arange(max(0, data.n_seen - 28), data.n_seen)
-        n = _count_per_block(min(_WINDOW, data.n_seen), len(self.facts), n_bytes=_BLOCK_BYTES)
+        n = _count_per_block(min(_WINDOW, data.n_seen), len(self.facts), n_bytes=BLOCK_BYTES)
         with np.errstate(all="ignore"):  # what is not finite is answered by the fallback
             for start in range(0, data.n_series, n):
                 block = slice(start, start + n)
@@ -185,13 +187,27 @@ def _fit_block(block: Block) -> BlockFit:
     return BlockFit(found, errors, reasons)
 
 
-def _cut_blocks(data: Panel, target: Floats, facts: tuple[str, ...], first: int, *, n_bytes: int) -> Iterator[Block]:
-    ticks = np.arange(first, data.n_seen)
-    kinds, age = weigh_day_kinds(data)[ticks], data.n_seen - 1 - ticks
-    n = _count_per_block(ticks.size, len(facts), n_bytes=n_bytes)
-    for start in range(0, data.n_series, n):
-        members = slice(start, start + n)
-        yield Block(target[members], kinds, _cut_facts(data, members, facts, ticks), age)
+class _Blocks(Sequence[Block]):
+    """The blocks of a panel, each cut when it is asked for, so that only those at work are in memory."""
+
+    def __init__(self, data: Panel, target: Floats, facts: tuple[str, ...], first: int, *, n_bytes: int) -> None:
+        self._ticks = np.arange(first, data.n_seen)
+        self._data, self._target, self._facts = data, target, facts
+        self._kinds, self._age = weigh_day_kinds(data)[self._ticks], data.n_seen - 1 - self._ticks
+        self._n = _count_per_block(self._ticks.size, len(facts), n_bytes=n_bytes)
+
+    def __len__(self) -> int:
+        return len(range(0, self._data.n_series, self._n))
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Block]: ...
+    def __getitem__(self, index: int | slice) -> Block | Sequence[Block]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        members = slice(range(len(self))[index] * self._n, (range(len(self))[index] + 1) * self._n)
+        return Block(self._target[members], self._kinds, _cut_facts(self._data, members, self._facts, self._ticks), self._age)
 
 
 def _count_per_block(n_days: int, n_facts: int, *, n_bytes: int) -> int:

@@ -36,7 +36,7 @@ from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, SliceMet
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
 from endcap.pipelines.code import digest_code
-from endcap.pipelines.executors import Executor, open_executor
+from endcap.pipelines.executors import Executor, open_configured
 from endcap.pipelines.graph import StepContext
 from endcap.pipelines.machine import count_cpus, limit_memory
 from endcap.solutions.forecasting.defined import DefinedTask
@@ -392,8 +392,7 @@ class HourForecastTask(DefinedTask):
         return names, groups, segments
 
     def open_executor(self, session: Session) -> Executor:
-        settings = session.settings
-        return open_executor(settings.executor, n_workers=settings.n_workers, memory_limit=limit_memory(settings))
+        return open_configured(session.settings)
 
 
 def find_missing_facts(session: Session, source: ShardSource) -> tuple[str, ...]:
