@@ -244,14 +244,15 @@ class HourForecastTask(DefinedTask):
             metrics=trial.metrics,
             leaderboard=trial.leaderboard,
             baselines=trial.baselines,
-            slices=self._measure_slices(trial, segments),
+            slices=self._measure_slices(trial, segments, source.state.start),
             evidence=evidence,
             trained_until=source.state.start + timedelta(days=(source.origin - source.state.hidden - 1) // HOURS),
             notes=(*data.notes, *trial.notes),
         )
 
-    def _measure_slices(self, trial: HourTrial, segments: dict[str, list[str]]) -> tuple[SliceMetrics, ...]:
-        return measure_slices(trial.test, trial.method, segments={name: segments[name] for name in self.forecast.slices if name in segments})
+    def _measure_slices(self, trial: HourTrial, segments: dict[str, list[str]], start: date) -> tuple[SliceMetrics, ...]:
+        declared = {name: segments[name] for name in self.forecast.slices if name in segments}
+        return measure_slices(trial.test, trial.method, segments=declared, start=start)
 
     def _best_baseline(self, trial: HourTrial) -> str:
         figures = {name: getattr(trial.leaderboard[name], self.gate.metric) for name in trial.baselines}
@@ -292,7 +293,7 @@ class HourForecastTask(DefinedTask):
             for place in frozen:
                 origin = int(origins[place])
                 informed = shards.inform(fit, origin=origin)
-                sums, _ = shards.score({"champion": informed}, {"champion": spread}, groups, len(names), origin=origin)
+                sums, *_ = shards.score({"champion": informed}, {"champion": spread}, groups, len(names), origin=origin)
                 standing.values[:, :, place] = sums["champion"]
         return standing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -36,7 +36,8 @@ Advance = Callable[[int, int], object]
 class HourBackTest:
     """Error sums by method, n_groups x n_origins. The first ``n_choosing`` origins serve to choose; the others to judge.
 
-    ``tallies`` are the pairs of all origins by method, which tell the spread around coming forecasts.
+    ``tallies`` are the pairs of all origins by method, which tell the spread around coming forecasts; ``targets`` the sums over all groups by
+    target, n_targets x n_origins.
     """
 
     origins: NDArray[np.int64]
@@ -46,6 +47,7 @@ class HourBackTest:
     tallies: dict[str, list[Learned]]
     refused: dict[str, str]
     notes: tuple[str, ...]
+    targets: dict[str, ErrorSums] = field(default_factory=dict)
 
     @property
     def judged(self) -> slice:
@@ -101,12 +103,13 @@ class Shards:
 
     def score(
         self, fits: Mapping[str, HourFit], spreads: Mapping[str, Spread], groups: Mapping[int, NDArray[np.int64]], n_groups: int, *, origin: int
-    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, list[Learned]]]:
-        """The sums of all shards by method, and the pairs of each."""
+    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, list[Learned]], dict[str, NDArray[np.float64]]]:
+        """By method, the sums of all shards by group, the pairs of each shard, and the sums by target."""
         score = partial(score_shard, source=self.source, origin=origin, fits=fits, spreads=spreads, groups=groups, n_groups=n_groups)
         scored = self.executor.map(score, self.source.indexes, n_bytes=self.n_bytes)
         sums = {name: np.sum([part.sums[name] for part in scored], axis=0) for name in fits}
-        return sums, {name: [part.tallies[name] for part in scored] for name in fits}
+        targets = {name: np.sum([part.targets[name] for part in scored], axis=0) for name in fits}
+        return sums, {name: [part.tallies[name] for part in scored] for name in fits}, targets
 
 
 def choose_origins(*, n_seen: int, hidden: int, horizon: int, n: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -139,15 +142,17 @@ def run_backtest(
     A forecast's spread is that of the pairs of origins before, so the oldest has none. Cost: n_origins times the fits and forecasts.
     """
     sums = {name: ErrorSums.empty(len(names), origins.size) for name in methods}
+    targets = {name: ErrorSums.empty(shards.source.horizon, origins.size) for name in methods}
     tallies: dict[str, list[Learned]] = {name: [] for name in methods}
     refused: dict[str, str] = {}
     for place, origin in enumerate(origins.tolist()):
         refused = {}
         fits = shards.fit(methods, origin=origin, seed=seed, refused=refused)
         spreads = {name: fit_spread(tallies[name]) for name in fits if tallies[name]}
-        found, pairs = shards.score(fits, spreads, groups, len(names), origin=origin)
+        found, pairs, by_target = shards.score(fits, spreads, groups, len(names), origin=origin)
         for name in fits:
             sums[name].values[:, :, place] = found[name]
+            targets[name].values[:, :, place] = by_target[name]
             tallies[name] += pairs[name]
         advance(place + 1, int(origins.size) + 1)
     n_choosing = 1 if origins.size >= 2 else 0
@@ -156,7 +161,7 @@ def run_backtest(
     if origins.size == 0:
         refused = {name: "without a back-test nothing would show what it is worth" for name, method in methods.items() if not method.baseline}
     offered = {name: found for name, found in sums.items() if name not in refused}
-    return HourBackTest(origins, n_choosing, names, offered, tallies, refused, notes)
+    return HourBackTest(origins, n_choosing, names, offered, tallies, refused, notes, {name: targets[name] for name in offered})
 
 
 def train_hours(
@@ -243,9 +248,10 @@ class _Head(msgspec.Struct):
 
 
 def encode_evidence(test: HourBackTest, method: str) -> bytes:
-    """What a back-test showed, as bytes, for the trial of one method: sums by method, group and origin."""
+    """What a back-test showed, as bytes, for the trial of one method: sums by method, group and origin, and by target."""
     head = _Head(method, test.n_choosing, test.groups, tuple(test.sums))
     arrays = {str(i): sums.values for i, sums in enumerate(test.sums.values())}
+    arrays |= {f"targets {i}": test.targets[name].values for i, name in enumerate(test.sums) if name in test.targets}
     return pack_arrays({"head": np.frombuffer(msgspec.json.encode(head), dtype=np.uint8), "origins": test.origins, **arrays})
 
 
@@ -255,6 +261,7 @@ def decode_evidence(payload: bytes) -> HourBackTest:
     try:
         head = msgspec.json.decode(arrays["head"].tobytes(), type=_Head)
         sums = {name: ErrorSums(arrays[str(i)]) for i, name in enumerate(head.names)}
-        return HourBackTest(arrays["origins"], head.n_choosing, head.groups, sums, {}, {}, ())
+        targets = {name: ErrorSums(arrays[f"targets {i}"]) for i, name in enumerate(head.names) if f"targets {i}" in arrays}
+        return HourBackTest(arrays["origins"], head.n_choosing, head.groups, sums, {}, {}, (), targets)
     except (KeyError, msgspec.DecodeError) as error:
         raise IntegrityBroken("These bytes are no evidence.") from error
