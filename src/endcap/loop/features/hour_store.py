@@ -94,9 +94,12 @@ def put_series(blobs: BlobStore, keys: Mapping[str, list[str]], codes: Mapping[s
 
 
 def read_series(blobs: BlobStore, shard: ShardState) -> tuple[dict[str, list[str]], dict[str, NDArray[np.int32]]]:
-    """The keys and static codes of a shard's series."""
+    """The keys and static codes of a shard's series. Raises IntegrityBroken for bytes that are none."""
     arrays = unpack_arrays(blobs.get(shard.series))
-    keys = msgspec.json.decode(arrays["keys"].tobytes(), type=dict[str, list[str]])
+    try:
+        keys = msgspec.json.decode(arrays["keys"].tobytes(), type=dict[str, list[str]])
+    except (KeyError, msgspec.DecodeError) as error:
+        raise IntegrityBroken("These bytes name no series.") from error
     return keys, {name.removeprefix("code."): values for name, values in arrays.items() if name.startswith("code.")}
 
 

@@ -23,6 +23,7 @@ class Average:
     parts: tuple[str, ...] = ("daily_trees", "hourly_trees")
     name: str = "average"
     baseline: bool = False
+    costly: bool = True
 
     @property
     def needs(self) -> tuple[str, ...]:

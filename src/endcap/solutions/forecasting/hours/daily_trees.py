@@ -39,6 +39,7 @@ class DailyTrees:
 
     name: str = "daily_trees"
     baseline: bool = False
+    costly: bool = False
     needs: tuple[str, ...] = ("same_hour_mean", "shrunk_rates")
 
     def learn(self, shard: HourPanel, *, given: Mapping[str, HourFit], seed: int) -> Learned:

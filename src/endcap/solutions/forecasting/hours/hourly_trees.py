@@ -40,6 +40,7 @@ class HourlyTrees:
 
     name: str = "hourly_trees"
     baseline: bool = False
+    costly: bool = True
     needs: tuple[str, ...] = ("same_hour_mean", "shrunk_rates")
 
     def learn(self, shard: HourPanel, *, given: Mapping[str, HourFit], seed: int) -> Learned:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.core.errors import NotFound
+from endcap.core.errors import IntegrityBroken, NotFound
 from endcap.core.zones import parse_moment
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.batches import require_batch
@@ -59,7 +59,7 @@ def join_hours(session: Session, model: str, digest: str, state: HourState, *, m
     if seen is not None:
         try:
             before = read_state(session.blobs, seen.state)
-        except NotFound:
+        except (NotFound, IntegrityBroken):
             before = None  # everything is scored anew
     ticks = _find_changed(session.blobs, before, state, first=origins[0][0])
     n = 0

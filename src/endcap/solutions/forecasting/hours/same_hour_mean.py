@@ -31,6 +31,7 @@ class SameHourMean:
 
     name: str = "same_hour_mean"
     baseline: bool = True
+    costly: bool = False
     needs: tuple[str, ...] = ()
 
     def learn(self, shard: HourPanel, *, given: Mapping[str, HourFit], seed: int) -> Learned:

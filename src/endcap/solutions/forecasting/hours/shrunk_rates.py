@@ -34,6 +34,7 @@ class ShrunkRates:
 
     name: str = "shrunk_rates"
     baseline: bool = False
+    costly: bool = False
     needs: tuple[str, ...] = ("same_hour_mean",)
 
     def learn(self, shard: HourPanel, *, given: Mapping[str, HourFit], seed: int) -> Learned:

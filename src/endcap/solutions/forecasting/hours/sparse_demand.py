@@ -35,6 +35,7 @@ class SparseDemand:
 
     name: Literal["croston", "tsb"]
     baseline: bool = False
+    costly: bool = False
     needs: tuple[str, ...] = ("same_hour_mean", "shrunk_rates")
 
     def learn(self, shard: HourPanel, *, given: Mapping[str, HourFit], seed: int) -> Learned:

@@ -27,6 +27,7 @@ STEP_DAYS = 5
 SPREAD_FILE = "spread.npz"
 _LEAST_DAYS = (28, 14, 7)
 _MOST_TRIALS = 3
+_COSTLY = 1.005
 _PANEL_COPIES = 3  # a shard's panel, what a method makes of it, and what the worker still keeps of the one before
 
 Advance = Callable[[int, int], object]
@@ -184,8 +185,9 @@ def train_hours(
     origins, notes = choose_origins(n_seen=n_seen, hidden=state.hidden, horizon=shards.source.horizon, n=n_origins)
     test = run_backtest(shards, methods, origins=origins, groups=groups, names=names, seed=seed, notes=notes, advance=advance)
     baselines = [name for name in test.sums if methods[name].baseline]
-    best = _rank(test, [name for name in test.sums if name not in baselines and name in offered], where=test.choosing, metric=metric)[:_MOST_TRIALS]
-    best += _rank(test, baselines, where=test.judged, metric=metric)[:1]
+    wanted = {name: method for name, method in methods.items() if name in test.sums and name in offered and name not in baselines}
+    best = _rank(test, wanted, where=test.choosing, metric=metric)[:_MOST_TRIALS]
+    best += _rank(test, {name: methods[name] for name in baselines}, where=test.judged, metric=metric)[:1]
     refused: dict[str, str] = {}
     fits = shards.fit(build_methods(best), origin=shards.source.origin, seed=seed, refused=refused)
     advance(int(test.origins.size) + 1, int(test.origins.size) + 1)
@@ -228,16 +230,16 @@ def _needed(name: str, methods: Mapping[str, HourMethod]) -> list[str]:
     return [method for method in methods if method in wanted]
 
 
-def _rank(test: HourBackTest, names: list[str], *, where: slice, metric: str) -> list[str]:
+def _rank(test: HourBackTest, methods: Mapping[str, HourMethod], *, where: slice, metric: str) -> list[str]:
     """Names by their figure, best first; the CRPS, which the oldest origin does not have, is stood in for by the RMSE."""
     figures: dict[str, float] = {}
-    for name in names:
+    for name, method in methods.items():
         found = test.sums[name].take(origins=where).metrics
         figure = getattr(found, metric)
         figure = found.rmse if figure is None else figure
         if figure is not None:
-            figures[name] = figure
-    return sorted(figures, key=lambda name: figures[name]) or names[:1]
+            figures[name] = figure * (_COSTLY if method.costly else 1.0)
+    return sorted(figures, key=lambda name: figures[name]) or list(methods)[:1]
 
 
 class _Head(msgspec.Struct):
