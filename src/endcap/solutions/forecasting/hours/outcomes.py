@@ -55,13 +55,11 @@ def join_hours(session: Session, model: str, digest: str, state: HourState, *, m
         return 0
     zero = datetime.combine(state.start, datetime.min.time())
     origins = sorted(((int((parse_moment(a.moment) - zero) // timedelta(hours=1)), a) for a in answered), key=lambda pair: (pair[0], pair[1].at))
-    before = None
-    if seen is not None:
-        try:
-            before = read_state(session.blobs, seen.state)
-        except (NotFound, IntegrityBroken):
-            before = None  # everything is scored anew
-    ticks = _find_changed(session.blobs, before, state, first=origins[0][0])
+    first = origins[0][0]
+    try:
+        ticks = _find_changed(session.blobs, None if seen is None else read_state(session.blobs, seen.state), state, first=first)
+    except (NotFound, IntegrityBroken):
+        ticks = _find_changed(session.blobs, None, state, first=first)  # what was scored is gone: everything is scored anew
     n = 0
     for answer, own in _group_by_answer(origins, ticks):
         n += _score(session, answer, own, state, zero=zero, members=members)
