@@ -62,7 +62,11 @@ class Chain:
         self.define()
         self.name_stores(STORES + 1)
         days = [FIRST.date() + timedelta(days=n) for n in range(N_DAYS + 20)]
-        plan = {"store": [s for s in range(STORES) for _ in days], "day": days * STORES, "promo": [float(s == 0) for s in range(STORES) for _ in days]}
+        plan = {
+            "store": [s for s in range(STORES) for _ in days],
+            "day": days * STORES,
+            "promo": [float(s == 0) for s in range(STORES) for _ in days],
+        }
         pq.write_table(pa.table(plan), self.folder / "plan.parquet")
         self.write("history", range(N_DAYS * 24))
 
@@ -157,7 +161,7 @@ def forbid_reading_all(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def refuse(self: Any) -> None:
             raise AssertionError("all rows were read again")
 
-        monkeypatch.setattr(hour_loading._HourLoading, "load_all", refuse)  # noqa: SLF001 - what must not happen
+        monkeypatch.setattr(hour_loading._HourLoading, "load_all", refuse)
 
     return forbid
 
@@ -242,7 +246,9 @@ def test_a_corrected_hour_is_scored_anew_and_seen_from_then_on(open_chain: Calla
     chain.at(END + 1)
     chain.run()
     before, forecast = chain.outcomes(), chain.forecasts()
-    chain.correct("corrected", sold.filter(pc.equal(sold["store"], 2)), 500.0, known=(FIRST + timedelta(hours=END + 1, minutes=30)).replace(tzinfo=UTC))
+    chain.correct(
+        "corrected", sold.filter(pc.equal(sold["store"], 2)), 500.0, known=(FIRST + timedelta(hours=END + 1, minutes=30)).replace(tzinfo=UTC)
+    )
     chain.at(END + 2)
     chain.run()
     after = chain.outcomes()
@@ -252,7 +258,9 @@ def test_a_corrected_hour_is_scored_anew_and_seen_from_then_on(open_chain: Calla
     # From the hour at which it was not known yet the forecast is what it was; from the next one it is higher.
     chain.run(origin="2026-02-10T01:00")
     assert plain(chain.forecasts(origin="2026-02-10T01:00")).equals(plain(forecast))
-    mean = {o: np.mean(chain.forecasts(origin=o).filter(pc.equal(pc.field("store"), 2))["forecast"]) for o in ("2026-02-10T01:00", "2026-02-10T02:00")}
+    mean = {
+        o: np.mean(chain.forecasts(origin=o).filter(pc.equal(pc.field("store"), 2))["forecast"]) for o in ("2026-02-10T01:00", "2026-02-10T02:00")
+    }
     assert mean["2026-02-10T02:00"] > 3 * mean["2026-02-10T01:00"]
 
 

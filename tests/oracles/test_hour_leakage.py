@@ -233,7 +233,13 @@ def test_control_what_was_seen_does_change_fits_evidence_and_forecasts(open_desk
 
 def test_a_series_whose_first_row_lies_after_the_origin_is_not_answered_and_moves_nobody(open_desk: Callable[[World], Desk]) -> None:
     world, origin = WORLDS["plain"], (N_DAYS - 2) * 24 + 7
-    new = {"store": np.array([1, 1]), "item": np.array([9, 9]), "ts": np.array([origin, origin + 1]), "units": np.array([5.0, 5.0]), "out": np.zeros(2)}
+    new = {
+        "store": np.array([1, 1]),
+        "item": np.array([9, 9]),
+        "ts": np.array([origin, origin + 1]),
+        "units": np.array([5.0, 5.0]),
+        "out": np.zeros(2),
+    }
     later = replace(world, sales={name: np.concatenate([values, new[name]]) for name, values in world.sales.items()})
     one, other = train(open_desk(world), origin=origin), train(open_desk(later), origin=origin)
     for candidate, table in one.answers.items():

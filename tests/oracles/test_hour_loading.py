@@ -224,7 +224,9 @@ def rows_of(draw: st.DrawFn, *, least: int = 1, most: int = 24) -> list[Row]:
         st.integers(0, 80) | st.integers(0, 6) | st.integers(46, 54),
         st.sampled_from([0, 0, 30, 59]),
     )
-    delays = st.sampled_from([timedelta(0), timedelta(hours=1), timedelta(hours=1, microseconds=1), timedelta(minutes=61), timedelta(hours=9, minutes=7)])
+    delays = st.sampled_from(
+        [timedelta(0), timedelta(hours=1), timedelta(hours=1, microseconds=1), timedelta(minutes=61), timedelta(hours=9, minutes=7)]
+    )
     row = st.fixed_dictionaries(
         {
             "store": st.sampled_from(["a", "a", "b", "c", "", None]),
@@ -238,7 +240,11 @@ def rows_of(draw: st.DrawFn, *, least: int = 1, most: int = 24) -> list[Row]:
     for one in draw(st.lists(st.sampled_from(rows), max_size=8)):
         rows.append({**one, "x": draw(VALUES), "out": draw(OUTS)})
     for one in rows:
-        at = one["ts"].replace(minute=0).replace(tzinfo=UTC) + draw(delays) + draw(st.sampled_from([timedelta(0), timedelta(hours=-2), timedelta(days=2)]))
+        at = (
+            one["ts"].replace(minute=0).replace(tzinfo=UTC)
+            + draw(delays)
+            + draw(st.sampled_from([timedelta(0), timedelta(hours=-2), timedelta(days=2)]))
+        )
         one["known"] = draw(st.sampled_from([at, at, at, None]))
     return rows
 

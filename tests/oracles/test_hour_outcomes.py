@@ -233,4 +233,3 @@ def test_no_sum_is_kept_for_hours_without_an_outcome(session: Session) -> None:
     world.out.clear()
     assert world.join() == 1
     world.check()
-

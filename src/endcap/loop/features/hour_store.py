@@ -112,7 +112,7 @@ def read_revisions(blobs: BlobStore, digest: str) -> HourRevisions | None:
     if not digest:
         return None
     arrays = unpack_arrays(blobs.get(digest))
-    return HourRevisions(*(arrays[part] for part in _REVISED), arrays.get("unseen"))
+    return HourRevisions(arrays["series"], arrays["ticks"], arrays["arrivals"], arrays["values"], arrays.get("unseen"))
 
 
 def put_state(blobs: BlobStore, state: HourState) -> str:

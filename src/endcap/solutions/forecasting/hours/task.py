@@ -216,7 +216,9 @@ class HourForecastTask:
 
     def _keep_state(self, session: Session, state: HourState, ingests: dict[str, Ingest]) -> str:
         digest = put_state(session.blobs, state)
-        record = StandingState(model=self.name, definition=self._identify_state(session), state=digest, ingests={name: i.id for name, i in ingests.items()})
+        record = StandingState(
+            model=self.name, definition=self._identify_state(session), state=digest, ingests={name: i.id for name, i in ingests.items()}
+        )
         with session.records.transact() as tx:
             found = tx.get_versioned(STANDING_STATES, workspace=session.workspace, id=self.name)
             if found is None or found[0] != record:
