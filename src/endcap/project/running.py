@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from endcap.core.durations import parse_duration
+from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.core.settings import parse_bytes
 from endcap.core.zones import parse_moment
@@ -86,6 +87,8 @@ def run_task(
 
     if origin is not None:
         parse_moment(origin)  # before a run begins
+    if report is not None and not _is_daily(task):
+        raise InvalidInput(f"Model '{task.name}' is hourly; a page is written for daily forecasts.", hint="look at it with: endcap show")
     forced = True if train else None
     done = turn(session, task, folder=folder, origin=origin, train=forced, verify=verify, wait_s=wait_s, reporter=reporter)
     page = None
@@ -93,9 +96,15 @@ def run_task(
         from endcap.solutions.forecasting.report import write_report
         from endcap.solutions.forecasting.task import ForecastTask
 
-        assert isinstance(task, ForecastTask), "the only solution so far"
+        assert isinstance(task, ForecastTask), "as was asked before the run"
         page = str(write_report(session, task, done.data, done.batch, out=report))
     return RunResult(task.name, done.run, done.decision.reason, done.judged, done.champion, done.batch, done.data.notes, page)
+
+
+def _is_daily(task: Task) -> bool:
+    from endcap.solutions.forecasting.task import ForecastTask
+
+    return isinstance(task, ForecastTask)
 
 
 def _set_up(session: Session, *, executor: str | None, memory: str | None) -> Session:

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.durations import parse_duration
-from endcap.core.errors import DefinitionError, InvalidInput, suggest, unknown
+from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote
 from endcap.core.zones import load_zone
 from endcap.loop.data.failures import reading
 from endcap.loop.data.sources import Source
 from endcap.loop.features.hour_cells import HourCells, TouchedDays
+from endcap.loop.features.hour_facts import FactReader, fold_sql, value_sql
 from endcap.loop.features.hour_panels import HOURS
 from endcap.loop.features.hour_store import HourState, ShardState, put_day, put_revisions, put_series, read_revisions, read_series
 from endcap.loop.features.packing import pack_arrays, unpack_arrays
@@ -41,7 +42,6 @@ _SHARD_BYTES = 2**28
 _CELL_BYTES = 5
 _BATCH_ROWS = 1_000_000
 _MOST_SURPLUS_HOURS = 24 * 100  # how far a state may grow beyond MOST_HOURS before it is made anew
-_REACH = timedelta(days=400)  # facts further ahead than this are not kept
 
 
 @dataclass(frozen=True)
@@ -118,30 +118,14 @@ class _HourLoading:
         self.doubts: list[Doubt] = []
         self.n_met = self.n_negative = 0
         self.place = forecast.place or forecast.keys[0]
+        self.facts = FactReader(forecast, sources, engine, self.place, now, self.doubts)
         self._check_columns()
 
     def _check_columns(self) -> None:
-        what = f"Forecast '{self.forecast.name}'"
         for key in self.forecast.keys:
             if key not in self.source.columns:
                 raise InvalidInput(
                     unknown("column", key, self.source.columns, where=f"Table '{self.source.table.name}'"), hint=suggest(key, self.source.columns)
-                )
-        if self.place not in self.forecast.keys:
-            raise DefinitionError(
-                f"{what} has place={self.place!r}, which is not among its keys {list(self.forecast.keys)}.",
-                hint=suggest(self.place, self.forecast.keys),
-            )
-        for name, aggregate in self.forecast.known_ahead.items():
-            assert aggregate.table is not None, "definitions fill in the table"
-            if aggregate.table.name == self.source.table.name:
-                raise DefinitionError(
-                    f"{what} takes the fact '{name}' from '{aggregate.table.name}', the target's own table.",
-                    hint="of that only new files are read: declare another ec.Table on the same files, with the event_time of a day",
-                )
-            if aggregate.table.known_at is not None:
-                raise DefinitionError(
-                    f"{what} takes the fact '{name}' from '{aggregate.table.name}', which has known_at; that is read for daily ones only."
                 )
 
     # ---- everything
@@ -157,9 +141,9 @@ class _HourLoading:
         start = self._find_start(first.date(), last.date())
         n_ticks = _count_hours(start, last) + 1
         bounds = self._name_series(n_days=-(-n_ticks // HOURS))
-        labels, codes = self._read_statics()
-        keys = self._keys()
-        facts = self._read_facts(start, {a.table.name for a in self.forecast.known_ahead.values() if a.table is not None})
+        labels, codes = self.facts.read_statics()
+        keys = self.facts.keys()
+        facts = self.facts.read_daily(start, {a.table.name for a in self.forecast.known_ahead.values() if a.table is not None})
         shards: list[ShardState] = []
         for group in self._group(bounds, n_ticks=n_ticks):
             shards += self._load_group(group, start=start, n_ticks=n_ticks, keys=keys, codes=codes, facts=facts)
@@ -171,7 +155,7 @@ class _HourLoading:
             censored=self.forecast.censored is not None,
             shards=tuple(shards),
             labels=labels,
-            likeness=self._find_likeness(labels),
+            likeness=self.facts.find_likeness(labels),
             place=self.place,
             holidays=self.forecast.holidays,
             known_until=found.known_until,
@@ -204,7 +188,7 @@ class _HourLoading:
                 absent += " OR __known_at IS NULL"
             n_future, waits_until = self._one(
                 f"SELECT count(*), min({come}) FROM ({source.sql})"
-                f" WHERE NOT ({known}) AND NOT ({absent}) AND {_value(source, self.forecast.target)} IS NOT NULL"
+                f" WHERE NOT ({known}) AND NOT ({absent}) AND {value_sql(source, self.forecast.target)} IS NOT NULL"
             )
         self._doubt("rows that lie in the future", n_future, "left out until then")
         return _Survey(int(n), first, last, known_until, waits_until)
@@ -298,7 +282,7 @@ class _HourLoading:
         restated = source.table.known_at is not None
         named = [(f"__{name}", aggregate) for name, aggregate in self._folded()]  # no column of the table may be meant by these
         own = [*(quote(k) for k in self.forecast.keys), "__event_time", *(["__known_at"] if restated else [])]
-        own += [f"{_value(source, aggregate)} AS {name}" for name, aggregate in named]
+        own += [f"{value_sql(source, aggregate)} AS {name}" for name, aggregate in named]
         on = " AND ".join(f"r.{quote(k)} = __series.{quote(k)}" for k in self.forecast.keys)
         columns = [f"__s AS \"row\", CAST(date_diff('hour', {zero}, r.__event_time) AS INTEGER) AS tick"]
         columns += [f"r.{name} AS {name.removeprefix('__')}" for name, _ in named]
@@ -315,7 +299,7 @@ class _HourLoading:
         )
         names = ["row", "tick", *(name for name, _ in self._folded())]
         if restated:
-            folds = ", ".join(f"TRY_CAST({_fold_sql(a)}({name}) FILTER (WHERE isfinite({name})) AS FLOAT) AS {name}" for name, a in self._folded())
+            folds = ", ".join(f"TRY_CAST({fold_sql(a)}({name}) FILTER (WHERE isfinite({name})) AS FLOAT) AS {name}" for name, a in self._folded())
             group = '"row", tick, arrival, known'
             statement = f'SELECT {group}, {folds} FROM ({statement}) GROUP BY {group} ORDER BY known, "row", tick'
             names += ["arrival", "known"]
@@ -335,92 +319,6 @@ class _HourLoading:
     def _folded(self) -> list[tuple[str, Aggregate]]:
         found = [("value", self.forecast.target)]
         return [*found, ("censored", self.forecast.censored)] if self.forecast.censored is not None else found
-
-    def _keys(self) -> dict[str, list[str]]:
-        columns = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in self.forecast.keys)
-        table = self.engine.sql(f"SELECT {columns} FROM __series ORDER BY __s").to_arrow_table()
-        return {key: table[key].to_pylist() for key in self.forecast.keys}
-
-    # ---- facts
-
-    def _read_statics(self) -> tuple[dict[str, tuple[str, ...]], dict[str, NDArray[np.int32]]]:
-        """Labels and codes of every key and every column of the static tables; -1 where a series has none."""
-        texts: dict[str, list[str | None]] = {name: list(values) for name, values in self._keys().items()}
-        for static in self.forecast.static:
-            source = self.sources[static.name]
-            shared = [key for key in self.forecast.keys if key in source.columns]
-            facts = [name for name in source.columns if name not in self.forecast.keys]
-            if not shared or not facts:
-                continue
-            for name in facts:
-                if name in texts:
-                    raise InvalidInput(f"Two static tables of '{self.forecast.name}' have a column '{name}'.", hint="derive it under another name")
-            self._doubt_contradictions(source, shared, facts)
-            chosen = ", ".join(f"min(CAST({quote(name)} AS VARCHAR)) AS {quote(name)}" for name in facts)
-            keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
-            table = self.engine.sql(
-                f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({source.sql}) GROUP BY {keys}) f ON {on} ORDER BY __s"
-            ).to_arrow_table()
-            texts |= {name: table[name].to_pylist() for name in facts}
-        missing = [name for name in (*self.forecast.slices, *self.forecast.likeness) if name not in texts]
-        if missing:
-            where = f"Forecast '{self.forecast.name}'"
-            raise InvalidInput(unknown("static column", missing[0], texts, where=where), hint=suggest(missing[0], texts))
-        coded = {name: _encode(values) for name, values in texts.items()}
-        return {name: labels for name, (labels, _) in coded.items()}, {name: codes for name, (_, codes) in coded.items()}
-
-    def _doubt_contradictions(self, source: Source, shared: list[str], facts: list[str]) -> None:
-        keys = ", ".join(quote(k) for k in shared)
-        for name in facts:
-            found = self.engine.execute(
-                f"SELECT count(*) OVER (), concat_ws('/', {keys}) FROM ({source.sql}) GROUP BY {keys}"
-                f" HAVING count(DISTINCT {quote(name)}) > 1 ORDER BY {keys} LIMIT 3"
-            ).fetchall()
-            if found:
-                shown = ", ".join(str(row[1]) for row in found)
-                self._doubt(f"{'/'.join(shared)} with several values of '{name}' ({shown})", int(found[0][0]), "the least of them is taken")
-
-    def _find_likeness(self, labels: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-        if self.forecast.likeness:
-            return self.forecast.likeness
-        items = [key for key in self.forecast.keys if key != self.place]
-        facts = [
-            name
-            for static in self.forecast.static
-            if any(key in items for key in self.sources[static.name].columns)
-            for name in self.sources[static.name].columns
-            if name in labels and name not in self.forecast.keys
-        ]
-        return (*items, *sorted(facts, key=lambda name: -len(labels[name])))
-
-    def _read_facts(self, start: date, tables: set[str]) -> dict[str, Floats]:
-        """Known-ahead facts by name, n_series x n_days from ``start`` on; NaN where there is no row."""
-        found: dict[str, Floats] = {}
-        (n_series,) = self.engine.execute("SELECT count(*) FROM __series").fetchall()[0]
-        for name in sorted(tables):
-            source = self.sources[name]
-            wanted = {n: a for n, a in self.forecast.known_ahead.items() if a.table is not None and a.table.name == name}
-            shared = [key for key in self.forecast.keys if key in source.columns]
-            on = " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared) or "true"
-            folds = ", ".join(
-                f"TRY_CAST({_fold_sql(a)}({v}) FILTER (WHERE isfinite({v})) AS FLOAT) AS {quote(n)}"
-                for n, a, v in ((n, a, _value(source, a)) for n, a in wanted.items())
-            )
-            end = min(self.now.date(), date.max - _REACH) + _REACH
-            keys = "".join(f"{quote(k)}, " for k in shared)
-            own = f" EXCLUDE ({', '.join(quote(k) for k in shared)})" if shared else ""
-            day = f"CAST(date_diff('day', DATE '{start.isoformat()}', CAST(__event_time AS DATE)) AS INTEGER)"
-            table = self.engine.sql(
-                f"SELECT __s, f.*{own} FROM (SELECT {keys}{day} AS __day, {folds} FROM ({source.sql})"
-                f" WHERE __event_time >= DATE '{start.isoformat()}' AND __event_time < DATE '{end.isoformat()}' GROUP BY ALL) f JOIN __series ON {on}"
-            ).to_arrow_table()
-            series, days = table["__s"].to_numpy(), table["__day"].to_numpy()
-            n_days = int(days.max(initial=-1)) + 1
-            for fact in wanted:
-                values = np.full((n_series, n_days), np.nan, dtype=np.float32)
-                values[series, days] = table[fact].to_numpy(zero_copy_only=False)
-                found[fact] = values
-        return found
 
     # ---- only what is new
 
@@ -442,8 +340,8 @@ class _HourLoading:
                 if start < standing.start or n_ticks > MOST_HOURS + _MOST_SURPLUS_HOURS:
                     return self._load_again()
                 try:
-                    grown = self._add_series(state, fresh, n_days=-(-n_ticks // HOURS))
-                    state = self._add_rows(grown, fresh, n_ticks=n_ticks, known_until=standing.known_until)
+                    wider = self._add_series(state, fresh, n_days=-(-n_ticks // HOURS))
+                    state = self._add_rows(wider, fresh, n_ticks=n_ticks, known_until=standing.known_until)
                 except _OutOfOrderError:
                     return self._load_again()
                 self._doubt_cells()
@@ -564,17 +462,17 @@ class _HourLoading:
         return msgspec.structs.replace(shard, days=tuple(standing), revisions=revisions)
 
     def _renew_statics(self, state: HourState) -> HourState:
-        labels, codes = self._read_statics()
+        labels, codes = self.facts.read_statics()
         shards, first = [], 0
         for shard in state.shards:
             keys, _ = read_series(self.blobs, shard)
             own = {name: values[first : first + shard.n_series] for name, values in codes.items()}
             shards.append(msgspec.structs.replace(shard, series=put_series(self.blobs, keys, own)))
             first += shard.n_series
-        return msgspec.structs.replace(state, shards=tuple(shards), labels=labels, likeness=self._find_likeness(labels))
+        return msgspec.structs.replace(state, shards=tuple(shards), labels=labels, likeness=self.facts.find_likeness(labels))
 
     def _renew_facts(self, state: HourState, tables: set[str]) -> HourState:
-        facts = self._read_facts(state.start, tables)
+        facts = self.facts.read_daily(state.start, tables)
         shards, first = [], 0
         for shard in state.shards:
             own = {name: values[first : first + shard.n_series] for name, values in facts.items()}
@@ -589,20 +487,6 @@ class _HourLoading:
     def _doubt(self, what: str, n: int, treatment: str) -> None:
         if n:
             self.doubts.append(Doubt(what, int(n), treatment))
-
-
-def _value(source: Source, aggregate: Aggregate) -> str:
-    """A row's value as a float; what is counted is 1 where there is a value."""
-    if aggregate.column == "*":
-        return "CAST(1 AS FLOAT)"
-    column = source.resolve(aggregate.column)
-    if aggregate.fold == "count":
-        return f"CAST(({column}) IS NOT NULL AS FLOAT)"
-    return f"TRY_CAST(CAST({column} AS DOUBLE) AS FLOAT)"
-
-
-def _fold_sql(aggregate: Aggregate) -> str:
-    return {"mean": "avg", "count": "sum"}.get(aggregate.fold, aggregate.fold)
 
 
 def _in_zone(instant: str, source: Source) -> str:
@@ -625,10 +509,3 @@ def _count_hours(start: date, moment: datetime) -> int:
 
 def _ceil_hours(text: str) -> int:
     return -(-parse_duration(text) // timedelta(hours=1))
-
-
-def _encode(values: list[str | None]) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    """Labels in order and a code for each value; -1 for a missing one."""
-    labels = sorted({value for value in values if value is not None})
-    places = {label: i for i, label in enumerate(labels)}
-    return tuple(labels), np.array([-1 if value is None else places[value] for value in values], dtype=np.int32)
