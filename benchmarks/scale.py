@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ def _answer_here(home: Path, folder: Path, data: DataRef, *, profile: bool) -> N
     import cProfile
     import pstats
 
-    profiler = cProfile.Profile()
+    profiler = cProfile.Profile(time.process_time)
     found = profiler.runcall(answer, home, folder, data)
     pstats.Stats(profiler).sort_stats("tottime").print_stats(28)
     print(json.dumps(found))

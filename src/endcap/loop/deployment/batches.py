@@ -134,6 +134,26 @@ def _require_answers(answers: pa.Table, batch: Batch) -> pa.Table:
     if missing:
         raise InvalidInput(f"Answers for '{batch.model}' lack the columns {sorted(missing)}. Columns: {answers.column_names}.")
     answers = answers.select([*leading, *(name for name in answers.column_names if name not in leading)])
-    if answers.group_by([*batch.keys, "ts"]).aggregate([]).num_rows != answers.num_rows:
+    if not _is_unique(answers, batch.keys):
         raise InvalidInput(f"Answers for '{batch.model}' hold several rows of the same keys and ts.", hint="one row per series and time")
     return answers
+
+
+def _is_unique(answers: pa.Table, keys: Sequence[str]) -> bool:
+    """Whether no two rows share keys and ts. Where rows come series by series, times ascending, only the first of each series is compared with
+    others, which takes a tenth of the time.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = answers.select([*keys, "ts"]).combine_chunks()
+    if table.num_rows > 1 and not any(column.null_count for column in table.columns):
+        starts = np.ones(table.num_rows, dtype=np.bool_)
+        starts[1:] = np.any([pc.not_equal(table[key][1:], table[key][:-1]) for key in keys], axis=0)
+        later = np.asarray(pc.greater(table["ts"][1:], table["ts"][:-1]))
+        if (starts[1:] | later).all():
+            firsts = table.select(list(keys)).take(pa.array(np.flatnonzero(starts)))
+            if firsts.group_by(list(keys)).aggregate([]).num_rows == firsts.num_rows:
+                return True
+    return bool(table.group_by([*keys, "ts"]).aggregate([]).num_rows == table.num_rows)

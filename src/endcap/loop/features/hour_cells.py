@@ -52,6 +52,15 @@ def flag_cells(cells: Flags, rows: Rows, ticks: Rows, values: Floats, most: floa
             cells[rows[i], ticks[i]] = True
 
 
+@_compiled
+def place_day(panel: Floats, day: Floats, first: int) -> None:
+    """Put the cells of one day (n_series x 24) into a panel from the tick ``first`` on, negative ones as missing. O(cells)."""
+    for series in range(day.shape[0]):
+        for hour in range(day.shape[1]):
+            value = day[series, hour]
+            panel[series, first + hour] = value if value >= 0.0 else np.nan
+
+
 @dataclass
 class HourCells:
     """Cells of some series over whole days: ``sold`` (NaN where there is no row) and ``unseen`` flags, n_series x (24 x n_days)."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NO_DAY = ""
 _REVISED = ("series", "ticks", "arrivals", "values")
+_AT_ONCE = 512  # series whose weeks of hours fit in a processor's cache
 
 
 class ShardState(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,16 +187,7 @@ def read_shard(
     last = -(-n_seen // HOURS)
     first = 0 if look_back_days is None else max(0, n_seen // HOURS - look_back_days)
     # Revisions before the days read cannot be told apart from what is not read, and are not needed: they lie outside.
-    sold = np.full((shard.n_series, (last - first) * HOURS), np.nan, dtype=np.float32)
-    unseen = np.zeros(sold.shape, dtype=np.bool_) if state.censored else None
-    for place, day in enumerate(range(first, last)):
-        if day >= len(shard.days) or shard.days[day] == _NO_DAY:
-            continue
-        hours, piece = slice(place * HOURS, (place + 1) * HOURS), unpack_arrays(blobs.get(shard.days[day]))
-        sold[:, hours] = piece["sold"]
-        if unseen is not None:
-            unseen[:, hours] = piece["unseen"]
-    sold[sold < 0] = np.nan  # returns that outweigh sales say nothing of demand
+    sold, unseen = _join_days(blobs, shard, range(first, last), censored=state.censored)
     revisions = _shift(read_revisions(blobs, shard.revisions), first * HOURS)
     keys, codes = read_series(blobs, shard)
     facts = unpack_arrays(blobs.get(shard.facts)) if shard.facts else {}
@@ -216,6 +208,31 @@ def read_shard(
         revisions=revisions,
     )
     return panel.seen_at(panel.origin)
+
+
+def _join_days(blobs: BlobStore, shard: ShardState, days: range, *, censored: bool) -> tuple[Floats, Flags | None]:
+    """The cells of some days side by side; negative ones are missing: returns that outweigh sales say nothing of demand.
+
+    A few hundred series at a time: a day's cells of all would touch each page of memory once for every day.
+    """
+    from endcap.loop.features.hour_cells import place_day
+
+    pieces = [
+        unpack_arrays(blobs.get(digest)) if digest != _NO_DAY else None for digest in (*shard.days, *[_NO_DAY] * days.stop)[days.start : days.stop]
+    ]
+    sold = np.empty((shard.n_series, len(days) * HOURS), dtype=np.float32)
+    unseen = np.empty(sold.shape, dtype=np.bool_) if censored else None
+    for start in range(0, shard.n_series, _AT_ONCE):
+        rows = slice(start, start + _AT_ONCE)
+        for place, piece in enumerate(pieces):
+            hours = slice(place * HOURS, (place + 1) * HOURS)
+            if piece is None:
+                sold[rows, hours] = np.nan
+            else:
+                place_day(sold[rows], piece["sold"][rows], place * HOURS)
+            if unseen is not None:
+                unseen[rows, hours] = False if piece is None else piece["unseen"][rows]
+    return sold, unseen
 
 
 def _shift(revisions: HourRevisions | None, ticks: int) -> HourRevisions | None:

@@ -60,10 +60,16 @@ def group_series(panel: HourPanel, names: Sequence[str]) -> tuple[Codes, NDArray
     """
     missing = Statics(np.full(panel.n_series, -1, np.int32), ())
     facts = [panel.statics.get(name, missing) for name in names]
-    codes = np.stack([fact.codes for fact in facts], axis=1) if facts else np.zeros((panel.n_series, 1), np.int32)
-    distinct, of_series = np.unique(codes, axis=0, return_inverse=True)
-    labels = [np.array([*fact.labels, NO_LABEL], dtype=np.str_)[distinct[:, i]] for i, fact in enumerate(facts)]  # code -1 reads the last
-    return of_series.reshape(-1).astype(np.int64), np.stack(labels, axis=1) if labels else np.empty((len(distinct), 0), dtype=np.str_)
+    sizes = [len(fact.labels) + 1 for fact in facts]
+    codes = np.zeros(panel.n_series, dtype=np.int64)
+    for fact, size in zip(facts, sizes, strict=True):  # one number for all names: sorting rows of several takes ten times as long
+        codes = codes * size + (fact.codes + 1)
+    distinct, of_series = np.unique(codes, return_inverse=True)
+    labels = []
+    for fact, size in reversed(list(zip(facts, sizes, strict=True))):
+        labels.append(np.array([NO_LABEL, *fact.labels], dtype=np.str_)[distinct % size])
+        distinct = distinct // size
+    return of_series.astype(np.int64), np.stack(labels[::-1], axis=1) if labels else np.empty((len(distinct), 0), dtype=np.str_)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,15 +20,17 @@ from endcap.solutions.forecasting.hours.spread import Spread, tally_spread
 if TYPE_CHECKING:
     from endcap.storage.ports import BlobStore
 
-_KEPT_BYTES = 2**30
-_KEPT: OrderedDict[tuple[str, int, int, int, int | None], HourPanel] = OrderedDict()
+KEPT_BYTES = 2**30
+_Source = tuple[str, int, int, int | None]  # the state's digest, the origin, the horizon, the days looked back
+_KEPT: dict[tuple[_Source, int], HourPanel] = {}
 
 
 @dataclass(frozen=True)
 class ShardSource:
     """Where the shards of a state are read: its blobs, and up to which origin. Sent to workers; panels stay behind.
 
-    A worker keeps the panels it read last, up to a gigabyte of them, or ``kept_bytes``.
+    A worker keeps the panels it reads first, up to ``kept_bytes`` of them: shards are gone through again and again in one order, and of more than
+    can be kept none would be there any more if the latest were. Panels of another source make room.
     """
 
     blobs: BlobStore = field(compare=False)
@@ -37,7 +38,7 @@ class ShardSource:
     state: HourState = field(compare=False)
     origin: int
     horizon: int
-    kept_bytes: int = _KEPT_BYTES
+    kept_bytes: int = KEPT_BYTES
 
     @property
     def indexes(self) -> range:
@@ -45,8 +46,8 @@ class ShardSource:
 
     def read(self, index: int, *, look_back_days: int | None = None) -> HourPanel:
         """The panel of one shard as known at the source's origin."""
-        key = (self.digest, index, self.origin, self.horizon, look_back_days)
-        found = _KEPT.get(key)
+        own: _Source = (self.digest, self.origin, self.horizon, look_back_days)
+        found = _KEPT.get((own, index)) or _KEPT.get(((*own[:3], None), index))
         if found is None:
             calendar = find_holidays(self.state.holidays, start=self.state.start, n_days=-(-(self.origin + self.horizon) // HOURS) + BEYOND_DAYS)
             found = read_shard(
@@ -58,10 +59,11 @@ class ShardSource:
                 calendar=calendar,
                 look_back_days=look_back_days,
             )
-            _KEPT[key] = found
-            while len(_KEPT) > 1 and sum(panel.sold.nbytes * 5 // 4 for panel in _KEPT.values()) > self.kept_bytes:
-                _KEPT.popitem(last=False)
-        _KEPT.move_to_end(key)
+            if _count_bytes(found) + sum(map(_count_bytes, _KEPT.values())) > self.kept_bytes:
+                for key in [key for key in _KEPT if key[0] != own]:
+                    del _KEPT[key]
+            if _count_bytes(found) + sum(map(_count_bytes, _KEPT.values())) <= self.kept_bytes:
+                _KEPT[own, index] = found
         return found
 
 
@@ -121,6 +123,10 @@ def answer_shard(index: int, *, source: ShardSource, fit: HourFit, spread: Sprea
     panel = source.read(index, look_back_days=fit.look_back_days)
     forecast = fit.predict(panel)
     return forecast, *spread.limits(forecast)
+
+
+def _count_bytes(panel: HourPanel) -> int:
+    return panel.sold.nbytes + (0 if panel.unseen is None else panel.unseen.nbytes) + sum(values.nbytes for values in panel.daily.values())
 
 
 def _demand_at(panel: HourPanel, targets: NDArray[np.int64]) -> Floats:

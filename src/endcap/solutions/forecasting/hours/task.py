@@ -42,7 +42,7 @@ from endcap.pipelines.machine import count_cpus, limit_memory
 from endcap.solutions.forecasting.defined import DefinedTask
 from endcap.solutions.forecasting.hours.figures import find_retired, measure_members, measure_slices, note_states
 from endcap.solutions.forecasting.hours.outcomes import join_hours
-from endcap.solutions.forecasting.hours.shards import ShardSource, answer_shard, forget_shards
+from endcap.solutions.forecasting.hours.shards import KEPT_BYTES, ShardSource, answer_shard, forget_shards
 from endcap.solutions.forecasting.hours.training import (
     HourTrial,
     Shards,
@@ -207,7 +207,9 @@ class HourForecastTask(DefinedTask):
         except msgspec.DecodeError as error:
             raise IntegrityBroken("These bytes are no reference to hours.") from error
         state = read_state(session.blobs, ref.state)
-        kept_bytes = limit_memory(session.settings) // 4
+        settings = session.settings
+        n_workers = 1 if settings.executor == "here" else settings.n_workers or count_cpus()
+        kept_bytes = min(KEPT_BYTES, limit_memory(settings) // 4 // n_workers)
         return ref, ShardSource(session.blobs, ref.state, state, ref.origin, self.forecast.horizon_hours, kept_bytes)
 
     # ---- training
