@@ -112,10 +112,9 @@ class FactReader:
             own = f" EXCLUDE ({', '.join(quote(k) for k in shared)})" if shared else ""
             day = f"CAST(date_diff('day', DATE '{start.isoformat()}', CAST(__event_time AS DATE)) AS INTEGER)"
             with reading(name, columns=source.columns):
-                table = self.engine.sql(
-                    f"SELECT __s, f.*{own} FROM (SELECT {keys}{day} AS __day, {folds} FROM ({source.sql})"
-                    f" WHERE __event_time >= DATE '{start.isoformat()}' AND __event_time < DATE '{end.isoformat()}' GROUP BY ALL) f JOIN __series ON {on}"
-                ).to_arrow_table()
+                inside = f"__event_time >= DATE '{start.isoformat()}' AND __event_time < DATE '{end.isoformat()}'"
+                folded = f"SELECT {keys}{day} AS __day, {folds} FROM ({source.sql}) WHERE {inside} GROUP BY ALL"
+                table = self.engine.sql(f"SELECT __s, f.*{own} FROM ({folded}) f JOIN __series ON {on}").to_arrow_table()
             series, days = table["__s"].to_numpy(), table["__day"].to_numpy()
             n_days = int(days.max(initial=-1)) + 1
             for fact in wanted:
