@@ -53,12 +53,18 @@ def flag_cells(cells: Flags, rows: Rows, ticks: Rows, values: Floats, most: floa
 
 
 @_compiled
-def place_day(panel: Floats, day: Floats, first: int) -> None:
-    """Put the cells of one day (n_series x 24) into a panel from the tick ``first`` on, negative ones as missing. O(cells)."""
-    for series in range(day.shape[0]):
-        for hour in range(day.shape[1]):
-            value = day[series, hour]
-            panel[series, first + hour] = value if value >= 0.0 else np.nan
+def place_day(sold: Floats, unseen: Flags, day_sold: Floats, day_unseen: Flags, start: int, stop: int, first: int) -> None:
+    """Put the cells of one day (n_series x 24) into those of many from the tick ``first`` on, for the series from ``start`` to ``stop``.
+
+    Negative ones are missing. Flags of shape (0, 0): there are none. O(cells).
+    """
+    for series in range(start, min(stop, day_sold.shape[0])):
+        for hour in range(day_sold.shape[1]):
+            value = day_sold[series, hour]
+            sold[series, first + hour] = value if value >= 0.0 else np.nan
+        if unseen.shape[0] > 0:
+            for hour in range(day_sold.shape[1]):
+                unseen[series, first + hour] = day_unseen[series, hour]
 
 
 @dataclass

@@ -220,19 +220,14 @@ def _join_days(blobs: BlobStore, shard: ShardState, days: range, *, censored: bo
     pieces = [
         unpack_arrays(blobs.get(digest)) if digest != _NO_DAY else None for digest in (*shard.days, *[_NO_DAY] * days.stop)[days.start : days.stop]
     ]
+    nothing = {"sold": np.full((shard.n_series, HOURS), np.nan, dtype=np.float32), "unseen": np.zeros((shard.n_series, HOURS), dtype=np.bool_)}
     sold = np.empty((shard.n_series, len(days) * HOURS), dtype=np.float32)
-    unseen = np.empty(sold.shape, dtype=np.bool_) if censored else None
+    unseen = np.empty(sold.shape if censored else (0, 0), dtype=np.bool_)
     for start in range(0, shard.n_series, _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
         for place, piece in enumerate(pieces):
-            hours = slice(place * HOURS, (place + 1) * HOURS)
-            if piece is None:
-                sold[rows, hours] = np.nan
-            else:
-                place_day(sold[rows], piece["sold"][rows], place * HOURS)
-            if unseen is not None:
-                unseen[rows, hours] = False if piece is None else piece["unseen"][rows]
-    return sold, unseen
+            day = nothing if piece is None else piece
+            place_day(sold, unseen, day["sold"], day["unseen"] if censored else unseen, start, start + _AT_ONCE, place * HOURS)
+    return sold, unseen if censored else None
 
 
 def _shift(revisions: HourRevisions | None, ticks: int) -> HourRevisions | None:

@@ -314,8 +314,8 @@ class FolderBlobs:
     """Bytes in ``ab/abcdef...`` by their SHA-256; checked on every read."""
 
     def __init__(self, root: Path, *, unfinished: Path) -> None:
-        self._root = root
-        self._unfinished = unfinished
+        self._root = root.absolute()  # workers elsewhere need not stand in the same folder
+        self._unfinished = unfinished.absolute()
 
     def put(self, payload: bytes) -> str:
         digest = hashlib.sha256(payload).hexdigest()

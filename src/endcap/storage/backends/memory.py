@@ -9,8 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from endcap.core.errors import InvalidInput
 from endcap.core.names import require_name
 from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
@@ -187,6 +188,12 @@ class MemoryBlobs:
 
     def has(self, digest: str) -> bool:
         return digest in self._payloads
+
+    def __reduce__(self) -> NoReturn:
+        """What is in this process's memory is not sent to others: it may be all that a model holds."""
+        raise InvalidInput(
+            "A home in memory (memory://) cannot be read by other processes.", hint="take the executor 'here', or a home in a folder: --home FOLDER"
+        )
 
 
 class MemoryTables:

@@ -27,6 +27,11 @@ class HourFit(Protocol):
         """How many whole days before the origin ``predict`` reads, beside the current one: ``shard.latest`` of it gives the same answers."""
         ...
 
+    @property
+    def needs_survey(self) -> bool:
+        """Whether ``predict`` asks for a survey; where it does not, whoever only wants answers spares a pass over all shards."""
+        ...
+
     def survey(self, shard: HourPanel) -> Learned:
         """What forecasts of other shards must know of this one (how its products sold of late); empty for a method that looks at a shard alone."""
         ...

@@ -50,6 +50,7 @@ class MeanFit:
 
     shapes: Shapes
     look_back_days: int = _DAYS
+    needs_survey: bool = False
 
     def survey(self, shard: HourPanel) -> Learned:
         return {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +15,7 @@ from endcap.loop.evaluation.sums import Sums, sum_errors, sum_targets
 from endcap.loop.features.calendars import BEYOND_DAYS, find_holidays
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.hour_store import HourState, read_shard
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels import Flags, Floats
 from endcap.solutions.forecasting.hours.methods import HourFit, HourMethod, Learned
 from endcap.solutions.forecasting.hours.spread import Spread, tally_spread
 
@@ -44,21 +46,22 @@ class ShardSource:
     def indexes(self) -> range:
         return range(len(self.state.shards))
 
-    def read(self, index: int, *, look_back_days: int | None = None) -> HourPanel:
-        """The panel of one shard as known at the source's origin."""
+    def read(self, index: int, *, look_back_days: int | None = None, keep: bool = True) -> HourPanel:
+        """The panel of one shard as known at the source's origin. ``keep`` False: it is not read again."""
         own: _Source = (self.digest, self.origin, self.horizon, look_back_days)
         found = _KEPT.get((own, index)) or _KEPT.get(((*own[:3], None), index))
         if found is None:
-            calendar = find_holidays(self.state.holidays, start=self.state.start, n_days=-(-(self.origin + self.horizon) // HOURS) + BEYOND_DAYS)
             found = read_shard(
                 self.blobs,
                 self.state,
                 self.state.shards[index],
                 origin=self.origin,
                 horizon=self.horizon,
-                calendar=calendar,
+                calendar=_find_calendar(self.state.holidays, self.state.start, -(-(self.origin + self.horizon) // HOURS) + BEYOND_DAYS),
                 look_back_days=look_back_days,
             )
+            if not keep:
+                return found
             if _count_bytes(found) + sum(map(_count_bytes, _KEPT.values())) > self.kept_bytes:
                 for key in [key for key in _KEPT if key[0] != own]:
                     del _KEPT[key]
@@ -120,9 +123,15 @@ def score_shard(
 
 def answer_shard(index: int, *, source: ShardSource, fit: HourFit, spread: Spread) -> tuple[Floats, Floats, Floats]:
     """Forecast, lower and upper limits of one shard from the source's origin, each n_series x horizon."""
-    panel = source.read(index, look_back_days=fit.look_back_days)
+    panel = source.read(index, look_back_days=fit.look_back_days, keep=False)
     forecast = fit.predict(panel)
     return forecast, *spread.limits(forecast)
+
+
+@lru_cache(maxsize=4)
+def _find_calendar(holidays: str | None, start: date, n_days: int) -> dict[str, Flags]:
+    """One for all shards: finding the holidays of a country takes longer than reading a small shard."""
+    return find_holidays(holidays, start=start, n_days=n_days)
 
 
 def _count_bytes(panel: HourPanel) -> int:

@@ -54,6 +54,7 @@ class RatesFit:
     shapes: Shapes
     pulses: Pulses | None = None
     look_back_days: int = LOOK_BACK_DAYS
+    needs_survey: bool = False
 
     def survey(self, shard: HourPanel) -> Learned:
         return survey_pulses(shard.latest(SURVEY_DAYS), self.shapes)

@@ -315,13 +315,13 @@ class HourForecastTask(DefinedTask):
         fit, spread = revive_fit(version.candidate, read_artefacts(session, version))
         with self.open_executor(session) as executor:
             shards = Shards(source, executor)
-            informed = shards.inform(fit, origin=source.origin)
+            informed = shards.inform(fit, origin=source.origin) if fit.needs_survey else fit
             work = partial(answer_shard, source=source, fit=informed, spread=spread)
             there, n_rows, table = find_present(session.blobs, source.state, until=source.origin - source.state.hidden), 0, None
             step = 1 if executor.name == "here" else 2 * count_cpus()  # no more answers in memory than are made at once
             for first in range(0, len(source.indexes), step):
                 indexes = source.indexes[first : first + step]
-                for index, values in zip(indexes, executor.map(work, indexes, n_bytes=shards.n_bytes), strict=True):
+                for index, values in zip(indexes, shards.map(work, indexes), strict=True):
                     table = self._tabulate(session, source, index, zero, values, members, there=there)
                     n_rows += table.num_rows
                     if table.num_rows:
@@ -375,27 +375,41 @@ class HourForecastTask(DefinedTask):
         return join_keys({name: tuple(keys[name]) for name in self.forecast.members})
 
     def find_members(self, session: Session, state: HourState) -> tuple[tuple[str, ...], dict[int, NDArray[np.int64]], dict[str, list[str]]]:
-        """The members' names, each series' place among them by shard, and the statics that are one for a whole member."""
-        by_shard = [read_series(session.blobs, shard) for shard in state.shards]
-        named = [self._name_members(keys) for keys, _ in by_shard]
-        names = tuple(sorted({name for shard in named for name in shard}))
-        place = {name: i for i, name in enumerate(names)}
-        groups = {i: np.array([place[name] for name in shard], dtype=np.int64) for i, shard in enumerate(named)}
-        segments: dict[str, list[str]] = {}
-        for fact, labels in state.labels.items():
-            if fact in self.keys:
-                continue
-            codes = np.concatenate([codes[fact] for _, codes in by_shard])
-            members = np.concatenate([groups[i] for i in range(len(by_shard))])
-            least, most = np.full(len(names), np.iinfo(np.int32).max), np.full(len(names), -1)
-            np.minimum.at(least, members, codes)
-            np.maximum.at(most, members, codes)
+        """The members' names, each series' place among them by shard, and the statics that are one for a whole member.
+
+        One pass over the series, a shard in memory at a time.
+        """
+        met: dict[str, int] = {}
+        groups: dict[int, NDArray[np.int64]] = {}
+        extremes = {fact: (np.empty(0, np.int64), np.empty(0, np.int64)) for fact in state.labels if fact not in self.keys}
+        for index, shard in enumerate(state.shards):
+            keys, codes = read_series(session.blobs, shard)
+            groups[index] = np.array([met.setdefault(name, len(met)) for name in self._name_members(keys)], dtype=np.int64)
+            for fact, (least, most) in extremes.items():
+                extremes[fact] = _widen_extremes(least, most, groups[index], codes[fact].astype(np.int64), n=len(met))
+        names = tuple(sorted(met))
+        places = np.empty(len(names), dtype=np.int64)
+        places[[met[name] for name in names]] = np.arange(len(names))
+        segments = {}
+        for fact, (least, most) in extremes.items():
             if (least == most).all():
-                segments[fact] = [labels[code] if code >= 0 else "" for code in most]
-        return names, groups, segments
+                labels = state.labels[fact]
+                segments[fact] = [labels[code] if code >= 0 else "" for code in most[np.argsort(places)].tolist()]
+        return names, {index: places[group] for index, group in groups.items()}, segments
 
     def open_executor(self, session: Session) -> Executor:
         return open_configured(session.settings)
+
+
+def _widen_extremes(
+    least: NDArray[np.int64], most: NDArray[np.int64], groups: NDArray[np.int64], codes: NDArray[np.int64], *, n: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The least and greatest code of each of ``n`` groups, those of some more series taken in."""
+    least = np.concatenate((least, np.full(n - least.size, np.iinfo(np.int64).max)))
+    most = np.concatenate((most, np.full(n - most.size, -1)))
+    np.minimum.at(least, groups, codes)
+    np.maximum.at(most, groups, codes)
+    return least, most
 
 
 def find_missing_facts(session: Session, source: ShardSource) -> tuple[str, ...]:

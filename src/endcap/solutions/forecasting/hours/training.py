@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.core.errors import IntegrityBroken, InvalidInput
+from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound
 from endcap.loop.evaluation.records import Metrics
 from endcap.loop.evaluation.sums import ErrorSums
 from endcap.loop.features.hour_panels import HOURS
@@ -31,6 +32,7 @@ _COSTLY = 1.005
 _PANEL_COPIES = 3  # a shard's panel, what a method makes of it, and what the worker still keeps of the one before
 
 Advance = Callable[[int, int], object]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,18 @@ class Shards:
         most = max(shard.n_series for shard in source.state.shards)
         self.n_bytes = _PANEL_COPIES * most * source.origin * 5
 
+    def map(self, function: Callable[[int], R], indexes: Sequence[int] | None = None) -> list[R]:
+        """What the function gives for some shards, all unless said otherwise. Raises InvalidInput where a worker elsewhere finds no home."""
+        try:
+            return self.executor.map(function, self.source.indexes if indexes is None else indexes, n_bytes=self.n_bytes)
+        except NotFound as error:
+            if self.executor.name != "ray":
+                raise
+            raise InvalidInput(
+                f"A worker of the Ray cluster cannot read the model's hours: {error.what}",
+                hint="put the home on a file system that every node mounts at the same path, or take the executor 'processes'",
+            ) from error
+
     def fit(self, methods: Mapping[str, HourMethod], *, origin: int, seed: int, refused: dict[str, str]) -> dict[str, HourFit]:
         """Fit methods in their order, each informed by a survey of all shards; one that cannot be fitted is ``refused`` with its reason."""
         fits: dict[str, HourFit] = {}
@@ -91,7 +105,7 @@ class Shards:
             given = {need: fits[need] for need in method.needs}
             learn = partial(learn_shard, source=self.source, origin=origin, method=method, given=given, seed=seed)
             try:
-                learned = self.executor.map(learn, self.source.indexes, n_bytes=self.n_bytes)
+                learned = self.map(learn)
                 fits[name] = self.inform(method.fit(learned, given=given, seed=seed), origin=origin)
             except InvalidInput as error:
                 refused[name] = error.what
@@ -100,14 +114,14 @@ class Shards:
     def inform(self, fit: HourFit, *, origin: int) -> HourFit:
         """A fit that knows how all shards stand at an origin."""
         survey = partial(survey_shard, source=self.source, origin=origin, fit=fit)
-        return fit.inform(self.executor.map(survey, self.source.indexes, n_bytes=self.n_bytes))
+        return fit.inform(self.map(survey))
 
     def score(
         self, fits: Mapping[str, HourFit], spreads: Mapping[str, Spread], groups: Mapping[int, NDArray[np.int64]], n_groups: int, *, origin: int
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, list[Learned]], dict[str, NDArray[np.float64]]]:
         """By method, the sums of all shards by group, the pairs of each shard, and the sums by target."""
         score = partial(score_shard, source=self.source, origin=origin, fits=fits, spreads=spreads, groups=groups, n_groups=n_groups)
-        scored = self.executor.map(score, self.source.indexes, n_bytes=self.n_bytes)
+        scored = self.map(score)
         sums = {name: np.sum([part.sums[name] for part in scored], axis=0) for name in fits}
         targets = {name: np.sum([part.targets[name] for part in scored], axis=0) for name in fits}
         return sums, {name: [part.tallies[name] for part in scored] for name in fits}, targets
