@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -220,6 +220,7 @@ def _join_days(blobs: BlobStore, shard: ShardState, days: range, *, censored: bo
     pieces = [
         unpack_arrays(blobs.get(digest)) if digest != _NO_DAY else None for digest in (*shard.days, *[_NO_DAY] * days.stop)[days.start : days.stop]
     ]
+    nothing: dict[str, NDArray[Any]]
     nothing = {"sold": np.full((shard.n_series, HOURS), np.nan, dtype=np.float32), "unseen": np.zeros((shard.n_series, HOURS), dtype=np.bool_)}
     sold = np.empty((shard.n_series, len(days) * HOURS), dtype=np.float32)
     unseen = np.empty(sold.shape if censored else (0, 0), dtype=np.bool_)

@@ -80,8 +80,8 @@ def test_hostile_names_are_text_and_nothing_else() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn = [
-            plots.plot_leaderboard([HOSTILE, "b"], figures, baselines=["b"], chosen=HOSTILE, name="l", label=HOSTILE),
-            plots.plot_slices([HOSTILE, "b"], figures, [0.1, -0.1], name="s", label=HOSTILE),
+            plots.plot_leaderboard([HOSTILE, "b"], figures, baselines=["b"], chosen=HOSTILE, write=str, name="l", label=HOSTILE),
+            plots.plot_slices([HOSTILE, "b"], figures, [0.1, -0.1], title=HOSTILE, write=str, name="s", label=HOSTILE),
             plots.plot_coverage([HOSTILE, "b"], figures, promised=0.9, name="v", label=HOSTILE),
             plots.plot_curve(curve(), name="c", label=HOSTILE, unit=HOSTILE, origin=AHEAD[0], wide=True),
         ]

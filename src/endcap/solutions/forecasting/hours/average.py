@@ -49,6 +49,10 @@ class AverageFit:
     def look_back_days(self) -> int:
         return max(part.look_back_days for part in self.parts.values())
 
+    @property
+    def needs_survey(self) -> bool:
+        return any(part.needs_survey for part in self.parts.values())
+
     def survey(self, shard: HourPanel) -> Learned:
         return {f"{name}.{key}": values for name, part in self.parts.items() for key, values in part.survey(shard).items()}
 

@@ -81,6 +81,10 @@ class HourlyFit:
     def look_back_days(self) -> int:
         return self.rates.look_back_days
 
+    @property
+    def needs_survey(self) -> bool:
+        return True
+
     def survey(self, shard: HourPanel) -> Learned:
         return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes)
 

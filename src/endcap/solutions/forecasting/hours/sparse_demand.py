@@ -55,6 +55,7 @@ class SparseFit:
     rates: RatesFit
     fading: bool
     look_back_days: int = _LOOK_BACK_DAYS
+    needs_survey: bool = False
 
     def survey(self, shard: HourPanel) -> Learned:
         return {}

@@ -25,7 +25,7 @@ from endcap.solutions.forecasting.hours.task import HourForecastTask
 
 HOSTILE = "<script>alert('$x')</script>"
 STORES = ("S1", "S2", HOSTILE)
-FIRST, TODAY = date(2026, 1, 5), date(2026, 2, 9)
+FIRST, TODAY = date(2025, 12, 26), date(2026, 2, 9)
 ZONE = "Europe/Berlin"
 
 
