@@ -51,7 +51,7 @@ def log_predictions(session: Session, batches: Sequence[tuple[Batch, Iterable[pa
             replaced += [found[0]] if found else []
         standing = change.tx.get_versioned(ANSWERED, workspace=session.workspace, id=answered.id)
         change.tx.put(ANSWERED, workspace=session.workspace, record=answered, expected_version=standing[1] if standing else 0)
-    for batch in replaced:
+    for batch in (*replaced, *(batch for batch, new in written if new)):  # of a run that was killed parts may be left, too
         _forget_parts(session, batch, but=next(b for b in kept if b.id == batch.id))
     return kept
 
@@ -127,6 +127,9 @@ def read_batch(session: Session, batch: Batch, *, utc: bool = False) -> pa.Table
     import pyarrow.compute as pc
 
     table = session.tables.read(PREDICTIONS, partition=batch.partition)
+    if table.num_rows != batch.n_rows:  # parts that it no longer has were not taken away yet
+        parts = [{**batch.partition, "part": f"{n:04d}"} for n in range(batch.n_parts)]
+        table = pa.concat_tables(session.tables.read(PREDICTIONS, partition=part) for part in parts)
     table = table.append_column("version", pa.repeat(pa.scalar(batch.version), table.num_rows))
     stamps = pa.repeat(pa.scalar(batch.predicted_at, pa.timestamp("us", tz=batch.zone)), table.num_rows)
     table = table.append_column("predicted_at", pc.local_timestamp(stamps))
