@@ -231,8 +231,8 @@ def _(result: ComparisonView, console: Console) -> None:
 def _show_leaderboard(version: Version, console: Console, *, metric: str) -> None:
     """All candidates by the gate's metric; of what is measured for hours only, the columns stand where anybody has the figure."""
     hourly = any(m.crps is not None or m.day_wape is not None for m in version.leaderboard.values())
-    measures = _HOUR_MEASURES if hourly else _MEASURES
-    measures: tuple[str, ...] = measures if metric in measures else (metric, *measures)
+    measures: tuple[str, ...] = _HOUR_MEASURES if hourly else _MEASURES
+    measures = measures if metric in measures else (metric, *measures)
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     grid.add_column("candidate")
     for column in (*map(name_metric, measures), "bias", "covers 90 %", "rows"):
