@@ -162,16 +162,25 @@ def describe_gate(told: Told) -> dict[str, Any]:
 def _check(check: CheckResult, place: int) -> dict[str, Any]:
     plot, figure = "", "–"
     if check.figure is not None:
-        ratio = "against" in check.check
-        share = check.check in ("bias", "coverage_90", *_SHARES)
-        figure = f"{check.figure:.3f}" if ratio else format_signed(check.figure) if check.check == "bias" else format_percent(check.figure, 2)
-        if not ratio and not share:
-            figure = format_number(check.figure)
+        figure = _say_check(check, check.figure)
         if check.lower is not None and check.upper is not None:
-            label = f"{check.check}: ratio {check.figure:.3f}, interval {check.lower:.3f} to {check.upper:.3f}"
-            plot = plots.plot_ratio(check.figure, check.lower, check.upper, passed=check.passed, name=f"check-{place}", label=label)
-            figure = f"{figure} ({check.lower:.3f} to {check.upper:.3f})"
+            if _is_ratio(check):
+                label = f"{check.check}: ratio {check.figure:.3f}, interval {check.lower:.3f} to {check.upper:.3f}"
+                plot = plots.plot_ratio(check.figure, check.lower, check.upper, passed=check.passed, name=f"check-{place}", label=label)
+            figure = f"{figure} ({_say_check(check, check.lower)} to {_say_check(check, check.upper)})"
     return {"check": check.check, "passed": check.passed, "figure": figure, "limit": check.limit, "sentence": check.sentence, "plot": plot}
+
+
+def _is_ratio(check: CheckResult) -> bool:
+    return "against" in check.check
+
+
+def _say_check(check: CheckResult, figure: float) -> str:
+    if _is_ratio(check):
+        return f"{figure:.3f}"
+    if check.check == "bias":
+        return format_signed(figure)
+    return format_percent(figure, 2) if check.check in ("coverage_90", *_SHARES) else format_number(figure)
 
 
 def describe_slices(version: Version, *, metric: str, without: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -296,7 +296,7 @@ def _head(facts: _Facts) -> dict[str, Any]:
         ("Answered by", f"{version.id} ({version.candidate}), {facts.standing}"),
         ("Made from", f"the origin {_say_hour(facts.ahead[0])}, predicted at {facts.say(batch.predicted_at)}"),
         ("Series", f"{facts.n_series:,}"),
-        ("Data", f"{data.n_rows:,} rows, {format_day(data.first_day)} to {format_day(data.last_day)}"),
+        ("Data", f"{format_day(data.first_day)} to {format_day(data.last_day)}, {data.n_rows:,} rows of it read for this origin"),
         ("Zone", batch.zone),
     ]
     return {"model": batch.model, "items": items, "version": version, "candidate": version.candidate, "tiles": _tiles(facts)}
@@ -361,7 +361,7 @@ def _say_choice(facts: _Facts) -> str:
 
 def _judging(facts: _Facts) -> dict[str, Any]:
     """Error by hour and origin, and the totals of the judged origins, from the sums of the back-test."""
-    nothing = {"by_hour": "", "coverage": "", "by_origin": [], "rival": "", "judged_total": "", "n_judged_origins": 0}
+    nothing = {"by_hour": "", "hour_metric": "", "coverage": "", "by_origin": [], "rival": "", "judged_total": "", "n_judged_origins": 0}
     test, name = facts.test, facts.version.candidate
     if test is None or name not in test.sums or not test.origins[test.judged].size:
         return nothing
@@ -394,6 +394,7 @@ def _by_target(facts: _Facts, test: HourBackTest, rival: str | None) -> dict[str
     metric = facts.metric if facts.metric != "day_wape" else "rmse"  # sums by day have no hours
     hours = split_hours(ours, origins)
     return {
+        "hour_metric": name_metric(metric),
         "by_hour": plot_hours(
             _figures(hours, metric),
             None if theirs is None else _figures(split_hours(theirs, origins), metric),
