@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -200,7 +200,10 @@ def _join_days(blobs: BlobStore, shard: ShardState, days: range, *, censored: bo
     pieces = [
         unpack_arrays(blobs.get(digest)) if digest != _NO_DAY else None for digest in (*shard.days, *[_NO_DAY] * days.stop)[days.start : days.stop]
     ]
-    nothing = {"sold": np.full((shard.n_series, HOURS), np.nan, dtype=np.float32), "unseen": np.zeros((shard.n_series, HOURS), dtype=np.bool_)}
+    nothing: dict[str, NDArray[Any]] = {
+        "sold": np.full((shard.n_series, HOURS), np.nan, dtype=np.float32),
+        "unseen": np.zeros((shard.n_series, HOURS), dtype=np.bool_),
+    }
     sold = np.empty((shard.n_series, len(days) * HOURS), dtype=np.float32)
     unseen = np.empty(sold.shape if censored else (0, 0), dtype=np.bool_)
     for start in range(0, shard.n_series, _AT_ONCE):
