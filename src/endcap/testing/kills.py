@@ -1,11 +1,10 @@
 """Kill storms: a model's run is killed at an instant, run again without harm, and held against a run that nobody killed.
 
-``python -m endcap.testing.kills SCENARIO [kill|full[:INSTANT] | moment:30% ...]`` tries the instants named (numbers, or shares such as 30%;
+``python -m endcap.testing.kills WORLD [kill|full|late[:INSTANT] | moment:30% ...]`` tries the instants named (numbers, or shares such as 30%;
 none: all) of a small model and prints one JSON line for each, the last one a summary. ``kill`` kills the run there; ``full`` lets the disk
-take no more from there on, until the second run; ``moment:30%`` kills it after that share of its time, wherever it is then. Scenarios:
-``first`` (an empty home: ingest, train, judge, release, forecast) and ``changed`` (weeks later with a new definition: outcomes are joined,
-the watch reads, a second version takes over). Every run is a process of its own, forked from one that has imported everything; it needs an
-operating system that forks.
+take no more from there on, until the second run; ``late`` kills it there, and the world has gone on before the second run; ``moment:30%`` kills
+it after that share of its time, wherever it is then. The worlds are those of ``kill_worlds``. Every run is a process of its own, forked from one
+that has imported everything; it needs an operating system that forks.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 
@@ -34,6 +32,8 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import read_batch
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS
+from endcap.loop.features.hour_store import STANDING_STATES
+from endcap.loop.monitoring.member_outcomes import read_member_outcomes
 from endcap.loop.monitoring.quality import read_outcomes
 from endcap.loop.monitoring.records import INCIDENTS
 from endcap.loop.registry.records import RELEASES, VERSIONS
@@ -41,14 +41,11 @@ from endcap.loop.registry.releases import get_champion
 from endcap.pipelines.leases import LEASES
 from endcap.pipelines.records import RUNS, Run
 from endcap.project.running import run
-from endcap.project.sample import SAMPLE, write_plan, write_sales, write_sample
-from endcap.solutions.shop import Chain
+from endcap.solutions.forecasting.hours.outcomes import SEEN_STATES
 from endcap.testing.faults import Instants, fill, kill, striking
+from endcap.testing.kill_worlds import ZONE, World, lay_out
 
-MODEL = "store-day"
-OPENED = date(2025, 1, 6)
-TODAY = OPENED + timedelta(weeks=16)
-ZONE = "Europe/Berlin"
+_SOLUTIONS = ("endcap.solutions.forecasting.training", "endcap.solutions.forecasting.hours.task", "endcap.loop.features.hour_loading")
 
 
 class State(msgspec.Struct, frozen=True):
@@ -60,6 +57,8 @@ class State(msgspec.Struct, frozen=True):
     batches: tuple[tuple[str, int], ...]
     answers: str
     outcomes: str
+    sums: str
+    hours: tuple[str, str]
     incidents: int
     ingests: tuple[tuple[str, str], ...]
 
@@ -83,7 +82,7 @@ class Seen(msgspec.Struct, frozen=True):
 class Trial(msgspec.Struct, frozen=True):
     """What became of one instant: which it was, whether the run was killed there, what it had finished, and what was wrong afterwards."""
 
-    scenario: str
+    world: str
     instant: int
     name: str
     killed: bool
@@ -92,43 +91,15 @@ class Trial(msgspec.Struct, frozen=True):
     wall_s: float
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """A project's folder, a home as it stands before the run, and the morning of the run."""
-
-    name: str
-    folder: Path
-    base: Path
-    morning: datetime
-
-
-def lay_out(name: str, folder: Path) -> Scenario:
-    """Make a scenario's files and the home it begins with. Raises KeyError for a name that is none."""
-    project, base = folder / "project", folder / "base"
-    chain = Chain(7, n_stores=3, opened=OPENED)
-    write_sample(project, seed=7, chain=chain, last=TODAY)
-    _define(project, "weekday_mean")
-    base.mkdir()
-    if name == "first":
-        return Scenario(name, project, base, _morning(TODAY))
-    if name != "changed":
-        raise KeyError(name)
-    _expect(_apart(lambda: _act(project, base, _morning(TODAY))), "the run before the storm")
-    later = TODAY + timedelta(days=14)
-    write_sales(project, chain, TODAY, later)
-    write_plan(project, chain, later)
-    _define(project, "shrunk_rates")
-    return Scenario(name, project, base, _morning(later))
-
-
-def describe(session: Session) -> State:
-    """The state of the small model in a session's home, every answer read."""
+def describe(session: Session, model: str) -> State:
+    """The state of the small model in a session's home, every answer and outcome read."""
     records, workspace = session.records, session.workspace
-    where = {"model": MODEL}
-    champion = get_champion(session, MODEL)
+    where = {"model": model}
+    champion = get_champion(session, model)
     batches = records.find(BATCHES, workspace=workspace, where=where)
     answers = [read_batch(session, batch).drop_columns(["predicted_at"]) for batch in batches]
-    outcomes = read_outcomes(session, batches)
+    outcomes, sums = read_outcomes(session, batches), read_member_outcomes(session, model, batches)
+    state, seen = (records.get(kind, workspace=workspace, id=model) for kind in (STANDING_STATES, SEEN_STATES))
     return State(
         champion=champion.version if champion else None,
         versions=tuple((v.id, v.identity, v.candidate) for v in records.find(VERSIONS, workspace=workspace, where=where)),
@@ -136,6 +107,8 @@ def describe(session: Session) -> State:
         batches=tuple((batch.id, batch.n_rows) for batch in batches),
         answers=digest(repr([table.to_pylist() for table in answers]).encode()),
         outcomes=digest(repr(outcomes.sort_by([("origin", "ascending"), ("ts", "ascending")]).to_pylist() if outcomes else None).encode()),
+        sums=digest(repr(sums.sort_by([("member", "ascending"), ("ts", "ascending")]).to_pylist() if sums else None).encode()),
+        hours=(state.state if state else "", seen.state if seen else ""),
         incidents=len(records.find(INCIDENTS, workspace=workspace)),
         ingests=tuple(sorted((i.table, i.identity) for i in records.find(INGESTS, workspace=workspace))),
     )
@@ -169,10 +142,10 @@ def find_faults(session: Session, home: Path) -> list[str]:
 
 
 class Storm:
-    """Tries instants of one scenario, each on a copy of its home in ``scratch``."""
+    """Tries instants of one world, each on a copy of its home in ``scratch``."""
 
-    def __init__(self, scenario: Scenario, *, scratch: Path) -> None:
-        self._scenario = scenario
+    def __init__(self, world: World, *, scratch: Path) -> None:
+        self._world = world
         self._scratch = scratch
         self._home = scratch / "home"
         _preload()
@@ -186,7 +159,9 @@ class Storm:
         self._expected = self._look().state
 
     def try_(self, how: str, place: int) -> Trial:
-        """One of the three: ``kill`` or ``full`` at an instant, or a ``moment``, so many percent of the time that a run takes."""
+        """``kill``, ``full`` or ``late`` at an instant, or at a ``moment``, so many percent of the time that a run takes."""
+        if how == "late":
+            return self.try_late(place)
         if how == "moment":
             return self.try_moment(self.wall_s * place / 100)
         return self.try_full(place) if how == "full" else self.try_instant(place)
@@ -203,7 +178,18 @@ class Storm:
         """Let the disk take no more from an instant on, look, make room, run again, look."""
         return self._try(instant, f"full {self._name(instant)}", lambda: self._run(at=instant, strike=fill, lasts=True), fills=True)
 
-    def _try(self, instant: int, name: str, hurt: Callable[[], Ended | None], *, fills: bool = False) -> Trial:
+    def try_late(self, instant: int) -> Trial:
+        """Kill a run at an instant, let the world go on, run, look. What it comes to has nothing to be compared with, but no fault may show."""
+        files = self._world.folder / "data"
+        kept = self._scratch / "data"
+        shutil.copytree(files, kept)
+        try:
+            return self._try(instant, f"late {self._name(instant)}", lambda: self._run(at=instant), goes_on=True)
+        finally:
+            shutil.rmtree(files)
+            kept.rename(files)
+
+    def _try(self, instant: int, name: str, hurt: Callable[[], Ended | None], *, fills: bool = False, goes_on: bool = False) -> Trial:
         began_s = time.perf_counter()
         self._begin()
         ended = hurt()
@@ -211,25 +197,28 @@ class Storm:
         problems = _judge_full(ended, left) if fills else []
         dead = left.newest if left else None
         dead = dead if dead is not None and dead.status == "running" else None
-        again = self._run(later=timedelta(seconds=1))
+        later = self._world.go_on() if goes_on else timedelta(seconds=1)
+        again = self._run(later=later)
         if again is None or again.error:
             problems.append(f"the second run failed: {again.error if again else 'it was killed'}")
         seen = self._look(dead=dead.id if dead else None)
-        if seen.state != self._expected:
+        if goes_on and (seen.state is None or not seen.state.champion):
+            problems.append("nobody answers")
+        if not goes_on and seen.state != self._expected:
             problems.append(f"the state differs: {_differ(seen.state, self._expected)}")
         problems += seen.faults
-        if dead is not None:
+        if dead is not None and not goes_on:
             problems += _hold_against(dead, seen)
         finished = tuple(step.name for step in dead.steps) if dead else ()
         wall_s = round(time.perf_counter() - began_s, 3)
-        return Trial(self._scenario.name, instant, name, ended is None or bool(ended.error), finished, tuple(problems), wall_s)
+        return Trial(self._world.name, instant, name, ended is None or bool(ended.error), finished, tuple(problems), wall_s)
 
     def _name(self, instant: int) -> str:
         return self.names[instant - 1] if instant <= len(self.names) else "beyond the end"
 
     def _begin(self) -> None:
         shutil.rmtree(self._home, ignore_errors=True)
-        shutil.copytree(self._scenario.base, self._home)
+        shutil.copytree(self._world.base, self._home)
 
     def _run(
         self,
@@ -246,7 +235,7 @@ class Storm:
             instants, error = Instants(strike, at=at, lasts=lasts), ""
             with striking(self._home, instants):
                 try:
-                    _act(self._scenario.folder, self._home, self._scenario.morning + later)
+                    _act(self._world, self._home, self._world.now + later)
                 except EndcapError as raised:
                     error = f"{raised.code}: {raised}"
             return msgspec.json.encode(Ended(tuple(instants.names), error))
@@ -256,11 +245,11 @@ class Storm:
 
     def _look(self, *, dead: str | None = None) -> Seen:
         def work() -> bytes:
-            with _open(self._home, self._scenario.morning) as house:
+            with _open(self._home, self._world.now) as house:
                 session = house.session(actor="ada")
                 newest = session.records.find(RUNS, workspace=session.workspace, newest_first=True, limit=1)
                 marked = session.records.get(RUNS, workspace=session.workspace, id=dead) if dead else None
-                seen = Seen(describe(session), tuple(find_faults(session, self._home)), newest[0] if newest else None, marked)
+                seen = Seen(describe(session, self._world.model), tuple(find_faults(session, self._home)), newest[0] if newest else None, marked)
                 return msgspec.json.encode(seen)
 
         found = _apart(work)
@@ -289,10 +278,14 @@ def _hold_against(dead: Run, seen: Seen) -> list[str]:
     return problems
 
 
-def _act(folder: Path, home: Path, now: datetime) -> bytes:
+def _act(world: World, home: Path, now: datetime) -> bytes:
     with _open(home, now) as house:
-        run(house.session(actor="ada"), MODEL, folder=folder)
+        run(house.session(actor="ada"), world.model, folder=world.folder)
     return b""
+
+
+def _begin_world(world: World) -> None:
+    assert _apart(lambda: _act(world, world.base, world.now)) is not None, "the run before the storm failed"
 
 
 def _open(home: Path, now: datetime) -> House:
@@ -326,23 +319,8 @@ def _apart(work: Callable[[], bytes], *, kill_after_s: float | None = None) -> b
 
 def _preload() -> None:
     """Import what a run imports, so that the processes forked from this one need not; nothing here starts a thread."""
-    for module in ("duckdb", "numba", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "lightgbm", "endcap.solutions.forecasting.training"):
+    for module in ("duckdb", "numba", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "lightgbm", *_SOLUTIONS):
         import_module(module)
-
-
-def _expect(given: bytes | None, what: str) -> None:
-    assert given is not None, f"{what} failed"
-
-
-def _morning(day: date) -> datetime:
-    return datetime.combine(day, datetime.min.time(), tzinfo=UTC) + timedelta(hours=6)
-
-
-def _define(project: Path, candidate: str) -> None:
-    """The sample's model with one quick candidate and a gate that three stores can pass."""
-    text = SAMPLE.replace("gate=ec.Gate(bias=0.05)", 'gate=ec.Gate(better_than=[], bias=None, most={"wape": 0.9})')
-    given = f'    candidates=["{candidate}"],\n    backtest_origins=4,\n)\n'
-    (project / "project.py").write_text(text.removesuffix(")\n") + given, encoding="utf-8")
 
 
 def _differ(found: State | None, expected: State | None) -> str:
@@ -356,7 +334,7 @@ def main(arguments: list[str]) -> int:
     """Try instants and print a line for each; 0 when nothing was wrong."""
     name, *chosen = arguments
     with tempfile.TemporaryDirectory(prefix="endcap-storm-") as folder:
-        storm = Storm(lay_out(name, Path(folder)), scratch=Path(folder))
+        storm = Storm(lay_out(name, Path(folder), act=_begin_world), scratch=Path(folder))
         wanted = choose(chosen, n=len(storm.names))
         n_failed = 0
         for how, instant in wanted:
@@ -364,7 +342,7 @@ def main(arguments: list[str]) -> int:
             n_failed += bool(trial.problems)
             sys.stdout.write(msgspec.json.encode(trial).decode() + "\n")
             sys.stdout.flush()
-        summary = {"scenario": name, "n_instants": len(storm.names), "n_tried": len(wanted), "n_failed": n_failed}
+        summary = {"world": name, "n_instants": len(storm.names), "n_tried": len(wanted), "n_failed": n_failed}
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     return 1 if n_failed else 0
 
@@ -380,8 +358,8 @@ def choose(wanted: list[str], *, n: int) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     for text in wanted or ["kill"]:
         how, _, place = text.partition(":")
-        if how not in ("kill", "full", "moment"):
-            raise ValueError(f"{text!r} says neither kill nor full nor moment")
+        if how not in ("kill", "full", "late", "moment"):
+            raise ValueError(f"{text!r} says neither kill nor full nor late nor moment")
         if how == "moment":
             found.append((how, int(place.rstrip("%"))))
             continue

@@ -70,6 +70,19 @@ def _write_parts(session: Session, batch: Batch, parts: Iterable[pa.Table] | Non
     return msgspec.structs.replace(named, n_rows=n_rows, n_parts=n_parts)
 
 
+def sweep_log(session: Session, model: str) -> int:
+    """Remove rows of a model that belong to no batch: what a run had written when it was cut short, and no later one wrote again since the world
+    went on. Returns how many parts. Cost: a look at all parts of the model, so it is done after such a run alone.
+    """
+    named = {tuple(batch.partition.items()) for batch in session.records.find(BATCHES, workspace=session.workspace, where={"model": model})}
+    n = 0
+    for partition in session.tables.partitions(PREDICTIONS, partition={"workspace": session.workspace, "model": model}):
+        if tuple((name, partition[name]) for name in ("workspace", "model", "origin", "version", "data")) not in named:
+            session.tables.delete(PREDICTIONS, partition=partition)
+            n += 1
+    return n
+
+
 def find_batches(session: Session, model: str, *, origin: str | None = None) -> list[Batch]:
     """The batches that answer for the newest origin, or for the one asked for, the champion's first. Raises NotFound."""
     get_model(session, model)

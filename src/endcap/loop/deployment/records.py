@@ -49,8 +49,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def partition(self) -> dict[str, str]:
-        """What its parts share. Other data, another partition: a batch made anew is there as a whole or not at all."""
-        return {"workspace": self.workspace, "model": self.model, "origin": self.moment, "version": self.version, "data": self.data[:16]}
+        """What its parts share. Other data or members, another partition: a batch made anew is there as a whole or not at all."""
+        data = f"{self.data[:16]}-{self.members[:16]}" if self.members else self.data[:16]
+        return {"workspace": self.workspace, "model": self.model, "origin": self.moment, "version": self.version, "data": data}
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.data.verbs import ingest
-from endcap.loop.deployment.batches import log_predictions
+from endcap.loop.deployment.batches import log_predictions, sweep_log
 from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.deployment.routes import find_answers
 from endcap.loop.evaluation.records import name_metric
@@ -234,6 +234,8 @@ class _Cycle:
 
     def _forecast(self, context: StepContext) -> Outcome:
         data: DataRef = context.values["assemble"]
+        if self._was_cut_short(context):
+            sweep_log(self.session, self.task.name)
         champion = get_champion(self.session, self.task.name)
         if champion is None:
             return Outcome(None, note="no version passed its gate, so nothing answers")
@@ -248,6 +250,12 @@ class _Cycle:
         versions = ", ".join(b.version for b in kept)
         note = f"{n_rows} forecasts for {batch.first} to {batch.last} by {versions}{missing}"
         return Outcome(batch, n_rows_in=data.n_series, n_rows_out=n_rows, note=note, edges=edges)
+
+    def _was_cut_short(self, context: StepContext) -> bool:
+        """Whether the run before this one was killed, or failed."""
+        where = {"subject": f"model/{self.task.name}"}
+        found = self.session.records.find(RUNS, workspace=self.session.workspace, where=where, newest_first=True, limit=2)
+        return any(run.id != context.run and run.status != "done" for run in found)
 
     def _find_answering(self) -> list[tuple[str, Members]]:
         """Which version answers for which members, the champion's own first; versions without anybody to answer for are left out."""
