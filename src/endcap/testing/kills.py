@@ -99,7 +99,8 @@ def describe(session: Session, model: str) -> State:
     batches = records.find(BATCHES, workspace=workspace, where=where)
     answers = [read_batch(session, batch).drop_columns(["predicted_at"]) for batch in batches]
     outcomes, sums = read_outcomes(session, batches), read_member_outcomes(session, model, batches)
-    state, seen = (records.get(kind, workspace=workspace, id=model) for kind in (STANDING_STATES, SEEN_STATES))
+    state = records.get(STANDING_STATES, workspace=workspace, id=model)
+    seen = records.get(SEEN_STATES, workspace=workspace, id=model)
     return State(
         champion=champion.version if champion else None,
         versions=tuple((v.id, v.identity, v.candidate) for v in records.find(VERSIONS, workspace=workspace, where=where)),

@@ -88,30 +88,25 @@ class DailyFit:
         return replace(self, pulses=merge_pulses(surveys, self.rates.shapes))
 
     def predict(self, shard: HourPanel) -> Floats:
-        panel = shard.latest(self.look_back_days)
-        means = self.rates.predict(panel)
-        leads = find_leads(panel)
-        ratios = self._ratios(panel).reshape(panel.n_series, leads.size)
-        means *= ratios[:, panel.targets // HOURS - panel.n_seen // HOURS - leads[:1]]
-        return means
-
-    def to_artefacts(self) -> dict[str, Artefact]:
-        return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
-
-    def _ratios(self, panel: HourPanel) -> Floats:
         if self.pulses is None:
             raise InvalidInput("daily_trees was fitted, but not informed by a survey of all shards.", hint="call survey on each, then inform")
+        panel, shapes = shard.latest(self.look_back_days), self.rates.shapes
+        today, leads = panel.n_seen // HOURS, find_leads(panel)
         rows = build_rows(
             panel,
-            shapes=self.rates.shapes,
+            shapes=shapes,
             pulses=self.pulses,
             facts=self.facts,
-            origins=np.array([panel.n_seen // HOURS]),
-            leads=find_leads(panel),
+            origins=np.array([today]),
+            leads=leads,
             wanted=np.ones((panel.n_series, 1), dtype=np.bool_),
             learning=False,
         )
-        return predict_ratios(self._booster, rows.features, most=_MOST_FACTOR).astype(np.float32)
+        levels = rows.levels * predict_ratios(self._booster, rows.features, most=_MOST_FACTOR)
+        return shapes.spread_levels(levels.reshape(panel.n_series, leads.size), panel, first_day=today + int(leads[0]))
+
+    def to_artefacts(self) -> dict[str, Artefact]:
+        return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
 
     @cached_property
     def _booster(self) -> Any:

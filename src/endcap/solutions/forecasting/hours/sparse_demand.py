@@ -18,7 +18,7 @@ import numpy as np
 from endcap.loop.features.hour_panels import HourPanel
 from endcap.loop.features.panels import Floats
 from endcap.loop.training.artefacts import Artefact, encode_json
-from endcap.solutions.forecasting.hours import day_kernels, kernels
+from endcap.solutions.forecasting.hours import day_kernels
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
 from endcap.solutions.forecasting.hours.shapes import find_patterns, see
 from endcap.solutions.forecasting.hours.shrunk_rates import RatesFit, rates_of
@@ -67,7 +67,7 @@ class SparseFit:
         panel, shapes = shard.latest(self.look_back_days), self.rates.shapes
         likeness, place = shapes.expand(patterns := find_patterns(panel))
         rows = np.stack((shapes.rows(panel), shapes.place_rows(panel)))
-        levels, means = np.empty(panel.n_series), np.empty((panel.n_series, panel.horizon), dtype=np.float32)
+        levels = np.empty(panel.n_series)
         day_kernels.fill_sparse_levels(
             *see(panel),
             patterns.of_day,
@@ -81,8 +81,7 @@ class SparseFit:
             _LEAST_SHARE,
             levels,
         )
-        kernels.fill_targets(levels, panel.targets, patterns.of_day, rows[0], rows[1], likeness, place, means)
-        return means
+        return shapes.spread_levels(levels[:, None], panel, first_day=0)
 
     def to_artefacts(self) -> dict[str, Artefact]:
         return {"sparse.json": encode_json({"fading": self.fading})}
