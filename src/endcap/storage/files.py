@@ -81,6 +81,7 @@ def replacing_many(folder: Path, *, unfinished: Path) -> Iterator[Callable[[Sequ
         with telling_full(folder, outcome=f"Some files in {folder} may be new while others are old."):
             for temporary, target in waiting:
                 temporary.replace(target)
+        waiting.clear()
         with telling_full(folder, outcome=f"The files in {folder} are written, but may be gone should the power fail now."):
             _sync_folder(folder)
     finally:

@@ -209,13 +209,14 @@ def _encode(table: pa.Table, *, ending: str) -> bytes:
 
 
 def _plain_times(table: pa.Table) -> pa.Table:
-    """Times as text to the second, without an offset for local ones and with Z for instants."""
+    """Times as text to the second, without an offset for local ones and with Z for instants. Each distinct time is written once."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for i, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
-            whole = pc.cast(pc.floor_temporal(table[field.name], unit="second"), pa.timestamp("s", tz=field.type.tz))
+            times = table.column(i).combine_chunks().dictionary_encode()
+            whole = pc.cast(pc.floor_temporal(times.dictionary, unit="second"), pa.timestamp("s", tz=field.type.tz))
             text = pc.strftime(whole, format="%Y-%m-%dT%H:%M:%SZ" if field.type.tz else "%Y-%m-%d %H:%M:%S")
-            table = table.set_column(i, field.name, text)
+            table = table.set_column(i, field.name, text.take(times.indices))
     return table
