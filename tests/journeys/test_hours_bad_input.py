@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,20 +79,20 @@ def session_at(days: float) -> Session:
 
 
 @pytest.fixture
-def open_desk(tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+def open_desk(tmp_path: Path) -> Callable[..., Desk]:
     def make(rows: Columns, *, days: float = N_DAYS) -> Desk:
         desk = Desk(tmp_path, session_at(days))
         desk.write(rows)
         return desk
 
-    yield make
+    return make
 
 
 def stand(desk: Desk, **options: Any) -> CycleResult:
     """Turn once; whatever the data, somebody answers, with finite figures in order."""
     result = desk.turn(**options)
     lower, forecast, upper = desk.figures()
-    assert (np.isfinite(forecast) & (0 <= lower) & (lower <= forecast) & (forecast <= upper)).all()
+    assert (np.isfinite(forecast) & (lower >= 0) & (lower <= forecast) & (forecast <= upper)).all()
     return result
 
 

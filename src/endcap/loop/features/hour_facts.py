@@ -114,7 +114,8 @@ class FactReader:
             with reading(name, columns=source.columns):
                 table = self.engine.sql(
                     f"SELECT __s, f.*{own} FROM (SELECT {keys}{day} AS __day, {folds} FROM ({source.sql})"
-                    f" WHERE __event_time >= DATE '{start.isoformat()}' AND __event_time < DATE '{end.isoformat()}' GROUP BY ALL) f JOIN __series ON {on}"
+                    f" WHERE __event_time >= DATE '{start.isoformat()}' AND __event_time < DATE '{end.isoformat()}' GROUP BY ALL) f"
+                    f" JOIN __series ON {on}"
                 ).to_arrow_table()
             series, days = table["__s"].to_numpy(), table["__day"].to_numpy()
             n_days = int(days.max(initial=-1)) + 1
