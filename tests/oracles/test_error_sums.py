@@ -15,7 +15,7 @@ from endcap.loop.evaluation.gates import CubeEvidence, judge
 from endcap.loop.evaluation.metrics import measure
 from endcap.loop.evaluation.sums import FIELDS, ErrorSums, SummedEvidence, sum_errors
 
-QUICK = settings(max_examples=40, deadline=None)
+QUICK = settings(max_examples=25, deadline=None)
 CELLS = st.sampled_from([math.nan, math.nan, 0.0, 0.0, 0.0, 1.0, 2.5, 40.0])
 
 

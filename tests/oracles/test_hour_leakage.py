@@ -32,7 +32,7 @@ from endcap.testing.sessions import make_session
 FIRST = datetime(2026, 1, 5, tzinfo=UTC)
 N_DAYS, STORES, ITEMS, HORIZON = 26, 3, 2, 30
 NOW = FIRST + timedelta(days=N_DAYS)
-QUICK = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 Rows = dict[str, np.ndarray]
 
 

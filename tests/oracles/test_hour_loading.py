@@ -38,7 +38,7 @@ from endcap.storage.opening import open_ports
 
 FIRST = date(2026, 3, 27)  # clocks change in Berlin on 29 March, and in New York on 8 March
 NOW = datetime(2026, 4, 20, 12, tzinfo=UTC)
-SLOW = settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SLOW = settings(max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 TYPES = {
     "store": pa.string(),
     "item": pa.int32(),

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 _FROZEN_ORIGINS = 2
 _NAMED = 5
-_LOOK_BACK_DAYS = 56  # how far the newest row of a member is looked for where members never retire
+_LOOK_BACK_DAYS = 56  # how far back the newest row of a member is looked for at least
 
 
 class HourRef(msgspec.Struct, frozen=True):
@@ -143,7 +143,7 @@ class HourForecastTask(DefinedTask):
     def _find_last_days(self, session: Session, state: HourState, tick: int) -> tuple[tuple[str, ...], list[date | None]]:
         """The members, and when each had its newest row as seen from an origin; None for those without one for very long."""
         names, groups, _ = self.find_members(session, state)
-        most = (self.forecast.retire_after_days or _LOOK_BACK_DAYS) + 1
+        most = max(self.forecast.retire_after_days or 0, _LOOK_BACK_DAYS) + 1
         days = find_last_days(session.blobs, state, groups, n_groups=len(names), until=tick - state.hidden, most_days=most)
         return names, [state.start + timedelta(days=int(day)) if day >= 0 else None for day in days]
 
