@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -19,8 +18,9 @@ from endcap.core.errors import InvalidInput
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.panels import Floats
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
-from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, load_booster, predict_ratios, tell_rows
+from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, predict_ratios, tell_rows
 from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins
+from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
 from endcap.solutions.forecasting.hours.pulses import Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.sampling import draw_rows
@@ -97,12 +97,12 @@ class DailyFit:
             wanted=np.ones((panel.n_series, 1), dtype=np.bool_),
             learning=False,
         )
-        levels = rows.levels * predict_ratios(self._booster, rows.features, most=_MOST_FACTOR)
+        levels = rows.levels * predict_ratios(self._forest, rows.features, most=_MOST_FACTOR)
         return shapes.spread_levels(levels.reshape(panel.n_series, leads.size), panel, first_day=today + int(leads[0]))
 
     def to_artefacts(self) -> dict[str, Artefact]:
         return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
 
     @cached_property
-    def _booster(self) -> Any:
-        return load_booster(self.text)
+    def _forest(self) -> Forest:
+        return read_forest(self.text)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -17,8 +16,9 @@ from endcap.core.errors import InvalidInput
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.panels import Floats
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
-from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, load_booster, predict_ratios, tell_rows
+from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, predict_ratios, tell_rows
 from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins
+from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.hour_rows import expand_hours, sample_hours
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
 from endcap.solutions.forecasting.hours.pulses import Pulses, merge_pulses, survey_pulses
@@ -105,7 +105,7 @@ class HourlyFit:
         for first in range(0, panel.n_series, _SERIES_AT_ONCE):
             series = np.arange(first, min(first + _SERIES_AT_ONCE, panel.n_series))
             rows = expand_hours(panel, days, shapes=shapes, first_lead=int(leads[0]), n_leads=leads.size, series=series)
-            ratios = predict_ratios(self._booster, rows.features, most=_MOST_FACTOR)
+            ratios = predict_ratios(self._forest, rows.features, most=_MOST_FACTOR)
             means[series] = (rows.expected * ratios).reshape(series.size, panel.horizon)
         return means
 
@@ -113,5 +113,5 @@ class HourlyFit:
         return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
 
     @cached_property
-    def _booster(self) -> Any:
-        return load_booster(self.text)
+    def _forest(self) -> Forest:
+        return read_forest(self.text)
