@@ -8,7 +8,7 @@ from, and trees that try take the month's growth for a law.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,13 +22,13 @@ from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, pr
 from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins
 from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
-from endcap.solutions.forecasting.hours.pulses import Pulses, merge_pulses, survey_pulses
+from endcap.solutions.forecasting.hours.pulses import RECALLED_DAYS, Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.sampling import draw_rows
 from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, RatesFit, rates_of
 
-_MOST_ROWS = 1_000_000
+_MOST_ROWS = 1_200_000
 _ROUNDS = 100
-_PARAMETERS = {"learning_rate": 0.08, "num_leaves": 31, "min_data_in_leaf": 200, "min_sum_hessian_in_leaf": 40.0, "feature_fraction": 0.6}
+_PARAMETERS = {"learning_rate": 0.08, "num_leaves": 63, "min_data_in_leaf": 200, "min_sum_hessian_in_leaf": 40.0, "feature_fraction": 0.6}
 _MOST_FACTOR = 5.0
 _TEXT, _HEAD = "trees.txt", "trees.json"
 
@@ -77,9 +77,9 @@ class DailyFit:
         return self.rates.look_back_days
 
     def survey(self, shard: HourPanel) -> Learned:
-        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes)
+        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes, n_days=RECALLED_DAYS)
 
-    def inform(self, surveys: Sequence[Learned]) -> DailyFit:
+    def inform(self, surveys: Iterable[Learned]) -> DailyFit:
         return replace(self, pulses=merge_pulses(surveys, self.rates.shapes))
 
     def predict(self, shard: HourPanel) -> Floats:

@@ -6,7 +6,7 @@ series sold in it of late. Many times the rows of daily trees to forecast: a com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,7 +21,7 @@ from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts
 from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.hour_rows import expand_hours, sample_hours
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
-from endcap.solutions.forecasting.hours.pulses import Pulses, merge_pulses, survey_pulses
+from endcap.solutions.forecasting.hours.pulses import RECALLED_DAYS, Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.sampling import draw_rows
 from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, RatesFit, rates_of
 
@@ -81,9 +81,9 @@ class HourlyFit:
         return self.rates.look_back_days
 
     def survey(self, shard: HourPanel) -> Learned:
-        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes)
+        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes, n_days=RECALLED_DAYS)
 
-    def inform(self, surveys: Sequence[Learned]) -> HourlyFit:
+    def inform(self, surveys: Iterable[Learned]) -> HourlyFit:
         return replace(self, pulses=merge_pulses(surveys, self.rates.shapes))
 
     def predict(self, shard: HourPanel) -> Floats:
