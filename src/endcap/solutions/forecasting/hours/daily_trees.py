@@ -45,7 +45,6 @@ class DailyTrees:
         rates = rates_of(given)
         panel, facts = shard.latest(SURVEY_DAYS), choose_facts(shard)
         leads, origins = find_leads(panel), training_origins(panel)
-        leads = leads[leads >= 0]
         share = min(1.0, _MOST_ROWS / max(rates.shapes.n_series * origins.size * leads.size, 1))
         wanted = draw_rows(panel, origins + panel.start.toordinal(), share=share, seed=seed)
         rows = build_rows(
