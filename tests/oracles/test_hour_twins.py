@@ -168,7 +168,7 @@ def test_sparse_demand(fading: bool, panel: HourPanel) -> None:
 @given(panel=panels())
 def test_pulses_are_sums_by_group_of_what_each_day_expected(panel: HourPanel) -> None:
     shapes = learn(panel)
-    pulses = merge_pulses([survey_pulses(panel, shapes)], shapes)
+    pulses = merge_pulses([survey_pulses(panel, shapes, n_days=99)], shapes)
     usual, first = expect(panel, shapes), 0
     for names, labels in zip(pulses.groupings, pulses.labels, strict=True):
         for i, label in enumerate(labels.tolist()):

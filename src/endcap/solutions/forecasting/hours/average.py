@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,11 +56,13 @@ class AverageFit:
     def survey(self, shard: HourPanel) -> Learned:
         return {f"{name}.{key}": values for name, part in self.parts.items() for key, values in part.survey(shard).items()}
 
-    def inform(self, surveys: Sequence[Learned]) -> AverageFit:
+    def inform(self, surveys: Iterable[Learned]) -> AverageFit:
+        told = list(surveys)
+
         def own(survey: Learned, name: str) -> Learned:
             return {key.removeprefix(f"{name}."): values for key, values in survey.items() if key.startswith(f"{name}.")}
 
-        return replace(self, parts={name: part.inform([own(survey, name) for survey in surveys]) for name, part in self.parts.items()})
+        return replace(self, parts={name: part.inform(own(survey, name) for survey in told) for name, part in self.parts.items()})
 
     def predict(self, shard: HourPanel) -> Floats:
         answers = [part.predict(shard) for part in self.parts.values()]

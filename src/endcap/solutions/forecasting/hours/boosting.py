@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
 from endcap.loop.features.panels import Floats
+from endcap.solutions.forecasting.hours.forest import Forest
 from endcap.solutions.forecasting.hours.methods import Learned
 
 Doubles = NDArray[np.float64]
@@ -75,19 +76,10 @@ def boost(features: Floats, ratios: Doubles, weights: Doubles, *, rounds: int, s
     return str(lightgbm.train(settings, rows, num_boost_round=rounds).model_to_string())
 
 
-def load_booster(text: str) -> Any:
-    """LightGBM's model of its own text."""
-    import lightgbm
-
-    return lightgbm.Booster(model_str=text)
-
-
-def predict_ratios(booster: Any, features: Floats, *, most: float) -> Doubles:
-    """The ratio of each row, within a factor of ``most``. On one thread: shards run side by side."""
-    if len(features) == 0:
-        return np.ones(0)
-    answer: Doubles = np.clip(booster.predict(features, num_threads=1), 1.0 / most, most)
-    return answer
+def predict_ratios(forest: Forest, features: Floats, *, most: float) -> Doubles:
+    """The ratio of each row, within a factor of ``most``."""
+    ratios: Doubles = np.clip(forest.predict(features), 1.0 / most, most)
+    return ratios
 
 
 def _n_threads(n_rows: int) -> int:

@@ -8,10 +8,9 @@ from, and trees that try take the month's growth for a law.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -19,16 +18,17 @@ from endcap.core.errors import InvalidInput
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.panels import Floats
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
-from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, load_booster, predict_ratios, tell_rows
+from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, predict_ratios, tell_rows
 from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins
+from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
-from endcap.solutions.forecasting.hours.pulses import Pulses, merge_pulses, survey_pulses
+from endcap.solutions.forecasting.hours.pulses import RECALLED_DAYS, Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.sampling import draw_rows
 from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, RatesFit, rates_of
 
-_MOST_ROWS = 1_000_000
+_MOST_ROWS = 1_200_000
 _ROUNDS = 100
-_PARAMETERS = {"learning_rate": 0.08, "num_leaves": 31, "min_data_in_leaf": 200, "min_sum_hessian_in_leaf": 40.0, "feature_fraction": 0.6}
+_PARAMETERS = {"learning_rate": 0.08, "num_leaves": 63, "min_data_in_leaf": 200, "min_sum_hessian_in_leaf": 40.0, "feature_fraction": 0.6}
 _MOST_FACTOR = 5.0
 _TEXT, _HEAD = "trees.txt", "trees.json"
 
@@ -46,7 +46,6 @@ class DailyTrees:
         rates = rates_of(given)
         panel, facts = shard.latest(SURVEY_DAYS), choose_facts(shard)
         leads, origins = find_leads(panel), training_origins(panel)
-        leads = leads[leads >= 0]
         share = min(1.0, _MOST_ROWS / max(rates.shapes.n_series * origins.size * leads.size, 1))
         wanted = draw_rows(panel, origins + panel.start.toordinal(), share=share, seed=seed)
         rows = build_rows(
@@ -82,9 +81,9 @@ class DailyFit:
         return True
 
     def survey(self, shard: HourPanel) -> Learned:
-        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes)
+        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes, n_days=RECALLED_DAYS)
 
-    def inform(self, surveys: Sequence[Learned]) -> DailyFit:
+    def inform(self, surveys: Iterable[Learned]) -> DailyFit:
         return replace(self, pulses=merge_pulses(surveys, self.rates.shapes))
 
     def predict(self, shard: HourPanel) -> Floats:
@@ -102,12 +101,12 @@ class DailyFit:
             wanted=np.ones((panel.n_series, 1), dtype=np.bool_),
             learning=False,
         )
-        levels = rows.levels * predict_ratios(self._booster, rows.features, most=_MOST_FACTOR)
+        levels = rows.levels * predict_ratios(self._forest, rows.features, most=_MOST_FACTOR)
         return shapes.spread_levels(levels.reshape(panel.n_series, leads.size), panel, first_day=today + int(leads[0]))
 
     def to_artefacts(self) -> dict[str, Artefact]:
         return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
 
     @cached_property
-    def _booster(self) -> Any:
-        return load_booster(self.text)
+    def _forest(self) -> Forest:
+        return read_forest(self.text)

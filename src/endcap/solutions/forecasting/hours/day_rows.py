@@ -17,7 +17,7 @@ from endcap.solutions.forecasting.hours import day_kernels
 from endcap.solutions.forecasting.hours.pulses import KEEPS, N_PARTS, PSEUDO_DAYS, Pulses
 from endcap.solutions.forecasting.hours.shapes import Codes, Doubles, Shapes, find_patterns, see
 
-_ORIGINS = 28
+_ORIGINS = 42
 _BURN_IN_DAYS = 14
 _MOST_FACTS = 6
 _OWN = (
@@ -54,7 +54,7 @@ def choose_facts(panel: HourPanel) -> tuple[str, ...]:
 
 
 def training_origins(panel: HourPanel) -> Codes:
-    """The starts of the last four weeks' whole days, less those with under two weeks of history."""
+    """The starts of the last six weeks' whole days, less those with under two weeks of history."""
     today = panel.n_seen // HOURS
     return np.arange(min(max(_BURN_IN_DAYS, today - _ORIGINS), today), today)
 

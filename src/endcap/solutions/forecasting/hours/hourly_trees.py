@@ -6,10 +6,9 @@ series sold in it of late. Many times the rows of daily trees to forecast: a com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -17,11 +16,12 @@ from endcap.core.errors import InvalidInput
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.panels import Floats
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
-from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, load_booster, predict_ratios, tell_rows
+from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, predict_ratios, tell_rows
 from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins
+from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.hour_rows import expand_hours, sample_hours
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
-from endcap.solutions.forecasting.hours.pulses import Pulses, merge_pulses, survey_pulses
+from endcap.solutions.forecasting.hours.pulses import RECALLED_DAYS, Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.sampling import draw_rows
 from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, RatesFit, rates_of
 
@@ -47,7 +47,6 @@ class HourlyTrees:
         rates = rates_of(given)
         panel, facts = shard.latest(SURVEY_DAYS), choose_facts(shard)
         leads, origins = find_leads(panel), training_origins(panel)
-        leads = leads[leads >= 0]
         share = min(1.0, _MOST_ROWS / max(rates.shapes.n_series * origins.size * leads.size * _HOURS_OF_A_DAY, 1))
         wanted = draw_rows(panel, origins + panel.start.toordinal(), share=share, seed=seed + 1)
         days = build_rows(
@@ -86,9 +85,9 @@ class HourlyFit:
         return True
 
     def survey(self, shard: HourPanel) -> Learned:
-        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes)
+        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes, n_days=RECALLED_DAYS)
 
-    def inform(self, surveys: Sequence[Learned]) -> HourlyFit:
+    def inform(self, surveys: Iterable[Learned]) -> HourlyFit:
         return replace(self, pulses=merge_pulses(surveys, self.rates.shapes))
 
     def predict(self, shard: HourPanel) -> Floats:
@@ -110,7 +109,7 @@ class HourlyFit:
         for first in range(0, panel.n_series, _SERIES_AT_ONCE):
             series = np.arange(first, min(first + _SERIES_AT_ONCE, panel.n_series))
             rows = expand_hours(panel, days, shapes=shapes, first_lead=int(leads[0]), n_leads=leads.size, series=series)
-            ratios = predict_ratios(self._booster, rows.features, most=_MOST_FACTOR)
+            ratios = predict_ratios(self._forest, rows.features, most=_MOST_FACTOR)
             means[series] = (rows.expected * ratios).reshape(series.size, panel.horizon)
         return means
 
@@ -118,5 +117,5 @@ class HourlyFit:
         return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
 
     @cached_property
-    def _booster(self) -> Any:
-        return load_booster(self.text)
+    def _forest(self) -> Forest:
+        return read_forest(self.text)

@@ -7,7 +7,7 @@ training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
@@ -36,8 +36,11 @@ class HourFit(Protocol):
         """What forecasts of other shards must know of this one (how its products sold of late); empty for a method that looks at a shard alone."""
         ...
 
-    def inform(self, surveys: Sequence[Learned]) -> Self:
-        """The same fit, knowing what the surveys of all shards told at the origin to forecast from; an earlier survey is forgotten."""
+    def inform(self, surveys: Iterable[Learned]) -> Self:
+        """The same fit, knowing what the surveys of all shards told at the origin to forecast from; an earlier survey is forgotten.
+
+        They are taken one by one, so that a generator of them need not be in memory at once.
+        """
         ...
 
     def predict(self, shard: HourPanel) -> Floats:

@@ -6,8 +6,9 @@ is taken out: a day's weather or holiday says next to nothing of the next day, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,12 @@ _HALF_LIVES = np.array([20.0, 3.0, 1.5, 9.0])
 KEEPS = 0.5 ** (1 / _HALF_LIVES)
 PSEUDO_DAYS = np.array([0.5, 2.0, 1.5, 1.5])
 N_PARTS = 3
-_PSEUDO, _COMMON_PSEUDO = 8.0, 400.0
+_PSEUDO, _COMMON_PSEUDO = 8.0, 50.0
 
 Grouping = tuple[str, ...]
+
+# What a row of a series-day recalls: four weeks of its own days and of its groups'.
+RECALLED_DAYS = 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +56,16 @@ class Pulses:
     def marks(self, panel: HourPanel) -> Codes:
         """Each series' group by grouping but the first; ``n_groups`` for a group that did not tell."""
         marks = np.empty((len(self.groupings) - 1, panel.n_series), dtype=np.int64)
-        first = len(self.labels[0])
-        for i, (names, labels) in enumerate(zip(self.groupings[1:], self.labels[1:], strict=True)):
-            known = {tuple(row): first + j for j, row in enumerate(labels.tolist())}
+        for i, (names, known) in enumerate(zip(self.groupings[1:], self._numbers, strict=True)):
             of_series, own = group_series(panel, names)
             marks[i] = np.array([known.get(tuple(row), self.n_groups) for row in own.tolist()], dtype=np.int64)[of_series]
-            first += len(labels)
         return marks
+
+    @cached_property
+    def _numbers(self) -> list[dict[tuple[str, ...], int]]:
+        """By grouping but the first, the number of each group."""
+        firsts = np.cumsum([len(labels) for labels in self.labels])[:-1].tolist()
+        return [{tuple(row): first + j for j, row in enumerate(labels.tolist())} for first, labels in zip(firsts, self.labels[1:], strict=True)]
 
     def common(self, panel: HourPanel, *, unit: float) -> Doubles:
         """By whole day of the panel, what all series sold over what was expected; 1 before the first day that is told of.
@@ -106,8 +113,8 @@ def name_groupings(shapes: Shapes) -> tuple[Grouping, ...]:
     return tuple(groupings)
 
 
-def survey_pulses(panel: HourPanel, shapes: Shapes) -> Learned:
-    """What a block of series tells of its groups' days. One pass over the panel's cells."""
+def survey_pulses(panel: HourPanel, shapes: Shapes, *, n_days: int) -> Learned:
+    """What a block of series tells of its groups' latest days. One pass over the panel's cells; the levels rest on all of them."""
     groupings = name_groupings(shapes)
     marks, labels, first = [], {}, 0
     for i, names in enumerate(groupings):
@@ -122,34 +129,47 @@ def survey_pulses(panel: HourPanel, shapes: Shapes) -> Learned:
     day_kernels.tally_pulses(
         *see(panel), patterns.of_day, rows, likeness, place, shapes.prior_levels(panel), KEEPS, PSEUDO_DAYS, np.stack(marks), told, expected
     )
-    return {**labels, "told": told.astype(np.float32), "expected": expected.astype(np.float32), "last": np.array(_last_day(panel))}
+    first = max(told.shape[1] - n_days, 0)
+    return {
+        **labels,
+        "told": told[:, first:].astype(np.float32),
+        "expected": expected[:, first:].astype(np.float32),
+        "last": np.array(_last_day(panel)),
+    }
 
 
-def merge_pulses(surveys: Sequence[Learned], shapes: Shapes) -> Pulses:
-    """Surveys of all shards, summed by group. Raises InvalidInput for surveys of different days. O(groups x days)."""
+def merge_pulses(surveys: Iterable[Learned], shapes: Shapes) -> Pulses:
+    """Surveys of all shards, summed by group, one after the other: a generator of them need not be in memory at once.
+
+    Raises InvalidInput for surveys of different days. O(groups of each survey x days).
+    """
     groupings = name_groupings(shapes)
-    ends = {int(survey["last"]) for survey in surveys}
-    widths = {survey["told"].shape[1] for survey in surveys}
-    if len(ends) > 1 or len(widths) > 1:
-        raise InvalidInput(f"Surveys must be of the same days; these end at {sorted(ends)} and have {sorted(widths)} days.")
-    starts = [0] * len(surveys)
-    labels, parts = [], []
-    for i in range(len(groupings)):
-        own = [survey[f"labels.{i}"] for survey in surveys]
-        stacked = np.concatenate(own) if own else np.empty((0, len(groupings[i])), dtype=np.str_)
-        distinct, of_row = np.unique(stacked, axis=0, return_inverse=True) if groupings[i] else (stacked[:1], np.zeros(len(stacked), dtype=np.int64))
-        sums = np.zeros((2, len(distinct), next(iter(widths), 0)))
-        for name, total in zip(("told", "expected"), sums, strict=True):
-            values = [survey[name][start : start + len(rows)] for survey, start, rows in zip(surveys, starts, own, strict=True)]
-            if values:
-                np.add.at(total, of_row.reshape(-1), np.concatenate(values))
-        starts = [start + len(rows) for start, rows in zip(starts, own, strict=True)]
-        labels.append(distinct)
-        parts.append(sums)
-    told, expected = np.concatenate(parts, axis=1)
-    if not len(labels[0]):  # nobody told: all series together sold nothing
-        labels[0], told, expected = np.empty((1, 0), dtype=np.str_), np.zeros((1, told.shape[1])), np.zeros((1, told.shape[1]))
-    return Pulses(groupings, tuple(labels), told, expected, next(iter(ends), 0))
+    numbers: list[dict[tuple[str, ...], int]] = [{} for _ in groupings]
+    sums: list[Doubles] = []
+    last, n_days = 0, 0
+    for survey in surveys:
+        values = np.stack((survey["told"], survey["expected"]))
+        if not sums:
+            last, n_days = int(survey["last"]), values.shape[2]
+            sums = [np.zeros((2, 0, n_days)) for _ in groupings]
+        if (int(survey["last"]), values.shape[2]) != (last, n_days):
+            apart = int(survey["last"]) - last
+            raise InvalidInput(f"Surveys must be of the same {n_days} days; one has {values.shape[2]} and ends {apart:+d} days from the first.")
+        start = 0
+        for i, known in enumerate(numbers):
+            own = survey[f"labels.{i}"].tolist()
+            rows = np.array([known.setdefault(tuple(row), len(known)) for row in own], dtype=np.int64)
+            grown = len(known) - sums[i].shape[1]
+            sums[i] = np.concatenate((sums[i], np.zeros((2, grown, n_days))), axis=1) if grown else sums[i]
+            sums[i][:, rows] += values[:, start : start + len(own)]
+            start += len(own)
+    numbers[0].setdefault((), 0)  # where nobody told, all series together sold nothing
+    parts = (
+        [own if own.shape[1] == len(known) else np.zeros((2, len(known), n_days)) for own, known in zip(sums, numbers, strict=True)] if sums else []
+    )
+    told, expected = np.concatenate(parts, axis=1) if parts else np.zeros((2, 1, 0))
+    labels = tuple(np.array(list(known), dtype=np.str_).reshape(len(known), len(names)) for known, names in zip(numbers, groupings, strict=True))
+    return Pulses(groupings, labels, told, expected, last)
 
 
 def _last_day(panel: HourPanel) -> int:

@@ -6,7 +6,7 @@ which nothing was seen takes the level of what it resembles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ class MeanFit:
     def survey(self, shard: HourPanel) -> Learned:
         return {}
 
-    def inform(self, surveys: Sequence[Learned]) -> MeanFit:
+    def inform(self, surveys: Iterable[Learned]) -> MeanFit:
         return self
 
     def predict(self, shard: HourPanel) -> Floats:

@@ -133,9 +133,9 @@ class Shapes:
     def expand(self, patterns: DayPatterns) -> tuple[Doubles, Doubles]:
         """Expected sales of an hour at level 1 by row, kind of day and hour, and the places' factors on them."""
         kinds = self.days[:, :, None] * self.hours[:, IS_OFF.astype(np.int64)]
-        likeness = np.einsum("pk,rkh->rph", patterns.shares, kinds) / HOURS
-        place = np.einsum("pk,rkh->rph", patterns.shares, self.place_hours[:, IS_OFF.astype(np.int64)])
-        return np.ascontiguousarray(likeness), np.ascontiguousarray(place)
+        likeness = (patterns.shares / HOURS) @ kinds
+        off = patterns.shares[:, IS_OFF].sum(axis=1)
+        return likeness, np.stack((1 - off, off), axis=1) @ self.place_hours
 
     def spread_levels(self, levels: Doubles, panel: HourPanel, *, first_day: int) -> Floats:
         """Levels by series and day (n_series x n_days, the first of which is ``first_day``) as means of the panel's target hours."""

@@ -7,7 +7,7 @@ place (shrinkage as of James and Stein, *Estimation with quadratic loss*, 1961).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from endcap.solutions.forecasting.hours.shapes import Doubles, Shapes, find_patt
 from endcap.solutions.forecasting.hours.tallies import correct_shapes, tally_corrections
 
 LOOK_BACK_DAYS = 42
-SURVEY_DAYS = 70
+SURVEY_DAYS = 84
 _FILE = "shapes.npz"
 
 
@@ -57,9 +57,9 @@ class RatesFit:
     needs_survey: bool = False
 
     def survey(self, shard: HourPanel) -> Learned:
-        return survey_pulses(shard.latest(SURVEY_DAYS), self.shapes)
+        return survey_pulses(shard.latest(SURVEY_DAYS), self.shapes, n_days=SURVEY_DAYS)
 
-    def inform(self, surveys: Sequence[Learned]) -> RatesFit:
+    def inform(self, surveys: Iterable[Learned]) -> RatesFit:
         return replace(self, pulses=merge_pulses(surveys, self.shapes))
 
     def predict(self, shard: HourPanel) -> Floats:

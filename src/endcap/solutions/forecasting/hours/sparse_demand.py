@@ -9,7 +9,7 @@ seen, and a day counts as long as the share of its hours that were.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,7 +60,7 @@ class SparseFit:
     def survey(self, shard: HourPanel) -> Learned:
         return {}
 
-    def inform(self, surveys: Sequence[Learned]) -> SparseFit:
+    def inform(self, surveys: Iterable[Learned]) -> SparseFit:
         return self
 
     def predict(self, shard: HourPanel) -> Floats:

@@ -125,7 +125,7 @@ def test_an_origin_may_be_any_hour(name: str, hour: int, hidden: int, horizon: i
 
 
 @pytest.mark.parametrize("name", WITHOUT_TREES)
-@pytest.mark.parametrize("case", ["nothing seen", "nothing told", "nothing sold", "one sale", "one hour", "no facts", "no series"])
+@pytest.mark.parametrize("case", ["nothing seen", "nothing told", "nothing sold", "one sale", "one hour", "returns", "no facts", "no series"])
 def test_poor_data_give_a_forecast(name: str, case: str, make_hours: MakeHours, fit_all: FitAll) -> None:
     panel = make_hours(n_days=0 if case == "one hour" else 21, hour=1)
     sold = panel.sold.copy()
@@ -137,6 +137,8 @@ def test_poor_data_give_a_forecast(name: str, case: str, make_hours: MakeHours, 
         sold[:] = 0
         sold[3, 40] = float(case == "one sale")
         panel = replace(panel, sold=sold, unseen=None)
+    elif case == "returns":
+        panel = replace(panel, sold=np.where(np.arange(sold.shape[1]) % 3 == 0, -sold, sold).astype(np.float32))
     elif case == "no facts":
         panel = replace(panel, statics={}, likeness=(), place=None, daily={}, unseen=None)
     elif case == "no series":
@@ -144,6 +146,7 @@ def test_poor_data_give_a_forecast(name: str, case: str, make_hours: MakeHours, 
     answer = fit_all(build_methods([name]), [panel])[name].predict(panel)
     assert answer.shape == (panel.n_series, panel.horizon)
     assert np.isfinite(answer).all()
+    assert (answer >= 0).all()
     if case in ("nothing seen", "nothing told", "nothing sold"):
         assert (answer == 0).all()
     if case == "one sale":
