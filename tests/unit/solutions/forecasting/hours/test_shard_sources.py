@@ -16,7 +16,7 @@ from endcap.loop.features.hour_store import HourState, ShardState, put_day, put_
 from endcap.loop.features.packing import pack_arrays
 from endcap.pipelines.executors import HereExecutor, open_executor
 from endcap.solutions.forecasting.hours.shapes import group_series
-from endcap.solutions.forecasting.hours.shards import ShardSource, forget_shards, survey_shard
+from endcap.solutions.forecasting.hours.shards import ShardSource, forget_shards, score_shard
 from endcap.solutions.forecasting.hours.training import Shards
 from endcap.storage.opening import open_ports
 from endcap.storage.ports import BlobStore
@@ -116,7 +116,7 @@ def test_a_node_that_cannot_see_the_home_is_told_what_it_lacks(blobs: BlobStore,
     source = make_source(blobs)
     elsewhere = replace(source, blobs=open_ports("memory://").blobs)
     with pytest.raises(expected, match=r"^(A worker of the Ray cluster cannot read the model's hours: |)No bytes are kept") as raised:
-        Shards(elsewhere, executor).map(partial(survey_shard, source=elsewhere, origin=elsewhere.origin - 24, fit=None))
+        Shards(elsewhere, executor).map(partial(score_shard, source=elsewhere, origin=96, fits={}, spreads={}, groups={}, n_groups=0))
     assert ("same path" in str(raised.value)) == (executor.name == "ray")
 
 
@@ -125,7 +125,7 @@ def test_a_home_in_memory_is_refused_before_a_process_starts() -> None:
     with pytest.raises(InvalidInput, match=r"memory://\) cannot be read by other processes.*--home FOLDER"):
         pickle.dumps(source)
     with open_executor("processes", n_workers=1) as executor, pytest.raises(InvalidInput, match="cannot be read by other processes"):
-        executor.map(partial(survey_shard, source=source, origin=source.origin, fit=None), source.indexes)
+        executor.map(partial(score_shard, source=source, origin=96, fits={}, spreads={}, groups={}, n_groups=0), source.indexes)
 
 
 def test_a_home_with_a_relative_path_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
