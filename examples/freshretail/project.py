@@ -81,7 +81,6 @@ store_item_hour = ec.Forecast(
     static=[stores, products],
     slices=["city_id"],
     holidays="CN",
-    candidates=["shrunk_rates"],
     gate=ec.Gate(metric="rmse", bias=0.05),
     watch=[ec.Quality("rmse", factor=1.3)],
 )

@@ -22,7 +22,7 @@ from endcap.project.applying import apply
 from endcap.project.definitions import load_definitions
 
 if TYPE_CHECKING:
-    from endcap.loop.retraining.tasks import Task
+    from endcap.loop.retraining.tasks import DataRef, Task
 
 
 class RunResult(msgspec.Struct, frozen=True):
@@ -90,12 +90,20 @@ def run_task(
     done = turn(session, task, folder=folder, origin=origin, train=forced, verify=verify, wait_s=wait_s, reporter=reporter)
     page = None
     if report is not None and done.batch is not None:
-        from endcap.solutions.forecasting.report import write_report
-        from endcap.solutions.forecasting.task import ForecastTask
-
-        assert isinstance(task, ForecastTask), "the only solution so far"
-        page = str(write_report(session, task, done.data, done.batch, out=report))
+        page = str(_write_report(session, task, done.data, done.batch, out=report))
     return RunResult(task.name, done.run, done.decision.reason, done.judged, done.champion, done.batch, done.data.notes, page)
+
+
+def _write_report(session: Session, task: Task, data: DataRef, batch: Batch, *, out: Path) -> Path:
+    from endcap.solutions.forecasting.hours.report import write_report as write_hours
+    from endcap.solutions.forecasting.hours.task import HourForecastTask
+    from endcap.solutions.forecasting.report import write_report as write_days
+    from endcap.solutions.forecasting.task import ForecastTask
+
+    if isinstance(task, HourForecastTask):
+        return write_hours(session, task, data, batch, out=out)
+    assert isinstance(task, ForecastTask), "a forecast is daily or hourly"
+    return write_days(session, task, data, batch, out=out)
 
 
 def _set_up(session: Session, *, executor: str | None, memory: str | None) -> Session:

@@ -18,12 +18,12 @@ from endcap.loop.registry.comparisons import find_comparison
 from endcap.loop.registry.members import summarize_members
 from endcap.loop.registry.records import MODELS, VERSIONS, Champion, Comparison, MemberSummary, ModelRecord, Version
 from endcap.loop.registry.releases import get_champion
-from endcap.loop.registry.versions import get_model, get_version, latest_verdict
+from endcap.loop.registry.versions import find_gate_metric, get_model, get_version, latest_verdict
 from endcap.pipelines.records import RUNS, Run
 
 
 class ModelLine(msgspec.Struct, frozen=True):
-    """A model in a list."""
+    """A model in a list. ``figure`` is the champion's of ``metric``, which the model's gate compares."""
 
     model: str
     champion: str | None
@@ -34,12 +34,15 @@ class ModelLine(msgspec.Struct, frozen=True):
     last_run: str | None
     last_origin: str | None
     open_breach: bool
+    metric: str = "wape"
+    figure: float | None = None
 
 
 class ModelView(msgspec.Struct, frozen=True):
     """A model in full: its definition, what answers, its versions (newest first), the last run, readings, incidents, and its members at a glance.
 
-    ``apart`` counts the members that another version than the champion's answers for, by version; ``comparison`` is the one that runs.
+    ``apart`` counts the members that another version than the champion's answers for, by version; ``comparison`` is the one that runs;
+    ``metric`` is what the gate compares.
     """
 
     model: ModelRecord
@@ -54,15 +57,17 @@ class ModelView(msgspec.Struct, frozen=True):
     members: MemberSummary | None = None
     apart: dict[str, int] = {}
     comparison: Comparison | None = None
+    metric: str = "wape"
 
 
 class VersionView(msgspec.Struct, frozen=True):
-    """A version in full, with the newest verdict on it and whether it answers now."""
+    """A version in full, with the newest verdict on it, whether it answers now, and the metric that its model's gate compares."""
 
     version: Version
     verdict: Verdict | None
     champion: bool
     members: MemberSummary | None = None
+    metric: str = "wape"
 
 
 @verb("ls", permission=Permission.READ)
@@ -78,7 +83,8 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         version = get_version(session, thing)
         champion = get_champion(session, version.model)
         answers = champion is not None and champion.version == thing
-        return VersionView(version, latest_verdict(session, thing), answers, summarize_members(session, version))
+        metric = find_gate_metric(get_model(session, version.model))
+        return VersionView(version, latest_verdict(session, thing), answers, summarize_members(session, version), metric)
     model = get_model(session, thing)
     where = {"model": thing}
     champion = get_champion(session, thing)
@@ -98,6 +104,7 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         summarize_members(session, standing) if standing else None,
         _count_apart(session, champion) if champion else {},
         find_comparison(session, thing),
+        find_gate_metric(model),
     )
 
 
@@ -116,6 +123,7 @@ def _line(session: Session, model: ModelRecord) -> ModelLine:
     runs = session.records.find(RUNS, workspace=session.workspace, where={"subject": f"model/{model.name}"}, newest_first=True, limit=1)
     batches = session.records.find(BATCHES, workspace=session.workspace, where=where, newest_first=True, limit=1)
     readings = session.records.find(READINGS, workspace=session.workspace, where=where, newest_first=True, limit=1)
+    metric = find_gate_metric(model)
     return ModelLine(
         model=model.name,
         champion=champion.version if champion else None,
@@ -126,4 +134,6 @@ def _line(session: Session, model: ModelRecord) -> ModelLine:
         last_run=runs[0].status if runs else None,
         last_origin=batches[0].moment if batches else None,
         open_breach=bool(readings and readings[0].breached),
+        metric=metric,
+        figure=getattr(version.metrics, metric) if version else None,
     )

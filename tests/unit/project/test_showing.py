@@ -37,6 +37,7 @@ def test_a_list_says_what_answers_and_how_good_it_was(lived: Any) -> None:
     assert line.last_origin == lived.session.now().date().isoformat()
     assert line.wape is not None
     assert 0 < line.wape < 0.5
+    assert (line.metric, line.figure) == ("wape", line.wape)
 
 
 def test_a_model_is_shown_with_all_that_is_known_of_it(lived: Any) -> None:

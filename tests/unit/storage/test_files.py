@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from endcap.core.errors import InvalidInput, StorageFull
-from endcap.storage.files import delivering, remove_left_behind, replacing, telling_full
+from endcap.storage.files import delivering, remove_left_behind, replacing, replacing_many, telling_full
 from endcap.storage.liveness import is_left_behind, mark_process
 
 MARKING = "from endcap.storage.liveness import mark_process; print(mark_process())"
@@ -133,3 +133,36 @@ def test_a_folder_that_cannot_be_made_durable_is_told_as_it_is(tmp_path: Path, m
     with pytest.raises(StorageFull, match="file is written, but may be gone should the power fail now"):
         write(tmp_path / "file")
     assert names(tmp_path) == ["file"]
+
+
+def test_many_files_take_their_places_together_at_the_end(tmp_path: Path, dead_mark: str) -> None:
+    out, unfinished = tmp_path / "out", tmp_path / "out" / ".unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / f"{dead_mark}-1.part").write_bytes(b"of a process that died")
+    (out / "a").write_bytes(b"old")
+    with replacing_many(out, unfinished=unfinished) as put:
+        put([("a", b"new"), ("b", b"")])
+        put([("c", b"c")])
+        assert len(names(unfinished)) == 3
+        assert (out / "a").read_bytes() == b"old"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {"a": b"new", "b": b"", "c": b"c"}
+
+
+def test_a_block_that_raises_leaves_every_old_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(OSError, match="File name too long"), replacing_many(tmp_path, unfinished=tmp_path / ".unfinished") as put:
+        put([("a", b"new"), ("n" * 300, b"new")])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+def test_a_folder_in_the_place_of_one_of_many_files_leaves_them_all(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(InvalidInput, match="it is a folder"), replacing_many(tmp_path, unfinished=tmp_path / ".unfinished") as put:
+        put([("a", b"new"), ("b", b"new")])
+    assert names(tmp_path) == ["b"]
+
+
+def test_no_file_at_all_makes_the_folder(tmp_path: Path) -> None:
+    with replacing_many(tmp_path / "out", unfinished=tmp_path / "out" / ".unfinished"):
+        pass
+    assert names(tmp_path / "out") == []

@@ -63,8 +63,8 @@ class Forecast(msgspec.Struct, frozen=True):
         static: a table (or several) of facts per series, by some of its keys; its other columns describe the series.
         likeness: how the series of an hourly forecast resemble each other: static columns or keys, nearest first (product, category). Empty:
             every key but the first, then the static columns that belong to it, those of most values first.
-        place: the key or static column that names a place, whose hours have a shape of their own, and by which work is cut into shards.
-            None: the first key.
+        place: the key that names a place (a store), whose hours have a shape of their own, and by which work is cut into shards. None: the first
+            key.
         members: the keys whose values name a member: what is measured, released and rolled back apart (a store). Empty: every key, so that each
             series is a member; of an hourly forecast the place.
         retire_after: a member without a row for so long, in whole days, is retired: it is not forecast any more. None: never.
@@ -166,10 +166,27 @@ class Forecast(msgspec.Struct, frozen=True):
         hours = parse_duration(self.horizon) / parse_duration("1h")
         if hours != int(hours) or not 1 <= hours <= 24 * 14:
             raise DefinitionError(f"{what} has horizon={self.horizon!r}; an hourly one is 1 to 336 whole hours.", hint="write horizon='48h'")
+        # What arrives an hour at a time is folded into what stands, without reading it again.
+        if self.target.fold not in _ADDITIVE:
+            raise DefinitionError(f"{what} folds its target by {self.target.fold}; hours are folded by {list(_ADDITIVE)}.", hint="as ec.sum(...)")
+        if self.censored is not None and self.censored.fold != "max":
+            raise DefinitionError(
+                f"{what} folds censored by {self.censored.fold}; of an hour's rows the one that hides most counts.",
+                hint=f"write censored=ec.max({self.censored.column!r})",
+            )
         for name, aggregate in (("target", self.target), ("censored", self.censored)):
-            # What arrives an hour at a time is folded into what stands, without reading it again.
-            if aggregate is not None and aggregate.fold not in _ADDITIVE:
-                raise DefinitionError(f"{what} folds its {name} by {aggregate.fold}; hours are folded by {list(_ADDITIVE)}.", hint="as ec.max(...)")
+            if aggregate is not None and aggregate.table != self.table:
+                raise DefinitionError(f"{what} takes its {name} from another table than '{self.table.name}'.", hint="only daily forecasts do that")
+        for name, aggregate in self.known_ahead.items():
+            if aggregate.table is not None and aggregate.table.name == self.table.name:
+                raise DefinitionError(
+                    f"{what} takes the fact '{name}' from '{self.table.name}', the target's own table.",
+                    hint="of that only new files are read: declare another ec.Table on the same files, with the event_time of a day",
+                )
+            if aggregate.table is not None and aggregate.table.known_at is not None:
+                raise DefinitionError(
+                    f"{what} takes the fact '{name}' from '{aggregate.table.name}', which has known_at; that is read for daily ones only."
+                )
         if self.past or self.open is not None or self.demand:
             raise DefinitionError(f"{what} is hourly and has past, open or demand, which only daily forecasts have.")
 
@@ -216,6 +233,7 @@ class Forecast(msgspec.Struct, frozen=True):
             raise DefinitionError(f"{what} has slices {list(self.slices)} but no static table.", hint="give static=ec.Table(...)")
         # A panel keeps all columns by name; these two are its own.
         clash = (set(self.known_ahead) & set(self.past)) | ({"target", "censored"} & (set(self.known_ahead) | set(self.past)))
+        clash |= set(self.keys) & set(self.known_ahead) if self.hourly else set()
         if clash:
             raise DefinitionError(f"{what} uses the names {sorted(clash)} twice.")
 
@@ -223,6 +241,10 @@ class Forecast(msgspec.Struct, frozen=True):
         set_field(self, "likeness", as_names(self.likeness, what=f"{what} likeness"))
         if not self.hourly and (self.likeness or self.place is not None):
             raise DefinitionError(f"{what} is daily and has likeness or place, which only hourly forecasts have.")
+        if self.place is not None and self.place not in self.keys:
+            raise DefinitionError(
+                f"{what} has place={self.place!r}, which is not among its keys {list(self.keys)}.", hint=suggest(self.place, self.keys)
+            )
 
     @property
     def hourly(self) -> bool:

@@ -19,7 +19,7 @@ from endcap.faces.cli.entry import tame
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
-from endcap.loop.evaluation.records import Metrics, Verdict
+from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
 from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
 from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Version
@@ -31,6 +31,8 @@ from endcap.project.showing import ModelLine, ModelView, VersionView
 from endcap.project.starting import FirstForecast, Started
 
 _NO_RELEASE = 6
+_MEASURES = ("wape", "mae", "rmsse", "rmspe")
+_HOUR_MEASURES = ("rmse", "crps", "day_wape", "wape")
 
 
 class _Paper(Console):
@@ -100,7 +102,7 @@ def _(result: FirstForecast, console: Console) -> None:
     shown = result.version or (result.tried[0] if result.tried else None)
     if shown is not None:
         console.print(Text("Back-test: baselines and models on the same rows", style="bold"))
-        _show_leaderboard(shown, console)
+        _show_leaderboard(shown, console, metric="wape")
     console.print(Text("The gate", style="bold"))
     for judged in result.run.judged:
         _show_judged(judged, console)
@@ -152,10 +154,10 @@ def _(result: VersionView, console: Console) -> None:
     version = result.version
     state = "the champion" if result.champion else "not the champion"
     console.print(Text(f"{version.id}: {version.candidate}, {state}, trained {_plain(version.created_at)} on days up to {version.trained_until}"))
-    _show_leaderboard(version, console)
+    _show_leaderboard(version, console, metric=result.metric)
     _show_verdict(result.verdict, console)
-    _show_slices(version, console)
-    _show_members(result.members, version, console)
+    _show_slices(version, console, metric=result.metric)
+    _show_members(result.members, version, console, metric=result.metric)
     _show_doubts(version.notes, console)
     for file in version.files:
         console.print(Text(f"  {file.name:<24} {file.kind:<9} {file.n_bytes:>9,} bytes  sha256 {file.sha256[:16]}"))
@@ -171,10 +173,10 @@ def _(result: ModelView, console: Console) -> None:
         console.print(Text(f"champion {champion.version} since {_plain(champion.since)}"))
         for version_id, n in result.apart.items():
             console.print(Text(f"  but {version_id} answers for {n:,} members"))
-        _show_leaderboard(result.champion_version, console)
+        _show_leaderboard(result.champion_version, console, metric=result.metric)
         _show_verdict(result.verdict, console)
-        _show_slices(result.champion_version, console)
-        _show_members(result.members, result.champion_version, console)
+        _show_slices(result.champion_version, console, metric=result.metric)
+        _show_members(result.members, result.champion_version, console, metric=result.metric)
         _show_doubts(result.champion_version.notes, console)
     if result.comparison is not None:
         running = result.comparison
@@ -182,7 +184,8 @@ def _(result: ModelView, console: Console) -> None:
             Text(f"{running.challenger} answers for {running.n_b:,} members since {_plain(running.since)}: endcap comparison {running.model}")
         )
     for version in result.versions:
-        console.print(Text(f"  {version.id:<28} {version.candidate:<18} WAPE {_number(version.metrics.wape)}  {_plain(version.created_at)}"))
+        figure = f"{name_metric(result.metric)} {_number(getattr(version.metrics, result.metric))}"
+        console.print(Text(f"  {version.id:<28} {version.candidate:<18} {figure}  {_plain(version.created_at)}"))
     for reading in result.readings[:5]:
         word = "BREACHED" if reading.breached else "ok"
         if reading.members is not None:
@@ -225,18 +228,24 @@ def _(result: ComparisonView, console: Console) -> None:
         console.print(Text(f"when it ended: {result.comparison.finding}"))
 
 
-def _show_leaderboard(version: Version, console: Console) -> None:
+def _show_leaderboard(version: Version, console: Console, *, metric: str) -> None:
+    """All candidates by the gate's metric; of what is measured for hours only, the columns stand where anybody has the figure."""
+    hourly = any(m.crps is not None or m.day_wape is not None for m in version.leaderboard.values())
+    measures: tuple[str, ...] = _HOUR_MEASURES if hourly else _MEASURES
+    measures = measures if metric in measures else (metric, *measures)
     grid = Grid(box=None, pad_edge=False, header_style="bold")
-    for column in ("candidate", "WAPE", "MAE", "RMSSE", "RMSPE", "bias", "covers 90 %", "rows"):
-        grid.add_column(column, justify="left" if column == "candidate" else "right")
-    for name, metrics in sorted(version.leaderboard.items(), key=lambda item: _sort_key(item[1])):
+    grid.add_column("candidate")
+    for column in (*map(name_metric, measures), "bias", "covers 90 %", "rows"):
+        grid.add_column(column, justify="right")
+    for name, metrics in sorted(version.leaderboard.items(), key=lambda item: _sort_key(item[1], metric)):
         mark = "* " if name == version.candidate else "  "
         kind = " ·" if name in version.baselines else ""
-        figures = [_number(metrics.wape), _number(metrics.mae), _number(metrics.rmsse), _number(metrics.rmspe)]
         shares = [_percent(metrics.bias, sign="+"), _percent(metrics.coverage_90)]
-        grid.add_row(Text(f"{mark}{name}{kind}"), *figures, *shares, f"{metrics.n:,}")
+        grid.add_row(Text(f"{mark}{name}{kind}"), *(_number(getattr(metrics, measure)) for measure in measures), *shares, f"{metrics.n:,}")
     console.print(grid)
     console.print(Text("  * chosen, · baseline; all on the same back-test rows", style="dim"))
+    if hourly:
+        console.print(Text("  WAPE by the hour pays for forecasting too little where most hours are zero: look at it beside the bias", style="dim"))
 
 
 def _show_verdict(verdict: Verdict | None, console: Console) -> None:
@@ -248,25 +257,26 @@ def _show_verdict(verdict: Verdict | None, console: Console) -> None:
         console.print(Text(f"  {'passed ' if check.passed else 'REFUSED'} {check.sentence}", style="" if check.passed else "red"))
 
 
-def _show_slices(version: Version, console: Console) -> None:
+def _show_slices(version: Version, console: Console, *, metric: str) -> None:
     by: dict[str, list[str]] = {}
     for piece in version.slices:
-        by.setdefault(piece.by, []).append(f"{piece.value} {_number(piece.metrics.wape)}")
+        by.setdefault(piece.by, []).append(f"{piece.value} {_number(getattr(piece.metrics, metric))}")
     for name, pieces in by.items():
         shown = pieces[:8]
-        console.print(Text(f"  WAPE by {name}: {', '.join(shown)}{' ...' if len(pieces) > len(shown) else ''}"))
+        console.print(Text(f"  {name_metric(metric)} by {name}: {', '.join(shown)}{' ...' if len(pieces) > len(shown) else ''}"))
     if version.members:
         fallen = f", {len(version.members_fallen_back)} answer by their fallback" if version.members_fallen_back else ""
         console.print(Text(f"  {version.members} members with a fit of their own{fallen}"))
 
 
-def _show_members(members: MemberSummary | None, version: Version, console: Console) -> None:
+def _show_members(members: MemberSummary | None, version: Version, console: Console, *, metric: str) -> None:
     if members is None:
         return
     console.print(Text(f"  {members.n:,} members: {', '.join(f'{n:,} {status}' for status, n in members.by_status.items())}"))
     for line in members.worst:
+        own = f", WAPE {_number(line.wape)}" if metric == "wape" else ""
         against = f", {line.ratio:.2f} of {line.baseline}'s" if line.ratio is not None else ""
-        console.print(Text(f"    bad: {line.member}, WAPE {_number(line.wape)}{against}"))
+        console.print(Text(f"    bad: {line.member}{own}{against}"))
     for reason, n in members.fallen_back.items():
         console.print(Text(f"    fallback of {n:,}: {reason}"))
     console.print(Text(f"    see them with: endcap members {version.id} --order status"))
@@ -300,7 +310,7 @@ def _row_of_model(line: ModelLine) -> dict[str, Any]:
         "model": line.model,
         "champion": line.champion or "-",
         "method": line.candidate or "-",
-        "WAPE": _number(line.wape),
+        "error": "-" if line.figure is None else f"{name_metric(line.metric)} {_number(line.figure)}",
         "since": line.since,
         "versions": line.versions,
         "last run": line.last_run or "-",
@@ -348,7 +358,13 @@ def _describe_moved(release: Release) -> str:
 
 
 def _row_of_version(version: Version) -> dict[str, Any]:
-    return {"version": version.id, "method": version.candidate, "WAPE": _number(version.metrics.wape), "trained": version.created_at}
+    return {"version": version.id, "method": version.candidate, "error": _describe_error(version.metrics), "trained": version.created_at}
+
+
+def _describe_error(metrics: Metrics) -> str:
+    """The WAPE of a daily forecast; of an hourly one what means something by the hour."""
+    measures = ("rmse", "crps", "day_wape") if metrics.crps is not None or metrics.day_wape is not None else ("wape",)
+    return ", ".join(f"{name_metric(measure)} {_number(getattr(metrics, measure))}" for measure in measures)
 
 
 def _row_of_audit(row: AuditRow) -> dict[str, Any]:
@@ -432,8 +448,9 @@ _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
 }
 
 
-def _sort_key(metrics: Metrics) -> float:
-    return metrics.wape if metrics.wape is not None else float("inf")
+def _sort_key(metrics: Metrics, metric: str) -> float:
+    figure: float | None = getattr(metrics, metric)
+    return float("inf") if figure is None else figure
 
 
 def _number(value: float | None) -> str:

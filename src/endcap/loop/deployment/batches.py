@@ -116,6 +116,9 @@ def read_batch(session: Session, batch: Batch, *, utc: bool = False) -> pa.Table
     import pyarrow.compute as pc
 
     table = session.tables.read(PREDICTIONS, partition=batch.partition)
+    if table.num_rows != batch.n_rows:  # parts that it no longer has were not taken away yet
+        parts = [{**batch.partition, "part": f"{n:04d}"} for n in range(batch.n_parts)]
+        table = pa.concat_tables(session.tables.read(PREDICTIONS, partition=part) for part in parts)
     table = table.append_column("version", pa.repeat(pa.scalar(batch.version), table.num_rows))
     stamps = pa.repeat(pa.scalar(batch.predicted_at, pa.timestamp("us", tz=batch.zone)), table.num_rows)
     table = table.append_column("predicted_at", pc.local_timestamp(stamps))

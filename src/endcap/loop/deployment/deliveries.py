@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -17,14 +18,19 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.batches import add_ids, find_batches, read_batch
 from endcap.loop.deployment.records import Batch, Delivery
-from endcap.storage.files import delivering
+from endcap.storage.files import delivering, replacing_many
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    Cut = tuple[dict[str, str | int | None], pa.Table]
+
 MANIFEST = "manifest.json"
 FORMATS = ("parquet", "csv")
 _MOST_NAME_BYTES = 200
+_UNFINISHED = ".unfinished"
+_AT_ONCE = 64  # files that are in memory together
+_HINT = "with --by, give --out a folder that you may write to"
 
 
 class DeliveredFile(msgspec.Struct, frozen=True):
@@ -68,8 +74,9 @@ def deliver_predictions(
     ``version``, ``predicted_at``; then what else the solution gives, such as ``demand``. ``utc`` adds the instants ``ts_utc`` and
     ``predicted_at_utc``. ``origin`` is the day or hour of an older batch (None: the newest). ``out`` is the file, which is replaced whole.
     ``by`` names keys: then ``out`` is a folder with one file for each of their values (``store_id=17.parquet``) in the ``format`` parquet or
-    csv, each replaced whole, and a ``manifest.json``, written last, with every file's rows and SHA-256; files of the delivery before that
-    are not in this one are taken away. None: one file.
+    csv, and a ``manifest.json``, written last, with every file's rows and SHA-256; files of the delivery before that are not in this one are
+    taken away. All files are on the disk before the first takes its place, so that a full disk leaves the old delivery whole; after a crash
+    each file is an old or a new one whole, and while the manifest's digests fit, they are of one delivery. None: one file.
     """
     import pyarrow as pa
 
@@ -97,11 +104,17 @@ def _write_folder(table: pa.Table, out: Path, batches: Sequence[Batch], *, by: t
         raise InvalidInput(f"{out} is a file.", hint="with --by, give --out a folder")
     before = _read_manifest(out / MANIFEST)
     files: list[DeliveredFile] = []
-    for keys, rows in _cut(table, by):
-        name = _name_file(keys, ending=ending)
-        payload = _encode(rows, ending=ending)
-        _deliver(out / name, payload)
-        files.append(DeliveredFile(name, keys, rows.num_rows, len(payload), hashlib.sha256(payload).hexdigest()))
+    try:
+        with replacing_many(out, unfinished=out / _UNFINISHED) as put:
+            for cut in _batch(_cut(table, by), n=_AT_ONCE):
+                payloads = [(_name_file(keys, ending=ending), _encode(rows, ending=ending)) for keys, rows in cut]
+                put(payloads)
+                files += [
+                    DeliveredFile(name, keys, rows.num_rows, len(payload), hashlib.sha256(payload).hexdigest())
+                    for (keys, rows), (name, payload) in zip(cut, payloads, strict=True)
+                ]
+    except OSError as error:
+        raise InvalidInput(f"The folder {out} cannot be written: {error}.", hint=_HINT) from error
     manifest = Manifest(
         model=batches[0].model,
         origin=batches[0].moment,
@@ -114,9 +127,15 @@ def _write_folder(table: pa.Table, out: Path, batches: Sequence[Batch], *, by: t
         files=tuple(files),
     )
     _deliver(out / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-    for name in {file.name for file in (before.files if before else ())} - {file.name for file in files}:
-        (out / name).unlink(missing_ok=True)
+    _take_away(out, {file.name for file in (before.files if before else ())} - {file.name for file in files})
     return len(files)
+
+
+def _take_away(out: Path, names: Iterable[str]) -> None:
+    """Take files of the delivery before out of its folder; what a manifest of somebody else's making names elsewhere is passed over."""
+    for name in names:
+        if Path(name).name == name and name.isprintable() and name != MANIFEST and not (out / name).is_dir():
+            (out / name).unlink(missing_ok=True)
 
 
 def _read_manifest(path: Path) -> Manifest | None:
@@ -127,7 +146,12 @@ def _read_manifest(path: Path) -> Manifest | None:
         return None
 
 
-def _cut(table: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | int | None], pa.Table]]:
+def _batch(cuts: Iterator[Cut], *, n: int) -> Iterator[list[Cut]]:
+    while taken := list(islice(cuts, n)):
+        yield taken
+
+
+def _cut(table: pa.Table, by: tuple[str, ...]) -> Iterator[Cut]:
     """The rows of each value of the keys, in the order in which they stand. One sort of the row numbers, then slices."""
     import numpy as np
     import pyarrow as pa
@@ -150,11 +174,15 @@ def _cut(table: pa.Table, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str |
 
 def _name_file(keys: dict[str, str | int | None], *, ending: str) -> str:
     """``store_id=17.parquet``; what no file name may hold is escaped as in an address, a null is ``%null``, and a name too long ends in a hash."""
-    parts = [f"{quote(name, safe='')}={'%null' if value is None else quote(str(value), safe='')}" for name, value in keys.items()]
+    parts = [f"{_escape(name)}={'%null' if value is None else _escape(str(value))}" for name, value in keys.items()]
     name = ",".join(parts)
     if len(name) > _MOST_NAME_BYTES:
         name = f"{name[: _MOST_NAME_BYTES - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return f"{name}.{ending}"
+
+
+def _escape(text: str) -> str:
+    return quote(text, safe="").replace("~", "%7E")  # what marks a shortened name stands in no other
 
 
 def _write_file(table: pa.Table, out: Path) -> None:
@@ -164,7 +192,7 @@ def _write_file(table: pa.Table, out: Path) -> None:
 
 
 def _deliver(path: Path, payload: bytes) -> None:
-    with delivering(path, what=str(path), hint="with --by, give --out a folder that you may write to", n_bytes=len(payload)) as file:
+    with delivering(path, what=str(path), hint=_HINT, n_bytes=len(payload)) as file:
         file.write(payload)
 
 

@@ -31,6 +31,15 @@ class Metrics(msgspec.Struct, frozen=True):
     day_wape: float | None = None
 
 
+def name_metric(metric: str) -> str:
+    """A metric as people write it.
+
+    >>> name_metric("rmse"), name_metric("day_wape")
+    ('RMSE', 'day WAPE')
+    """
+    return metric.replace("_", " ").upper().replace("DAY", "day")
+
+
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """One check of a verdict: its figure, its limit, and the sentence a person reads."""
 

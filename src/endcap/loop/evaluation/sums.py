@@ -140,28 +140,57 @@ def sum_errors(
 
     ``groups`` gives each series' group, ``day_of`` the day of each target, numbered from 0. A few passes over the cells.
     """
-    there = np.isfinite(actual)
-    y, f = np.where(there, actual, 0.0).astype(np.float64), np.where(there, forecast, 0.0).astype(np.float64)
-    error = f - y
-    rows: dict[str, Sums] = {
-        "n": there.sum(axis=1),
-        "actual": y.sum(axis=1),
-        "forecast": f.sum(axis=1),
-        "abs_error": np.abs(error).sum(axis=1),
-        "squared_error": np.square(error).sum(axis=1),
-    }
+    cells = _measure_cells(actual, forecast, lower=lower, upper=upper, crps=crps)
     starts = np.flatnonzero(np.diff(day_of, prepend=-1))
-    rows["day_error"] = np.abs(np.add.reduceat(error, starts, axis=1)).sum(axis=1)
+    rows = {name: values.sum(axis=1, dtype=np.float64) for name, values in cells.items()}
+    rows["day_error"] = np.abs(np.add.reduceat(cells["forecast"] - cells["actual"], starts, axis=1)).sum(axis=1)
     rows["day_actual"] = rows["actual"]
-    if crps is not None:
-        rows["crps"], rows["n_scored"] = np.where(there, crps, 0.0).sum(axis=1, dtype=np.float64), rows["n"]
-    if lower is not None and upper is not None:
-        rows["covered"] = (there & (lower <= actual) & (actual <= upper)).sum(axis=1)
-        rows["width"], rows["n_banded"] = np.where(there, upper - lower, 0.0).sum(axis=1, dtype=np.float64), rows["n"]
     found = np.zeros((len(FIELDS), n_groups))
     for name, values in rows.items():
         found[FIELDS.index(name)] = np.bincount(groups, weights=values, minlength=n_groups)
     return found
+
+
+def sum_targets(
+    actual: NDArray[np.float32],
+    forecast: NDArray[np.float32],
+    *,
+    lower: NDArray[np.float32] | None = None,
+    upper: NDArray[np.float32] | None = None,
+    crps: NDArray[np.float32] | None = None,
+) -> Sums:
+    """Sums of one origin over all series by target, len(FIELDS) x horizon, from the same arrays; there are none of sums by day."""
+    found = np.zeros((len(FIELDS), actual.shape[1]))
+    for name, values in _measure_cells(actual, forecast, lower=lower, upper=upper, crps=crps).items():
+        found[FIELDS.index(name)] = values.sum(axis=0, dtype=np.float64)
+    return found
+
+
+def _measure_cells(
+    actual: NDArray[np.float32],
+    forecast: NDArray[np.float32],
+    *,
+    lower: NDArray[np.float32] | None,
+    upper: NDArray[np.float32] | None,
+    crps: NDArray[np.float32] | None,
+) -> dict[str, NDArray[Any]]:
+    """What each cell adds to the sums, by field; nothing where its actual is NaN."""
+    there = np.isfinite(actual)
+    y, f = np.where(there, actual, 0.0).astype(np.float64), np.where(there, forecast, 0.0).astype(np.float64)
+    error = f - y
+    cells: dict[str, NDArray[Any]] = {
+        "n": there,
+        "actual": y,
+        "forecast": f,
+        "abs_error": np.abs(error),
+        "squared_error": np.square(error),
+    }
+    if crps is not None:
+        cells["crps"], cells["n_scored"] = np.where(there, crps, 0.0), there
+    if lower is not None and upper is not None:
+        cells["covered"] = there & (lower <= actual) & (actual <= upper)
+        cells["width"], cells["n_banded"] = np.where(there, upper - lower, 0.0), there
+    return cells
 
 
 def _share(above: float, below: float) -> float | None:

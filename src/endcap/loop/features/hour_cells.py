@@ -10,18 +10,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from endcap.loop.features.hour_panels import HOURS
-from endcap.loop.features.panels import Flags, Floats, Revisions
+from endcap.loop.features.hour_panels import HOURS, HourRevisions
+from endcap.loop.features.panels import Flags, Floats
 
 Rows = NDArray[np.int32]
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _compiled: Callable[[_Kernel], _Kernel] = njit(cache=True, nogil=True)
-FOLDS = {"sum": 0, "count": 1, "min": 2, "max": 3}
+FOLDS = {"sum": 0, "count": 0, "min": 1, "max": 2}  # what is counted comes as 1 where there is a value, and 0 elsewhere
 
 
 @_compiled
 def fold_cells(cells: Floats, rows: Rows, ticks: Rows, values: Floats, fold: int) -> int:
-    """Fold values into cells in place, in their order: 0 sums, 1 counts, 2 keeps the least, 3 the greatest.
+    """Fold values into cells in place, in their order: 0 sums, 1 keeps the least, 2 the greatest.
 
     Values that are not finite are left out. Returns how many met a cell that had a value. O(values).
     """
@@ -32,14 +32,12 @@ def fold_cells(cells: Floats, rows: Rows, ticks: Rows, values: Floats, fold: int
             continue
         standing = cells[rows[i], ticks[i]]
         if np.isnan(standing):
-            cells[rows[i], ticks[i]] = 1.0 if fold == 1 else value
+            cells[rows[i], ticks[i]] = value
             continue
         n_met += 1
         if fold == 0:
             cells[rows[i], ticks[i]] = standing + value
         elif fold == 1:
-            cells[rows[i], ticks[i]] = standing + 1.0
-        elif fold == 2:
             cells[rows[i], ticks[i]] = min(standing, value)
         else:
             cells[rows[i], ticks[i]] = max(standing, value)
@@ -75,9 +73,9 @@ class HourCells:
 
     sold: Floats
     unseen: Flags | None
-    revisions: Revisions | None = None
+    revisions: HourRevisions | None = None
     n_met: int = 0
-    _late: list[tuple[Rows, Rows, Rows, Floats]] = field(default_factory=list)
+    _late: list[tuple[Rows, Rows, Rows, Floats, Flags]] = field(default_factory=list)
 
     @staticmethod
     def empty(n_series: int, n_days: int, *, censored: bool) -> HourCells:
@@ -93,42 +91,93 @@ class HourCells:
         assert self.unseen is not None, "flags are streamed only where the model declares them"
         flag_cells(self.unseen, rows, ticks, values, most)
 
-    def restate(self, rows: Rows, ticks: Rows, values: Floats, arrivals: Rows, *, hidden: int) -> None:
+    def restate(self, rows: Rows, ticks: Rows, values: Floats, arrivals: Rows, *, hidden: int, unseen: Flags | None = None) -> None:
         """State cells anew, rows in the order in which they were known; those that arrived late are kept back until ``settle``."""
         late = arrivals > ticks + 1 + hidden
+        flags = np.zeros(values.shape, dtype=np.bool_) if unseen is None else unseen
         self.sold[rows[~late], ticks[~late]] = values[~late]
+        if self.unseen is not None:
+            self.unseen[rows[~late], ticks[~late]] = flags[~late]
         if late.any():
-            self._late.append((rows[late], ticks[late], arrivals[late], values[late]))
+            self._late.append((rows[late], ticks[late], arrivals[late], values[late], flags[late]))
+
+    def is_stated(self, rows: Rows, ticks: Rows) -> bool:
+        """Whether any of these cells has a statement already."""
+        stated = bool(np.isfinite(self.sold[rows, ticks]).any() or (self.unseen is not None and self.unseen[rows, ticks].any()))
+        if stated or self.revisions is None:
+            return stated
+        n_ticks = self.sold.shape[1]
+        return bool(np.isin(rows.astype(np.int64) * n_ticks + ticks, self.revisions.series * n_ticks + self.revisions.ticks).any())
 
     def settle(self, *, hidden: int) -> None:
         """Bring late statements into the cells, and list them with what stood before, so that any origin can be seen as it was."""
         if not self._late:
             return
-        rows, ticks, arrivals, values = (np.concatenate(parts) for parts in zip(*self._late, strict=True))
+        rows, ticks, arrivals, values, flags = (np.concatenate(parts) for parts in zip(*self._late, strict=True))
         self._late.clear()
         n_ticks = self.sold.shape[1]
         cells = np.unique(rows.astype(np.int64) * n_ticks + ticks)
         old = self.revisions
         listed = np.empty(0, np.int64) if old is None else np.unique(old.series * n_ticks + old.ticks)
         before = np.setdiff1d(cells, listed, assume_unique=True)
-        stood = self.sold.reshape(-1)[before]
-        before, stood = before[np.isfinite(stood)], stood[np.isfinite(stood)]
+        unseen = np.zeros(before.size, dtype=np.bool_) if self.unseen is None else self.unseen.reshape(-1)[before]
+        stood = np.isfinite(self.sold.reshape(-1)[before]) | unseen
+        before, unseen = before[stood], unseen[stood]
         columns = [
-            (before // n_ticks, before % n_ticks, before % n_ticks + 1 + hidden, stood),
-            *([] if old is None else [(old.series, old.ticks, old.arrivals, old.values)]),
-            (rows, ticks, arrivals, values),
+            (before // n_ticks, before % n_ticks, before % n_ticks + 1 + hidden, self.sold.reshape(-1)[before], unseen),
+            *([] if old is None else [(old.series, old.ticks, old.arrivals, old.values, old.unseen)]),
+            (rows, ticks, arrivals, values, flags),
         ]
-        series, at, came, said = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-        order = np.argsort(came, kind="stable")
-        self.revisions = Revisions(
-            series[order].astype(np.int64), at[order].astype(np.int64), came[order].astype(np.int64), said[order].astype(np.float32)
+        if self.unseen is None:
+            columns = [(*column[:4], np.zeros(column[0].size, dtype=np.bool_)) for column in columns]
+        series, at, came, said, flagged = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+        order = np.lexsort((at, series, came))  # stable: of one cell's statements the one known last stays last
+        self.revisions = HourRevisions(
+            series[order].astype(np.int64),
+            at[order].astype(np.int64),
+            came[order].astype(np.int64),
+            said[order].astype(np.float32),
+            None if self.unseen is None else flagged[order],
         )
         self.sold[self.revisions.series, self.revisions.ticks] = self.revisions.values  # of several, the one that came last stands
+        if self.unseen is not None and self.revisions.unseen is not None:
+            self.unseen[self.revisions.series, self.revisions.ticks] = self.revisions.unseen
 
     def take(self, series: slice) -> HourCells:
         """The cells of some series, as views."""
         revisions = self.revisions
         if revisions is not None:
             kept = (revisions.series >= series.start) & (revisions.series < series.stop)
-            revisions = Revisions(revisions.series[kept] - series.start, revisions.ticks[kept], revisions.arrivals[kept], revisions.values[kept])
+            revisions = revisions.keep(kept, series=revisions.series - series.start)
         return HourCells(self.sold[series], None if self.unseen is None else self.unseen[series], revisions)
+
+
+@dataclass(frozen=True, eq=False)
+class TouchedDays:
+    """The days that new rows touch, whose columns stand side by side while they are filled."""
+
+    days: NDArray[np.int64]
+
+    def narrow(self, revisions: HourRevisions | None) -> HourRevisions | None:
+        """The revisions of these days, in ticks of the columns side by side."""
+        if revisions is None:
+            return None
+        day = revisions.ticks // HOURS
+        place = np.minimum(np.searchsorted(self.days, day), self.days.size - 1)
+        return revisions.keep(self.days[place] == day, earlier=(self.days[place] - place) * HOURS)
+
+    def widen(self, revisions: HourRevisions | None, *, beside: HourRevisions | None) -> HourRevisions | None:
+        """Revisions of the columns in true ticks again, with those of other days beside them, ordered by arrival."""
+        if revisions is None:
+            return beside
+        place = revisions.ticks // HOURS
+        own = revisions.keep(np.ones(revisions.n, dtype=np.bool_), earlier=-(self.days[place] - place) * HOURS)
+        if beside is None:
+            return own
+        others = beside.keep(~np.isin(beside.ticks // HOURS, self.days))
+        flags = None if own.unseen is None or others.unseen is None else np.concatenate([own.unseen, others.unseen])
+        series, ticks, arrivals, values = (
+            np.concatenate([getattr(own, part), getattr(others, part)]) for part in ("series", "ticks", "arrivals", "values")
+        )
+        order = np.lexsort((ticks, series, arrivals))
+        return HourRevisions(series[order], ticks[order], arrivals[order], values[order], None if flags is None else flags[order])

@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.durations import parse_duration
-from endcap.core.errors import DefinitionError, InvalidInput, suggest, unknown
+from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote
 from endcap.core.zones import load_zone
+from endcap.loop.data.failures import reading
 from endcap.loop.data.sources import Source
-from endcap.loop.features.hour_cells import HourCells
+from endcap.loop.features.hour_cells import HourCells, TouchedDays
+from endcap.loop.features.hour_facts import FactReader, fold_sql, value_sql
 from endcap.loop.features.hour_panels import HOURS
 from endcap.loop.features.hour_store import HourState, ShardState, put_day, put_revisions, put_series, read_revisions, read_series
 from endcap.loop.features.packing import pack_arrays, unpack_arrays
 from endcap.loop.features.panel_loading import Doubt
-from endcap.loop.features.panels import Floats, Revisions
+from endcap.loop.features.panels import Floats
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,7 +41,22 @@ _SERIES_AT_ONCE = 12_500
 _SHARD_BYTES = 2**28
 _CELL_BYTES = 5
 _BATCH_ROWS = 1_000_000
-_REACH = timedelta(days=400)  # facts further ahead than this are not kept
+_MOST_SURPLUS_HOURS = 24 * 100  # how far a state may grow beyond MOST_HOURS before it is made anew
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What some rows hold: how many are known, the ends of their times, the latest known-at, and when the first of the others will count."""
+
+    n_rows: int
+    first: datetime | None
+    last: datetime | None
+    known_until: datetime | None
+    waits_until: datetime | None
+
+
+class _OutOfOrderError(Exception):
+    """A row states an hour that was stated before, and was known no later than what was read already."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +84,21 @@ def load_hours(
 
     Without a ``standing`` state all rows of the target's table are read; with one only those of ``fresh``, which holds its new files (None:
     there are none). Tables of facts are read again where their names are in ``changed``. A row that was read stays read: rows of a file that
-    changed or went away ask for a load without a standing state.
+    changed or went away ask for a load without a standing state. All rows are read again, too, where a new row lies before the first day of
+    the state or far beyond its last, where it states an hour that was stated before and was known earlier, and when a row that lay in the
+    future has come to count: then the state is what it would be had everything been read at once.
 
     Several rows of a cell are folded. Where the table has ``known_at``, rows of one hour and a later known-at restate the hour instead, and
-    back-tests see what was known at their origins. Rows with a null key or after ``now`` are left out; infinite values are missing.
+    back-tests see what was known at their origins. Rows with a null key or after ``now`` are left out; infinite values, and those too large
+    for a single float, are missing, and so are negative ones once they are folded.
     Cost: one pass over the rows read; memory: 5 bytes a cell for as many shards as fit into ``memory_limit`` bytes; with more, a pass for each
     such group of shards.
     """
-    loading = _HourLoading(forecast, sources=sources, engine=engine, blobs=blobs, now=now, memory_limit=memory_limit)
-    if standing is None:
-        return loading.load_all()
-    return loading.add(standing, fresh, changed=changed)
+    with reading(forecast.table.name, columns=sources[forecast.table.name].columns):
+        loading = _HourLoading(forecast, sources=sources, engine=engine, blobs=blobs, now=now, memory_limit=memory_limit)
+        if standing is None:
+            return loading.load_all()
+        return loading.add(standing, fresh, changed=changed)
 
 
 class _HourLoading:
@@ -95,50 +116,34 @@ class _HourLoading:
         self.memory_limit = memory_limit
         self.source = sources[forecast.table.name]
         self.doubts: list[Doubt] = []
+        self.n_met = self.n_negative = 0
         self.place = forecast.place or forecast.keys[0]
+        self.facts = FactReader(forecast, sources, engine, self.place, now, self.doubts)
         self._check_columns()
 
     def _check_columns(self) -> None:
-        what = f"Forecast '{self.forecast.name}'"
         for key in self.forecast.keys:
             if key not in self.source.columns:
                 raise InvalidInput(
                     unknown("column", key, self.source.columns, where=f"Table '{self.source.table.name}'"), hint=suggest(key, self.source.columns)
                 )
-        if self.place not in self.forecast.keys:
-            raise DefinitionError(
-                f"{what} has place={self.place!r}, which is not among its keys {list(self.forecast.keys)}.",
-                hint=suggest(self.place, self.forecast.keys),
-            )
-        for name, aggregate in self.forecast.known_ahead.items():
-            assert aggregate.table is not None, "definitions fill in the table"
-            if aggregate.table.name == self.source.table.name:
-                raise DefinitionError(
-                    f"{what} takes the fact '{name}' from '{aggregate.table.name}', the target's own table.",
-                    hint="of that only new files are read: declare another ec.Table on the same files, with the event_time of a day",
-                )
-            if aggregate.table.known_at is not None:
-                raise DefinitionError(
-                    f"{what} takes the fact '{name}' from '{aggregate.table.name}', which has known_at; that is read for daily ones only."
-                )
 
     # ---- everything
 
     def load_all(self) -> LoadedHours:
-        n_rows, first, last = self._survey(self.source)
+        found = self._survey(self.source)
+        first, last = found.first, found.last
         if first is None or last is None:
             raise InvalidInput(
                 f"Table '{self.source.table.name}' has no row with a key and a time up to {self.now.date()}.",
                 hint="look at the file, its event_time and its zone",
             )
-        start = max(first.date(), last.date() - timedelta(hours=MOST_HOURS))
-        if start > first.date():
-            self._doubt(f"days before {start}", (start - first.date()).days, "left out: an hourly panel holds 1,500 days")
+        start = self._find_start(first.date(), last.date())
         n_ticks = _count_hours(start, last) + 1
         bounds = self._name_series(n_days=-(-n_ticks // HOURS))
-        labels, codes = self._read_statics()
-        keys = self._keys()
-        facts = self._read_facts(start, {a.table.name for a in self.forecast.known_ahead.values() if a.table is not None})
+        labels, codes = self.facts.read_statics()
+        keys = self.facts.keys()
+        facts = self.facts.read_daily(start, {a.table.name for a in self.forecast.known_ahead.values() if a.table is not None})
         shards: list[ShardState] = []
         for group in self._group(bounds, n_ticks=n_ticks):
             shards += self._load_group(group, start=start, n_ticks=n_ticks, keys=keys, codes=codes, facts=facts)
@@ -150,27 +155,56 @@ class _HourLoading:
             censored=self.forecast.censored is not None,
             shards=tuple(shards),
             labels=labels,
-            likeness=self._find_likeness(labels),
+            likeness=self.facts.find_likeness(labels),
             place=self.place,
             holidays=self.forecast.holidays,
+            known_until=found.known_until,
+            waits_until=found.waits_until,
         )
-        return LoadedHours(state, n_rows, tuple(self.doubts))
+        self._doubt_cells()
+        return LoadedHours(state, found.n_rows, tuple(self.doubts))
 
-    def _survey(self, source: Source) -> tuple[int, datetime | None, datetime | None]:
+    def _find_start(self, first: date, last: date) -> date:
+        start = max(first, last - timedelta(hours=MOST_HOURS))
+        if start > first:
+            self._doubt(f"days before {start}", (start - first).days, "left out: an hourly panel holds 1,500 days")
+        return start
+
+    def _survey(self, source: Source) -> _Survey:
         absent = " OR ".join(f"{quote(key)} IS NULL" for key in self.forecast.keys)
-        n, n_absent, first, last = self.engine.execute(
-            f"SELECT count(*), count(*) FILTER (WHERE {absent}), min(__event_time) FILTER (WHERE NOT ({absent})),"
-            f" max(__event_time) FILTER (WHERE NOT ({absent})) FROM ({source.sql}) WHERE {self._known(source)}"
-        ).fetchall()[0]
+        known = self._known(source)
+        until = f"max(__known_at) FILTER (WHERE {known})" if source.table.known_at is not None else "NULL"
+        n_all, n, n_absent, first, last, known_until = self._one(
+            f"SELECT count(*), count(*) FILTER (WHERE {known}), count(*) FILTER (WHERE {known} AND ({absent})),"
+            f" min(__event_time) FILTER (WHERE {known} AND NOT ({absent})), max(__event_time) FILTER (WHERE {known} AND NOT ({absent})), {until}"
+            f" FROM ({source.sql})"
+        )
         self._doubt("rows without a key", n_absent, "left out")
-        return int(n), first, last
+        n_future, waits_until = 0, None
+        if n_all > n:
+            come = "__event_time"
+            if source.table.known_at is not None:
+                come = f"greatest(__event_time, CASE WHEN __known_at IS NULL THEN NULL ELSE {_in_zone('__known_at', source)} END)"
+                absent += " OR __known_at IS NULL"
+            n_future, waits_until = self._one(
+                f"SELECT count(*), min({come}) FROM ({source.sql})"
+                f" WHERE NOT ({known}) AND NOT ({absent}) AND {value_sql(source, self.forecast.target)} IS NOT NULL"
+            )
+        self._doubt("rows that lie in the future", n_future, "left out until then")
+        return _Survey(int(n), first, last, known_until, waits_until)
+
+    def _one(self, statement: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self.engine.execute(statement).fetchall()[0]
+        return row
 
     def _known(self, source: Source) -> str:
-        local = self.now.astimezone(load_zone(source.zone)).replace(tzinfo=None)
-        known = f"__event_time < TIMESTAMP '{local.isoformat(sep=' ')}'"
+        known = f"__event_time < TIMESTAMP '{self._local_now(source).isoformat(sep=' ')}'"
         if source.table.known_at is not None:
             known += f" AND __known_at <= TIMESTAMP '{self.now.replace(tzinfo=None).isoformat(sep=' ')}'"
         return known
+
+    def _local_now(self, source: Source) -> datetime:
+        return self.now.astimezone(load_zone(source.zone)).replace(tzinfo=None)
 
     def _name_series(self, *, n_days: int) -> list[tuple[int, int]]:
         """Number the series, those of a place side by side, and cut them into shards, between places where that can be."""
@@ -181,7 +215,7 @@ class _HourLoading:
             f" FROM (SELECT DISTINCT {keys} FROM ({self.source.sql}) WHERE {present} AND {self._known(self.source)})"
         )
         sizes = self.engine.execute(f"SELECT count(*) FROM __series GROUP BY {quote(self.place)} ORDER BY min(__s)").fetchnumpy()
-        most = int(np.clip(_SHARD_BYTES // (n_days * HOURS * _CELL_BYTES), 1, _SERIES_AT_ONCE))
+        most = _most_series(n_days)
         ends = np.cumsum(np.asarray(next(iter(sizes.values())), dtype=np.int64))
         bounds: list[tuple[int, int]] = []
         first = 0
@@ -222,7 +256,8 @@ class _HourLoading:
             batch["row"] = batch["row"] - np.int32(low)
             self._fill(cells, batch, hidden=hidden)
         cells.settle(hidden=hidden)
-        self._doubt_cells(cells)
+        self.n_met += cells.n_met
+        self.n_negative += int((cells.sold < 0).sum())
         shards = []
         for first, last in group:
             part = cells.take(slice(first - low, last - low))
@@ -244,140 +279,85 @@ class _HourLoading:
         known-at, the tick of ``arrival``; then in the order in which they were known.
         """
         zero = f"TIMESTAMP '{start.isoformat()} 00:00:00'"
+        restated = source.table.known_at is not None
+        named = [(f"__{name}", aggregate) for name, aggregate in self._folded()]  # no column of the table may be meant by these
+        own = [*(quote(k) for k in self.forecast.keys), "__event_time", *(["__known_at"] if restated else [])]
+        own += [f"{value_sql(source, aggregate)} AS {name}" for name, aggregate in named]
         on = " AND ".join(f"r.{quote(k)} = __series.{quote(k)}" for k in self.forecast.keys)
         columns = [f"__s AS \"row\", CAST(date_diff('hour', {zero}, r.__event_time) AS INTEGER) AS tick"]
-        columns += [f"{_value(source, aggregate)} AS {name}" for name, aggregate in self._folded()]
-        restated = source.table.known_at is not None
+        columns += [f"r.{name} AS {name.removeprefix('__')}" for name, _ in named]
         if restated:
-            # Known exactly on the hour counts for the origin of that hour; any later, for the next one.
-            local = f"timezone('{source.zone}', timezone('UTC', r.__known_at)) + INTERVAL 1 HOUR - INTERVAL 1 MICROSECOND"
-            columns.append(f"CAST(date_diff('hour', {zero}, {local}) AS INTEGER) AS arrival, r.__known_at AS known")
+            # Known exactly on the hour counts for the origin of that hour; any later, for the next one. When clocks are put back, a later
+            # instant may have an earlier hour: no statement may come before one that was known earlier.
+            last = "INTERVAL 1 MICROSECOND"
+            known = ("r.__known_at", f"r.__known_at - {last}")
+            hours = [f"date_diff('hour', {zero}, {_in_zone(instant, source)} + INTERVAL 1 HOUR - {last})" for instant in known]
+            columns.append(f"CAST(greatest({', '.join(hours)}) AS INTEGER) AS arrival, r.__known_at AS known")
         statement = (
-            f"SELECT {', '.join(columns)} FROM ({source.sql}) r JOIN __series ON {on}"
+            f"SELECT {', '.join(columns)} FROM (SELECT {', '.join(own)} FROM ({source.sql})) r JOIN __series ON {on}"
             f" WHERE r.__event_time >= {zero} AND {self._known(source)} AND {where}"
         )
         names = ["row", "tick", *(name for name, _ in self._folded())]
         if restated:
-            folds = ", ".join(f"CAST({_fold_sql(a)}({name}) FILTER (WHERE isfinite({name})) AS FLOAT) AS {name}" for name, a in self._folded())
+            folds = ", ".join(f"TRY_CAST({fold_sql(a)}({name}) FILTER (WHERE isfinite({name})) AS FLOAT) AS {name}" for name, a in self._folded())
             group = '"row", tick, arrival, known'
             statement = f'SELECT {group}, {folds} FROM ({statement}) GROUP BY {group} ORDER BY known, "row", tick'
-            names.append("arrival")
+            names += ["arrival", "known"]
         for batch in self.engine.sql(statement).to_arrow_reader(_BATCH_ROWS):
             yield {name: batch[name].to_numpy(zero_copy_only=False) for name in names}
 
     def _fill(self, cells: HourCells, batch: dict[str, NDArray[Any]], *, hidden: int) -> None:
-        rows, ticks = batch["row"], batch["tick"]
+        rows, ticks, most = batch["row"], batch["tick"], self.forecast.censored_most
         if "arrival" in batch:
-            cells.restate(rows, ticks, batch["value"], batch["arrival"], hidden=hidden)
-        else:
-            cells.fold(rows, ticks, batch["value"], how=self.forecast.target.fold)
+            unseen = batch["censored"] > most if "censored" in batch else None
+            cells.restate(rows, ticks, batch["value"], batch["arrival"], hidden=hidden, unseen=unseen)
+            return
+        cells.fold(rows, ticks, batch["value"], how=self.forecast.target.fold)
         if "censored" in batch:
-            cells.flag(rows, ticks, batch["censored"], most=self.forecast.censored_most)
+            cells.flag(rows, ticks, batch["censored"], most=most)
 
     def _folded(self) -> list[tuple[str, Aggregate]]:
         found = [("value", self.forecast.target)]
         return [*found, ("censored", self.forecast.censored)] if self.forecast.censored is not None else found
 
-    def _keys(self) -> dict[str, list[str]]:
-        columns = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in self.forecast.keys)
-        table = self.engine.sql(f"SELECT {columns} FROM __series ORDER BY __s").to_arrow_table()
-        return {key: table[key].to_pylist() for key in self.forecast.keys}
-
-    # ---- facts
-
-    def _read_statics(self) -> tuple[dict[str, tuple[str, ...]], dict[str, NDArray[np.int32]]]:
-        """Labels and codes of every key and every column of the static tables; -1 where a series has none."""
-        texts: dict[str, list[str | None]] = {name: list(values) for name, values in self._keys().items()}
-        for static in self.forecast.static:
-            source = self.sources[static.name]
-            shared = [key for key in self.forecast.keys if key in source.columns]
-            facts = [name for name in source.columns if name not in self.forecast.keys]
-            if not shared or not facts:
-                continue
-            for name in facts:
-                if name in texts:
-                    raise InvalidInput(f"Two static tables of '{self.forecast.name}' have a column '{name}'.", hint="derive it under another name")
-            self._doubt_contradictions(source, shared, facts)
-            chosen = ", ".join(f"min(CAST({quote(name)} AS VARCHAR)) AS {quote(name)}" for name in facts)
-            keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
-            table = self.engine.sql(
-                f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({source.sql}) GROUP BY {keys}) f ON {on} ORDER BY __s"
-            ).to_arrow_table()
-            texts |= {name: table[name].to_pylist() for name in facts}
-        missing = [name for name in (*self.forecast.slices, *self.forecast.likeness) if name not in texts]
-        if missing:
-            where = f"Forecast '{self.forecast.name}'"
-            raise InvalidInput(unknown("static column", missing[0], texts, where=where), hint=suggest(missing[0], texts))
-        coded = {name: _encode(values) for name, values in texts.items()}
-        return {name: labels for name, (labels, _) in coded.items()}, {name: codes for name, (_, codes) in coded.items()}
-
-    def _doubt_contradictions(self, source: Source, shared: list[str], facts: list[str]) -> None:
-        keys = ", ".join(quote(k) for k in shared)
-        for name in facts:
-            found = self.engine.execute(
-                f"SELECT count(*) OVER (), concat_ws('/', {keys}) FROM ({source.sql}) GROUP BY {keys}"
-                f" HAVING count(DISTINCT {quote(name)}) > 1 ORDER BY {keys} LIMIT 3"
-            ).fetchall()
-            if found:
-                shown = ", ".join(str(row[1]) for row in found)
-                self._doubt(f"{'/'.join(shared)} with several values of '{name}' ({shown})", int(found[0][0]), "the least of them is taken")
-
-    def _find_likeness(self, labels: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-        if self.forecast.likeness:
-            return self.forecast.likeness
-        items = [key for key in self.forecast.keys if key != self.place]
-        facts = [
-            name
-            for static in self.forecast.static
-            if any(key in items for key in self.sources[static.name].columns)
-            for name in self.sources[static.name].columns
-            if name in labels and name not in self.forecast.keys
-        ]
-        return (*items, *sorted(facts, key=lambda name: -len(labels[name])))
-
-    def _read_facts(self, start: date, tables: set[str]) -> dict[str, Floats]:
-        """Known-ahead facts by name, n_series x n_days from ``start`` on; NaN where there is no row."""
-        found: dict[str, Floats] = {}
-        (n_series,) = self.engine.execute("SELECT count(*) FROM __series").fetchall()[0]
-        for name in sorted(tables):
-            source = self.sources[name]
-            wanted = {n: a for n, a in self.forecast.known_ahead.items() if a.table is not None and a.table.name == name}
-            shared = [key for key in self.forecast.keys if key in source.columns]
-            on = " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared) or "true"
-            folds = ", ".join(f"CAST({_fold_sql(a)}({_value(source, a)}) AS FLOAT) AS {quote(n)}" for n, a in wanted.items())
-            end = min(self.now.date(), date.max - _REACH) + _REACH
-            keys = "".join(f"{quote(k)}, " for k in shared)
-            own = f" EXCLUDE ({', '.join(quote(k) for k in shared)})" if shared else ""
-            day = f"CAST(date_diff('day', DATE '{start.isoformat()}', CAST(__event_time AS DATE)) AS INTEGER)"
-            table = self.engine.sql(
-                f"SELECT __s, f.*{own} FROM (SELECT {keys}{day} AS __day, {folds} FROM ({source.sql})"
-                f" WHERE __event_time >= DATE '{start.isoformat()}' AND __event_time < DATE '{end.isoformat()}' GROUP BY ALL) f JOIN __series ON {on}"
-            ).to_arrow_table()
-            series, days = table["__s"].to_numpy(), table["__day"].to_numpy()
-            n_days = int(days.max(initial=-1)) + 1
-            for fact in wanted:
-                values = np.full((n_series, n_days), np.nan, dtype=np.float32)
-                values[series, days] = table[fact].to_numpy(zero_copy_only=False)
-                found[fact] = values
-        return found
-
     # ---- only what is new
 
     def add(self, standing: HourState, fresh: Source | None, *, changed: frozenset[str]) -> LoadedHours:
+        if standing.waits_until is not None and standing.waits_until < self._local_now(self.source):
+            return self.load_all()
         self._name_standing(standing)
         state, n_rows = standing, 0
         if fresh is not None:
-            n_rows, first, last = self._survey(fresh)
-            if first is not None and last is not None:
-                state = self._add_rows(self._add_series(standing, fresh), fresh, last=last)
+            found = self._survey(fresh)
+            n_rows = found.n_rows
+            waits = [when for when in (standing.waits_until, found.waits_until) if when is not None]
+            latest = _latest(standing.known_until, found.known_until)
+            state = msgspec.structs.replace(standing, waits_until=min(waits, default=None), known_until=latest)
+            if found.first is not None and found.last is not None:
+                last = max(found.last, datetime.combine(standing.start, datetime.min.time()) + timedelta(hours=standing.n_ticks - 1))
+                start = self._find_start(min(found.first.date(), standing.start), last.date())
+                n_ticks = _count_hours(standing.start, last) + 1
+                if start < standing.start or n_ticks > MOST_HOURS + _MOST_SURPLUS_HOURS:
+                    return self._load_again()
+                try:
+                    wider = self._add_series(state, fresh, n_days=-(-n_ticks // HOURS))
+                    state = self._add_rows(wider, fresh, n_ticks=n_ticks, known_until=standing.known_until)
+                except _OutOfOrderError:
+                    return self._load_again()
+                self._doubt_cells()
         statics = {table.name for table in self.forecast.static}
         facts = {a.table.name for a in self.forecast.known_ahead.values() if a.table is not None}
-        grown = state.n_series > standing.n_series
-        if grown or statics & changed:
+        came = state.n_series > standing.n_series
+        if came or statics & changed:
             state = self._renew_statics(state)
-        if (grown and facts) or facts & changed:
+        if (came and facts) or facts & changed:
             state = self._renew_facts(state, facts)
         return LoadedHours(state, n_rows, tuple(self.doubts))
+
+    def _load_again(self) -> LoadedHours:
+        self.doubts.clear()
+        self.n_met = self.n_negative = 0
+        return self.load_all()
 
     def _name_standing(self, state: HourState) -> None:
         """Number the series as the state holds them, shard after shard."""
@@ -393,8 +373,8 @@ class _HourLoading:
         self.engine.execute(f"CREATE OR REPLACE TEMP TABLE __series AS SELECT __s, {typed} FROM __named")
         self.engine.unregister("__named")
 
-    def _add_series(self, state: HourState, fresh: Source) -> HourState:
-        """New series go to the end of the last shard, or into a shard of their own once that is full."""
+    def _add_series(self, state: HourState, fresh: Source, *, n_days: int) -> HourState:
+        """New series go to the end of the last shard, or into shards of their own once that is full."""
         keys = ", ".join(quote(k) for k in self.forecast.keys)
         absent = " OR ".join(f"{quote(k)} IS NULL" for k in self.forecast.keys)
         self.engine.execute(
@@ -407,12 +387,15 @@ class _HourLoading:
         if table.num_rows == 0:
             return state
         new = {key: table[key].to_pylist() for key in self.forecast.keys}
-        shards = list(state.shards)
-        if shards and shards[-1].n_series + table.num_rows <= 2 * _SERIES_AT_ONCE:
+        shards, most = list(state.shards), _most_series(n_days)
+        if shards[-1].n_series + table.num_rows <= 2 * most:
             shards[-1] = self._widen(shards[-1], new)
         else:
-            empty = {name: np.full(table.num_rows, -1, np.int32) for name in state.labels}
-            shards.append(ShardState(n_series=table.num_rows, series=put_series(self.blobs, new, empty), days=(), facts=""))
+            for first in range(0, table.num_rows, most):
+                own = {name: values[first : first + most] for name, values in new.items()}
+                n = min(most, table.num_rows - first)
+                empty = {name: np.full(n, -1, np.int32) for name in state.labels}
+                shards.append(ShardState(n_series=n, series=put_series(self.blobs, own, empty), days=(), facts=""))
         return msgspec.structs.replace(state, shards=tuple(shards))
 
     def _widen(self, shard: ShardState, new: dict[str, list[str]]) -> ShardState:
@@ -431,14 +414,14 @@ class _HourLoading:
         series = put_series(self.blobs, {name: values + new[name] for name, values in keys.items()}, wider)
         return msgspec.structs.replace(shard, n_series=shard.n_series + n_new, series=series, days=tuple(days))
 
-    def _add_rows(self, state: HourState, fresh: Source, *, last: datetime) -> HourState:
-        """Fold the rows of new files into the days they touch."""
+    def _add_rows(self, state: HourState, fresh: Source, *, n_ticks: int, known_until: datetime | None) -> HourState:
+        """Fold the rows of new files into the days they touch. Raises _OutOfOrderError where that needs what was read before."""
         batches = list(self._stream(fresh, start=state.start))
         rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]} if batches else {}
         ends = np.cumsum([shard.n_series for shard in state.shards])
-        n_ticks = max(state.n_ticks, _count_hours(state.start, last) + 1)
+        if "known" in rows and known_until is not None:
+            rows["early"] = rows.pop("known") <= np.datetime64(known_until)
         shards = []
-        n_met = 0
         for shard, end in zip(state.shards, ends, strict=True):
             first = int(end) - shard.n_series
             own = (rows["row"] >= first) & (rows["row"] < end) if rows else np.empty(0, np.bool_)
@@ -447,13 +430,10 @@ class _HourLoading:
                 continue
             batch = {name: values[own] for name, values in rows.items()}
             batch["row"] = batch["row"] - np.int32(first)
-            filled, met = self._fill_days(shard, batch, hidden=state.hidden, censored=state.censored)
-            n_met += met
-            shards.append(filled)
-        self._doubt("rows of an hour that had a row already", n_met, f"folded by {self.forecast.target.fold}")
+            shards.append(self._fill_days(shard, batch, hidden=state.hidden, censored=state.censored))
         return msgspec.structs.replace(state, n_ticks=n_ticks, shards=tuple(shards))
 
-    def _fill_days(self, shard: ShardState, batch: dict[str, NDArray[Any]], *, hidden: int, censored: bool) -> tuple[ShardState, int]:
+    def _fill_days(self, shard: ShardState, batch: dict[str, NDArray[Any]], *, hidden: int, censored: bool) -> ShardState:
         days, place = np.unique(batch["tick"] // HOURS, return_inverse=True)
         standing = list(shard.days) + [""] * (int(days[-1]) + 1 - len(shard.days))
         cells = HourCells.empty(shard.n_series, days.size, censored=censored)
@@ -466,28 +446,33 @@ class _HourLoading:
         # Columns of the days touched stand side by side; late statements are listed by their true ticks.
         shift = (days * HOURS - np.arange(days.size) * HOURS)[place].astype(np.int32)
         old = read_revisions(self.blobs, shard.revisions)
-        touched = _Touched(days)
+        touched = TouchedDays(days)
         cells.revisions = touched.narrow(old)
         narrow = {**batch, "tick": batch["tick"] - shift, **({"arrival": batch["arrival"] - shift} if "arrival" in batch else {})}
+        if "early" in batch and cells.is_stated(narrow["row"][batch["early"]], narrow["tick"][batch["early"]]):
+            raise _OutOfOrderError
+        n_negative = int((cells.sold < 0).sum())
         self._fill(cells, narrow, hidden=hidden)
         cells.settle(hidden=hidden)
+        self.n_met += cells.n_met
+        self.n_negative += max(0, int((cells.sold < 0).sum()) - n_negative)
         for i, day in enumerate(days.tolist()):
             standing[day] = put_day(self.blobs, cells.sold, cells.unseen, place=i)
         revisions = put_revisions(self.blobs, touched.widen(cells.revisions, beside=old))
-        return msgspec.structs.replace(shard, days=tuple(standing), revisions=revisions), cells.n_met
+        return msgspec.structs.replace(shard, days=tuple(standing), revisions=revisions)
 
     def _renew_statics(self, state: HourState) -> HourState:
-        labels, codes = self._read_statics()
+        labels, codes = self.facts.read_statics()
         shards, first = [], 0
         for shard in state.shards:
             keys, _ = read_series(self.blobs, shard)
             own = {name: values[first : first + shard.n_series] for name, values in codes.items()}
             shards.append(msgspec.structs.replace(shard, series=put_series(self.blobs, keys, own)))
             first += shard.n_series
-        return msgspec.structs.replace(state, shards=tuple(shards), labels=labels, likeness=self._find_likeness(labels))
+        return msgspec.structs.replace(state, shards=tuple(shards), labels=labels, likeness=self.facts.find_likeness(labels))
 
     def _renew_facts(self, state: HourState, tables: set[str]) -> HourState:
-        facts = self._read_facts(state.start, tables)
+        facts = self.facts.read_daily(state.start, tables)
         shards, first = [], 0
         for shard in state.shards:
             own = {name: values[first : first + shard.n_series] for name, values in facts.items()}
@@ -495,52 +480,27 @@ class _HourLoading:
             first += shard.n_series
         return msgspec.structs.replace(state, shards=tuple(shards))
 
-    def _doubt_cells(self, cells: HourCells) -> None:
-        self._doubt("rows of an hour that had a row already", cells.n_met, f"folded by {self.forecast.target.fold}")
-        self._doubt("hours with a negative target", int((cells.sold < 0).sum()), "treated as missing")
+    def _doubt_cells(self) -> None:
+        self._doubt("rows of an hour that had a row already", self.n_met, f"folded by {self.forecast.target.fold}")
+        self._doubt("hours with a negative target", self.n_negative, "treated as missing")
 
     def _doubt(self, what: str, n: int, treatment: str) -> None:
         if n:
             self.doubts.append(Doubt(what, int(n), treatment))
 
 
-@dataclass(frozen=True, eq=False)
-class _Touched:
-    """The days that new rows touch, whose columns stand side by side while they are filled."""
-
-    days: NDArray[np.int64]
-
-    def narrow(self, revisions: Revisions | None) -> Revisions | None:
-        """The revisions of these days, in ticks of the columns side by side."""
-        if revisions is None:
-            return None
-        place = np.searchsorted(self.days, revisions.ticks // HOURS)
-        inside = (place < self.days.size) & (self.days[np.minimum(place, self.days.size - 1)] == revisions.ticks // HOURS)
-        shift = (self.days[place[inside]] - place[inside]) * HOURS
-        return Revisions(revisions.series[inside], revisions.ticks[inside] - shift, revisions.arrivals[inside] - shift, revisions.values[inside])
-
-    def widen(self, revisions: Revisions | None, *, beside: Revisions | None) -> Revisions | None:
-        """Revisions of the columns in true ticks again, with those of other days beside them, ordered by arrival."""
-        if revisions is None:
-            return beside
-        shift = (self.days[revisions.ticks // HOURS] - revisions.ticks // HOURS) * HOURS
-        parts = [(revisions.series, revisions.ticks + shift, revisions.arrivals + shift, revisions.values)]
-        if beside is not None:
-            outside = ~np.isin(beside.ticks // HOURS, self.days)
-            parts.append((beside.series[outside], beside.ticks[outside], beside.arrivals[outside], beside.values[outside]))
-        series, ticks, arrivals, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        order = np.argsort(arrivals, kind="stable")
-        return Revisions(series[order], ticks[order], arrivals[order], values[order])
+def _in_zone(instant: str, source: Source) -> str:
+    return f"timezone('{source.zone}', timezone('UTC', {instant}))"
 
 
-def _value(source: Source, aggregate: Aggregate) -> str:
-    if aggregate.column == "*":
-        return "CAST(1 AS FLOAT)"
-    return f"CAST({source.resolve(aggregate.column)} AS FLOAT)"
+def _most_series(n_days: int) -> int:
+    """How many series a shard of so many days holds, or up to twice as many."""
+    return int(np.clip(_SHARD_BYTES // (n_days * HOURS * _CELL_BYTES), 1, _SERIES_AT_ONCE))
 
 
-def _fold_sql(aggregate: Aggregate) -> str:
-    return {"mean": "avg"}.get(aggregate.fold, aggregate.fold)
+def _latest(one: datetime | None, other: datetime | None) -> datetime | None:
+    found = [when for when in (one, other) if when is not None]
+    return max(found, default=None)
 
 
 def _count_hours(start: date, moment: datetime) -> int:
@@ -549,10 +509,3 @@ def _count_hours(start: date, moment: datetime) -> int:
 
 def _ceil_hours(text: str) -> int:
     return -(-parse_duration(text) // timedelta(hours=1))
-
-
-def _encode(values: list[str | None]) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    """Labels in order and a code for each value; -1 for a missing one."""
-    labels = sorted({value for value in values if value is not None})
-    places = {label: i for i, label in enumerate(labels)}
-    return tuple(labels), np.array([-1 if value is None else places[value] for value in values], dtype=np.int32)

@@ -19,6 +19,33 @@ HOURS = 24
 
 
 @dataclass(frozen=True, eq=False)
+class HourRevisions(Revisions):
+    """Late and restated hours: each statement says what was sold and, where the model declares it, whether demand was ``unseen``."""
+
+    unseen: Flags | None = None
+
+    def undo(self, sold: Floats, unseen: Flags | None, *, origin: int) -> None:
+        """Turn cells (in place, n_series x n_ticks) into what was known at ``origin``. Cost grows with the revisions only."""
+        self.apply(sold, origin=origin)
+        if unseen is not None and self.unseen is not None:
+            inside = self.ticks < unseen.shape[1]
+            unseen[self.series[inside], self.ticks[inside]] = False
+            known = inside & (self.arrivals <= origin)
+            unseen[self.series[known], self.ticks[known]] = self.unseen[known]
+
+    def keep(self, kept: NDArray[np.bool_], *, series: Indexes | None = None, earlier: int | NDArray[np.int64] = 0) -> HourRevisions:
+        """Those that are ``kept``, of ``series`` as numbered there (None: as they are), on an axis that begins ``earlier`` ticks later."""
+        shift = earlier[kept] if isinstance(earlier, np.ndarray) else earlier
+        return HourRevisions(
+            (self.series if series is None else series)[kept],
+            self.ticks[kept] - shift,
+            self.arrivals[kept] - shift,
+            self.values[kept],
+            None if self.unseen is None else self.unseen[kept],
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class HourPanel:
     """All that an hourly forecast reads of some series, as known at the panel's own origin.
 
@@ -36,7 +63,7 @@ class HourPanel:
         likeness: the names of statics by which series resemble each other, nearest first (product, category).
         place: the static that names the place (store), whose hours have a shape of their own. None: no such thing.
         calendar: flags of days by name, alike for all series; they reach beyond the last target.
-        revisions: late and restated cells of ``sold``, by tick of arrival; None when the table has none.
+        revisions: late and restated cells of ``sold`` and ``unseen``, by tick of arrival; None when the table has none.
     """
 
     keys: dict[str, tuple[str, ...]]
@@ -52,7 +79,7 @@ class HourPanel:
     likeness: tuple[str, ...] = ()
     place: str | None = None
     calendar: dict[str, Flags] = field(default_factory=dict)
-    revisions: Revisions | None = None
+    revisions: HourRevisions | None = None
 
     @property
     def n_series(self) -> int:
@@ -92,18 +119,18 @@ class HourPanel:
         if not 0 < origin - self.hidden <= self.n_seen:
             raise InvalidInput(f"Origin {origin} is not among those this panel can look back to: {self.hidden + 1} to {self.origin}.")
         n_seen, n_days = origin - self.hidden, -(-(origin + self.horizon) // HOURS)
-        sold, revisions = self.sold[:, :n_seen], None
+        sold, unseen, revisions = self.sold[:, :n_seen], None if self.unseen is None else self.unseen[:, :n_seen], None
         if self.revisions is not None:
             known = self.revisions.arrivals <= origin
             if bool((~known & (self.revisions.ticks < n_seen)).any()):
-                sold = sold.copy()
-                self.revisions.apply(sold, origin=origin)
-            revisions = Revisions(*(getattr(self.revisions, part)[known] for part in ("series", "ticks", "arrivals", "values")))
+                sold, unseen = sold.copy(), None if unseen is None else unseen.copy()
+                self.revisions.undo(sold, unseen, origin=origin)
+            revisions = self.revisions.keep(known)
         return replace(
             self,
             origin=origin,
             sold=sold,
-            unseen=None if self.unseen is None else self.unseen[:, :n_seen],
+            unseen=unseen,
             daily={name: values[:, :n_days] for name, values in self.daily.items()},
             revisions=revisions,
         )
@@ -115,8 +142,7 @@ class HourPanel:
             return self
         day, revisions = first // HOURS, self.revisions
         if revisions is not None:
-            kept = revisions.ticks >= first
-            revisions = Revisions(revisions.series[kept], revisions.ticks[kept] - first, revisions.arrivals[kept] - first, revisions.values[kept])
+            revisions = revisions.keep(revisions.ticks >= first, earlier=first)
         return replace(
             self,
             start=self.start + timedelta(days=day),
@@ -135,8 +161,7 @@ class HourPanel:
         if revisions is not None:
             places = np.full(self.n_series, -1, dtype=np.int64)
             places[rows] = np.arange(rows.size)
-            kept = places[revisions.series] >= 0
-            revisions = Revisions(places[revisions.series[kept]], revisions.ticks[kept], revisions.arrivals[kept], revisions.values[kept])
+            revisions = revisions.keep(places[revisions.series] >= 0, series=places[revisions.series])
         return replace(
             self,
             keys={name: tuple(values[i] for i in rows) for name, values in self.keys.items()},

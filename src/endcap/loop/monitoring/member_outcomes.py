@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,8 +44,8 @@ def find_outcome_batches(session: Session, batches: Sequence[Batch], *, n_days: 
     )
 
 
-def _rank(batch: Batch) -> tuple[date, datetime]:
-    return batch.origin, batch.predicted_at
+def _rank(batch: Batch) -> tuple[str, datetime]:
+    return batch.moment, batch.predicted_at
 
 
 def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch]) -> pa.Table | None:
@@ -75,19 +75,19 @@ def read_member_outcomes(session: Session, model: str, batches: Sequence[Batch])
     return _keep_newest(pa.concat_tables(parts))
 
 
-def keep_outcome_sums(session: Session, batch: Batch, sums: pa.Table) -> None:
-    """Keep the sums of some times of a batch in the place of those that stood for them.
+def keep_outcome_sums(session: Session, batch: Batch, sums: pa.Table, *, times: pa.Array) -> None:
+    """Keep the sums of some ``times`` of a batch in the place of those that stood for them; a time without a sum has none any more.
 
     ``sums`` has a row per member and time with the columns of ``read_member_outcomes`` but ``version``.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if session.tables.partitions(OUTCOME_SUMS, partition=batch.partition):
+    standing = bool(session.tables.partitions(OUTCOME_SUMS, partition=batch.partition))
+    if standing:
         old = session.tables.read(OUTCOME_SUMS, partition=batch.partition)
-        again = pc.is_in(old["ts"], pc.unique(sums["ts"]))
-        sums = pa.concat_tables([old.filter(pc.invert(again)), sums])
-    if sums.num_rows:
+        sums = pa.concat_tables([old.filter(pc.invert(pc.is_in(old["ts"], times))), sums])
+    if standing or sums.num_rows:
         session.tables.write(OUTCOME_SUMS, partition=batch.partition, table=sums)
 
 

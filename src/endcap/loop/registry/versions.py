@@ -29,6 +29,21 @@ def get_model(session: Session, model: str) -> ModelRecord:
     return found
 
 
+class _Gate(msgspec.Struct):
+    metric: str = "wape"
+
+
+class _Judged(msgspec.Struct):
+    """Of a model's definition: by what its versions are judged."""
+
+    gate: _Gate = msgspec.field(default_factory=_Gate)
+
+
+def find_gate_metric(model: ModelRecord) -> str:
+    """The metric that a model's gate compares, by which its versions are told apart at a glance."""
+    return msgspec.json.decode(model.definition, type=_Judged).gate.metric
+
+
 def get_version(session: Session, version: str) -> Version:
     """A version by id, such as ``store-day-v3``. Raises NotFound with the nearest id of the same model."""
     found = session.records.get(VERSIONS, workspace=session.workspace, id=version)

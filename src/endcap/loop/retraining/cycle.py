@@ -15,6 +15,7 @@ from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import log_predictions, sweep_log
 from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.deployment.routes import find_answers
+from endcap.loop.evaluation.records import name_metric
 from endcap.loop.monitoring.watches import check_watch, describe_reading
 from endcap.loop.registry.records import MODELS, VERSIONS, Version
 from endcap.loop.registry.releases import get_champion
@@ -206,8 +207,10 @@ class _Cycle:
         training = self.task.train(self.session, context, data)
         best = training.trials[0]
         edges = tuple((f"data/{data.digest}", f"file/{f.sha256}") for trial in training.trials for f in trial.files)
-        wape = "not scored" if best.metrics.wape is None else f"WAPE {best.metrics.wape:.4f}"
-        return Outcome(training, n_rows_in=data.n_rows, n_rows_out=best.metrics.n, note=f"{best.candidate}: {wape}", edges=edges)
+        metric = self.task.gate.metric
+        figure = getattr(best.metrics, metric)
+        said = "not scored" if figure is None else f"{name_metric(metric)} {figure:.4f}"
+        return Outcome(training, n_rows_in=data.n_rows, n_rows_out=best.metrics.n, note=f"{best.candidate}: {said}", edges=edges)
 
     def _release(self, context: StepContext) -> Outcome:
         training: Training = context.values["train"]

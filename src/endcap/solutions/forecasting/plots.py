@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from endcap.loop.evaluation.records import name_metric
+
 Doubles = NDArray[np.float64]
 Days = NDArray[np.datetime64]
 
@@ -115,8 +117,17 @@ def plot_curve(curve: Curve, *, name: str, label: str, unit: str, origin: np.dat
     return draw(name, width, height, paint, label=label)
 
 
-def plot_leaderboard(names: Sequence[str], figures: Sequence[float | None], *, baselines: Sequence[str], chosen: str, name: str, label: str) -> str:
-    """Bars of an error, least on top; baselines grey, the chosen one marked with a word and full colour."""
+def plot_leaderboard(
+    names: Sequence[str],
+    figures: Sequence[float | None],
+    *,
+    baselines: Sequence[str],
+    chosen: str,
+    write: Callable[[float], str],
+    name: str,
+    label: str,
+) -> str:
+    """Bars of an error, least on top; baselines grey, the chosen one marked with a word and full colour. ``write`` says a figure."""
     order = sorted(range(len(names)), key=lambda i: math.inf if figures[i] is None else float(figures[i] or 0.0))
     values = [figures[i] for i in order]
     texts = [names[i] + (" (chosen)" if names[i] == chosen else "") for i in order]
@@ -124,7 +135,7 @@ def plot_leaderboard(names: Sequence[str], figures: Sequence[float | None], *, b
 
     def paint(figure: Any) -> None:
         axes = _bar_axes(figure, texts, right=58)
-        _bars(axes, values, colors, write=lambda value: f"{value:.2%}")
+        _bars(axes, values, colors, write=write)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         for text, i in zip(axes.get_yticklabels(), order, strict=True):
@@ -154,20 +165,29 @@ def plot_ratio(ratio: float, lower: float, upper: float, *, passed: bool, name: 
     return draw(name, 300, 56, paint, label=label)
 
 
-def plot_slices(labels: Sequence[str], wape: Sequence[float | None], bias: Sequence[float | None], *, name: str, label: str) -> str:
-    """WAPE and, beside it, bias of each slice: right of the middle too much was forecast, left too little."""
+def plot_slices(
+    labels: Sequence[str],
+    errors: Sequence[float | None],
+    bias: Sequence[float | None],
+    *,
+    title: str,
+    write: Callable[[float], str],
+    name: str,
+    label: str,
+) -> str:
+    """An error and, beside it, bias of each slice: right of the middle too much was forecast, left too little."""
 
     def paint(figure: Any) -> None:
         left = _label_width([shorten(text, most=_SLICE_LABEL) for text in labels])
         height = figure.get_figheight() * 72
         room = 400 - left - 12
         axes = [figure.add_axes(_box(400, height, x, 24, w, height - 30)) for x, w in ((left, room * 0.52), (left + room * 0.56, room * 0.44))]
-        for side, title in zip(axes, ("WAPE", "bias"), strict=True):
-            side.set_title(title, fontsize=9.5, color=MUTED, loc="left", pad=4)
+        for side, heading in zip(axes, (title, "bias"), strict=True):
+            side.set_title(heading, fontsize=9.5, color=MUTED, loc="left", pad=4)
             side.set_xticks([])
             side.spines["bottom"].set_visible(False)
         _name_bars(axes[0], labels, most=_SLICE_LABEL)
-        _bars(axes[0], wape, [PAST] * len(labels), write=lambda value: f"{value:.1%}")
+        _bars(axes[0], errors, [PAST] * len(labels), write=write)
         axes[1].set_yticks([])
         _bars(axes[1], bias, [TRUTH if (value or 0.0) > 0 else BASELINE for value in bias], write=format_signed)
         axes[1].spines["left"].set_visible(False)
@@ -286,10 +306,10 @@ def plot_timeline(line: Timeline, *, metric: str, name: str, label: str) -> str:
         _paint_releases(axes, line.releases)
         instants = np.concatenate([line.at, line.incidents, line.daily_days, np.array([at for at, _ in line.releases], dtype="datetime64[us]")])
         _tick_days(axes, instants, most=8)
-        if metric in ("wape", "rmspe"):
+        if metric in ("wape", "rmspe", "day_wape"):
             axes.yaxis.set_major_formatter(lambda value, _place: f"{value:.0%}")
         axes.grid(visible=True, axis="y")
-        axes.set_ylabel(shorten(metric.upper(), most=20))
+        axes.set_ylabel(shorten(name_metric(metric), most=20))
         if line.at.size or line.daily.size or line.incidents.size:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1.13), ncols=5, handlelength=1.4, columnspacing=1.2)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,34 +15,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.core.zones import load_zone
 from endcap.governance.sessions import Session
-from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch
-from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
 from endcap.loop.features.panels import Panel, decode_panel, join_keys
 from endcap.loop.monitoring.quality import read_outcomes
-from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
-from endcap.loop.registry.records import RELEASES, Release, SliceMetrics, Version
-from endcap.loop.registry.releases import get_champion
-from endcap.loop.registry.versions import get_version, latest_verdict
+from endcap.loop.registry.records import Version
 from endcap.loop.retraining.tasks import DataRef
 from endcap.solutions.forecasting import plots
-from endcap.solutions.forecasting.member_report import describe_members
-from endcap.solutions.forecasting.plots import Curve, Timeline, format_day, format_number, format_percent, format_signed
+from endcap.solutions.forecasting.page import (
+    Told,
+    describe_candidates,
+    describe_gate,
+    describe_live,
+    describe_origins,
+    describe_slices,
+    read_told,
+    render_page,
+    say_against,
+    say_days,
+    write_page,
+)
+from endcap.solutions.forecasting.plots import Curve, format_day, format_number, format_percent, format_signed
 from endcap.solutions.forecasting.task import ForecastTask
 from endcap.solutions.forecasting.training import TrialEvidence, decode_evidence
-from endcap.storage.files import delivering
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHOWN_DAYS = 56
 _SHOWN_SERIES = 6
-_SHOWN_MEMBERS = 10
-_SHOWN_LABELS = 20
-_SHOWN_FILES = 10
-_NEWEST_READINGS = 200
 _NEWEST_BATCHES = 120
 _PROMISED = 0.9
 
@@ -52,17 +52,12 @@ Indexes = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class _Facts:
+class _Facts(Told):
     """What the page is made from. Grids are n_series x days: ``forecast`` and limits over the targets, ``past`` (forecasts as delivered) and
     ``actual`` over the shown days, ``truth`` over both and what lies between.
     """
 
-    session: Session
     task: ForecastTask
-    data: DataRef
-    batch: Batch
-    version: Version
-    verdict: Verdict | None
     evidence: TrialEvidence | None
     panel: Panel
     names: list[str]
@@ -76,20 +71,10 @@ class _Facts:
     truth: Doubles | None
     daily_days: NDArray[np.datetime64]
     daily_wape: Doubles
-    releases: list[Release]
-    readings: list[Reading]
-    incidents: list[Incident]
 
     @property
     def unit(self) -> str:
         return f"{self.task.forecast.target} a day"
-
-    def local(self, instant: datetime) -> datetime:
-        return instant.astimezone(load_zone(self.batch.zone))
-
-    def say(self, instant: datetime) -> str:
-        local = self.local(instant)
-        return f"{format_day(local.date())}, {local:%H:%M}"
 
 
 def write_report(
@@ -106,14 +91,16 @@ def write_report(
     some 20 plots.
     """
     facts = _read(session, task, data, batch, truth=truth)
-    page = _render({"story": list(story), **_head(facts), **_answer(facts), **_judging(facts), **_live(facts), **_origins(facts)})
-    _write(out, page)
+    live = describe_live(facts, daily={"wape": (facts.daily_days, facts.daily_wape)})
+    context = {"story": list(story), **_head(facts), **_answer(facts), **_judging(facts), **live, **describe_origins(facts)}
+    write_page(out, render_page("report.html", context))
     return out
 
 
 def _read(session: Session, task: ForecastTask, data: DataRef, batch: Batch, *, truth: pa.Table | None) -> _Facts:
     workspace, where = session.workspace, {"model": batch.model}
-    version = get_version(session, batch.version)
+    told = read_told(session, data, batch)
+    version = told.version
     panel = task.read_panel(session, data)
     shown = np.arange(max(0, panel.n_seen - _SHOWN_DAYS), panel.n_seen)
     answers = session.tables.read(PREDICTIONS, partition=batch.partition)
@@ -122,12 +109,8 @@ def _read(session: Session, task: ForecastTask, data: DataRef, batch: Batch, *, 
     past, daily_days, daily_wape = _read_live(session, batches, panel, shown)
     truth_ticks = np.arange(int(shown[0]) if shown.size else 0, int(panel.targets[-1]) + 1)
     return _Facts(
-        session=session,
+        **vars(told),
         task=task,
-        data=data,
-        batch=batch,
-        version=version,
-        verdict=latest_verdict(session, version.id),
         evidence=decode_evidence(session.blobs.get(version.evidence)) if version.evidence else None,
         panel=panel,
         names=join_keys(panel.keys),
@@ -141,9 +124,6 @@ def _read(session: Session, task: ForecastTask, data: DataRef, batch: Batch, *, 
         truth=None if truth is None else _lay_out(truth, panel, ("expected",), ticks=truth_ticks, what="The truth")[0],
         daily_days=daily_days,
         daily_wape=daily_wape,
-        releases=session.records.find(RELEASES, workspace=workspace, where=where),
-        readings=session.records.find(READINGS, workspace=workspace, where=where, newest_first=True, limit=_NEWEST_READINGS)[::-1],
-        incidents=session.records.find(INCIDENTS, workspace=workspace, where=where, newest_first=True, limit=_NEWEST_READINGS)[::-1],
     )
 
 
@@ -196,19 +176,11 @@ def _lay_out(table: pa.Table, panel: Panel, columns: Sequence[str], *, ticks: In
 
 def _head(facts: _Facts) -> dict[str, Any]:
     forecast, batch, data, version = facts.task.forecast, facts.batch, facts.data, facts.version
-    champion = get_champion(facts.session, batch.model)
-    released = [release for release in facts.releases if release.version == version.id]
-    if champion is not None and champion.version == version.id:
-        standing = f"champion since {facts.say(champion.since)}"
-    elif released:
-        standing = f"released on {facts.say(released[-1].at)}, no longer the champion"
-    else:
-        standing = "never released"
-    after = f", {_days(forecast.lead_days)} of lead after the origin" if forecast.lead_days else ""
+    after = f", {say_days(forecast.lead_days)} of lead after the origin" if forecast.lead_days else ""
     items = [
         ("Forecasts", f"{forecast.target} of each {', '.join(forecast.keys)}, for each day"),
-        ("Reaches", f"{_days(forecast.horizon_days)}, {format_day(batch.first)} to {format_day(batch.last)}{after}"),
-        ("Answered by", f"{version.id} ({version.candidate}), {standing}"),
+        ("Reaches", f"{say_days(forecast.horizon_days)}, {format_day(batch.first)} to {format_day(batch.last)}{after}"),
+        ("Answered by", f"{version.id} ({version.candidate}), {facts.standing}"),
         ("Made from", f"the origin {format_day(batch.origin)}, predicted at {facts.say(batch.predicted_at)}"),
         ("Series", f"{facts.panel.n_series:,}"),
         ("Data", f"{data.n_rows:,} rows, {format_day(data.first_day)} to {format_day(data.last_day)}"),
@@ -221,19 +193,11 @@ def _tiles(facts: _Facts) -> list[tuple[str, str, str]]:
     """What a reader looks for first, each with what it is measured by."""
     metrics, horizon = facts.version.metrics, facts.panel.horizon
     coming, latest = _total(facts.forecast), _total(facts.actual[:, -horizon:])
-    best = min(
-        ((name, m.wape) for name, m in facts.version.leaderboard.items() if name in facts.version.baselines and m.wape is not None),
-        key=lambda pair: pair[1],
-        default=None,
-    )
-    against = "no baseline was scored" if best is None else f"best baseline, {best[0]}: {format_percent(best[1], 2)}"
-    if best is not None and best[0] == facts.version.candidate:
-        against = "it is itself the best baseline"
     judged = f"over {metrics.n:,} judged days" if metrics.n else "nothing could be judged"
     n_latest = min(horizon, facts.shown.size)
     return [
-        (f"forecast for the coming {_days(horizon)}", format_number(coming), f"the last {_days(n_latest)} seen: {format_number(latest)}"),
-        ("WAPE, judged", format_percent(metrics.wape, 2), against),
+        (f"forecast for the coming {say_days(horizon)}", format_number(coming), f"the last {say_days(n_latest)} seen: {format_number(latest)}"),
+        ("WAPE, judged", format_percent(metrics.wape, 2), say_against(facts, "wape")),
         ("bias", format_signed(metrics.bias), judged),
         ("inside the 90 % interval", format_percent(metrics.coverage_90), "of the actual values; it promises 90 %"),
     ]
@@ -243,7 +207,7 @@ def _answer(facts: _Facts) -> dict[str, Any]:
     """The sum over all series, then some series one by one."""
     everything = slice(None)
     n_gap = int(facts.panel.targets[0]) - facts.panel.n_seen
-    gap = f" The gap of {_days(n_gap)} between them is not known yet when the forecast is made." if n_gap else ""
+    gap = f" The gap of {say_days(n_gap)} between them is not known yet when the forecast is made." if n_gap else ""
     total = _plot_curve(facts, everything, name="total", label=f"All series of {facts.batch.model}: actual and forecast", wide=True)
     multiples = [
         {
@@ -317,29 +281,12 @@ def choose_series(panel: Panel) -> list[tuple[int, str]]:
 
 
 def _judging(facts: _Facts) -> dict[str, Any]:
-    version = facts.version
-    names = list(version.leaderboard)
-    board = ""
-    if names:
-        figures = [version.leaderboard[name].wape for name in names]
-        label = "WAPE of every candidate on the judged rows"
-        board = plots.plot_leaderboard(names, figures, baselines=version.baselines, chosen=version.candidate, name="leaderboard", label=label)
-    ranked = sorted(version.leaderboard.items(), key=lambda item: (item[1].wape is None, item[1].wape or 0.0))
-    rows = [
-        {"name": name, "chosen": name == version.candidate, "baseline": name in version.baselines, **_figures(metrics)} for name, metrics in ranked
-    ]
-    verdict = facts.verdict
-    checks = [_check(check, place) for place, check in enumerate(verdict.checks)] if verdict else []
     return {
-        "leaderboard": board,
-        "candidates": rows,
-        "chosen_on": _say_choice(facts),
-        "verdict": verdict,
-        "verdict_at": facts.say(verdict.at) if verdict else "",
-        "checks": checks,
-        "drawn_checks": any(check["plot"] for check in checks),
-        "slices": _slices(version),
-        "coverage": _coverage(version),
+        **describe_candidates(facts, metric="wape", chosen_on=_say_choice(facts), hourly=False),
+        "columns_said": "Intervals are made for the candidates offered to the gate only.",
+        **describe_gate(facts),
+        "slices": describe_slices(facts.version, metric="wape"),
+        "coverage": _coverage(facts.version),
         **_evidence(facts),
     }
 
@@ -350,54 +297,6 @@ def _say_choice(facts: _Facts) -> str:
         return ""
     older = facts.evidence.n_choosing > 0
     return "The choice was made on older rows than these." if older else "The history is short: the choice was made on these rows."
-
-
-def _check(check: CheckResult, place: int) -> dict[str, Any]:
-    plot, figure = "", "–"
-    if check.figure is not None:
-        ratio = "against" in check.check
-        share = check.check in ("bias", "coverage_90", "wape", "rmspe")
-        figure = f"{check.figure:.3f}" if ratio else format_signed(check.figure) if check.check == "bias" else format_percent(check.figure, 2)
-        if not ratio and not share:
-            figure = format_number(check.figure)
-        if check.lower is not None and check.upper is not None:
-            label = f"{check.check}: ratio {check.figure:.3f}, interval {check.lower:.3f} to {check.upper:.3f}"
-            plot = plots.plot_ratio(check.figure, check.lower, check.upper, passed=check.passed, name=f"check-{place}", label=label)
-            figure = f"{figure} ({check.lower:.3f} to {check.upper:.3f})"
-    return {"check": check.check, "passed": check.passed, "figure": figure, "limit": check.limit, "sentence": check.sentence, "plot": plot}
-
-
-def _slices(version: Version) -> list[dict[str, Any]]:
-    """Each way of slicing with its plot and table; of members those with the most error, of a column's labels those with the most rows."""
-    groups: dict[str, list[SliceMetrics]] = {}
-    for entry in version.slices:
-        groups.setdefault(entry.by, []).append(entry)
-    found = []
-    for place, (by, entries) in enumerate(groups.items()):
-        kept = _shorten(by, entries)
-        labels = [entry.value for entry in kept]
-        label = f"WAPE and bias by {by}"
-        wape, bias = [e.metrics.wape for e in kept], [e.metrics.bias for e in kept]
-        found.append(
-            {
-                "by": by,
-                "n_shown": len(kept),
-                "n": len(entries),
-                "plot": plots.plot_slices(labels, wape, bias, name=f"slices-{place}", label=label),
-                "rows": [{"name": entry.value, **_figures(entry.metrics)} for entry in kept],
-            }
-        )
-    return found
-
-
-def _shorten(by: str, entries: list[SliceMetrics]) -> list[SliceMetrics]:
-    if by == "member":
-        return entries[:_SHOWN_MEMBERS]  # they stand in the order of their error
-    if by in ("weekday", "day ahead"):
-        return entries
-    kept = sorted(entries, key=lambda entry: -entry.metrics.n)[:_SHOWN_LABELS]
-    whole = all(entry.value.isdecimal() for entry in kept)
-    return sorted(kept, key=lambda entry: (int(entry.value) if whole else 0, entry.value))
 
 
 def _coverage(version: Version) -> str:
@@ -458,110 +357,6 @@ def _axis_of_evidence(facts: _Facts) -> tuple[np.datetime64, int]:
     return np.datetime64(panel.start, "D"), panel.lead
 
 
-def _live(facts: _Facts) -> dict[str, Any]:
-    """The timeline, where there is something to see on it."""
-    if not facts.readings and len(facts.releases) < 2:
-        return {"timelines": [], "n_unread": 0, "incidents": []}
-    metrics = list(dict.fromkeys(reading.metric for reading in facts.readings)) or ["wape"]
-    return {
-        "timelines": [_timeline(facts, metric, place) for place, metric in enumerate(metrics)],
-        "n_unread": sum(reading.figure is None for reading in facts.readings),
-        "incidents": [(facts.say(incident.at), incident.sentence, ", ".join(incident.reactions)) for incident in facts.incidents[::-1][:10]],
-    }
-
-
-def _timeline(facts: _Facts, metric: str, place: int) -> dict[str, Any]:
-    def instants(found: Sequence[datetime]) -> NDArray[np.datetime64]:
-        return np.array([facts.local(at).replace(tzinfo=None) for at in found], dtype="datetime64[us]")
-
-    read = [reading for reading in facts.readings if reading.metric == metric and reading.figure is not None]
-    label = f"Live {metric} over time, with releases and incidents"
-    daily = metric == "wape"
-    line = Timeline(
-        at=instants([reading.at for reading in read]),
-        figures=np.array([reading.figure for reading in read], dtype=np.float64),
-        limits=np.array([np.nan if reading.limit is None else reading.limit for reading in read], dtype=np.float64),
-        breached=np.array([reading.breached for reading in read], dtype=np.bool_),
-        releases=tuple((instants([r.at])[0], _short_version(r, facts.batch.model)) for r in facts.releases),
-        incidents=instants([incident.at for incident in facts.incidents]),
-        daily_days=facts.daily_days.astype("datetime64[us]") if daily else np.empty(0, "datetime64[us]"),
-        daily=facts.daily_wape if daily else np.empty(0),
-    )
-    newest = read[-1] if read else None
-    said = "" if newest is None else f"{_metric(metric, newest.figure)} over {format_day(newest.first)} to {format_day(newest.last)}"
-    limit = (
-        "" if newest is None or newest.limit is None else f"{'above' if newest.breached else 'within'} its limit of {_metric(metric, newest.limit)}"
-    )
-    plot = plots.plot_timeline(line, metric=metric, name=f"timeline-{place}", label=label)
-    return {"metric": metric, "newest": said, "limit": limit, "plot": plot, "n": len(read)}
-
-
-def _origins(facts: _Facts) -> dict[str, Any]:
-    """Doubts, and where everything comes from."""
-    version, session = facts.version, facts.session
-    newest = [note for note in facts.data.notes if note not in version.notes]
-    tables = []
-    for name, identity in version.tables.items():
-        ingest = session.records.get(INGESTS, workspace=session.workspace, id=identity)
-        tables.append(_table(name, ingest))
-    return {
-        "notes": version.notes,
-        "newest_notes": newest,
-        "missing_facts": facts.batch.missing_facts,
-        **describe_members(session, version),
-        "created": f"{facts.say(version.created_at)} by {version.created_by}",
-        "trained_until": format_day(version.trained_until) if version.trained_until else "–",
-        "files": [(file.name, file.kind, _bytes(file.n_bytes), file.sha256[:12]) for file in version.files],
-        "training_set": version.training_set[:12],
-        "read_set": facts.data.digest[:12],
-        "tables": tables,
-        "lock": sorted(version.lock.items()),
-        "releases": [(facts.say(r.at), r.version, r.how, r.actor, r.reason, r.verdict_sentence) for r in facts.releases[::-1][:20]],
-    }
-
-
-def _table(name: str, ingest: Ingest | None) -> dict[str, Any]:
-    if ingest is None:
-        return {"name": name, "kept": False}
-    files = [(Path(file.path).name, _bytes(file.n_bytes), file.sha256[:12]) for file in ingest.files[:_SHOWN_FILES]]
-    bounds = "no event time" if not ingest.first_event else f"{_instant(ingest.first_event)} to {_instant(ingest.last_event or '')}"
-    return {"name": name, "kept": True, "n_rows": f"{ingest.n_rows:,}", "bounds": bounds, "files": files, "n_more": len(ingest.files) - len(files)}
-
-
-def _instant(text: str) -> str:
-    return text.removesuffix("T00:00:00").replace("T", " ")
-
-
-def _figures(metrics: Metrics) -> dict[str, str]:
-    return {
-        "n": f"{metrics.n:,}",
-        "wape": format_percent(metrics.wape, 2),
-        "mae": format_number(metrics.mae),
-        "rmsse": "–" if metrics.rmsse is None else f"{metrics.rmsse:.3f}",
-        "rmspe": format_percent(metrics.rmspe),
-        "bias": format_signed(metrics.bias),
-        "coverage": format_percent(metrics.coverage_90),
-        "width": format_percent(metrics.width_90),
-    }
-
-
-def _metric(metric: str, figure: float | None) -> str:
-    return format_percent(figure, 2) if metric in ("wape", "rmspe") else format_number(figure)
-
-
-def _days(n: int) -> str:
-    return "1 day" if n == 1 else f"{n:,} days"
-
-
-def _bytes(n: int) -> str:
-    return f"{n:,} bytes" if n < 10_000 else f"{n / 1e3:,.0f} kB" if n < 10_000_000 else f"{n / 1e6:,.0f} MB"
-
-
-def _short_version(release: Release, model: str) -> str:
-    short = release.version.removeprefix(f"{model}-")
-    return short if release.how == "promote" else f"back to {short}"
-
-
 def _total(grid: Doubles) -> float | None:
     return float(np.nansum(grid)) if np.isfinite(grid).any() else None
 
@@ -571,22 +366,3 @@ def _sum_series(grid: Doubles) -> Doubles:
     there = np.isfinite(grid)
     summed: Doubles = np.where(there.any(axis=0), np.where(there, grid, 0.0).sum(axis=0), np.nan)
     return summed
-
-
-def _render(context: dict[str, Any]) -> str:
-    from importlib.resources import files
-
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["drawn"] = Markup  # plots escape what they write themselves
-    source = files("endcap.solutions.forecasting").joinpath("report.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(context)
-
-
-def _write(out: Path, page: str) -> None:
-    payload = page.encode(errors="xmlcharrefreplace")
-    hint = "give a file in a folder that you may write to"
-    with delivering(out, what=f"The report {out}", hint=hint, n_bytes=len(payload)) as file:
-        file.write(payload)

@@ -129,3 +129,53 @@ def test_a_member_retires_after_whole_days_or_never() -> None:
     for wrong in ("0d", "6h", "soon"):
         with pytest.raises(InvalidInput):
             make(retire_after=wrong)
+
+
+def make_hourly(**options: Any) -> Forecast:
+    return make(**{"every": "1h", "lead": "0h", "horizon": "48h", **options})
+
+
+def test_an_hourly_forecast_counts_in_hours_and_has_candidates_of_its_own() -> None:
+    forecast = make_hourly(candidates=["shrunk_rates"])
+    assert (forecast.hourly, forecast.horizon_hours, forecast.n_origins) == (True, 48, 4)
+    assert forecast.offered == ("same_hour_mean", "shrunk_rates")
+    assert make_hourly(horizon="2d").horizon_hours == 48
+    assert not make().hourly
+
+
+def test_an_hourly_forecast_may_name_its_place_and_likeness() -> None:
+    forecast = make_hourly(place="item", likeness="store", censored=max("out"))
+    assert (forecast.place, forecast.likeness) == ("item", ("store",))
+    assert identify(forecast) != identify(make_hourly(censored=max("out")))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lead": "1h"}, "has lead='1h'; an hourly forecast begins at its origin. Hint: write lead='0h'"),
+        ({"horizon": "90min"}, "an hourly one is 1 to 336 whole hours"),
+        ({"horizon": "15d"}, "an hourly one is 1 to 336 whole hours"),
+        ({"target": mean("units")}, r"folds its target by mean; hours are folded by \['sum', 'count', 'min', 'max'\]"),
+        ({"target": sum("mm", table=WEATHER)}, "takes its target from another table than 'sales'"),
+        ({"censored": "out"}, r"folds censored by mean; .* write censored=ec.max\('out'\)"),
+        ({"censored": sum("out")}, "folds censored by sum"),
+        ({"censored": max("mm", table=WEATHER)}, "takes its censored from another table"),
+        ({"known_ahead": ["promo"]}, "takes the fact 'promo' from 'sales', the target's own table"),
+        ({"known_ahead": {"mm": mean("mm", table=Table("w", "w.csv", event_time="d", known_at="k"))}}, "from 'w', which has known_at"),
+        ({"known_ahead": {"item": mean("mm", table=WEATHER)}}, r"uses the names \['item'\] twice"),
+        ({"past": {"mm": mean("mm", table=WEATHER)}}, "which only daily forecasts have"),
+        ({"demand": True}, "which only daily forecasts have"),
+        ({"place": "stor"}, r"place='stor', which is not among its keys \['store', 'item'\]. .*did you mean 'store'"),
+        ({"candidates": ["trees"]}, "the candidate 'trees'. Candidates: .*'same_hour_mean'"),
+        ({"watch": Quality("rmsse")}, "is hourly, and 'rmsse' is not measured"),
+    ],
+)
+def test_an_hourly_forecast_that_cannot_be_made_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DefinitionError, match=message):
+        make_hourly(**options)
+
+
+@pytest.mark.parametrize("options", [{"place": "store"}, {"likeness": ["item"]}])
+def test_days_have_no_likeness_and_no_place(options: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match="is daily and has likeness or place"):
+        make(**options)

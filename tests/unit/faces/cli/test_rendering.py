@@ -17,7 +17,7 @@ from endcap.loop.data.records import BrokenCheck, FileIdentity, Ingest, KeyVolum
 from endcap.loop.deployment.records import Batch, Delivery, TraceStep
 from endcap.loop.evaluation.records import Balance, CheckResult, Finding, Metrics, Verdict
 from endcap.loop.monitoring.records import ComparisonView, Incident, MembersRead, Reading
-from endcap.loop.registry.records import Champion, Comparison, MemberLine, ModelRecord, Release, SliceMetrics, Version, VersionFile
+from endcap.loop.registry.records import Champion, Comparison, MemberLine, MemberSummary, ModelRecord, Release, SliceMetrics, Version, VersionFile
 from endcap.loop.retraining.records import Judged
 from endcap.pipelines.records import Run, StepRecord
 from endcap.project.applying import Plan, Planned
@@ -181,7 +181,8 @@ RELEASE = Release(
     verdict_sentence="all 3 checks passed",
 )
 MEMBER = MemberLine("S1", 7, 0.5, 12345.678, None, 0.9, "too short", "fallback", "members", "weekday_mean", 0.4, 1.25, DAY, {"city": "3"})
-LINE = ModelLine("store-day", "store-day-v2", "trees", 0.1234, AT, 2, "done", "2026-03-02", True)
+LINE = ModelLine("store-day", "store-day-v2", "trees", 0.1234, AT, 2, "done", "2026-03-02", True, "wape", 0.1234)
+BY_HOUR = ModelLine("store-item-hour", "store-item-hour-v1", "average", 1.02, AT, 1, "done", "2026-03-02T14", False, "rmse", 0.3456)
 EMPTY = ModelLine("plan", None, None, None, None, 0, None, None, False)
 VIEW = ModelView(MODEL, Champion("c", "release_1", "store-day-v2", AT), VERSION, VERDICT, (VERSION,), RUN, BATCH, (READING, QUIET), (INCIDENT,))
 FIRST = FirstForecast((Guess("time", "date", "it reads as dates"),), RESULT, VERSION, (VERSION,), "project.py", "out/sales.html")
@@ -273,18 +274,19 @@ def test_a_result_for_people(capsys: pytest.CaptureFixture[str], what: str) -> N
 
 LISTS: dict[str, tuple[list[Any], list[str]]] = {
     "models": (
-        [LINE, EMPTY],
+        [LINE, EMPTY, BY_HOUR],
         [
-            "model champion method WAPE since versions last run last origin watch",
-            "store-day store-day-v2 trees 0.1234 2026-03-03 14:05:06 2 done 2026-03-02 BREACHED",
+            "model champion method error since versions last run last origin watch",
+            "store-day store-day-v2 trees WAPE 0.1234 2026-03-03 14:05:06 2 done 2026-03-02 BREACHED",
             "plan - - - - 0 - - ok",
+            "store-item-hour store-item-hour-v1 average RMSE 0.3456 2026-03-03 14:05:06 1 done 2026-03-02T14 ok",
         ],
     ),
     "releases": (
         [RELEASE],
         ["at version how by reason before verdict", "2026-03-03 14:05:06 store-day-v2 promote ada it won - all 3 checks passed"],
     ),
-    "versions": ([VERSION], ["version method WAPE trained", "store-day-v2 trees 0.1234 2026-03-03 14:05:06"]),
+    "versions": ([VERSION], ["version method error trained", "store-day-v2 trees WAPE 0.1234 2026-03-03 14:05:06"]),
     "audit": (
         [AuditRow(1, AT, "ada", "promote", "model/store-day", "done", {"version": "v2", "n": 3, "ratio": 0.5}, "", "ff")],
         ["n at actor verb thing outcome detail", "1 2026-03-03 14:05:06 ada promote model/store-day done version=v2, n=3, ratio=0.5000"],
@@ -384,6 +386,48 @@ def test_a_leaderboard_puts_the_best_first_and_what_could_not_be_scored_last(cap
         "the history is short",
         "trees.txt lightgbm 12,345 bytes sha256 abababababababab",
     ]
+
+
+def hours(rmse: float | None, crps: float | None, day_wape: float | None) -> Metrics:
+    return Metrics(
+        n=4800, mae=0.1, wape=1.01, rmse=rmse, rmsse=None, rmspe=None, bias=0.011, coverage_90=0.93, width_90=2.0, crps=crps, day_wape=day_wape
+    )
+
+
+HOURLY = msgspec.structs.replace(
+    VERSION,
+    candidate="shrunk_rates",
+    metrics=hours(0.31, 0.1, 0.29),
+    leaderboard={"same_hour_mean": hours(0.32, None, 0.36), "shrunk_rates": hours(0.31, 0.1, 0.29)},
+    baselines=("same_hour_mean",),
+    slices=(SliceMetrics("hour", "08:00", hours(0.5, 0.2, None)), SliceMetrics("hour", "09:00", hours(0.6, 0.2, None))),
+    members=0,
+)
+
+
+def test_an_hourly_version_is_shown_by_what_means_something_by_the_hour(capsys: pytest.CaptureFixture[str]) -> None:
+    worst = MemberSummary(3, {"bad": 1, "good": 2}, (msgspec.structs.replace(MEMBER, status="bad"),))
+    render(VersionView(HOURLY, VERDICT, True, worst, "rmse"), as_json=False)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:6] == [
+        "candidate RMSE CRPS day WAPE WAPE bias covers 90 % rows",
+        "* shrunk_rates 0.3100 0.1000 0.2900 1.01 +1.1% 93.0% 4,800",
+        "same_hour_mean · 0.3200 - 0.3600 1.01 +1.1% 93.0% 4,800",
+        "* chosen, · baseline; all on the same back-test rows",
+        "WAPE by the hour pays for forecasting too little where most hours are zero: look at it beside the bias",
+    ]
+    assert "RMSE by hour: 08:00 0.5000, 09:00 0.6000" in lines
+    assert "bad: S1, 1.25 of weekday_mean's" in lines
+    view = msgspec.structs.replace(VIEW, champion_version=HOURLY, versions=(HOURLY,), metric="day_wape")
+    render(view, as_json=False)
+    assert "shrunk_rates       day WAPE 0.2900  2026-03-03 14:05:06\n" in capsys.readouterr().out
+    render([HOURLY], as_json=False)
+    assert "RMSE 0.3100, CRPS 0.1000, day WAPE 0.2900" in capsys.readouterr().out
+
+
+def test_a_leaderboard_stands_in_the_order_of_the_gates_metric_and_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    render(VersionView(msgspec.structs.replace(HOURLY, candidate="same_hour_mean"), None, True, None, "mae"), as_json=False)
+    assert "candidate              MAE    RMSE    CRPS  day WAPE  WAPE" in capsys.readouterr().out
 
 
 def test_a_version_without_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:

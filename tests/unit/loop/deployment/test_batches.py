@@ -340,3 +340,75 @@ def test_workspaces_keep_their_own_answers(shop: Any, version: Any, shop_of: Cal
     theirs = other.deliver(other.register("a"), two_stores(shop, forecast=[0.0] * 6), origin=ORIGIN)
     assert logged(shop, mine)["forecast"].to_pylist() != [0.0] * 6
     assert logged(shop, theirs)["forecast"].to_pylist() == [0.0] * 6
+
+
+def in_parts(shop: Any, version: Any, *stores: str, **changes: Any) -> Any:
+    """A batch of one part a store, of the same data whoever is in it."""
+    tables = [shop.answers({"store_id": [store]}, start=ORIGIN, n_days=1) for store in stores]
+    batch = shop.deliver(version, tables[0], origin=ORIGIN, **changes)
+    return log_predictions(shop.session, [(batch, iter(tables))])[0]
+
+
+def test_parts_are_one_batch_in_their_order(shop: Any, version: Any, tmp_path: Path) -> None:
+    batch = in_parts(shop, version, "S3", "S1", "S2")
+    assert (batch.n_rows, batch.n_parts) == (3, 3)
+    assert read_batch(shop.session, batch)["store_id"].to_pylist() == ["S3", "S1", "S2"]
+    delivery = deliver_predictions(shop.session, "store-day", out=tmp_path / "f.csv")
+    assert (delivery.n_rows, delivery.first_id) == (3, "store-day-v1~2026-01-05~S3~2026-01-05T00:00")
+
+
+def test_fewer_parts_of_the_same_data_leave_none_of_the_old(shop: Any, version: Any) -> None:
+    in_parts(shop, version, "S1", "S2", "S3")
+    batch = in_parts(shop, version, "S2")
+    assert read_batch(shop.session, batch)["store_id"].to_pylist() == ["S2"]
+    assert len(shop.session.tables.partitions(PREDICTIONS)) == 1
+
+
+def test_parts_that_a_killed_run_left_are_no_answers(shop: Any, version: Any, tamper: Callable[..., Any]) -> None:
+    with pytest.raises(OSError, match="full"):
+        in_parts(replace(shop, session=tamper(shop.session, breaks="audit")), version, "S1", "S2")
+    assert shop.session.tables.partitions(PREDICTIONS)
+    batch = in_parts(shop, version, "S3")
+    assert logged(shop, batch)["store_id"].to_pylist() == ["S3"]
+
+
+def test_parts_that_were_not_taken_away_yet_are_not_read(shop: Any, version: Any) -> None:
+    batch = in_parts(shop, version, "S1")
+    left = shop.answers({"store_id": ["S9"]}, start=ORIGIN, n_days=1)
+    shop.session.tables.write(PREDICTIONS, partition={**batch.partition, "part": "0001"}, table=left)
+    assert read_batch(shop.session, batch)["store_id"].to_pylist() == ["S1"]
+
+
+def test_other_data_give_another_partition_and_the_old_one_goes(shop: Any, version: Any) -> None:
+    in_parts(shop, version, "S1", "S2")
+    batch = in_parts(shop, version, "S3", data="e" * 64)
+    assert read_batch(shop.session, batch)["store_id"].to_pylist() == ["S3"]
+    assert {p["data"] for p in shop.session.tables.partitions(PREDICTIONS)} == {"e" * 16}
+
+
+def test_hours_of_a_day_are_batches_of_their_own_and_the_newest_is_found(shop: Any, version: Any) -> None:
+    for hour in (5, 23, 7):
+        shop.deliver(version, two_stores(shop), origin=ORIGIN, hour=hour)
+    assert find_batch(shop.session, "store-day").moment == "2026-01-05T23:00"
+    assert find_batch(shop.session, "store-day", origin="2026-01-05T07:00").hour == 7
+    with pytest.raises(NotFound, match="no predictions from the origin 2026-01-05T08:00"):
+        find_batch(shop.session, "store-day", origin="2026-01-05T08:00")
+    shop.deliver(version, two_stores(shop), origin=ORIGIN + timedelta(days=1))
+    assert find_batch(shop.session, "store-day").moment == "2026-01-06"
+
+
+def test_several_versions_answer_for_one_origin_the_champion_first(shop: Any, version: Any, tmp_path: Path) -> None:
+    other = shop.register("b")
+    one, two = (shop.deliver(v, shop.answers({"store_id": [s]}, start=ORIGIN), origin=ORIGIN) for v, s in ((version, "S1"), (other, "S2")))
+    assert find_batch(shop.session, "store-day").version == other.id
+    log_predictions(shop.session, [(one, None), (two, None)])
+    delivery = deliver_predictions(shop.session, "store-day", out=tmp_path / "f.parquet")
+    assert delivery.version == f"{version.id}, {other.id}"
+    rows = pq.read_table(tmp_path / "f.parquet")
+    assert set(zip(rows["store_id"].to_pylist(), rows["version"].to_pylist(), strict=True)) == {("S1", version.id), ("S2", other.id)}
+
+
+def test_no_batch_at_all_writes_nothing(shop: Any) -> None:
+    n = len(list_audit(shop.session))
+    assert log_predictions(shop.session, []) == []
+    assert len(list_audit(shop.session)) == n

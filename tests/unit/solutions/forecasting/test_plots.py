@@ -80,8 +80,10 @@ def test_hostile_names_are_text_and_nothing_else() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn = [
-            plots.plot_leaderboard([HOSTILE, "b"], figures, baselines=["b"], chosen=HOSTILE, name="l", label=HOSTILE),
-            plots.plot_slices([HOSTILE, "b"], figures, [0.1, -0.1], name="s", label=HOSTILE),
+            plots.plot_leaderboard(
+                [HOSTILE, "b"], figures, baselines=["b"], chosen=HOSTILE, write=lambda value: f"{value:.2%}", name="l", label=HOSTILE
+            ),
+            plots.plot_slices([HOSTILE, "b"], figures, [0.1, -0.1], title="WAPE", write=lambda value: f"{value:.1%}", name="s", label=HOSTILE),
             plots.plot_coverage([HOSTILE, "b"], figures, promised=0.9, name="v", label=HOSTILE),
             plots.plot_curve(curve(), name="c", label=HOSTILE, unit=HOSTILE, origin=AHEAD[0], wide=True),
         ]
@@ -93,20 +95,24 @@ def test_hostile_names_are_text_and_nothing_else() -> None:
 
 
 def test_the_leaderboard_shows_each_figure_least_first_and_says_what_was_not_scored() -> None:
-    svg = plots.plot_leaderboard(["a", "b", "c"], [0.25, None, 0.1234], baselines=["a"], chosen="c", name="l", label="")
+    svg = plots.plot_leaderboard(
+        ["a", "b", "c"], [0.25, None, 0.1234], baselines=["a"], chosen="c", write=lambda value: f"{value:.2%}", name="l", label=""
+    )
     found = texts(svg)
     assert [text for text in found if text in ("a", "b", "c (chosen)")] == ["c (chosen)", "a", "b"]
     assert {"12.34%", "25.00%", "not scored"} <= set(found)
 
 
 def test_slices_show_error_and_bias_with_their_signs() -> None:
-    found = texts(plots.plot_slices(["Monday", "Tuesday"], [0.1, None], [-0.031, 0.052], name="s", label=""))
+    found = texts(
+        plots.plot_slices(["Monday", "Tuesday"], [0.1, None], [-0.031, 0.052], title="WAPE", write=lambda value: f"{value:.1%}", name="s", label="")
+    )
     assert {"10.0%", "not scored", "−3.1%", "+5.2%"} <= set(found)
 
 
 def test_figures_beside_bars_leave_room_for_each_other() -> None:
     names = ["a name that is much too long to be shown whole", "b"]
-    svg = plots.plot_slices(names, [0.4, 0.2], [-0.4, 0.1], name="s", label="")
+    svg = plots.plot_slices(names, [0.4, 0.2], [-0.4, 0.1], title="WAPE", write=lambda value: f"{value:.1%}", name="s", label="")
     at = {"".join(e.itertext()): e for e in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
     places = {text: float(at[text].attrib["x"]) for text in ("40.0%", "−40.0%")}
     # One is written from its left end, the other to its right end; each is some 34 px long.

@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from endcap.core.errors import InvalidInput
 from endcap.loop.features.panels import Floats
+from endcap.solutions.forecasting.hours.methods import Learned
 
+Doubles = NDArray[np.float64]
+
+_LEAST_ROWS = 500
 _FEW_ROWS = 20_000
+_PSEUDO = 100.0
 
 
-def boost(features: Floats, ratios: NDArray[np.float64], weights: NDArray[np.float64], *, rounds: int, seed: int, **parameters: Any) -> str:
+def tell_rows(features: Floats, told: Doubles, expected: Doubles, at: NDArray[np.int64], *, facts: tuple[str, ...]) -> Learned:
+    """Rows as a shard tells them; ``at`` numbers what rows have in common (origin and lead)."""
+    return {
+        "features": features,
+        "told": told.astype(np.float32),
+        "expected": expected.astype(np.float32),
+        "at": at.astype(np.int32),
+        "facts": np.array(facts, dtype=np.str_),
+    }
+
+
+def facts_of(learned: Sequence[Learned]) -> tuple[str, ...]:
+    """The known-ahead facts that the told rows read, in order."""
+    return tuple(str(fact) for fact in learned[0]["facts"])
+
+
+def boost_told(learned: Sequence[Learned], *, unit: float, name: str, rounds: int, seed: int, **parameters: Any) -> str:
+    """Trees for the ratio of sold to expected, less what all rows of an origin and lead have in common.
+
+    Raises InvalidInput for fewer than 500 rows, and where nothing was sold at all.
+    """
+    n = sum(len(one["told"]) for one in learned)
+    if n < _LEAST_ROWS:
+        raise InvalidInput(f"{name} needs {_LEAST_ROWS} rows with two weeks of history each to learn from; there are {n}.")
+    told, expected = (np.concatenate([one[part] for one in learned]).astype(np.float64) for part in ("told", "expected"))
+    if told.sum() <= 0:
+        raise InvalidInput(f"{name} has nothing to learn from: in {n} rows nothing was sold.")
+    at = np.concatenate([one["at"] for one in learned])
+    common = (np.bincount(at, told) + _PSEUDO * unit) / (np.bincount(at, expected) + _PSEUDO * unit)
+    expected = expected * common[at]
+    features = np.concatenate([one["features"] for one in learned])
+    return boost(features, np.maximum(told, 0.0) / expected, expected / unit, rounds=rounds, seed=seed, **parameters)
+
+
+def boost(features: Floats, ratios: Doubles, weights: Doubles, *, rounds: int, seed: int, **parameters: Any) -> str:
     """Trees for ratios of sold to expected, weighted by the expected, as LightGBM's text. The same rows give the same trees."""
     import lightgbm
 
@@ -41,11 +82,11 @@ def load_booster(text: str) -> Any:
     return lightgbm.Booster(model_str=text)
 
 
-def predict_ratios(booster: Any, features: Floats, *, most: float) -> NDArray[np.float64]:
+def predict_ratios(booster: Any, features: Floats, *, most: float) -> Doubles:
     """The ratio of each row, within a factor of ``most``. On one thread: shards run side by side."""
     if len(features) == 0:
         return np.ones(0)
-    answer: NDArray[np.float64] = np.clip(booster.predict(features, num_threads=1), 1.0 / most, most)
+    answer: Doubles = np.clip(booster.predict(features, num_threads=1), 1.0 / most, most)
     return answer
 
 

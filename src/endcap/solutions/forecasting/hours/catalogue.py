@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.solutions.forecasting.hours.average import Average
 from endcap.solutions.forecasting.hours.daily_trees import DailyTrees
+from endcap.solutions.forecasting.hours.hourly_trees import HourlyTrees
 from endcap.solutions.forecasting.hours.methods import HourMethod
 from endcap.solutions.forecasting.hours.same_hour_mean import SameHourMean
 from endcap.solutions.forecasting.hours.shrunk_rates import ShrunkRates
+from endcap.solutions.forecasting.hours.sparse_demand import SparseDemand
 
-_METHODS: tuple[HourMethod, ...] = (SameHourMean(), ShrunkRates(), DailyTrees())
+_METHODS: tuple[HourMethod, ...] = (
+    SameHourMean(),
+    SparseDemand("croston"),
+    SparseDemand("tsb"),
+    ShrunkRates(),
+    DailyTrees(),
+    HourlyTrees(),
+    Average(),
+)
 METHOD_NAMES = tuple(method.name for method in _METHODS)
 
 
@@ -29,4 +40,8 @@ def build_methods(names: Iterable[str] = METHOD_NAMES) -> dict[str, HourMethod]:
         if name not in wanted:
             wanted.add(name)
             waiting += known[name].needs
-    return {name: method for name, method in known.items() if name in wanted}
+    order: dict[str, HourMethod] = {}
+    while len(order) < len(wanted):
+        ready = next(name for name in known if name in wanted - order.keys() and set(known[name].needs) <= order.keys())
+        order[ready] = known[ready]
+    return order

@@ -19,18 +19,14 @@ from endcap.core.errors import InvalidInput
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.panels import Floats
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
-from endcap.solutions.forecasting.hours.boosting import boost, load_booster, predict_ratios
-from endcap.solutions.forecasting.hours.day_rows import build_rows, find_leads
+from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, load_booster, predict_ratios, tell_rows
+from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
 from endcap.solutions.forecasting.hours.pulses import Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.sampling import draw_rows
 from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, RatesFit, rates_of
 
-_ORIGINS = 28
-_BURN_IN_DAYS = 14
 _MOST_ROWS = 1_000_000
-_LEAST_ROWS = 500
-_MOST_FACTS = 6
 _ROUNDS = 100
 _PARAMETERS = {"learning_rate": 0.08, "num_leaves": 31, "min_data_in_leaf": 200, "min_sum_hessian_in_leaf": 40.0, "feature_fraction": 0.6}
 _MOST_FACTOR = 5.0
@@ -43,39 +39,25 @@ class DailyTrees:
 
     name: str = "daily_trees"
     baseline: bool = False
+    costly: bool = False
     needs: tuple[str, ...] = ("same_hour_mean", "shrunk_rates")
 
     def learn(self, shard: HourPanel, *, given: Mapping[str, HourFit], seed: int) -> Learned:
         rates = rates_of(given)
-        panel = shard.latest(SURVEY_DAYS)
-        facts = tuple(sorted(panel.daily))[:_MOST_FACTS]
-        today, leads = panel.n_seen // HOURS, find_leads(panel)
+        panel, facts = shard.latest(SURVEY_DAYS), choose_facts(shard)
+        leads, origins = find_leads(panel), training_origins(panel)
         leads = leads[leads >= 0]
-        origins = np.arange(min(max(_BURN_IN_DAYS, today - _ORIGINS), today), today)
         share = min(1.0, _MOST_ROWS / max(rates.shapes.n_series * origins.size * leads.size, 1))
         wanted = draw_rows(panel, origins + panel.start.toordinal(), share=share, seed=seed)
         rows = build_rows(
             panel, shapes=rates.shapes, pulses=rates.known_pulses, facts=facts, origins=origins, leads=leads, wanted=wanted, learning=True
         )
-        return {
-            "features": rows.features,
-            "told": rows.told.astype(np.float32),
-            "expected": rows.expected.astype(np.float32),
-            "at": rows.at.astype(np.int32),
-            "facts": np.array(facts, dtype=np.str_),
-        }
+        return tell_rows(rows.features, rows.told, rows.expected, rows.at, facts=facts)
 
     def fit(self, learned: Sequence[Learned], *, given: Mapping[str, HourFit], seed: int) -> DailyFit:
         rates = rates_of(given)
-        n = sum(len(one["told"]) for one in learned)
-        if n < _LEAST_ROWS:
-            raise InvalidInput(f"daily_trees needs {_LEAST_ROWS} series-days of {_BURN_IN_DAYS} days' history to learn from; there are {n}.")
-        told, expected, at = (np.concatenate([one[name] for one in learned]).astype(np.float64) for name in ("told", "expected", "at"))
-        places = at.astype(np.int64)
-        expected = expected * _common(told, expected, places, pseudo=100 * rates.shapes.unit)[places]
-        features = np.concatenate([one["features"] for one in learned])
-        text = boost(features, told / expected, expected / rates.shapes.unit, rounds=_ROUNDS, seed=seed, **_PARAMETERS)
-        return DailyFit(rates=rates, text=text, facts=tuple(str(fact) for fact in learned[0]["facts"]))
+        text = boost_told(learned, unit=rates.shapes.unit, name=self.name, rounds=_ROUNDS, seed=seed, **_PARAMETERS)
+        return DailyFit(rates=rates, text=text, facts=facts_of(learned))
 
     def revive(self, artefacts: Mapping[str, Artefact], *, given: Mapping[str, HourFit]) -> DailyFit:
         head = decode_json(artefacts[_HEAD])
@@ -106,36 +88,26 @@ class DailyFit:
         return replace(self, pulses=merge_pulses(surveys, self.rates.shapes))
 
     def predict(self, shard: HourPanel) -> Floats:
-        panel = shard.latest(self.look_back_days)
-        means = self.rates.predict(panel)
-        leads = find_leads(panel)
-        ratios = self._ratios(panel).reshape(panel.n_series, leads.size)
-        means *= ratios[:, panel.targets // HOURS - panel.n_seen // HOURS - leads[:1]]
-        return means
+        if self.pulses is None:
+            raise InvalidInput("daily_trees was fitted, but not informed by a survey of all shards.", hint="call survey on each, then inform")
+        panel, shapes = shard.latest(self.look_back_days), self.rates.shapes
+        today, leads = panel.n_seen // HOURS, find_leads(panel)
+        rows = build_rows(
+            panel,
+            shapes=shapes,
+            pulses=self.pulses,
+            facts=self.facts,
+            origins=np.array([today]),
+            leads=leads,
+            wanted=np.ones((panel.n_series, 1), dtype=np.bool_),
+            learning=False,
+        )
+        levels = rows.levels * predict_ratios(self._booster, rows.features, most=_MOST_FACTOR)
+        return shapes.spread_levels(levels.reshape(panel.n_series, leads.size), panel, first_day=today + int(leads[0]))
 
     def to_artefacts(self) -> dict[str, Artefact]:
         return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
 
-    def _ratios(self, panel: HourPanel) -> Floats:
-        if self.pulses is None:
-            raise InvalidInput("daily_trees was fitted, but not informed by a survey of all shards.", hint="call survey on each, then inform")
-        rows = build_rows(
-            panel,
-            shapes=self.rates.shapes,
-            pulses=self.pulses,
-            facts=self.facts,
-            origins=np.array([panel.n_seen // HOURS]),
-            leads=find_leads(panel),
-            wanted=np.ones((panel.n_series, 1), dtype=np.bool_),
-            learning=False,
-        )
-        return predict_ratios(self._booster, rows.features, most=_MOST_FACTOR).astype(np.float32)
-
     @cached_property
     def _booster(self) -> Any:
         return load_booster(self.text)
-
-
-def _common(told: Any, expected: Any, places: Any, *, pseudo: float) -> Any:
-    """By origin and lead, what all rows sold over what was expected of them."""
-    return (np.bincount(places, told) + pseudo) / (np.bincount(places, expected) + pseudo)

@@ -53,7 +53,7 @@ def fill_levels(
     n_seen = sold.shape[1]
     n_days = -(-n_seen // HOURS)
     values, expected, walked = np.empty(n_days), np.empty(n_days), np.empty((keeps.size, n_seen // HOURS + 1))
-    shape = np.empty(likeness.shape[1:])
+    shape = np.empty((likeness.shape[1], HOURS))
     for series in range(sold.shape[0]):
         fill_shape(likeness[rows[0, series]], place[rows[1, series]], shape)
         sum_days(sold, unseen, series, 0, patterns, shape, values, expected)
@@ -83,7 +83,7 @@ def tally_pulses(
     n_seen = sold.shape[1]
     n_whole, n_days = n_seen // HOURS, -(-n_seen // HOURS)
     values, expected, levels = np.empty(n_days), np.empty(n_days), np.empty((keeps.size, n_whole + 1))
-    shape = np.empty(likeness.shape[1:])
+    shape = np.empty((likeness.shape[1], HOURS))
     for series in range(sold.shape[0]):
         fill_shape(likeness[rows[0, series]], place[rows[1, series]], shape)
         sum_days(sold, unseen, series, 0, patterns, shape, values, expected)
@@ -123,20 +123,22 @@ def fill_day_rows(
     ``facts`` are n_facts x n_series x n_days, known ahead; ``pulses`` are n_groups x n_origins x n_leads x 3; ``common`` is by whole day what
     all series sold over what was expected; ``wanted`` is n_series x n_origins. When ``learning``, only targets that are whole days of which an
     hour was seen give a row, and ``labels`` holds what was sold in the seen hours, what is expected of them at the origin's quick level, and
-    the target's place among origins x leads. Which column holds what is told by ``day_rows.name_features``.
+    the target's place among origins x leads; then, in both cases, the series and the quick level. ``day_rows.name_features`` names the
+    columns.
     """
     n_seen = sold.shape[1]
     n_whole, n_days = n_seen // HOURS, -(-n_seen // HOURS)
     values, expected, levels = np.empty(n_days), np.empty(n_days), np.empty((keeps.size, n_whole + 1))
-    shape, whole = np.empty(likeness.shape[1:]), np.empty(likeness.shape[1])
+    n_patterns = likeness.shape[1]
+    shape, whole = np.empty((n_patterns, HOURS)), np.empty(n_patterns)
     averages = np.empty((facts.shape[0], n_whole + 1))
     n = 0
     for series in range(sold.shape[0]):
         if not wanted[series].any():
             continue
         fill_shape(likeness[rows[0, series]], place[rows[1, series]], shape)
-        for pattern in range(shape.shape[0]):
-            whole[pattern] = shape[pattern].sum()
+        for pattern in range(n_patterns):
+            whole[pattern] = np.sum(shape[pattern, :])
         sum_days(sold, unseen, series, 0, patterns, shape, values, expected)
         walk(values, expected, n_seen, priors[series], keeps, pseudos, levels)
         for fact in range(facts.shape[0]):
@@ -151,7 +153,9 @@ def fill_day_rows(
                 if learning:
                     if target >= n_whole or expected[target] * quick <= 0.0:
                         continue
-                    labels[n, 0], labels[n, 1], labels[n, 2] = values[target], expected[target] * quick, i * leads.size + k
+                    labels[n, 0], labels[n, 1] = values[target], expected[target] * quick
+                labels[n, 2] = i * leads.size + k
+                labels[n, 3], labels[n, 4] = series, quick
                 row = features[n]
                 row[0] = leads[k]
                 row[1] = np.log(whole[patterns[target]] * quick / unit + 1e-3)
@@ -222,3 +226,60 @@ def _mean(known: Array, begin: int, end: int) -> float:
             total += known[day]
             n += 1
     return total / n if n > 0 else np.nan
+
+
+@compiled
+def fill_sparse_levels(
+    sold: Array,
+    unseen: Array,
+    patterns: Array,
+    rows: Array,
+    likeness: Array,
+    place: Array,
+    priors: Array,
+    fading: bool,
+    size_alpha: float,
+    chance_alpha: float,
+    least_share: float,
+    levels: Array,
+) -> None:
+    """Each series' level by TSB (``fading``) or Croston with the correction of Syntetos and Boylan.
+
+    A day of which less than ``least_share`` was seen says nothing. Both start from the first day with a sale: its size, and the chance that it
+    came when it did; without any sale Croston's level is 0 and TSB's chance has faded since the first day. A series without a seen day takes
+    its prior.
+    """
+    n_seen = sold.shape[1]
+    n_days = -(-n_seen // HOURS)
+    values, expected = np.empty(n_days), np.empty(n_days)
+    shape = np.empty((likeness.shape[1], HOURS))
+    for series in range(sold.shape[0]):
+        fill_shape(likeness[rows[0, series]], place[rows[1, series]], shape)
+        sum_days(sold, unseen, series, 0, patterns, shape, values, expected)
+        size, chance, interval, waited, sales, seen = 0.0, 0.0, 0.0, 0.0, 0, 0
+        for day in range(n_days):
+            whole = np.sum(shape[patterns[day], :])
+            if expected[day] <= least_share * whole or expected[day] <= 0.0:
+                continue
+            seen += 1
+            waited += 1.0
+            any_sold = values[day] > 0.0
+            if any_sold:
+                today = values[day] / expected[day]
+                if sales == 0:
+                    size, interval, chance = today, waited, 1.0 / waited
+                else:
+                    size += size_alpha * (today - size)
+                    interval += chance_alpha * (waited - interval)
+                sales += 1
+                waited = 0.0
+            if sales > 1 or (sales == 1 and not any_sold):
+                chance += chance_alpha * ((1.0 if any_sold else 0.0) - chance)
+        if seen == 0:
+            levels[series] = max(priors[series], 0.0)
+        elif sales == 0:
+            levels[series] = 0.0
+        elif fading:
+            levels[series] = size * chance
+        else:
+            levels[series] = (1.0 - chance_alpha / 2.0) * size / interval

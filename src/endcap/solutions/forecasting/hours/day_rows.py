@@ -17,6 +17,9 @@ from endcap.solutions.forecasting.hours import day_kernels
 from endcap.solutions.forecasting.hours.pulses import KEEPS, N_PARTS, PSEUDO_DAYS, Pulses
 from endcap.solutions.forecasting.hours.shapes import Codes, Doubles, Shapes, find_patterns, see
 
+_ORIGINS = 28
+_BURN_IN_DAYS = 14
+_MOST_FACTS = 6
 _OWN = (
     "lead", "log_expected", "log_day", "quick_to_slow", "short_to_quick", "long_to_quick", "last_three_days", "same_weekday",
     "same_weekday_four_weeks", "seen_yesterday", "seen_week", "log_prior",
@@ -33,12 +36,27 @@ def name_features(facts: tuple[str, ...], n_groupings: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class DayRows:
-    """Features (n x n_features), and by row what was sold, what the rates expect of the same hours, and the place among origins x leads."""
+    """Features (n x n_features), and by row what was sold, what the rates expect of the same hours, the place among origins x leads, the
+    series and its quick level.
+    """
 
     features: Floats
     told: Doubles
     expected: Doubles
     at: Codes
+    series: Codes
+    levels: Doubles
+
+
+def choose_facts(panel: HourPanel) -> tuple[str, ...]:
+    """The known-ahead facts that rows tell of: the first few by name."""
+    return tuple(sorted(panel.daily))[:_MOST_FACTS]
+
+
+def training_origins(panel: HourPanel) -> Codes:
+    """The starts of the last four weeks' whole days, less those with under two weeks of history."""
+    today = panel.n_seen // HOURS
+    return np.arange(min(max(_BURN_IN_DAYS, today - _ORIGINS), today), today)
 
 
 def find_leads(panel: HourPanel) -> Codes:
@@ -73,7 +91,7 @@ def build_rows(
     n_groupings = len(pulses.groupings) - 1
     n_most = int(wanted.sum()) * leads.size
     features = np.empty((n_most, len(_OWN) + len(_OF_FACT) * len(facts) + N_PARTS * n_groupings), dtype=np.float32)
-    labels = np.zeros((n_most, 3))
+    labels = np.zeros((n_most, 5))
     n = day_kernels.fill_day_rows(
         *see(panel),
         patterns.of_day,
@@ -95,4 +113,5 @@ def build_rows(
         features,
         labels,
     )
-    return DayRows(features[:n], labels[:n, 0], labels[:n, 1], labels[:n, 2].astype(np.int64))
+    told, expected, at, series, levels = labels[:n].T
+    return DayRows(features[:n], told, expected, at.astype(np.int64), series.astype(np.int64), levels)

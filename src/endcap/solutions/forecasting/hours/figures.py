@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from endcap.loop.evaluation.sums import ErrorSums
+from endcap.loop.features.hour_panels import HOURS
 from endcap.loop.registry.members import FACT
 from endcap.loop.registry.records import SliceMetrics
 from endcap.solutions.forecasting.hours.training import HourBackTest
@@ -20,8 +21,11 @@ _MOST_MEMBERS = 60
 _CLEARLY = 1.02
 
 
-def measure_slices(test: HourBackTest, name: str, *, segments: dict[str, list[str]]) -> tuple[SliceMetrics, ...]:
-    """Figures of the judged rows by origin, declared slice and member (the 60 worst members by their share of error)."""
+def measure_slices(test: HourBackTest, name: str, *, segments: dict[str, list[str]], start: date) -> tuple[SliceMetrics, ...]:
+    """Figures of the judged rows by declared slice, member (the 60 worst by their share of error), origin, day ahead and hour of the day.
+
+    ``start`` is the local day of tick 0.
+    """
     sums = test.sums[name].take(origins=test.judged)
     found = []
     for fact, values in segments.items():
@@ -29,7 +33,26 @@ def measure_slices(test: HourBackTest, name: str, *, segments: dict[str, list[st
         found += [SliceMetrics(fact, value, sums.take(groups=labels == value).metrics) for value in sorted(set(values))]
     worst = np.argsort(-sums["abs_error"].sum(axis=1), kind="stable")[:_MOST_MEMBERS]
     found += [SliceMetrics("member", test.groups[i], sums.take(groups=[i]).metrics) for i in worst.tolist()]
+    origins = test.origins[test.judged]
+    for place, origin in enumerate(origins.tolist()):
+        found.append(SliceMetrics("origin", (start + timedelta(days=origin // HOURS)).isoformat(), sums.take(origins=[place]).metrics))
+    if name in test.targets:
+        targets = test.targets[name].take(origins=test.judged)
+        found += [SliceMetrics("day ahead", str(day + 1), one.metrics) for day, one in enumerate(split_days(targets))]
+        found += [SliceMetrics("hour", f"{hour:02}:00", one.metrics) for hour, one in enumerate(split_hours(targets, origins))]
     return tuple(found)
+
+
+def split_days(targets: ErrorSums) -> list[ErrorSums]:
+    """Sums by target (n_targets x n_origins), cut into days from the origin on."""
+    n = targets.values.shape[1]
+    return [targets.take(groups=slice(first, first + HOURS)) for first in range(0, n, HOURS)]
+
+
+def split_hours(targets: ErrorSums, origins: NDArray[np.int64]) -> list[ErrorSums]:
+    """The same by the 24 local hours of the day."""
+    hour_of = (np.arange(targets.values.shape[1])[:, None] + origins[None, :]) % HOURS
+    return [ErrorSums(np.where(hour_of == hour, targets.values, 0.0)) for hour in range(HOURS)]
 
 
 def measure_members(test: HourBackTest, name: str, *, baseline: str, segments: dict[str, list[str]], last_days: list[date | None]) -> pa.Table:
@@ -66,11 +89,10 @@ def measure_members(test: HourBackTest, name: str, *, baseline: str, segments: d
     )
 
 
-def note_states(names: tuple[str, ...], last_days: list[date | None], *, retire_after_days: int | None, origin: date) -> pa.Table:
+def note_states(names: tuple[str, ...], last_days: list[date | None], retired: list[bool], *, origin: date) -> pa.Table:
     """When each member had its newest row, and whether it is retired."""
     import pyarrow as pa
 
-    retired = find_retired(last_days, retire_after_days=retire_after_days)
     return pa.table(
         {
             "member": pa.array(names, pa.string()),

@@ -23,6 +23,8 @@ HOURS = 24
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 compiled: Callable[[_Kernel], _Kernel] = njit(cache=True, nogil=True, error_model="numpy")
+# A day's sum may be taken in any order, which lets it be taken several hours at a time.
+compiled_sums: Callable[[_Kernel], _Kernel] = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
 
 
 @compiled
@@ -91,17 +93,34 @@ def tally_hours(
                 expected[group, pattern, hour] += counts[pattern, hour] * level / HOURS
 
 
-@compiled
+@compiled_sums
 def sum_days(sold: Array, unseen: Array, series: int, first: int, patterns: Array, shape: Array, values: Array, expected: Array) -> None:
-    """What one series sold in its seen hours of each day, and what its shape (patterns x hours) expects of the same hours."""
-    values[:] = 0.0
-    expected[:] = 0.0
+    """What one series sold in its seen hours of each day, and what its shape (patterns x hours) expects of the same hours.
+
+    ``first`` is the first tick of a day.
+    """
+    row, usual = sold[series], shape
+    all_seen = unseen.shape[0] == 0
     begin = first // HOURS
-    for tick in range(first, sold.shape[1]):
-        if is_seen(sold, unseen, series, tick):
-            day = tick // HOURS
-            values[day - begin] += sold[series, tick]
-            expected[day - begin] += shape[patterns[day], tick % HOURS]
+    for day in range(begin, -(-row.size // HOURS)):
+        start = day * HOURS
+        n = min(HOURS, row.size - start)
+        own = usual[patterns[day]]
+        above, below = 0.0, 0.0
+        if all_seen:
+            for hour in range(n):
+                value = row[start + hour]
+                told = value == value  # noqa: PLR0124  # only NaN differs from itself
+                above += np.float64(value) if told else 0.0
+                below += own[hour] if told else 0.0
+        else:
+            hidden = unseen[series]
+            for hour in range(n):
+                value = row[start + hour]
+                told = (value == value) & (not hidden[start + hour])  # noqa: PLR0124  # only NaN differs from itself
+                above += np.float64(value) if told else 0.0
+                below += own[hour] if told else 0.0
+        values[day - begin], expected[day - begin] = above, below
 
 
 @compiled
@@ -182,12 +201,17 @@ def tally_corrections(
 
 
 @compiled
-def fill_targets(levels: Array, targets: Array, patterns: Array, groups: Array, places: Array, likeness: Array, place: Array, means: Array) -> None:
-    """Each target hour's mean: the level times what is expected at level 1."""
-    for series in range(levels.size):
+def fill_targets(
+    levels: Array, targets: Array, first_day: int, patterns: Array, rows: Array, places: Array, likeness: Array, place: Array, means: Array
+) -> None:
+    """Each target hour's mean: the level of its day (n_series x n_days) times what is expected at level 1."""
+    last = levels.shape[1] - 1
+    for series in range(levels.shape[0]):
+        of_likeness, of_place = likeness[rows[series]], place[places[series]]
         for i in range(targets.size):
-            pattern, hour = patterns[targets[i] // HOURS], targets[i] % HOURS
-            means[series, i] = levels[series] * likeness[groups[series], pattern, hour] * place[places[series], pattern, hour]
+            day, hour = targets[i] // HOURS, targets[i] % HOURS
+            pattern = patterns[day]
+            means[series, i] = levels[series, min(day - first_day, last)] * of_likeness[pattern, hour] * of_place[pattern, hour]
 
 
 @compiled

@@ -50,13 +50,20 @@ class HourFit(Protocol):
 
 
 class HourMethod(Protocol):
-    """A method that may become a version. ``baseline`` ones always run and are what others must beat."""
+    """A method that may become a version. ``baseline`` ones always run and are what others must beat.
+
+    ``costly`` ones take about ten times as long to answer as the others, for each origin to come: they go first only if they are better by
+    more than half a percent.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
     def baseline(self) -> bool: ...
+
+    @property
+    def costly(self) -> bool: ...
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.core.errors import NotFound
+from endcap.core.errors import IntegrityBroken, NotFound
 from endcap.core.zones import parse_moment
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.batches import require_batch
 from endcap.loop.deployment.records import ANSWERED, PREDICTIONS, Answered, Batch
 from endcap.loop.features.hour_panels import HOURS
-from endcap.loop.features.hour_store import HourState, read_series, read_state
+from endcap.loop.features.hour_store import HourState, ShardState, read_series, read_state
 from endcap.loop.features.packing import unpack_arrays
 from endcap.loop.monitoring.member_outcomes import keep_outcome_sums
 from endcap.storage.ports import BlobStore, Kind
@@ -54,13 +55,11 @@ def join_hours(session: Session, model: str, digest: str, state: HourState, *, m
         return 0
     zero = datetime.combine(state.start, datetime.min.time())
     origins = sorted(((int((parse_moment(a.moment) - zero) // timedelta(hours=1)), a) for a in answered), key=lambda pair: (pair[0], pair[1].at))
-    before = None
-    if seen is not None:
-        try:
-            before = read_state(session.blobs, seen.state)
-        except NotFound:
-            before = None  # everything is scored anew
-    ticks = _find_changed(session.blobs, before, state, first=origins[0][0])
+    first = origins[0][0]
+    try:
+        ticks = _find_changed(session.blobs, None if seen is None else read_state(session.blobs, seen.state), state, first=first)
+    except (NotFound, IntegrityBroken):
+        ticks = _find_changed(session.blobs, None, state, first=first)  # what was scored is gone: everything is scored anew
     n = 0
     for answer, own in _group_by_answer(origins, ticks):
         n += _score(session, answer, own, state, zero=zero, members=members)
@@ -71,30 +70,52 @@ def join_hours(session: Session, model: str, digest: str, state: HourState, *, m
 
 
 def _find_changed(blobs: BlobStore, before: HourState | None, state: HourState, *, first: int) -> NDArray[np.int64]:
-    """The ticks from ``first`` on of which some cell is new or another than before."""
+    """The ticks from ``first`` on of which some cell is new, gone, or another than before."""
     changed: set[int] = set()
-    comparable = before is not None and before.start == state.start
-    for i, shard in enumerate(state.shards):
-        old = before.shards[i] if comparable and before is not None and i < len(before.shards) else None
-        for day in range(max(0, first // HOURS), len(shard.days)):
-            was = old.days[day] if old is not None and day < len(old.days) else ""
-            if shard.days[day] == was or not shard.days[day]:
-                continue
-            now = unpack_arrays(blobs.get(shard.days[day]))
-            differs = np.isfinite(now["sold"])
-            if was:
-                then = unpack_arrays(blobs.get(was))
-                n = then["sold"].shape[0]
-                same = (now["sold"][:n] == then["sold"]) | (np.isnan(now["sold"][:n]) & np.isnan(then["sold"]))
-                if "unseen" in now:
-                    same &= now["unseen"][:n] == then["unseen"]
-                differs[:n] = ~same
-            changed |= set((np.flatnonzero(differs.any(axis=0)) + day * HOURS).tolist())
+    pairs, shift = _pair_shards(blobs, before, state), 0 if before is None else (state.start - before.start).days
+    for old, new in pairs:
+        n_days = max(0 if new is None else len(new.days), 0 if old is None else len(old.days) - shift)
+        for day in range(max(0, first // HOURS), n_days):
+            was, now = _find_day(old, day + shift), _find_day(new, day)
+            if was != now:
+                changed |= set((np.flatnonzero(_differ(blobs, was, now)) + day * HOURS).tolist())
     return np.array(sorted(tick for tick in changed if tick >= first), dtype=np.int64)
 
 
+def _pair_shards(blobs: BlobStore, before: HourState | None, state: HourState) -> list[tuple[ShardState | None, ShardState | None]]:
+    """Each shard beside what it was before: one whose series it still begins with. Where series stand otherwise, all of both are listed apart."""
+    if before is None:
+        return [(None, shard) for shard in state.shards]
+    for was, now in zip(before.shards, state.shards, strict=False):
+        if was.series != now.series:
+            old, new = read_series(blobs, was)[0], read_series(blobs, now)[0]
+            if any(new[name][: len(values)] != values for name, values in old.items()):
+                return [*((None, shard) for shard in state.shards), *((shard, None) for shard in before.shards)]
+    return list(zip_longest(before.shards, state.shards))
+
+
+def _find_day(shard: ShardState | None, day: int) -> str:
+    return shard.days[day] if shard is not None and 0 <= day < len(shard.days) else ""
+
+
+def _differ(blobs: BlobStore, was: str, now: str) -> NDArray[np.bool_]:
+    """The hours of a day in which some cell is another; series that came since stand at the end."""
+    then, new = (unpack_arrays(blobs.get(digest)) if digest else None for digest in (was, now))
+    if then is None or new is None:
+        there: NDArray[np.bool_] = np.isfinite((then or new or {})["sold"]).any(axis=0)
+        return there
+    n = then["sold"].shape[0]
+    differs = np.isfinite(new["sold"])
+    same = (new["sold"][:n] == then["sold"]) | (np.isnan(new["sold"][:n]) & np.isnan(then["sold"]))
+    if "unseen" in new and "unseen" in then:
+        same &= new["unseen"][:n] == then["unseen"]
+    differs[:n] = ~same
+    found: NDArray[np.bool_] = differs.any(axis=0)
+    return found
+
+
 def _group_by_answer(origins: list[tuple[int, Answered]], ticks: NDArray[np.int64]) -> Iterator[tuple[Answered, NDArray[np.int64]]]:
-    """The ticks by who answered for them last; within one horizon an older answer stands in where the newest does not reach."""
+    """The ticks by who answered last before them."""
     starts = np.array([tick for tick, _ in origins])
     newest = np.searchsorted(starts, ticks, side="right") - 1
     for place in np.unique(newest[newest >= 0]).tolist():
@@ -102,23 +123,24 @@ def _group_by_answer(origins: list[tuple[int, Answered]], ticks: NDArray[np.int6
 
 
 def _score(session: Session, answered: Answered, ticks: NDArray[np.int64], state: HourState, *, zero: datetime, members: NameMembers) -> int:
+    import pyarrow as pa
+
     n = 0
     for identity in answered.batches:
         batch = require_batch(session, identity)
-        table = _read_hours(session, batch, ticks, zero=zero)
+        times = pa.array([zero + timedelta(hours=int(tick)) for tick in ticks], pa.timestamp("us"))
+        table = _read_hours(session, batch, times)
         if table is None:
             continue
         sums = _sum_members(session.blobs, state, batch, table, ticks, zero=zero, members=members)
-        keep_outcome_sums(session, batch, sums)
+        keep_outcome_sums(session, batch, sums, times=times)
         n += int(sum(sums["n"].to_pylist()))
     return n
 
 
-def _read_hours(session: Session, batch: Batch, ticks: NDArray[np.int64], *, zero: datetime) -> pa.Table | None:
-    import pyarrow as pa
+def _read_hours(session: Session, batch: Batch, times: pa.Array) -> pa.Table | None:
     import pyarrow.compute as pc
 
-    times = pa.array([zero + timedelta(hours=int(tick)) for tick in ticks], pa.timestamp("us"))
     dataset = session.tables.scan(PREDICTIONS, partition=batch.partition)
     table = dataset.to_table(columns=[*batch.keys, "ts", "forecast"], filter=pc.field("ts").isin(times))
     return table if table.num_rows else None

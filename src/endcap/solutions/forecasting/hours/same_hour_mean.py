@@ -31,6 +31,7 @@ class SameHourMean:
 
     name: str = "same_hour_mean"
     baseline: bool = True
+    costly: bool = False
     needs: tuple[str, ...] = ()
 
     def learn(self, shard: HourPanel, *, given: Mapping[str, HourFit], seed: int) -> Learned:
@@ -82,11 +83,10 @@ def _fill_gaps(means: Doubles, panel: HourPanel, shapes: Shapes) -> Doubles:
     holed = np.flatnonzero(np.isnan(means).any(axis=1))
     if holed.size == 0:
         return means
-    some = panel.choose(holed)
     rows, places = shapes.expand(_EVERY_KIND)
-    expected = (rows[shapes.rows(some)] * places[shapes.place_rows(some)])[:, 0]
+    expected = (rows[shapes.rows(panel)[holed]] * places[shapes.place_rows(panel)[holed]])[:, 0]
     there = np.isfinite(means[holed])
     above, below = np.where(there, means[holed], 0.0).sum(axis=1), np.where(there, expected, 0.0).sum(axis=1)
-    level = np.divide(above, below, out=shapes.prior_levels(some), where=below > 0)
+    level = np.divide(above, below, out=shapes.prior_levels(panel)[holed], where=below > 0)
     means[holed] = np.where(there, means[holed], level[:, None] * expected)
     return means

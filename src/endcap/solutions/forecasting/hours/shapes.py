@@ -19,6 +19,7 @@ from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.panels import Flags, Floats, Statics
 from endcap.loop.training.artefacts import Artefact, decode_arrays, encode_arrays
 from endcap.solutions.forecasting.day_kinds import SATURDAY, weigh_days
+from endcap.solutions.forecasting.hours import kernels
 
 Doubles = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -26,6 +27,7 @@ Codes = NDArray[np.int64]
 KINDS = 7
 IS_OFF = np.arange(KINDS) >= SATURDAY
 NO_LABEL = ""
+_SMALL = 1_000_000
 _MOST = 50.0
 
 
@@ -58,18 +60,27 @@ def group_series(panel: HourPanel, names: Sequence[str]) -> tuple[Codes, NDArray
 
     O(series).
     """
-    missing = Statics(np.full(panel.n_series, -1, np.int32), ())
-    facts = [panel.statics.get(name, missing) for name in names]
-    sizes = [len(fact.labels) + 1 for fact in facts]
-    codes = np.zeros(panel.n_series, dtype=np.int64)
-    for fact, size in zip(facts, sizes, strict=True):  # one number for all names: sorting rows of several takes ten times as long
-        codes = codes * size + (fact.codes + 1)
-    distinct, of_series = np.unique(codes, return_inverse=True)
+    of_series, picks = np.zeros(panel.n_series, dtype=np.int64), np.zeros(min(panel.n_series, 1), dtype=np.int64)
     labels = []
-    for fact, size in reversed(list(zip(facts, sizes, strict=True))):
-        labels.append(np.array([NO_LABEL, *fact.labels], dtype=np.str_)[distinct % size])
-        distinct = distinct // size
-    return of_series.astype(np.int64), np.stack(labels[::-1], axis=1) if labels else np.empty((len(distinct), 0), dtype=np.str_)
+    for name in names:
+        fact = panel.statics.get(name, Statics(np.full(panel.n_series, -1, np.int32), ()))
+        of_series, picks = _number(of_series * (len(fact.labels) + 1) + fact.codes + 1)
+        labels.append((np.array([*fact.labels, NO_LABEL], dtype=np.str_), fact.codes))
+    rows = [texts[codes[picks]] for texts, codes in labels]  # code -1 reads the last
+    return of_series, np.stack(rows, axis=1) if rows else np.empty((picks.size, 0), dtype=np.str_)
+
+
+def _number(values: Codes) -> tuple[Codes, Codes]:
+    """Distinct values numbered in their order: the number of each, and one place at which each number stands. O(values) where they are small."""
+    size = int(values.max(initial=0)) + 1
+    if size > _SMALL + 4 * values.size:
+        _, picks, numbers = np.unique(values, return_index=True, return_inverse=True)
+        return numbers.astype(np.int64), picks
+    place = np.full(size, -1, dtype=np.int64)
+    place[values] = np.arange(values.size)
+    picks = place[place >= 0]
+    numbers = np.cumsum(place >= 0) - 1
+    return numbers[values], picks
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +136,14 @@ class Shapes:
         likeness = np.einsum("pk,rkh->rph", patterns.shares, kinds) / HOURS
         place = np.einsum("pk,rkh->rph", patterns.shares, self.place_hours[:, IS_OFF.astype(np.int64)])
         return np.ascontiguousarray(likeness), np.ascontiguousarray(place)
+
+    def spread_levels(self, levels: Doubles, panel: HourPanel, *, first_day: int) -> Floats:
+        """Levels by series and day (n_series x n_days, the first of which is ``first_day``) as means of the panel's target hours."""
+        likeness, place = self.expand(patterns := find_patterns(panel))
+        means = np.empty((panel.n_series, panel.horizon), dtype=np.float32)
+        rows, places = self.rows(panel), self.place_rows(panel)
+        kernels.fill_targets(levels, panel.targets, first_day, patterns.of_day, rows, places, likeness, place, means)
+        return means
 
     def prior_levels(self, panel: HourPanel) -> Doubles:
         """What a series of that likeness and place sells in a day, before anything is known of its own."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.evaluation.sums import Sums, sum_errors
+from endcap.loop.evaluation.sums import Sums, sum_errors, sum_targets
 from endcap.loop.features.calendars import BEYOND_DAYS, find_holidays
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.hour_store import HourState, read_shard
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from endcap.storage.ports import BlobStore
 
 KEPT_BYTES = 2**30
-_Source = tuple[str, int, int | None]  # the state's digest, the origin, the days looked back
+_Source = tuple[str, int, int, int | None]  # the state's digest, the origin, the horizon, the days looked back
 _KEPT: dict[tuple[_Source, int], HourPanel] = {}
 
 
@@ -48,8 +48,8 @@ class ShardSource:
 
     def read(self, index: int, *, look_back_days: int | None = None, keep: bool = True) -> HourPanel:
         """The panel of one shard as known at the source's origin. ``keep`` False: it is not read again."""
-        own: _Source = (self.digest, self.origin, look_back_days)
-        found = _KEPT.get((own, index)) or _KEPT.get(((self.digest, self.origin, None), index))
+        own: _Source = (self.digest, self.origin, self.horizon, look_back_days)
+        found = _KEPT.get((own, index)) or _KEPT.get(((*own[:3], None), index))
         if found is None:
             found = read_shard(
                 self.blobs,
@@ -72,10 +72,11 @@ class ShardSource:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the fits of one origin showed on one shard: sums by method, and the pairs that tell the spread."""
+    """What the fits of one origin showed on one shard: by method, sums by group and by target, and the pairs that tell the spread."""
 
     sums: dict[str, Sums]
     tallies: dict[str, Learned]
+    targets: dict[str, Sums]
 
 
 def forget_shards() -> None:
@@ -108,15 +109,16 @@ def score_shard(
     seen = whole.seen_at(origin)
     actual = _demand_at(whole, seen.targets)
     day_of = seen.targets // HOURS - int(seen.targets[0]) // HOURS
-    sums, tallies = {}, {}
+    sums, tallies, targets = {}, {}, {}
     for name, fit in fits.items():
         forecast = fit.predict(seen)
         spread = spreads.get(name)
         lower, upper = (None, None) if spread is None else spread.limits(forecast)
         crps = None if spread is None else spread.score(actual, forecast)
         sums[name] = sum_errors(actual, forecast, groups=groups[index], n_groups=n_groups, day_of=day_of, lower=lower, upper=upper, crps=crps)
+        targets[name] = sum_targets(actual, forecast, lower=lower, upper=upper, crps=crps)
         tallies[name] = tally_spread(actual, forecast)
-    return Scored(sums, tallies)
+    return Scored(sums, tallies, targets)
 
 
 def answer_shard(index: int, *, source: ShardSource, fit: HourFit, spread: Spread) -> tuple[Floats, Floats, Floats]:

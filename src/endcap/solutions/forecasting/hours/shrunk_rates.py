@@ -16,7 +16,7 @@ from endcap.core.errors import InvalidInput
 from endcap.loop.features.hour_panels import HourPanel
 from endcap.loop.features.panels import Floats
 from endcap.loop.training.artefacts import Artefact
-from endcap.solutions.forecasting.hours import day_kernels, kernels
+from endcap.solutions.forecasting.hours import day_kernels
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
 from endcap.solutions.forecasting.hours.pulses import KEEPS, PSEUDO_DAYS, Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.same_hour_mean import shapes_of
@@ -34,6 +34,7 @@ class ShrunkRates:
 
     name: str = "shrunk_rates"
     baseline: bool = False
+    costly: bool = False
     needs: tuple[str, ...] = ("same_hour_mean",)
 
     def learn(self, shard: HourPanel, *, given: Mapping[str, HourFit], seed: int) -> Learned:
@@ -63,11 +64,7 @@ class RatesFit:
 
     def predict(self, shard: HourPanel) -> Floats:
         panel = shard.latest(self.look_back_days)
-        means = np.empty((panel.n_series, panel.horizon), dtype=np.float32)
-        likeness, place = self.shapes.expand(patterns := find_patterns(panel))
-        rows, places = self.shapes.rows(panel), self.shapes.place_rows(panel)
-        kernels.fill_targets(self.levels(panel), panel.targets, patterns.of_day, rows, places, likeness, place, means)
-        return means
+        return self.shapes.spread_levels(self.levels(panel)[:, None], panel, first_day=0)
 
     def levels(self, panel: HourPanel) -> Doubles:
         """What each series sells in a day of kind 1, as of the panel's origin."""

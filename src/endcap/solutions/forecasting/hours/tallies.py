@@ -38,6 +38,7 @@ _PLACE_LEVEL_PSEUDO = 30.0
 _LEVEL_SERIES = 3.0
 _SMOOTH_HALF_LIFE = 14.0
 _SMOOTH_PSEUDO_DAYS = 1.0
+_WIDTHS = {"levels": (2,), "place_levels": (2,)}
 
 
 def tally_shapes(shard: HourPanel) -> Learned:
@@ -199,7 +200,7 @@ def _halve(values: Doubles) -> Doubles:
 
 def _merge(learned: Sequence[Learned], labels: str, names: Sequence[str]) -> _Sums:
     if not learned:
-        return _Sums(np.empty((0, 0), dtype=np.str_), {name: np.zeros((0, KINDS, HOURS)) for name in names})
+        return _Sums(np.empty((0, 0), dtype=np.str_), {name: np.zeros((0, *_WIDTHS.get(name, (KINDS, HOURS)))) for name in names})
     rows = np.concatenate([one[labels] for one in learned])
     distinct, of_row = np.unique(rows, axis=0, return_inverse=True) if rows.shape[1] else (rows[:1], np.zeros(len(rows), dtype=np.int64))
     sums = {}

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import IntegrityBroken, InvalidInput
+from endcap.core.identity import identify
 from endcap.core.zones import load_zone, parse_moment
 from endcap.governance.sessions import Session
 from endcap.loop.data.file_sets import gone_files, new_files
@@ -20,11 +21,21 @@ from endcap.loop.data.records import INGESTS, Ingest, describe_arrival
 from endcap.loop.evaluation.gates import Evidence
 from endcap.loop.evaluation.sums import ErrorSums, SummedEvidence
 from endcap.loop.features.hour_panels import HOURS
-from endcap.loop.features.hour_store import STANDING_STATES, HourState, ShardState, StandingState, find_last_days, put_state, read_series, read_state
+from endcap.loop.features.hour_store import (
+    STANDING_STATES,
+    HourState,
+    StandingState,
+    find_last_days,
+    find_present,
+    put_state,
+    read_series,
+    read_state,
+)
 from endcap.loop.features.packing import unpack_arrays
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, SliceMetrics, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
+from endcap.pipelines.code import digest_code
 from endcap.pipelines.executors import Executor, open_configured
 from endcap.pipelines.graph import StepContext
 from endcap.pipelines.machine import count_cpus, limit_memory
@@ -46,6 +57,7 @@ if TYPE_CHECKING:
 
 _FROZEN_ORIGINS = 2
 _NAMED = 5
+_LOOK_BACK_DAYS = 56  # how far the newest row of a member is looked for where members never retire
 
 
 class HourRef(msgspec.Struct, frozen=True):
@@ -111,9 +123,8 @@ class HourForecastTask(DefinedTask):
 
     def _note_states(self, session: Session, state: HourState, tick: int) -> list[str]:
         """Note when each member had its newest row, unless newer data were noted already. Returns the names of the retired ones."""
-        names, last_days = self._find_last_days(session, state)
-        origin = state.start + timedelta(days=tick // HOURS)
-        table = note_states(names, last_days, retire_after_days=self.forecast.retire_after_days, origin=origin)
+        names, last_days, retired = self._find_retired(session, state, tick)
+        table = note_states(names, last_days, retired, origin=(origin := state.start + timedelta(days=tick // HOURS)))
         partition = {"workspace": session.workspace, "model": self.name}
         standing = None
         if session.tables.partitions(MEMBER_STATES, partition=partition):
@@ -121,7 +132,7 @@ class HourForecastTask(DefinedTask):
         older = standing is not None and standing.num_rows > 0 and standing["origin"][0].as_py() > origin
         if not older and (standing is None or not standing.equals(table)):
             session.tables.write(MEMBER_STATES, partition=partition, table=table)
-        return [name for name, gone in zip(names, table["retired"].to_pylist(), strict=True) if gone]
+        return [name for name, gone in zip(names, retired, strict=True) if gone]
 
     def _describe_retired(self, retired: list[str]) -> tuple[str, ...]:
         if not retired:
@@ -129,26 +140,41 @@ class HourForecastTask(DefinedTask):
         shown = f"{', '.join(retired[:_NAMED])}{' ...' if len(retired) > _NAMED else ''}"
         return (f"{len(retired):,} members had no row for {self.forecast.retire_after}, are retired and not forecast: {shown}",)
 
-    def _find_last_days(self, session: Session, state: HourState) -> tuple[tuple[str, ...], list[date | None]]:
+    def _find_last_days(self, session: Session, state: HourState, tick: int) -> tuple[tuple[str, ...], list[date | None]]:
+        """The members, and when each had its newest row as seen from an origin; None for those without one for very long."""
         names, groups, _ = self.find_members(session, state)
-        most = (self.forecast.retire_after_days or 0) + 1
-        days = find_last_days(session.blobs, state, groups, n_groups=len(names), most_days=most)
+        most = (self.forecast.retire_after_days or _LOOK_BACK_DAYS) + 1
+        days = find_last_days(session.blobs, state, groups, n_groups=len(names), until=tick - state.hidden, most_days=most)
         return names, [state.start + timedelta(days=int(day)) if day >= 0 else None for day in days]
+
+    def _find_retired(self, session: Session, state: HourState, tick: int) -> tuple[tuple[str, ...], list[date | None], list[bool]]:
+        """The same, and who is retired as seen from an origin. Whoever has a row only after it is not."""
+        names, last_days = self._find_last_days(session, state, tick)
+        retired = find_retired(last_days, retire_after_days=self.forecast.retire_after_days)
+        if None in last_days and tick - state.hidden < state.n_ticks:
+            _, later = self._find_last_days(session, state, state.n_ticks + state.hidden)
+            retired = [gone and (before is not None or after is None) for gone, before, after in zip(retired, last_days, later, strict=True)]
+        return names, last_days, retired
 
     def _find_standing(self, session: Session, ingests: dict[str, Ingest]) -> tuple[StandingState | None, Ingest | None]:
         """The state to go on from, and the ingest that it holds; none where the definition or a file that was read is no longer the same."""
         standing = session.records.get(STANDING_STATES, workspace=session.workspace, id=self.name)
-        if standing is None or standing.definition != self.identity or not session.blobs.has(standing.state):
+        if standing is None or standing.definition != self._identify_state(session) or not session.blobs.has(standing.state):
             return None, None
         table = self.forecast.table.name
         before = session.records.get(INGESTS, workspace=session.workspace, id=standing.ingests.get(table, ""))
-        if before is None or gone_files(ingests[table], since=before):
+        if before is None or gone_files(ingests[table], since=before) or before.stored_types != ingests[table].stored_types:
             return None, None
         return standing, before
 
+    def _identify_state(self, session: Session) -> str:
+        """What a state follows from beside the files: rows that were read under another definition, zone or code are read again."""
+        return identify(self.identity, self.zone(session), digest_code())
+
     def _keep_state(self, session: Session, state: HourState, ingests: dict[str, Ingest]) -> str:
         digest = put_state(session.blobs, state)
-        record = StandingState(model=self.name, definition=self.identity, state=digest, ingests={name: i.id for name, i in ingests.items()})
+        ids = {name: found.id for name, found in ingests.items()}
+        record = StandingState(model=self.name, definition=self._identify_state(session), state=digest, ingests=ids)
         with session.records.transact() as tx:
             found = tx.get_versioned(STANDING_STATES, workspace=session.workspace, id=self.name)
             if found is None or found[0] != record:
@@ -210,7 +236,7 @@ class HourForecastTask(DefinedTask):
 
     def _rest(self, session: Session, trial: HourTrial, source: ShardSource, data: DataRef, *, segments: dict[str, list[str]]) -> Trial:
         evidence = session.blobs.put(encode_evidence(trial.test, trial.method))
-        _, last_days = self._find_last_days(session, source.state)
+        _, last_days = self._find_last_days(session, source.state, source.origin)
         members = measure_members(trial.test, trial.method, baseline=self._best_baseline(trial), segments=segments, last_days=last_days)
         session.tables.write(MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": evidence}, table=members)
         files = [VersionFile(name, a.kind, session.blobs.put(a.payload), len(a.payload)) for name, a in sorted(trial.artefacts.items())]
@@ -220,14 +246,15 @@ class HourForecastTask(DefinedTask):
             metrics=trial.metrics,
             leaderboard=trial.leaderboard,
             baselines=trial.baselines,
-            slices=self._measure_slices(trial, segments),
+            slices=self._measure_slices(trial, segments, source.state.start),
             evidence=evidence,
             trained_until=source.state.start + timedelta(days=(source.origin - source.state.hidden - 1) // HOURS),
             notes=(*data.notes, *trial.notes),
         )
 
-    def _measure_slices(self, trial: HourTrial, segments: dict[str, list[str]]) -> tuple[SliceMetrics, ...]:
-        return measure_slices(trial.test, trial.method, segments={name: segments[name] for name in self.forecast.slices if name in segments})
+    def _measure_slices(self, trial: HourTrial, segments: dict[str, list[str]], start: date) -> tuple[SliceMetrics, ...]:
+        declared = {name: segments[name] for name in self.forecast.slices if name in segments}
+        return measure_slices(trial.test, trial.method, segments=declared, start=start)
 
     def _best_baseline(self, trial: HourTrial) -> str:
         figures = {name: getattr(trial.leaderboard[name], self.gate.metric) for name in trial.baselines}
@@ -268,7 +295,7 @@ class HourForecastTask(DefinedTask):
             for place in frozen:
                 origin = int(origins[place])
                 informed = shards.inform(fit, origin=origin)
-                sums, _ = shards.score({"champion": informed}, {"champion": spread}, groups, len(names), origin=origin)
+                sums, *_ = shards.score({"champion": informed}, {"champion": spread}, groups, len(names), origin=origin)
                 standing.values[:, :, place] = sums["champion"]
         return standing
 
@@ -278,8 +305,7 @@ class HourForecastTask(DefinedTask):
         _, source = self.open_data(session, data)
         zero = datetime.combine(source.state.start, datetime.min.time()) + timedelta(hours=source.origin)
         last = zero + timedelta(hours=source.horizon - 1)
-        names, last_days = self._find_last_days(session, source.state)
-        retired = find_retired(last_days, retire_after_days=self.forecast.retire_after_days)
+        names, _, retired = self._find_retired(session, source.state, source.origin)
         chosen = frozenset(name for name, gone in zip(names, retired, strict=True) if not gone and name in members)
         wanted = EVERYBODY if len(chosen) == len(names) else Members(chosen)
         parts = self._answer_parts(session, version, source, zero, wanted)
@@ -291,24 +317,38 @@ class HourForecastTask(DefinedTask):
             shards = Shards(source, executor)
             informed = shards.inform(fit, origin=source.origin) if fit.needs_survey else fit
             work = partial(answer_shard, source=source, fit=informed, spread=spread)
+            there, n_rows, table = find_present(session.blobs, source.state, until=source.origin - source.state.hidden), 0, None
             step = 1 if executor.name == "here" else 2 * count_cpus()  # no more answers in memory than are made at once
             for first in range(0, len(source.indexes), step):
                 indexes = source.indexes[first : first + step]
                 for index, values in zip(indexes, shards.map(work, indexes), strict=True):
-                    table = self._tabulate(session, source, source.state.shards[index], zero, values, members)
+                    table = self._tabulate(session, source, index, zero, values, members, there=there)
+                    n_rows += table.num_rows
                     if table.num_rows:
                         yield table
         forget_shards()
+        if n_rows == 0 and table is not None:
+            yield table  # a batch without rows is still one that can be read
 
     def _tabulate(
-        self, session: Session, source: ShardSource, shard: ShardState, zero: datetime, values: tuple[NDArray[np.float32], ...], members: Members
+        self,
+        session: Session,
+        source: ShardSource,
+        index: int,
+        zero: datetime,
+        values: tuple[NDArray[np.float32], ...],
+        members: Members,
+        *,
+        there: list[NDArray[np.bool_]] | None,
     ) -> pa.Table:
         import pyarrow as pa
 
+        shard = source.state.shards[index]
         keys, _ = read_series(session.blobs, shard)
-        rows = np.arange(shard.n_series)
+        wanted = np.ones(shard.n_series, dtype=np.bool_) if there is None else there[index]
         if not members.everybody:
-            rows = np.flatnonzero([name in members for name in self._name_members(keys)])
+            wanted = wanted & np.array([name in members for name in self._name_members(keys)], dtype=np.bool_)
+        rows = np.flatnonzero(wanted)
         repeated = pa.array(np.repeat(rows, source.horizon))
         columns = {}
         for name in self.keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ STEP_DAYS = 5
 SPREAD_FILE = "spread.npz"
 _LEAST_DAYS = (28, 14, 7)
 _MOST_TRIALS = 3
+_COSTLY = 1.005
 _PANEL_COPIES = 3  # a shard's panel, what a method makes of it, and what the worker still keeps of the one before
 
 Advance = Callable[[int, int], object]
@@ -38,7 +39,8 @@ R = TypeVar("R")
 class HourBackTest:
     """Error sums by method, n_groups x n_origins. The first ``n_choosing`` origins serve to choose; the others to judge.
 
-    ``tallies`` are the pairs of all origins by method, which tell the spread around coming forecasts.
+    ``tallies`` are the pairs of all origins by method, which tell the spread around coming forecasts; ``targets`` the sums over all groups by
+    target, n_targets x n_origins.
     """
 
     origins: NDArray[np.int64]
@@ -48,6 +50,7 @@ class HourBackTest:
     tallies: dict[str, list[Learned]]
     refused: dict[str, str]
     notes: tuple[str, ...]
+    targets: dict[str, ErrorSums] = field(default_factory=dict)
 
     @property
     def judged(self) -> slice:
@@ -115,12 +118,13 @@ class Shards:
 
     def score(
         self, fits: Mapping[str, HourFit], spreads: Mapping[str, Spread], groups: Mapping[int, NDArray[np.int64]], n_groups: int, *, origin: int
-    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, list[Learned]]]:
-        """The sums of all shards by method, and the pairs of each."""
+    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, list[Learned]], dict[str, NDArray[np.float64]]]:
+        """By method, the sums of all shards by group, the pairs of each shard, and the sums by target."""
         score = partial(score_shard, source=self.source, origin=origin, fits=fits, spreads=spreads, groups=groups, n_groups=n_groups)
         scored = self.map(score)
         sums = {name: np.sum([part.sums[name] for part in scored], axis=0) for name in fits}
-        return sums, {name: [part.tallies[name] for part in scored] for name in fits}
+        targets = {name: np.sum([part.targets[name] for part in scored], axis=0) for name in fits}
+        return sums, {name: [part.tallies[name] for part in scored] for name in fits}, targets
 
 
 def choose_origins(*, n_seen: int, hidden: int, horizon: int, n: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -153,15 +157,17 @@ def run_backtest(
     A forecast's spread is that of the pairs of origins before, so the oldest has none. Cost: n_origins times the fits and forecasts.
     """
     sums = {name: ErrorSums.empty(len(names), origins.size) for name in methods}
+    targets = {name: ErrorSums.empty(shards.source.horizon, origins.size) for name in methods}
     tallies: dict[str, list[Learned]] = {name: [] for name in methods}
     refused: dict[str, str] = {}
     for place, origin in enumerate(origins.tolist()):
         refused = {}
         fits = shards.fit(methods, origin=origin, seed=seed, refused=refused)
         spreads = {name: fit_spread(tallies[name]) for name in fits if tallies[name]}
-        found, pairs = shards.score(fits, spreads, groups, len(names), origin=origin)
+        found, pairs, by_target = shards.score(fits, spreads, groups, len(names), origin=origin)
         for name in fits:
             sums[name].values[:, :, place] = found[name]
+            targets[name].values[:, :, place] = by_target[name]
             tallies[name] += pairs[name]
         advance(place + 1, int(origins.size) + 1)
     n_choosing = 1 if origins.size >= 2 else 0
@@ -170,7 +176,7 @@ def run_backtest(
     if origins.size == 0:
         refused = {name: "without a back-test nothing would show what it is worth" for name, method in methods.items() if not method.baseline}
     offered = {name: found for name, found in sums.items() if name not in refused}
-    return HourBackTest(origins, n_choosing, names, offered, tallies, refused, notes)
+    return HourBackTest(origins, n_choosing, names, offered, tallies, refused, notes, {name: targets[name] for name in offered})
 
 
 def train_hours(
@@ -193,8 +199,9 @@ def train_hours(
     origins, notes = choose_origins(n_seen=n_seen, hidden=state.hidden, horizon=shards.source.horizon, n=n_origins)
     test = run_backtest(shards, methods, origins=origins, groups=groups, names=names, seed=seed, notes=notes, advance=advance)
     baselines = [name for name in test.sums if methods[name].baseline]
-    best = _rank(test, [name for name in test.sums if name not in baselines and name in offered], where=test.choosing, metric=metric)[:_MOST_TRIALS]
-    best += _rank(test, baselines, where=test.judged, metric=metric)[:1]
+    wanted = {name: method for name, method in methods.items() if name in test.sums and name in offered and name not in baselines}
+    best = _rank(test, wanted, where=test.choosing, metric=metric)[:_MOST_TRIALS]
+    best += _rank(test, {name: methods[name] for name in baselines}, where=test.judged, metric=metric)[:1]
     refused: dict[str, str] = {}
     fits = shards.fit(build_methods(best), origin=shards.source.origin, seed=seed, refused=refused)
     advance(int(test.origins.size) + 1, int(test.origins.size) + 1)
@@ -237,16 +244,16 @@ def _needed(name: str, methods: Mapping[str, HourMethod]) -> list[str]:
     return [method for method in methods if method in wanted]
 
 
-def _rank(test: HourBackTest, names: list[str], *, where: slice, metric: str) -> list[str]:
+def _rank(test: HourBackTest, methods: Mapping[str, HourMethod], *, where: slice, metric: str) -> list[str]:
     """Names by their figure, best first; the CRPS, which the oldest origin does not have, is stood in for by the RMSE."""
     figures: dict[str, float] = {}
-    for name in names:
+    for name, method in methods.items():
         found = test.sums[name].take(origins=where).metrics
         figure = getattr(found, metric)
         figure = found.rmse if figure is None else figure
         if figure is not None:
-            figures[name] = figure
-    return sorted(figures, key=lambda name: figures[name]) or names[:1]
+            figures[name] = figure * (_COSTLY if method.costly else 1.0)
+    return sorted(figures, key=lambda name: figures[name]) or list(methods)[:1]
 
 
 class _Head(msgspec.Struct):
@@ -257,9 +264,10 @@ class _Head(msgspec.Struct):
 
 
 def encode_evidence(test: HourBackTest, method: str) -> bytes:
-    """What a back-test showed, as bytes, for the trial of one method: sums by method, group and origin."""
+    """What a back-test showed, as bytes, for the trial of one method: sums by method, group and origin, and by target."""
     head = _Head(method, test.n_choosing, test.groups, tuple(test.sums))
     arrays = {str(i): sums.values for i, sums in enumerate(test.sums.values())}
+    arrays |= {f"targets {i}": test.targets[name].values for i, name in enumerate(test.sums) if name in test.targets}
     return pack_arrays({"head": np.frombuffer(msgspec.json.encode(head), dtype=np.uint8), "origins": test.origins, **arrays})
 
 
@@ -269,6 +277,7 @@ def decode_evidence(payload: bytes) -> HourBackTest:
     try:
         head = msgspec.json.decode(arrays["head"].tobytes(), type=_Head)
         sums = {name: ErrorSums(arrays[str(i)]) for i, name in enumerate(head.names)}
-        return HourBackTest(arrays["origins"], head.n_choosing, head.groups, sums, {}, {}, ())
+        targets = {name: ErrorSums(arrays[f"targets {i}"]) for i, name in enumerate(head.names) if f"targets {i}" in arrays}
+        return HourBackTest(arrays["origins"], head.n_choosing, head.groups, sums, {}, {}, (), targets)
     except (KeyError, msgspec.DecodeError) as error:
         raise IntegrityBroken("These bytes are no evidence.") from error
