@@ -18,6 +18,8 @@ MODEL = "store-day"
 SAMPLES = {
     "first": ("kill:1%", "kill:36%", "kill:83%", "full:17%"),
     "changed": ("kill:45%", "kill:71%", "kill:96%", "full:66%"),
+    "hours-first": ("kill:96%",),
+    "next-hour": ("kill:45%", "late:94%", "full:75%"),
 }
 PAUSING = """
 import sys
@@ -37,13 +39,13 @@ with open_house(sys.argv[2]) as house:
 """
 
 
-@pytest.mark.parametrize("scenario", SAMPLES)
-def test_a_run_that_is_hurt_at_any_instant_is_made_good_by_the_next(scenario: str) -> None:
-    command = [sys.executable, "-m", "endcap.testing.kills", scenario, *SAMPLES[scenario]]
+@pytest.mark.parametrize("world", SAMPLES)
+def test_a_run_that_is_hurt_at_any_instant_is_made_good_by_the_next(world: str) -> None:
+    command = [sys.executable, "-m", "endcap.testing.kills", world, *SAMPLES[world]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     *trials, summary = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(trial["name"], trial["problems"]) for trial in trials if trial["problems"]] == []
-    assert [trial["killed"] for trial in trials] == [True] * len(SAMPLES[scenario])
+    assert [trial["killed"] for trial in trials] == [True] * len(SAMPLES[world])
     assert (done.returncode, summary["n_tried"], summary["n_failed"]) == (0, len(trials), 0)
 
 

@@ -41,7 +41,6 @@ from endcap.loop.registry.releases import get_champion
 from endcap.pipelines.leases import LEASES
 from endcap.pipelines.records import RUNS, Run
 from endcap.project.running import run
-from endcap.solutions.forecasting.hours.outcomes import SEEN_STATES
 from endcap.testing.faults import Instants, fill, kill, striking
 from endcap.testing.kill_worlds import ZONE, World, lay_out
 
@@ -58,7 +57,7 @@ class State(msgspec.Struct, frozen=True):
     answers: str
     outcomes: str
     sums: str
-    hours: tuple[str, str]
+    hours: str
     incidents: int
     ingests: tuple[tuple[str, str], ...]
 
@@ -99,8 +98,7 @@ def describe(session: Session, model: str) -> State:
     batches = records.find(BATCHES, workspace=workspace, where=where)
     answers = [read_batch(session, batch).drop_columns(["predicted_at"]) for batch in batches]
     outcomes, sums = read_outcomes(session, batches), read_member_outcomes(session, model, batches)
-    state = records.get(STANDING_STATES, workspace=workspace, id=model)
-    seen = records.get(SEEN_STATES, workspace=workspace, id=model)
+    hours = records.get(STANDING_STATES, workspace=workspace, id=model)
     return State(
         champion=champion.version if champion else None,
         versions=tuple((v.id, v.identity, v.candidate) for v in records.find(VERSIONS, workspace=workspace, where=where)),
@@ -109,7 +107,7 @@ def describe(session: Session, model: str) -> State:
         answers=digest(repr([table.to_pylist() for table in answers]).encode()),
         outcomes=digest(repr(outcomes.sort_by([("origin", "ascending"), ("ts", "ascending")]).to_pylist() if outcomes else None).encode()),
         sums=digest(repr(sums.sort_by([("member", "ascending"), ("ts", "ascending")]).to_pylist() if sums else None).encode()),
-        hours=(state.state if state else "", seen.state if seen else ""),
+        hours=hours.state if hours else "",
         incidents=len(records.find(INCIDENTS, workspace=workspace)),
         ingests=tuple(sorted((i.table, i.identity) for i in records.find(INGESTS, workspace=workspace))),
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -34,6 +35,20 @@ def test_mixed_types_and_unknown_columns_are_refused_however_many_files_are_take
         read_parquet([file_of(a=[1]), file_of(a=["x"])], dataset="sales", at_once=at_once)
     with pytest.raises(InvalidInput, match="no column 'c'"):
         read_parquet([file_of(a=[1]), file_of(b=["x"])], dataset="sales", at_once=at_once, columns=["a", "c"])
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_fractions_come_back_to_the_last_bit(kind: pa.DataType) -> None:
+    values = np.array([0.1, -0.0, 0.0, np.nan, np.inf, -np.inf, 1e-40, 0.1], dtype=kind.to_pandas_dtype())
+    array = pa.array(values, kind, mask=np.arange(values.size) == 7)
+    sink = io.BytesIO()
+    table = pa.table({"a.b": array, "name": ["x"] * 8, "list": [[0.5]] * 8})
+    assert write_parquet(table, sink=sink) == 8
+    found = read_parquet([pa.BufferReader(sink.getvalue())], dataset="sales")
+    assert found.schema == table.schema
+    assert found["a.b"].null_count == 1
+    assert np.array(found["a.b"])[:7].tobytes() == values[:7].tobytes()
+    assert found["list"].to_pylist() == [[0.5]] * 8
 
 
 def test_no_files_are_nothing_to_read() -> None:

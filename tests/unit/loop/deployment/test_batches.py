@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from endcap.core.errors import InvalidInput, NotFound, PermissionDenied, StorageFull
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
-from endcap.loop.deployment.batches import add_ids, find_batch, log_predictions, read_batch
+from endcap.loop.deployment.batches import _is_unique, add_ids, find_batch, log_predictions, read_batch, sweep_log
 from endcap.loop.deployment.deliveries import deliver_predictions
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS
 from endcap.testing.faults import Instants, fill, striking
@@ -90,6 +90,31 @@ def test_two_answers_to_one_question_are_refused(shop: Any, version: Any) -> Non
     with pytest.raises(InvalidInput, match="several rows of the same keys and ts"):
         shop.deliver(version, pa.concat_tables([table, table.slice(0, 1)]), origin=ORIGIN)
     assert shop.session.tables.partitions(PREDICTIONS) == []
+
+
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 2), st.integers(0, 3)), max_size=12),
+    ordered=st.booleans(),
+)
+def test_rows_are_unique_or_not_in_any_order(rows: list[tuple[str | None, int, int]], ordered: bool) -> None:
+    rows = sorted(rows, key=str) if ordered else rows
+    store, item, hour = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    ts = [datetime(2026, 1, 5, h) for h in hour]  # noqa: DTZ001 - the table's own time
+    table = pa.table({"store": pa.array(store, pa.string()), "item": pa.array(item, pa.int64()), "ts": pa.array(ts, pa.timestamp("us"))})
+    chunked = pa.concat_tables([table.slice(0, len(rows) // 2), table.slice(len(rows) // 2)])
+    assert _is_unique(chunked, ["store", "item"]) == (len(set(rows)) == len(rows))
+
+
+def test_rows_that_belong_to_no_batch_are_swept_and_others_stay(shop: Any, version: Any) -> None:
+    batch = shop.deliver(version, two_stores(shop), origin=ORIGIN)
+    rows, tables = logged(shop, batch), shop.session.tables
+    for names in ({"data": "other"}, {"version": "store-day-v9"}, {"origin": "2026-01-04"}):
+        tables.write(PREDICTIONS, partition={**batch.partition, **names, "part": "0000"}, table=two_stores(shop))
+    tables.write(PREDICTIONS, partition={**batch.partition, "model": "another", "part": "0000"}, table=two_stores(shop))
+    assert sweep_log(shop.session, batch.model) == 3
+    assert sweep_log(shop.session, batch.model) == 0
+    assert logged(shop, batch).equals(rows)
+    assert {partition["model"] for partition in tables.partitions(PREDICTIONS)} == {batch.model, "another"}
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_answers(tmp_path: Path, shop_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
