@@ -18,7 +18,6 @@ MODEL = "store-day"
 SAMPLES = {
     "first": ("kill:1%", "kill:36%", "kill:83%", "full:17%"),
     "changed": ("kill:45%", "kill:71%", "kill:96%", "full:66%"),
-    "hours-first": ("kill:96%",),
     "next-hour": ("kill:45%", "late:94%", "full:75%"),
 }
 PAUSING = """

@@ -127,7 +127,7 @@ def check_hours(cluster: Any, world: World) -> None:
     trials: dict[str, tuple[Trial, ...]] = {}
     answers: dict[str, pa.Table] = {}
     for spec, reporter in (("here", SilentReporter()), ("processes", SilentReporter()), ("ray", killing)):
-        own = replace(session, settings=Settings(executor=spec, n_workers=2))
+        own = replace(session, settings=Settings(executor=spec, n_workers=1 if spec == "processes" else 2))
         trials[spec] = task.train(own, StepContext("train", "run_1", {}, reporter), data).trials
         answers[spec] = pa.concat_tables(task.answer(own, version_of(trials[spec][0], world), data).parts)
     assert killing.struck

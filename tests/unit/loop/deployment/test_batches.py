@@ -4,7 +4,7 @@ import csv
 import errno
 import itertools
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -103,6 +103,20 @@ def test_rows_are_unique_or_not_in_any_order(rows: list[tuple[str | None, int, i
     table = pa.table({"store": pa.array(store, pa.string()), "item": pa.array(item, pa.int64()), "ts": pa.array(ts, pa.timestamp("us"))})
     chunked = pa.concat_tables([table.slice(0, len(rows) // 2), table.slice(len(rows) // 2)])
     assert _is_unique(chunked, ["store", "item"]) == (len(set(rows)) == len(rows))
+
+
+def test_a_run_that_was_cut_short_in_more_parts_leaves_no_row_of_them(shop: Any, version: Any) -> None:
+    batch, whole = shop.deliver(version, two_stores(shop), origin=ORIGIN), two_stores(shop, forecast=[9.0] * 6)
+
+    def cut_short() -> Iterator[pa.Table]:
+        yield from (whole.slice(place, 1) for place in range(5))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        log_predictions(shop.session, [(batch, cut_short())])
+    (again,) = log_predictions(shop.session, [(batch, iter([whole.slice(0, 4), whole.slice(4)]))])
+    assert (again.n_rows, again.n_parts) == (6, 2)
+    assert logged(shop, again).drop_columns(["prediction_id"]).equals(whole)
 
 
 def test_rows_that_belong_to_no_batch_are_swept_and_others_stay(shop: Any, version: Any) -> None:
