@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -198,9 +199,19 @@ def _find_labels(fact: Statics | None, labels: tuple[str, ...], *, first: int) -
     """The row of each series' label among ``labels``, counted from ``first``; 0 where it is unknown."""
     if fact is None:
         return None
+    return _match_labels(fact.labels, labels, first)[fact.codes]  # code -1, nothing known, reads the last
+
+
+@lru_cache(maxsize=32)
+def _match_labels(own: tuple[str, ...], labels: tuple[str, ...], first: int) -> Codes:
+    """The row of each of some labels among others, counted from ``first``; 0 where it is unknown, and at the end.
+
+    Shards have their labels in common.
+    """
     rows = {label: first + i for i, label in enumerate(labels)}
-    known = np.array([*(rows.get(label, 0) for label in fact.labels), 0], dtype=np.int64)
-    return known[fact.codes]  # code -1, nothing known, reads the last
+    known = np.array([*(rows.get(label, 0) for label in own), 0], dtype=np.int64)
+    known.flags.writeable = False
+    return known
 
 
 def _texts(values: NDArray[Any]) -> tuple[str, ...]:

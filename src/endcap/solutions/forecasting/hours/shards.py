@@ -49,7 +49,9 @@ class ShardSource:
     def read(self, index: int, *, look_back_days: int | None = None, keep: bool = True) -> HourPanel:
         """The panel of one shard as known at the source's origin. ``keep`` False: it is not read again."""
         own: _Source = (self.digest, self.origin, self.horizon, look_back_days)
-        found = _KEPT.get((own, index)) or _KEPT.get(((*own[:3], None), index))
+        found, whole = _KEPT.get((own, index)), _KEPT.get(((*own[:3], None), index))
+        if found is None and whole is not None and look_back_days is not None:
+            return whole.latest(look_back_days)
         if found is None:
             found = read_shard(
                 self.blobs,

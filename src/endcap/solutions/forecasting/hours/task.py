@@ -347,7 +347,9 @@ class HourForecastTask(DefinedTask):
         keys, _ = read_series(session.blobs, shard)
         wanted = np.ones(shard.n_series, dtype=np.bool_) if there is None else there[index]
         if not members.everybody:
-            wanted = wanted & np.array([name in members for name in self._name_members(keys)], dtype=np.bool_)
+            named = self._name_members(keys)
+            known = {name: name in members for name in set(named)}
+            wanted = wanted & np.array([known[name] for name in named], dtype=np.bool_)
         rows = np.flatnonzero(wanted)
         repeated = pa.array(np.repeat(rows, source.horizon))
         columns = {}
