@@ -31,8 +31,9 @@ class RayExecutor:
     """Tasks of one CPU each on the Ray that runs in this process, on the cluster at an address, or on one started on this machine.
 
     Starting one takes some seconds, so it stays up until the executor that started it is closed. A cluster of others is left as it is.
-    Nodes must have the same Endcap and the project's modules installed, or share this machine's disk. ``memory_limit`` counts for each
-    node: tasks are spread, and as many are on their way as fit in all nodes.
+    Nodes must have the same Endcap and the project's modules installed, or share this machine's disk. What reads a home (the shards of an
+    hourly model) finds it by its path: on a cluster of several machines the home lies on a file system that all of them mount at the same
+    place. ``memory_limit`` counts for each node: tasks are spread, and as many are on their way as fit in all nodes.
     """
 
     name = "ray"

@@ -97,9 +97,9 @@ def test_members_that_came_went_and_stopped_are_told_and_the_gone_are_not_foreca
     def statuses() -> dict[str, str]:
         return {line.member: line.status for line in list_members(desk.session, version.id, limit=0)}
 
-    answers = desk.task.answer(desk.session, version, data)
-    assert set(answers.table["store"].to_pylist()) == {0, 1, 2, 4}
-    assert answers.table.num_rows == 4 * 7
+    (table,) = desk.task.answer(desk.session, version, data).parts
+    assert set(table["store"].to_pylist()) == {0, 1, 2, 4}
+    assert table.num_rows == 4 * 7
     assert (statuses()["3"], statuses()["4"]) == ("retired", "stale")
     assert set(statuses()) == {"0", "1", "2", "3", "4"}
     write_chain(tmp_path, last={0: N_DAYS, 1: N_DAYS, 2: N_DAYS, 3: N_DAYS - 40, 4: N_DAYS, 5: N_DAYS})
