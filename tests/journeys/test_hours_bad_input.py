@@ -21,7 +21,6 @@ from endcap.loop.features.hour_store import STANDING_STATES
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord
 from endcap.loop.retraining.cycle import CycleResult, turn
 from endcap.pipelines.records import RUNS
-from endcap.project.running import run_task
 from endcap.solutions.forecasting.hours.task import HourForecastTask
 from endcap.testing.sessions import make_session
 
@@ -260,13 +259,6 @@ def test_a_definition_that_hours_cannot_have_is_refused(
     with pytest.raises(error, match=message):
         desk.turn(**options)
     assert desk.session.tables.partitions("predictions") == []
-
-
-def test_a_page_is_asked_for_in_vain_before_the_run_begins(open_desk: Callable[..., Desk], tmp_path: Path) -> None:
-    desk = open_desk(sales())
-    with pytest.raises(InvalidInput, match="Model 'hours' is hourly; a page is written for daily forecasts"):
-        run_task(desk.session, desk.define(), folder=tmp_path, report=tmp_path / "page.html")
-    assert desk.session.records.find(RUNS, workspace="default") == []
 
 
 def test_rows_that_lay_in_the_future_count_when_their_time_has_come(open_desk: Callable[..., Desk]) -> None:

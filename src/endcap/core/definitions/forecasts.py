@@ -193,7 +193,7 @@ class Forecast(msgspec.Struct, frozen=True):
     def _check_members(self, what: str) -> None:
         set_field(self, "members", as_names(self.members, what=f"{what} members"))
         if self.hourly and not self.members:
-            set_field(self, "members", (self.place or self.keys[0],))
+            set_field(self, "members", (self.place if self.place in self.keys else self.keys[0],))  # a place that is no key is told below
         for name in self.members:
             if name not in self.keys:
                 raise DefinitionError(f"{what} names members by {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys))
