@@ -21,6 +21,7 @@ from endcap.loop.features.hour_store import STANDING_STATES
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord
 from endcap.loop.retraining.cycle import CycleResult, turn
 from endcap.pipelines.records import RUNS
+from endcap.project.running import run_task
 from endcap.solutions.forecasting.hours.task import HourForecastTask
 from endcap.testing.sessions import make_session
 
@@ -259,6 +260,16 @@ def test_a_definition_that_hours_cannot_have_is_refused(
     with pytest.raises(error, match=message):
         desk.turn(**options)
     assert desk.session.tables.partitions("predictions") == []
+
+
+def test_a_page_that_cannot_be_written_leaves_the_forecasts(open_desk: Callable[..., Desk], tmp_path: Path) -> None:
+    desk = open_desk(sales())
+    with pytest.raises(InvalidInput, match="cannot be written: it is a folder"):
+        run_task(desk.session, desk.define(), folder=tmp_path, report=tmp_path)
+    assert desk.session.tables.partitions("predictions")
+    done = run_task(desk.session, desk.define(), folder=tmp_path, report=tmp_path / "page.html")
+    assert done.report == str(tmp_path / "page.html")
+    assert "<h1>hours</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_rows_that_lay_in_the_future_count_when_their_time_has_come(open_desk: Callable[..., Desk]) -> None:

@@ -142,6 +142,7 @@ class Forecast(msgspec.Struct, frozen=True):
             if not isinstance(table, Table):
                 raise DefinitionError(f"{what} has static={table!r}.", hint="give an ec.Table, or a list of them")
         self._check_times(what)
+        self._check_likeness(what)
         self._check_members(what)
         self._check_choices(what)
 
@@ -221,7 +222,6 @@ class Forecast(msgspec.Struct, frozen=True):
         for metric in (self.gate.metric, *self.gate.most, *(entry.metric for entry in self.watch)):
             if metric in strange:
                 raise DefinitionError(f"{what} is {'hourly' if self.hourly else 'daily'}, and {metric!r} is not measured for such a forecast.")
-        self._check_likeness(what)
         if self.open is not None and self.open not in self.known_ahead:
             raise DefinitionError(
                 f"{what} has open={self.open!r}, which is not among its known-ahead facts {sorted(self.known_ahead)}.",
