@@ -120,6 +120,8 @@ def check_hours(cluster: Any, world: World) -> None:
     data = assemble(session, task, world)
     _, source = task.open_data(session, data)
     assert len(source.indexes) == 9
+    shared = replace(session, settings=Settings(executor="processes", n_workers=4, memory_limit=2**30))
+    assert task.open_data(shared, data)[1].kept_bytes == 2**30 // 16  # a quarter of the limit among all workers
     (node,) = cluster.worker_nodes
     killing = Killing(lambda: cluster.remove_node(node, allow_graceful=False))
     trials: dict[str, tuple[Trial, ...]] = {}

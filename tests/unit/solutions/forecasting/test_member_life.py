@@ -19,7 +19,7 @@ from endcap.loop.features.panels import Statics
 from endcap.loop.registry.members import list_members, summarize_members
 from endcap.loop.registry.records import Version
 from endcap.loop.registry.versions import register_version
-from endcap.loop.retraining.tasks import DataRef, Trial
+from endcap.loop.retraining.tasks import Answers, DataRef, Trial
 from endcap.pipelines.graph import SilentReporter, StepContext
 from endcap.solutions.forecasting.candidates.by_member import ByMember
 from endcap.solutions.forecasting.choices import Choice
@@ -88,6 +88,11 @@ def write_chain(folder: Path, *, last: dict[int, int], n_days: int = N_DAYS) -> 
     pq.write_table(pa.table({"store": list(last), "region": ["north" if i % 2 else "south" for i in last]}), folder / "stores.parquet")
 
 
+def only(answers: Answers) -> pa.Table:
+    (table,) = answers.parts
+    return table
+
+
 def test_members_that_came_went_and_stopped_are_told_and_the_gone_are_not_forecast(tmp_path: Path) -> None:
     desk = make_desk(tmp_path, {0: N_DAYS, 1: N_DAYS, 2: N_DAYS, 3: N_DAYS - 40, 4: N_DAYS - 20}, retire_after="30d")
     data = desk.assemble()
@@ -97,7 +102,7 @@ def test_members_that_came_went_and_stopped_are_told_and_the_gone_are_not_foreca
     def statuses() -> dict[str, str]:
         return {line.member: line.status for line in list_members(desk.session, version.id, limit=0)}
 
-    (table,) = desk.task.answer(desk.session, version, data).parts
+    table = only(desk.task.answer(desk.session, version, data))
     assert set(table["store"].to_pylist()) == {0, 1, 2, 4}
     assert table.num_rows == 4 * 7
     assert (statuses()["3"], statuses()["4"]) == ("retired", "stale")
@@ -105,8 +110,8 @@ def test_members_that_came_went_and_stopped_are_told_and_the_gone_are_not_foreca
     write_chain(tmp_path, last={0: N_DAYS, 1: N_DAYS, 2: N_DAYS, 3: N_DAYS - 40, 4: N_DAYS, 5: N_DAYS})
     newer = desk.assemble()
     assert (statuses()["4"] in ("good", "unsure", "bad"), statuses()["5"]) == (True, "new")
-    assert set(desk.task.answer(desk.session, version, newer).table["store"].to_pylist()) == {0, 1, 2, 4, 5}, "a store that opened is forecast"
-    desk.assemble(origin=FIRST + timedelta(days=60))
+    assert set(only(desk.task.answer(desk.session, version, newer))["store"].to_pylist()) == {0, 1, 2, 4, 5}, "a store that opened is forecast"
+    desk.assemble(origin=(FIRST + timedelta(days=60)).isoformat())
     assert statuses()["5"] == "new", "a look back does not change what is so today"
 
 
@@ -115,7 +120,7 @@ def test_retiring_somebody_changes_nobody_elses_forecast(tmp_path: Path) -> None
     for after in (None, "30d"):
         desk = make_desk(tmp_path, {0: N_DAYS, 1: N_DAYS, 2: N_DAYS, 3: N_DAYS - 40}, retire_after=after)
         data = desk.assemble()
-        found = desk.task.answer(desk.session, desk.train(data), data).table.to_pylist()
+        found = only(desk.task.answer(desk.session, desk.train(data), data)).to_pylist()
         answers.append([row for row in found if row["store"] != 3])
     assert answers[0] == answers[1]
     assert len(answers[0]) == 21
@@ -148,7 +153,7 @@ def test_a_fit_that_fails_is_told_where_people_look(tmp_path: Path) -> None:
     assert version.notes[-1] == f"1 of 5 members have no fit of their own and answer by their fallback (7: {reason})"
     (line,) = list_members(desk.session, version.id, status="fallback")
     assert (line.member, line.fallback, line.candidate) == ("7", reason, "members")
-    assert desk.task.answer(desk.session, version, desk.assemble()).table.num_rows == 5 * 7
+    assert only(desk.task.answer(desk.session, version, desk.assemble())).num_rows == 5 * 7
     summary = summarize_members(desk.session, version)
     assert summary is not None
     assert summary.fallen_back == {reason: 1}
