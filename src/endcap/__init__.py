@@ -10,8 +10,13 @@ Aggregate(fold='sum', column='units', table=None)
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Threads of OpenMP (LightGBM's) wait asleep unless somebody said otherwise. Spinning, as they would, costs five times the CPU where others want
+# the same cores, and it is read once, when the first library with OpenMP is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "Aggregate": "endcap.core.definitions.aggregates",

@@ -214,8 +214,9 @@ def test_ls_and_show_tell_what_answers(lived: Lived, cli: Cli) -> None:
     (line,) = cli("ls", "--json", *lived.where).json
     assert (line["model"], line["champion"], line["versions"], line["last_run"]) == (MODEL, f"{MODEL}-v1", 2, "done")
     assert line["last_origin"] == "2025-10-20"
+    assert (line["metric"], line["figure"]) == ("wape", line["wape"])
     shown = cli("ls", *lived.where).out
-    assert shown.splitlines()[0].split() == ["model", "champion", "method", "WAPE", "since", "versions", "last", "run", "last", "origin", "watch"]
+    assert shown.splitlines()[0].split() == ["model", "champion", "method", "error", "since", "versions", "last", "run", "last", "origin", "watch"]
     model = cli("show", MODEL, "--json", *lived.where).json
     assert [version["id"] for version in model["versions"]] == [f"{MODEL}-v2", f"{MODEL}-v1"]
     assert model["verdict"]["passed"] is True

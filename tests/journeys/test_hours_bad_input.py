@@ -262,11 +262,14 @@ def test_a_definition_that_hours_cannot_have_is_refused(
     assert desk.session.tables.partitions("predictions") == []
 
 
-def test_a_page_is_asked_for_in_vain_before_the_run_begins(open_desk: Callable[..., Desk], tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_leaves_the_forecasts(open_desk: Callable[..., Desk], tmp_path: Path) -> None:
     desk = open_desk(sales())
-    with pytest.raises(InvalidInput, match="Model 'hours' is hourly; a page is written for daily forecasts"):
-        run_task(desk.session, desk.define(), folder=tmp_path, report=tmp_path / "page.html")
-    assert desk.session.records.find(RUNS, workspace="default") == []
+    with pytest.raises(InvalidInput, match="cannot be written: it is a folder"):
+        run_task(desk.session, desk.define(), folder=tmp_path, report=tmp_path)
+    assert desk.session.tables.partitions("predictions")
+    done = run_task(desk.session, desk.define(), folder=tmp_path, report=tmp_path / "page.html")
+    assert done.report == str(tmp_path / "page.html")
+    assert "<h1>hours</h1>" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_rows_that_lay_in_the_future_count_when_their_time_has_come(open_desk: Callable[..., Desk]) -> None:

@@ -103,7 +103,7 @@ class World:
             last=last.date(),
             zone="UTC",
             keys=("store", "item"),
-            data=f"{origin:064d}",
+            data=f"{len(self.said)}-{self.session.now().timestamp():.0f}".rjust(16, "0"),
             run="run_1",
         )
         return made, [table.slice(0, 7), table.slice(7)] if table.num_rows > 7 else [table]
@@ -200,7 +200,7 @@ def test_scoring_again_from_nothing_gives_the_same(session: Session) -> None:
     with session.records.transact() as tx:
         version = tx.get_versioned(SEEN_STATES, workspace="default", id="m")
         assert version is not None
-        tx.put(SEEN_STATES, workspace="default", record=SeenState("m", "0" * 64), expected_version=version[1])
+        tx.put(SEEN_STATES, workspace="default", record=SeenState("m", "0" * 64, session.now()), expected_version=version[1])
     assert world.join() > 0  # the state scored last is gone
     assert world.found() == before
 
@@ -211,6 +211,7 @@ def test_an_axis_that_begins_elsewhere_changes_no_outcome(session: Session) -> N
     world.sold = {cell: value for cell, value in world.sold.items() if cell[1] >= 24}
     world.out = {cell for cell in world.out if cell[1] >= 24}
     world.forecast(36)
+    session.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
     world.live(36, 42)
     world.sold = {cell: value for cell, value in world.sold.items() if cell[1] >= 24}
     world.out &= set(world.sold)
@@ -233,3 +234,25 @@ def test_no_sum_is_kept_for_hours_without_an_outcome(session: Session) -> None:
     world.out.clear()
     assert world.join() == 1
     world.check()
+
+
+def test_hours_whose_forecast_was_made_anew_are_scored_again(session: Session) -> None:
+    world = World(session, np.random.default_rng(6))
+    world.live(0, 10)
+    for origin in (10, 13, 16):
+        world.forecast(origin)
+        session.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+        world.live(origin, origin + 3)
+        world.join()
+        world.check()
+    before = world.found()
+    session.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    world.forecast(13)  # asked for again when its hours have long passed
+    session.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    world.join()
+    world.check()
+    after = world.found()
+    assert before.keys() == after.keys()
+    moved = {int((ts - ZERO) / timedelta(hours=1)) for member, ts in before if before[member, ts] != after[member, ts]}
+    assert moved
+    assert moved <= {13, 14, 15}

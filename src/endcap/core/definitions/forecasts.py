@@ -142,6 +142,7 @@ class Forecast(msgspec.Struct, frozen=True):
             if not isinstance(table, Table):
                 raise DefinitionError(f"{what} has static={table!r}.", hint="give an ec.Table, or a list of them")
         self._check_times(what)
+        self._check_likeness(what)
         self._check_members(what)
         self._check_choices(what)
 
@@ -193,7 +194,7 @@ class Forecast(msgspec.Struct, frozen=True):
     def _check_members(self, what: str) -> None:
         set_field(self, "members", as_names(self.members, what=f"{what} members"))
         if self.hourly and not self.members:
-            set_field(self, "members", (self.place or self.keys[0],))
+            set_field(self, "members", (self.place if self.place in self.keys else self.keys[0],))  # a place that is no key is told below
         for name in self.members:
             if name not in self.keys:
                 raise DefinitionError(f"{what} names members by {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys))
@@ -221,7 +222,6 @@ class Forecast(msgspec.Struct, frozen=True):
         for metric in (self.gate.metric, *self.gate.most, *(entry.metric for entry in self.watch)):
             if metric in strange:
                 raise DefinitionError(f"{what} is {'hourly' if self.hourly else 'daily'}, and {metric!r} is not measured for such a forecast.")
-        self._check_likeness(what)
         if self.open is not None and self.open not in self.known_ahead:
             raise DefinitionError(
                 f"{what} has open={self.open!r}, which is not among its known-ahead facts {sorted(self.known_ahead)}.",

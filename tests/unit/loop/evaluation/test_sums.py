@@ -8,7 +8,7 @@ import pytest
 from endcap.core.definitions.gates import Gate
 from endcap.core.errors import InvalidInput
 from endcap.loop.evaluation.gates import BetterThanBaseline, BetterThanChampion, judge
-from endcap.loop.evaluation.sums import FIELDS, ErrorSums, SummedEvidence, sum_errors
+from endcap.loop.evaluation.sums import FIELDS, ErrorSums, SummedEvidence, sum_errors, sum_targets
 
 
 def sums_of(**fields: Any) -> ErrorSums:
@@ -105,3 +105,27 @@ def test_day_sums_are_taken_over_the_days_of_the_targets() -> None:
     assert found[FIELDS.index("day_error")].tolist() == [2]
     assert sum_errors(actual, forecast, day_of=np.zeros(4, dtype=np.int64), **options)[FIELDS.index("day_error")].tolist() == [2]
     assert sum_errors(actual, forecast, day_of=np.arange(4), **options)[FIELDS.index("day_error")].tolist() == [6]
+
+
+def test_sums_by_target_are_those_of_each_target_alone() -> None:
+    rng = np.random.default_rng(3)
+    actual, forecast = rng.poisson(1.0, (5, 4)).astype(np.float32), rng.gamma(1.0, 1.0, (5, 4)).astype(np.float32)
+    actual[rng.random(actual.shape) < 0.3] = np.nan
+    actual[:, 3] = np.nan
+    given = {"lower": forecast - 1, "upper": forecast + 1, "crps": np.abs(np.nan_to_num(actual) - forecast)}
+    found = sum_targets(actual, forecast, **given)
+    for target in range(4):
+        one = slice(target, target + 1)
+        alone = sum_errors(
+            actual[:, one],
+            forecast[:, one],
+            groups=np.zeros(5, dtype=np.int64),
+            n_groups=1,
+            day_of=np.zeros(1, dtype=np.int64),
+            **{name: values[:, one] for name, values in given.items()},
+        )[:, 0]
+        by_day = [FIELDS.index("day_error"), FIELDS.index("day_actual")]
+        assert np.allclose(np.delete(found[:, target], by_day), np.delete(alone, by_day))
+    assert not found[by_day].any()
+    assert not found[:, 3].any(), "nothing is known of it"
+    assert not sum_targets(actual, forecast)[FIELDS.index("n_banded")].any()

@@ -34,10 +34,11 @@ _LOOK_BACK = 1000  # origins answered last: six weeks of hours
 
 
 class SeenState(msgspec.Struct, frozen=True):
-    """Up to which state a model's outcomes were scored."""
+    """Up to which state a model's outcomes were scored, and when: answers made since are scored for all their hours."""
 
     model: str
     state: str
+    at: datetime
 
 
 SEEN_STATES = Kind("hour-seen", SeenState, "model")
@@ -46,12 +47,13 @@ SEEN_STATES = Kind("hour-seen", SeenState, "model")
 def join_hours(session: Session, model: str, digest: str, state: HourState, *, members: NameMembers) -> int:
     """Score the hours that came or changed since the state that was scored last. Returns how many cells have an outcome among them.
 
-    Of several forecasts of an hour the one made last before it counts. Hours before the first forecast are passed over. Scoring twice gives
-    the same. Cost: the pieces of days that changed, and for each such hour a look at one batch.
+    Of several forecasts of an hour the one made last before it counts; hours whose forecast was made anew are scored again. Hours before the
+    first forecast are passed over. Scoring twice gives the same. Cost: the pieces of days that changed, and for each such hour a look at one
+    batch.
     """
     answered = session.records.find(ANSWERED, workspace=session.workspace, where={"model": model}, newest_first=True, limit=_LOOK_BACK)
     seen = session.records.get(SEEN_STATES, workspace=session.workspace, id=model)
-    if not answered or (seen is not None and seen.state == digest):
+    if not answered or (seen is not None and seen.state == digest and all(a.at < seen.at for a in answered)):
         return 0
     zero = datetime.combine(state.start, datetime.min.time())
     origins = sorted(((int((parse_moment(a.moment) - zero) // timedelta(hours=1)), a) for a in answered), key=lambda pair: (pair[0], pair[1].at))
@@ -60,13 +62,22 @@ def join_hours(session: Session, model: str, digest: str, state: HourState, *, m
         ticks = _find_changed(session.blobs, None if seen is None else read_state(session.blobs, seen.state), state, first=first)
     except (NotFound, IntegrityBroken):
         ticks = _find_changed(session.blobs, None, state, first=first)  # what was scored is gone: everything is scored anew
-    n = 0
+    if seen is not None:
+        ticks = np.union1d(ticks, _find_reanswered(origins, since=seen.at, n_ticks=state.n_ticks))
+    n, now = 0, session.now()
     for answer, own in _group_by_answer(origins, ticks):
         n += _score(session, answer, own, state, zero=zero, members=members)
     with session.records.transact() as tx:
         found = tx.get_versioned(SEEN_STATES, workspace=session.workspace, id=model)
-        tx.put(SEEN_STATES, workspace=session.workspace, record=SeenState(model, digest), expected_version=found[1] if found else 0)
+        tx.put(SEEN_STATES, workspace=session.workspace, record=SeenState(model, digest, now), expected_version=found[1] if found else 0)
     return n
+
+
+def _find_reanswered(origins: list[tuple[int, Answered]], *, since: datetime, n_ticks: int) -> NDArray[np.int64]:
+    """The ticks with data for which an answer made since then is the last before them."""
+    ends = [*(tick for tick, _ in origins[1:]), n_ticks]
+    found = [np.arange(max(0, tick), min(end, n_ticks)) for (tick, answer), end in zip(origins, ends, strict=True) if answer.at >= since]
+    return np.concatenate([np.empty(0, dtype=np.int64), *found]).astype(np.int64)
 
 
 def _find_changed(blobs: BlobStore, before: HourState | None, state: HourState, *, first: int) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ from endcap.loop.retraining.tasks import DataRef
 from endcap.solutions.forecasting import plots
 from endcap.solutions.forecasting.hours.figures import split_hours
 from endcap.solutions.forecasting.hours.plots import plot_hour_coverage, plot_hours
-from endcap.solutions.forecasting.hours.shards import ShardSource, forget_shards
+from endcap.solutions.forecasting.hours.shards import ShardSource
 from endcap.solutions.forecasting.hours.task import HourForecastTask, HourRef
 from endcap.solutions.forecasting.hours.training import HourBackTest, decode_evidence
 from endcap.solutions.forecasting.page import (
@@ -157,7 +157,6 @@ def _read(session: Session, task: HourForecastTask, data: DataRef, batch: Batch)
     first, sold, sums, cells = _sum_shards(source)
     chosen = _choose(sums)
     series = tuple(_read_series(session, source, answering, index, row, why, ahead=ahead) for index, row, why in chosen)
-    forget_shards()
     return _Facts(
         **vars(told),
         forecast=task.forecast,
@@ -203,7 +202,7 @@ def _sum_shards(source: ShardSource) -> tuple[int, Doubles, list[Doubles], tuple
     """
     first, total, there, sums, n_unseen, n_cells = 0, np.zeros(0), np.zeros(0), [], 0, 0
     for index in source.indexes:
-        panel = source.read(index, look_back_days=_SHOWN_DAYS)
+        panel = source.read(index, look_back_days=_SHOWN_DAYS, keep=False).latest(_SHOWN_DAYS)  # what is kept may reach further back
         known = np.isfinite(panel.sold)
         sold = np.where(known, panel.sold, 0.0)
         first = source.origin - panel.origin
@@ -211,7 +210,6 @@ def _sum_shards(source: ShardSource) -> tuple[int, Doubles, list[Doubles], tuple
         sums.append(sold.sum(axis=1, dtype=np.float64))
         n_cells += int(known.sum())
         n_unseen += 0 if panel.unseen is None else int((panel.unseen & known).sum())
-        forget_shards()
     return first, np.where(there > 0, total, np.nan), sums, (n_unseen, n_cells)
 
 
@@ -234,7 +232,7 @@ def _choose(sums: list[Doubles]) -> list[tuple[int, int, str]]:
 
 
 def _read_series(session: Session, source: ShardSource, answering: list[Batch], index: int, row: int, why: str, *, ahead: Hours) -> _Series:
-    panel = source.read(index, look_back_days=_CURVE_DAYS).choose(np.array([row]))
+    panel = source.read(index, look_back_days=_CURVE_DAYS, keep=False).latest(_CURVE_DAYS).choose(np.array([row]))
     keys = {name: values[0] for name, values in panel.keys.items()}
     sold = panel.demand[0].astype(np.float64)
     found = [_read_answers(session, batch, keys, ahead=ahead) for batch in answering]

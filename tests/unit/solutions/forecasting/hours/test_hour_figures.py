@@ -54,8 +54,14 @@ def test_shares_of_a_member_that_sold_nothing_are_missing() -> None:
 
 def test_slices_are_of_the_judged_rows_and_the_worst_members_come_first() -> None:
     ours = sums_of(n=5, actual=10, abs_error=[[99, 1, 1], [0, 7, 7], [0, 3, 3], [0, 2, 2]])
-    found = measure_slices(make_test(ours, ours), "ours", segments={"city": ["x", "y", "x", "y"]})
-    assert [(s.by, s.value) for s in found] == [("city", "x"), ("city", "y"), *(("member", name) for name in "bcda")]
+    found = measure_slices(make_test(ours, ours), "ours", segments={"city": ["x", "y", "x", "y"]}, start=date(2026, 3, 1))
+    assert [(s.by, s.value) for s in found] == [
+        ("city", "x"),
+        ("city", "y"),
+        *(("member", name) for name in "bcda"),
+        ("origin", "2026-03-03"),
+        ("origin", "2026-03-04"),
+    ]
     assert found[0].metrics.wape == pytest.approx(8 / 40)
     assert found[2].metrics.wape == pytest.approx(14 / 20)
 

@@ -31,6 +31,7 @@ from endcap.loop.retraining.cycle import turn
 from endcap.loop.retraining.tasks import DataRef
 from endcap.project.running import run_task
 from endcap.solutions.forecasting.hours.report import write_report
+from endcap.solutions.forecasting.hours.shards import forget_shards
 from endcap.solutions.forecasting.hours.task import HourForecastTask
 from endcap.solutions.forecasting.hours.training import decode_evidence
 from endcap.solutions.forecasting.plots import format_number, format_signed
@@ -254,6 +255,16 @@ def test_series_are_those_that_sell_most_with_their_answers(shop: Shop, page: st
 
 def test_the_same_page_again_has_the_same_bytes(shop: Shop, page: str, tmp_path: Path) -> None:
     out = write_report(shop.session, shop.task, shop.data, shop.batch, out=tmp_path / "r.html", story=("It was <i>born</i>.",))
+    assert out.read_text(encoding="utf-8") == page
+
+
+def test_whole_panels_that_the_process_still_holds_change_nothing(shop: Shop, page: str, tmp_path: Path) -> None:
+    _, source = shop.task.open_data(shop.session, shop.data)
+    try:
+        assert source.read(0).n_seen > 15 * 24
+        out = write_report(shop.session, shop.task, shop.data, shop.batch, out=tmp_path / "r.html", story=("It was <i>born</i>.",))
+    finally:
+        forget_shards()
     assert out.read_text(encoding="utf-8") == page
 
 

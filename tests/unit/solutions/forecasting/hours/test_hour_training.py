@@ -107,9 +107,10 @@ def test_a_panel_is_kept_by_all_that_it_depends_on() -> None:
     longer = ShardSource(source.blobs, source.digest, source.state, source.origin, 48)
     assert longer.read(0).horizon == 48  # another model on the same state
     assert ShardSource(source.blobs, source.digest, source.state, source.origin - 5, 24).read(0).origin == source.origin - 5
-    assert source.read(0, look_back_days=7).n_seen == 7 * 24
+    assert source.read(0, look_back_days=7) is panel  # more than was asked for
     forget_shards()
-    assert source.read(0) is not panel
+    assert source.read(0, look_back_days=7).n_seen == 7 * 24
+    assert source.read(0).n_seen == 40 * 24
 
 
 def test_no_more_is_kept_than_was_allowed() -> None:
