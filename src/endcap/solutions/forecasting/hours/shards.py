@@ -47,11 +47,12 @@ class ShardSource:
         return range(len(self.state.shards))
 
     def read(self, index: int, *, look_back_days: int | None = None, keep: bool = True) -> HourPanel:
-        """The panel of one shard as known at the source's origin. ``keep`` False: it is not read again."""
+        """The panel of one shard as known at the source's origin. ``keep`` False: it is not read again.
+
+        It holds at least ``look_back_days`` (None: all) before the origin: more where more is kept.
+        """
         own: _Source = (self.digest, self.origin, self.horizon, look_back_days)
-        found, whole = _KEPT.get((own, index)), _KEPT.get(((*own[:3], None), index))
-        if found is None and whole is not None and look_back_days is not None:
-            return whole.latest(look_back_days)
+        found = _KEPT.get((own, index)) or _KEPT.get(((*own[:3], None), index))
         if found is None:
             found = read_shard(
                 self.blobs,
