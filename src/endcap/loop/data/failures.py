@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import duckdb
 
-from endcap.core.errors import InvalidInput, StorageFull, suggest, unknown
-from endcap.storage.files import storage_full
+from endcap.core.errors import InvalidInput, suggest, unknown
 
 # Running out of memory or disk, an interrupt or a fault of the engine is nobody's bad input: those pass through.
 _BAD_INPUT = (
@@ -64,12 +61,9 @@ def lacks_disk(error: duckdb.Error) -> bool:
     return _FULL.search(str(error)) is not None
 
 
-def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> InvalidInput | StorageFull:
-    """What a DuckDB error means: a full disk under what it spills, file and line of a CSV, the column that is not there, or DuckDB's first lines."""
+def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> InvalidInput:
+    """What a DuckDB error means: file and line of a CSV, the column that is not there, or DuckDB's first lines."""
     text = str(error)
-    full = _FULL.search(text)
-    if full:
-        return storage_full(Path(tempfile.gettempdir()), full[0])
     line, file = _CSV_LINE.search(text), _CSV_FILE.search(text)
     if line and file:
         return _explain_csv(text, table=table, line=int(line[1]), file=file[1].strip())

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from endcap.core.errors import InvalidInput, StepFailed
+from endcap.core.errors import InvalidInput, StepFailed, StorageFull
 from endcap.core.settings import Settings
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.failures import reading
@@ -59,7 +59,7 @@ def test_no_memory_and_no_room_to_spill_is_said_clearly(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_no_fault_of_the_table(tmp_path: Path) -> None:
-    with pytest.raises(StepFailed, match="no room to spill"), open_engine(Settings(temporary=tmp_path)), reading("sales"):
+    with pytest.raises(StorageFull, match=f"under {tmp_path} takes no more"), open_engine(Settings(temporary=tmp_path)), reading("sales"):
         raise duckdb.IOException("Could not write file: No space left on device")
     with pytest.raises(InvalidInput, match="Table 'sales' cannot be read"), open_engine(), reading("sales"):
         raise duckdb.IOException("Could not read file")
