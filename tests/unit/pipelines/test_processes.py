@@ -191,8 +191,10 @@ def test_an_interruption_ends_the_workers(work: ModuleType, tmp_path: Path) -> N
     main = threading.get_ident()
 
     def interrupt() -> None:
-        pids.extend(pids_in(tmp_path, n=2))
-        signal.pthread_kill(main, signal.SIGINT)
+        try:
+            pids.extend(pids_in(tmp_path, n=2))
+        finally:  # without it the map would go on for ever
+            signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -214,10 +216,12 @@ def test_closing_from_another_thread_ends_a_map(work: ModuleType, tmp_path: Path
 
     thread = threading.Thread(target=compute)
     thread.start()
-    pids = pids_in(tmp_path, n=2)
-    with pytest.raises(Conflict, match="runs another map"):
-        executor.map(square, [1])
-    executor.close()
+    try:
+        pids = pids_in(tmp_path, n=2)
+        with pytest.raises(Conflict, match="runs another map"):
+            executor.map(square, [1])
+    finally:  # without it the map would go on for ever
+        executor.close()
     thread.join(60)
     assert "was closed" in str(caught[0])
     assert not any(psutil.pid_exists(pid) for pid in pids)
