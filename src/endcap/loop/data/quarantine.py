@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +19,7 @@ from endcap.loop.data.failures import reading
 from endcap.loop.data.file_sets import facts_of, rows_key
 from endcap.loop.data.records import BrokenCheck, FileIdentity, Ingest, QuarantineView
 from endcap.loop.data.sources import Source
+from endcap.storage.files import delivering
 
 if TYPE_CHECKING:
     import duckdb
@@ -250,24 +250,15 @@ def _show_row(row: dict[str, object]) -> dict[str, str]:
 
 
 def write_rows(rows: pa.Table, out: Path) -> None:
-    """Write a file whole or not at all: CSV, or Parquet by its name. Raises InvalidInput where it cannot be written."""
+    """Write a file whole or not at all: CSV, or Parquet by its name. Raises InvalidInput where it cannot be written, StorageFull on a full disk."""
     import pyarrow.compute as pc
     import pyarrow.csv as pacsv
     import pyarrow.parquet as pq
 
     rows = rows.set_column(rows.column_names.index(REASONS), REASONS, pc.binary_join(rows[REASONS], "; "))
-    temporary = out.parent / f".{out.name}.part"
-    try:
-        if out.is_dir():
-            raise InvalidInput(f"{out} is a folder.", hint=f"give --out a file, such as {out / 'rows.csv'}")
-        out.parent.mkdir(parents=True, exist_ok=True)
+    hint = "give --out a file, such as out/rows.csv, in a folder that you may write to"
+    with delivering(out, what=str(out), hint=hint, n_bytes=rows.nbytes) as file:
         if out.suffix == ".parquet":
-            pq.write_table(rows, temporary)
+            pq.write_table(rows, file)
         else:
-            pacsv.write_csv(rows, temporary)
-        temporary.replace(out)
-    except OSError as error:
-        raise InvalidInput(f"{out} cannot be written: {error}.", hint="give --out a file in a folder that you may write to") from error
-    finally:
-        with suppress(OSError):  # where nothing could be written there is nothing to take away
-            temporary.unlink()
+            pacsv.write_csv(rows, file)

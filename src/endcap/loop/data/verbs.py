@@ -173,7 +173,7 @@ def _weigh(session: Session, table: Table, record: Ingest, *, folder: Path, put_
     recent = files_within(record.files, record.facts, volume=volume, interval=interval)
     if not recent:
         return record
-    with open_engine() as engine:
+    with open_engine(session.settings) as engine:
         source = open_ingested(session, table, record, folder=folder, engine=engine, only=recent, put_aside=put_aside)
         doubts = tuple(check_volume(source, interval=interval, first_event=record.first_event, engine=engine))
     if not doubts or volume.then == "warn":
