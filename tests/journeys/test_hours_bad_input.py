@@ -124,7 +124,7 @@ def test_a_product_in_two_categories_is_named_and_takes_one(open_desk: Callable[
     desk = open_desk(sales())
     desk.write({"item": [0, 0, 1], "category": ["tea", "coffee", "tea"]}, name="items")
     result = stand(desk, static=ec.Table("items", "items.parquet", keys=["item"]))
-    assert "1 item with several values of 'category' (0): the least of them is taken" in result.data.notes
+    assert "1 keys of table 'items' with more than one category (item=0): the least of them counts" in result.data.notes
 
 
 def test_an_hour_twice_is_summed_and_told_or_refused_by_contract(open_desk: Callable[..., Desk]) -> None:

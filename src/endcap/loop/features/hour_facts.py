@@ -16,6 +16,7 @@ from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote
 from endcap.loop.data.failures import reading
 from endcap.loop.data.sources import Source
+from endcap.loop.features.facts import find_contradictions, newest_facts
 from endcap.loop.features.panel_loading import Doubt
 from endcap.loop.features.panels import Floats
 
@@ -42,7 +43,7 @@ class FactReader:
         return {key: table[key].to_pylist() for key in self.forecast.keys}
 
     def read_statics(self) -> tuple[dict[str, tuple[str, ...]], dict[str, NDArray[np.int32]]]:
-        """Labels and codes of every key and every column of the static tables; -1 where a series has none."""
+        """Labels and codes of every key and every column of the static tables, as known now; -1 where a series has none."""
         texts: dict[str, list[str | None]] = {name: list(values) for name, values in self.keys().items()}
         for static in self.forecast.static:
             source = self.sources[static.name]
@@ -53,14 +54,16 @@ class FactReader:
             for name in facts:
                 if name in texts:
                     raise InvalidInput(f"Two static tables of '{self.forecast.name}' have a column '{name}'.", hint="derive it under another name")
-            with reading(static.name, columns=source.columns):
-                self._doubt_contradictions(source, shared, facts)
             chosen = ", ".join(f"min(CAST({quote(name)} AS VARCHAR)) AS {quote(name)}" for name in facts)
             keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
             with reading(static.name, columns=source.columns):
+                rows = newest_facts(source, keys=shared, at=self.now)
+                contradicted = find_contradictions(rows, facts=facts, keys=shared, engine=self.engine)
                 table = self.engine.sql(
-                    f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({source.sql}) GROUP BY {keys}) f ON {on} ORDER BY __s"
+                    f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({rows}) GROUP BY {keys}) f ON {on} ORDER BY __s"
                 ).to_arrow_table()
+            for name, (n, shown) in contradicted.items():
+                self.doubts.append(Doubt(f"keys of table '{static.name}' with more than one {name} ({shown})", n, "the least of them counts"))
             texts |= {name: table[name].to_pylist() for name in facts}
         missing = [name for name in (*self.forecast.slices, *self.forecast.likeness) if name not in texts]
         if missing:
@@ -68,18 +71,6 @@ class FactReader:
             raise InvalidInput(unknown("static column", missing[0], texts, where=where), hint=suggest(missing[0], texts))
         coded = {name: _encode(values) for name, values in texts.items()}
         return {name: labels for name, (labels, _) in coded.items()}, {name: codes for name, (_, codes) in coded.items()}
-
-    def _doubt_contradictions(self, source: Source, shared: list[str], facts: list[str]) -> None:
-        keys = ", ".join(quote(k) for k in shared)
-        for name in facts:
-            found = self.engine.execute(
-                f"SELECT count(*) OVER (), concat_ws('/', {keys}) FROM ({source.sql}) GROUP BY {keys}"
-                f" HAVING count(DISTINCT {quote(name)}) > 1 ORDER BY {keys} LIMIT 3"
-            ).fetchall()
-            if found:
-                shown = ", ".join(str(row[1]) for row in found)
-                what = f"{'/'.join(shared)} with several values of '{name}' ({shown})"
-                self.doubts.append(Doubt(what, int(found[0][0]), "the least of them is taken"))
 
     def find_likeness(self, labels: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
         if self.forecast.likeness:

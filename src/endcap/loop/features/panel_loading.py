@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Table
 from endcap.core.durations import parse_duration
 from endcap.core.errors import InvalidInput, suggest, unknown
-from endcap.core.names import quote, quote_text
+from endcap.core.names import quote
 from endcap.core.zones import load_zone, local_day, start_of_day
 from endcap.loop.data.sources import Source
 from endcap.loop.features.calendars import BEYOND_DAYS, find_holidays
+from endcap.loop.features.facts import find_contradictions, known_by, newest_facts
 from endcap.loop.features.panels import Flags, Floats, Indexes, Panel, Revisions, Statics
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 MOST_DAYS = 1500
 MOST_CELLS = 400_000_000
 _MOST_LABELS = 64
-_MOST_NAMED = 5
 _RARE = 0.1  # the share of cells up to which more rows than usual are a doubt, not a habit
 
 
@@ -137,7 +137,7 @@ class _Loading:
     def _survey(self) -> tuple[int, date, date]:
         keys = " OR ".join(f"{quote(key)} IS NULL" for key in self.forecast.keys)
         target = self._double(self.forecast.target)
-        known = self._known_by(self.source, self.now)
+        known = known_by(self.source, self.now)
         n, n_null_key, n_bad, first, last = self._one(
             f"SELECT count(*), count(*) FILTER (WHERE {keys}), count(*) FILTER (WHERE NOT isfinite({target})),"
             f" CAST(min(__event_time) FILTER (WHERE {target} IS NOT NULL) AS DATE),"
@@ -164,7 +164,7 @@ class _Loading:
             return first
         known: date | None = self._one(
             f"SELECT CAST(min(__event_time) FILTER (WHERE {self._double(self.forecast.target)} IS NOT NULL) AS DATE)"
-            f" FROM ({self.source.sql}) WHERE {self._known_by(self.source, self.at)}"
+            f" FROM ({self.source.sql}) WHERE {known_by(self.source, self.at)}"
         )[0]
         if known is None:
             raise InvalidInput(
@@ -185,11 +185,11 @@ class _Loading:
 
     def _name_series(self) -> int:
         keys = ", ".join(quote(key) for key in self.forecast.keys)
-        parts = [f"SELECT DISTINCT {keys} FROM ({self.source.sql}) WHERE {self._known_by(self.source, self.at)}"]
+        parts = [f"SELECT DISTINCT {keys} FROM ({self.source.sql}) WHERE {known_by(self.source, self.at)}"]
         for static in self.forecast.static:
             source = self.sources[static.name]
             if all(key in source.columns for key in self.forecast.keys):
-                parts.append(f"SELECT DISTINCT {keys} FROM ({source.sql}) WHERE {self._known_by(source, self.at)}")
+                parts.append(f"SELECT DISTINCT {keys} FROM ({source.sql}) WHERE {known_by(source, self.at)}")
         present = " AND ".join(f"{quote(key)} IS NOT NULL" for key in self.forecast.keys)
         self.engine.execute(
             f"CREATE OR REPLACE TEMP TABLE __series AS SELECT CAST(row_number() OVER (ORDER BY {keys}) - 1 AS INTEGER) AS __s, {keys}"
@@ -287,36 +287,19 @@ class _Loading:
         # Of facts that contradict one another the least counts, and it is said which keys have such.
         chosen = ", ".join(f"min({quote(name)}) AS {quote(name)}" for name in facts)
         keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
-        newest = "" if static.known_at is None else f" QUALIFY rank() OVER (PARTITION BY {keys} ORDER BY __known_at DESC) = 1"
-        rows = f"SELECT * FROM ({source.sql}) WHERE {self._known_by(source, self.at)}{newest}"
+        rows = newest_facts(source, keys=shared, at=self.at)
         table = self.engine.sql(
             f"SELECT f.* FROM __series LEFT JOIN (SELECT {keys}, {chosen} FROM ({rows}) GROUP BY {keys}) f ON {on} ORDER BY __s"
         ).to_arrow_table()
-        self._doubt_contradictions(rows, facts=facts, shared=shared, table=static.name)
+        for name, (n, shown) in find_contradictions(rows, facts=facts, keys=shared, engine=self.engine).items():
+            self._doubt(f"keys of table '{static.name}' with more than one {name} ({shown})", n, "the least of them counts")
         coded = {name: _code_labels(table[name].to_pylist(), keep=name in self.forecast.slices) for name in facts}
         return {name: fact for name, fact in coded.items() if fact is not None and fact.codes.size == n_series}
-
-    def _doubt_contradictions(self, rows: str, *, facts: Sequence[str], shared: Sequence[str], table: str) -> None:
-        """Name the keys of which a table of facts says two things, such as an item in two categories."""
-        keys = ", ".join(quote(key) for key in shared)
-        differ = ", ".join(f"min({quote(name)}) IS DISTINCT FROM max({quote(name)}) OR count({quote(name)}) NOT IN (0, count(*))" for name in facts)
-        label = " || ' ' || ".join(f"{quote_text(key + '=')} || CAST({quote(key)} AS VARCHAR)" for key in shared)
-        present = " AND ".join(f"{quote(key)} IS NOT NULL" for key in shared)
-        found = self.engine.execute(
-            f"SELECT {label}, {differ} FROM ({rows}) WHERE {present} GROUP BY {keys} HAVING count(*) > 1 ORDER BY {keys}"
-        ).fetchall()
-        for place, name in enumerate(facts):
-            named = [row[0] for row in found if row[place + 1]]
-            shown = ", ".join(named[:_MOST_NAMED]) + (" ..." if len(named) > _MOST_NAMED else "")
-            self._doubt(f"keys of table '{table}' with more than one {name} ({shown})", len(named), "the least of them counts")
 
     def _double(self, aggregate: Aggregate) -> str:
         if aggregate.column == "*":
             return "CAST(1 AS DOUBLE)"
         return f"CAST({self.source.resolve(aggregate.column)} AS DOUBLE)"
-
-    def _known_by(self, source: Source, at: datetime) -> str:
-        return "true" if source.table.known_at is None else f"__known_at <= {_timestamp(at.astimezone(UTC).replace(tzinfo=None))}"
 
     def _one(self, statement: str) -> Any:
         return self.engine.execute(statement).fetchall()[0]
@@ -381,7 +364,7 @@ class _Reading:
         end = self.start + timedelta(days=self.n_ahead)
         return (
             f"SELECT * FROM ({self.source.sql}) WHERE __event_time >= {_date(self.start)} AND __event_time < {_date(end)}"
-            f" AND {self.loading._known_by(self.source, self.loading.at)}"
+            f" AND {known_by(self.source, self.loading.at)}"
         )
 
     def _newest_rows(self) -> str:

@@ -297,7 +297,20 @@ def test_facts_are_read_by_day_and_statics_by_what_they_share(make: Any) -> None
         "brand": ["p", "q"],
     }
     assert loaded.state.likeness == ("item", "kind", "brand")
-    assert said(loaded) == [("item with several values of 'kind' (1)", 1, "the least of them is taken")]
+    assert said(loaded) == [("keys of table 'items' with more than one kind (item=1)", 1, "the least of them counts")]
+
+
+def test_of_facts_that_were_restated_the_newest_known_by_now_counts(make: Any) -> None:
+    items = Table("items", "items", keys=("item",), known_at="since")
+    loader = make(static=(items,))
+    later = NOW + timedelta(days=1)
+    since = [FIRST - timedelta(days=9), FIRST, later.replace(tzinfo=None)]
+    loader.write({"item": [1, 1, 1], "kind": ["tea", "cake", "ale"], "since": pa.array(since, pa.timestamp("us"))}, name="items")
+    loaded = loader.start(rows(("a", 1, 5, 1.0)))
+    (panel,) = loader.panels(loaded.state, origin=30)
+    fact = panel.statics["kind"]
+    assert [fact.labels[code] for code in fact.codes] == ["cake"]
+    assert said(loaded) == []
 
 
 def test_facts_are_read_again_where_they_changed_or_series_came(make: Any) -> None:
