@@ -1,4 +1,4 @@
-"""The methods by name, in the order of a leaderboard."""
+"""The methods by name, each after those it builds on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from endcap.solutions.forecasting.hours.sparse_demand import SparseDemand
 
 _METHODS: tuple[HourMethod, ...] = (
     SameHourMean(),
+    ShrunkRates(),
     SparseDemand("croston"),
     SparseDemand("tsb"),
-    ShrunkRates(),
     DailyTrees(),
     HourlyTrees(),
     Average(),
@@ -30,8 +30,14 @@ def build_methods(names: Iterable[str] = METHOD_NAMES) -> dict[str, HourMethod]:
 
     Raises InvalidInput for a name that no method has.
     """
+    wanted = {method.name for method in _METHODS if method.baseline} | find_needed(names)
+    return {method.name: method for method in _METHODS if method.name in wanted}
+
+
+def find_needed(names: Iterable[str]) -> set[str]:
+    """Some methods and all that they build on. Raises InvalidInput for a name that no method has."""
     known = {method.name: method for method in _METHODS}
-    wanted: set[str] = {method.name for method in _METHODS if method.baseline}
+    wanted: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
@@ -40,8 +46,4 @@ def build_methods(names: Iterable[str] = METHOD_NAMES) -> dict[str, HourMethod]:
         if name not in wanted:
             wanted.add(name)
             waiting += known[name].needs
-    order: dict[str, HourMethod] = {}
-    while len(order) < len(wanted):
-        ready = next(name for name in known if name in wanted - order.keys() and set(known[name].needs) <= order.keys())
-        order[ready] = known[ready]
-    return order
+    return wanted

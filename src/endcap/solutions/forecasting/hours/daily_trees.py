@@ -8,29 +8,25 @@ from, and trees that try take the month's growth for a law.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from endcap.core.errors import InvalidInput
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.panels import Floats
-from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
+from endcap.loop.training.artefacts import Artefact
 from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, predict_ratios, tell_rows
 from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins
-from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
-from endcap.solutions.forecasting.hours.pulses import RECALLED_DAYS, Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.sampling import draw_rows
-from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, RatesFit, rates_of
+from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, rates_of
+from endcap.solutions.forecasting.hours.trees import TreesFit
 
 _MOST_ROWS = 1_200_000
 _ROUNDS = 100
 _PARAMETERS = {"learning_rate": 0.08, "num_leaves": 63, "min_data_in_leaf": 200, "min_sum_hessian_in_leaf": 40.0, "feature_fraction": 0.6}
 _MOST_FACTOR = 5.0
-_TEXT, _HEAD = "trees.txt", "trees.json"
 
 
 @dataclass(frozen=True)
@@ -56,57 +52,28 @@ class DailyTrees:
     def fit(self, learned: Sequence[Learned], *, given: Mapping[str, HourFit], seed: int) -> DailyFit:
         rates = rates_of(given)
         text = boost_told(learned, unit=rates.shapes.unit, name=self.name, rounds=_ROUNDS, seed=seed, **_PARAMETERS)
-        return DailyFit(rates=rates, text=text, facts=facts_of(learned))
+        return DailyFit(self.name, rates=rates, text=text, facts=facts_of(learned))
 
     def revive(self, artefacts: Mapping[str, Artefact], *, given: Mapping[str, HourFit]) -> DailyFit:
-        head = decode_json(artefacts[_HEAD])
-        return DailyFit(rates=rates_of(given), text=artefacts[_TEXT].payload.decode(), facts=tuple(head["facts"]))
+        return DailyFit.revive(self.name, artefacts, given=given)
 
 
 @dataclass(frozen=True, eq=False)
-class DailyFit:
-    """LightGBM's own text, the rates that it corrects and the known-ahead facts that it reads, in order."""
-
-    rates: RatesFit
-    text: str
-    facts: tuple[str, ...]
-    pulses: Pulses | None = None
-
-    @property
-    def look_back_days(self) -> int:
-        return self.rates.look_back_days
-
-    @property
-    def needs_survey(self) -> bool:
-        return True
-
-    def survey(self, shard: HourPanel) -> Learned:
-        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes, n_days=RECALLED_DAYS)
-
-    def inform(self, surveys: Iterable[Learned]) -> DailyFit:
-        return replace(self, pulses=merge_pulses(surveys, self.rates.shapes))
+class DailyFit(TreesFit):
+    """Trees for the ratios of days."""
 
     def predict(self, shard: HourPanel) -> Floats:
-        if self.pulses is None:
-            raise InvalidInput("daily_trees was fitted, but not informed by a survey of all shards.", hint="call survey on each, then inform")
         panel, shapes = shard.latest(self.look_back_days), self.rates.shapes
         today, leads = panel.n_seen // HOURS, find_leads(panel)
         rows = build_rows(
             panel,
             shapes=shapes,
-            pulses=self.pulses,
+            pulses=self.known_pulses,
             facts=self.facts,
             origins=np.array([today]),
             leads=leads,
             wanted=np.ones((panel.n_series, 1), dtype=np.bool_),
             learning=False,
         )
-        levels = rows.levels * predict_ratios(self._forest, rows.features, most=_MOST_FACTOR)
+        levels = rows.levels * predict_ratios(self.forest, rows.features, most=_MOST_FACTOR)
         return shapes.spread_levels(levels.reshape(panel.n_series, leads.size), panel, first_day=today + int(leads[0]))
-
-    def to_artefacts(self) -> dict[str, Artefact]:
-        return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
-
-    @cached_property
-    def _forest(self) -> Forest:
-        return read_forest(self.text)

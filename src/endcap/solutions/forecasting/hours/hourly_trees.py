@@ -6,24 +6,21 @@ series sold in it of late. Many times the rows of daily trees to forecast: a com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from endcap.core.errors import InvalidInput
 from endcap.loop.features.hour_panels import HOURS, HourPanel
 from endcap.loop.features.panels import Floats
-from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
+from endcap.loop.training.artefacts import Artefact
 from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, predict_ratios, tell_rows
 from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins
-from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.hour_rows import expand_hours, sample_hours
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
-from endcap.solutions.forecasting.hours.pulses import RECALLED_DAYS, Pulses, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.sampling import draw_rows
-from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, RatesFit, rates_of
+from endcap.solutions.forecasting.hours.shrunk_rates import SURVEY_DAYS, rates_of
+from endcap.solutions.forecasting.hours.trees import TreesFit
 
 _MOST_ROWS = 800_000
 _HOURS_OF_A_DAY = 1.5  # of two hours drawn, those that are seen
@@ -31,7 +28,6 @@ _ROUNDS = 100
 _PARAMETERS = {"learning_rate": 0.08, "num_leaves": 31, "min_data_in_leaf": 400, "min_sum_hessian_in_leaf": 40.0, "feature_fraction": 0.6}
 _MOST_FACTOR = 5.0
 _SERIES_AT_ONCE = 2_000
-_TEXT, _HEAD = "trees.txt", "trees.json"
 
 
 @dataclass(frozen=True)
@@ -60,45 +56,23 @@ class HourlyTrees:
     def fit(self, learned: Sequence[Learned], *, given: Mapping[str, HourFit], seed: int) -> HourlyFit:
         rates = rates_of(given)
         text = boost_told(learned, unit=rates.shapes.unit, name=self.name, rounds=_ROUNDS, seed=seed, **_PARAMETERS)
-        return HourlyFit(rates=rates, text=text, facts=facts_of(learned))
+        return HourlyFit(self.name, rates=rates, text=text, facts=facts_of(learned))
 
     def revive(self, artefacts: Mapping[str, Artefact], *, given: Mapping[str, HourFit]) -> HourlyFit:
-        head = decode_json(artefacts[_HEAD])
-        return HourlyFit(rates=rates_of(given), text=artefacts[_TEXT].payload.decode(), facts=tuple(head["facts"]))
+        return HourlyFit.revive(self.name, artefacts, given=given)
 
 
 @dataclass(frozen=True, eq=False)
-class HourlyFit:
-    """LightGBM's own text, the rates that it corrects and the known-ahead facts that it reads, in order."""
-
-    rates: RatesFit
-    text: str
-    facts: tuple[str, ...]
-    pulses: Pulses | None = None
-
-    @property
-    def look_back_days(self) -> int:
-        return self.rates.look_back_days
-
-    @property
-    def needs_survey(self) -> bool:
-        return True
-
-    def survey(self, shard: HourPanel) -> Learned:
-        return survey_pulses(shard.latest(self.look_back_days), self.rates.shapes, n_days=RECALLED_DAYS)
-
-    def inform(self, surveys: Iterable[Learned]) -> HourlyFit:
-        return replace(self, pulses=merge_pulses(surveys, self.rates.shapes))
+class HourlyFit(TreesFit):
+    """Trees for the ratios of hours."""
 
     def predict(self, shard: HourPanel) -> Floats:
-        if self.pulses is None:
-            raise InvalidInput("hourly_trees was fitted, but not informed by a survey of all shards.", hint="call survey on each, then inform")
         panel = shard.latest(self.look_back_days)
         leads, shapes = find_leads(panel), self.rates.shapes
         days = build_rows(
             panel,
             shapes=shapes,
-            pulses=self.pulses,
+            pulses=self.known_pulses,
             facts=self.facts,
             origins=np.array([panel.n_seen // HOURS]),
             leads=leads,
@@ -109,13 +83,6 @@ class HourlyFit:
         for first in range(0, panel.n_series, _SERIES_AT_ONCE):
             series = np.arange(first, min(first + _SERIES_AT_ONCE, panel.n_series))
             rows = expand_hours(panel, days, shapes=shapes, first_lead=int(leads[0]), n_leads=leads.size, series=series)
-            ratios = predict_ratios(self._forest, rows.features, most=_MOST_FACTOR)
+            ratios = predict_ratios(self.forest, rows.features, most=_MOST_FACTOR)
             means[series] = (rows.expected * ratios).reshape(series.size, panel.horizon)
         return means
-
-    def to_artefacts(self) -> dict[str, Artefact]:
-        return {_TEXT: Artefact("lightgbm", self.text.encode()), _HEAD: encode_json({"facts": list(self.facts)})}
-
-    @cached_property
-    def _forest(self) -> Forest:
-        return read_forest(self.text)

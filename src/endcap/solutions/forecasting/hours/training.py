@@ -18,7 +18,7 @@ from endcap.loop.features.hour_panels import HOURS
 from endcap.loop.features.packing import pack_arrays, unpack_arrays
 from endcap.loop.training.artefacts import Artefact
 from endcap.pipelines.executors import Executor
-from endcap.solutions.forecasting.hours.catalogue import build_methods
+from endcap.solutions.forecasting.hours.catalogue import build_methods, find_needed
 from endcap.solutions.forecasting.hours.methods import HourFit, HourMethod, Learned
 from endcap.solutions.forecasting.hours.shards import ShardSource, learn_shard, score_shard, survey_shard
 from endcap.solutions.forecasting.hours.spread import Spread, fit_spread
@@ -217,31 +217,20 @@ def train_hours(
 
 def collect_artefacts(name: str, methods: Mapping[str, HourMethod], fits: Mapping[str, HourFit], *, spread: Spread) -> dict[str, Artefact]:
     """All files of a fit: its own, those of the fits it builds on under their names, and its spread."""
-    found = {SPREAD_FILE: spread.to_artefact()}
-    for part in _needed(name, methods):
+    found, needed = {SPREAD_FILE: spread.to_artefact()}, find_needed((name,))
+    for part in (method for method in methods if method in needed):
         found |= {f"{part}.{file}": artefact for file, artefact in fits[part].to_artefacts().items()}
     return found
 
 
 def revive_fit(name: str, artefacts: Mapping[str, Artefact]) -> tuple[HourFit, Spread]:
     """The fit of a method and its spread from their files; the fit is not informed yet."""
-    methods = build_methods((name,))
+    methods, needed = build_methods((name,)), find_needed((name,))
     fits: dict[str, HourFit] = {}
-    for part in _needed(name, methods):
+    for part in (method for method in methods if method in needed):
         own = {file.removeprefix(f"{part}."): artefact for file, artefact in artefacts.items() if file.startswith(f"{part}.")}
         fits[part] = methods[part].revive(own, given={need: fits[need] for need in methods[part].needs})
     return fits[name], Spread.from_artefact(artefacts[SPREAD_FILE])
-
-
-def _needed(name: str, methods: Mapping[str, HourMethod]) -> list[str]:
-    """A method and all it builds on, in an order in which each comes after what it needs."""
-    wanted = {name}
-    waiting = [name]
-    while waiting:
-        needs = [need for need in methods[waiting.pop()].needs if need not in wanted]
-        wanted |= set(needs)
-        waiting += needs
-    return [method for method in methods if method in wanted]
 
 
 def _rank(test: HourBackTest, methods: Mapping[str, HourMethod], *, where: slice, metric: str) -> list[str]:
