@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from endcap.core.definitions.aggregates import Aggregate, mean
+from endcap.core.definitions.aggregates import AGGREGATES, Aggregate, mean
 from endcap.core.definitions.gates import DAY_METRICS, HOUR_METRICS, Gate
 from endcap.core.definitions.tables import Table, as_names, set_field
 from endcap.core.definitions.watches import MemberQuality, Quality, Watch
@@ -119,6 +119,7 @@ class Forecast(msgspec.Struct, frozen=True):
             set_field(self, "target", Aggregate("sum", self.target))
         if not isinstance(self.target, Aggregate):
             raise DefinitionError(f"{what} has the target {self.target!r}.", hint="give a column's name or ec.sum('units')")
+        _require_plain(self.target, what=f"{what} target")
         set_field(self, "target", self.target.on(self.table))
         set_field(self, "keys", as_names(self.keys, what=f"{what} keys") or self.table.keys)
         if not self.keys:
@@ -135,6 +136,7 @@ class Forecast(msgspec.Struct, frozen=True):
             censored = mean(self.censored) if isinstance(self.censored, str) else self.censored
             if not isinstance(censored, Aggregate):
                 raise DefinitionError(f"{what} has censored={censored!r}.", hint="give a column's name or ec.mean('column')")
+            _require_plain(censored, what=f"{what} censored")
             set_field(self, "censored", censored.on(self.table))
         static: Any = self.static
         set_field(self, "static", () if static is None else tuple(static) if isinstance(static, tuple | list) else (static,))
@@ -300,5 +302,15 @@ def _as_aggregates(value: Any, *, table: Table, what: str) -> dict[str, Aggregat
         aggregate = mean(entry) if isinstance(entry, str) else entry
         if not isinstance(aggregate, Aggregate):
             raise DefinitionError(f"{what} has {name!r}: {aggregate!r}.", hint="give a column's name or ec.mean('column')")
+        _require_plain(aggregate, what=f"{what} {name!r}")
         found[str(name)] = aggregate.on(table)
     return found
+
+
+def _require_plain(aggregate: Aggregate, *, what: str) -> None:
+    """Raise DefinitionError for an aggregate that looks back: a forecast folds the day or the hour itself."""
+    if aggregate.fold not in AGGREGATES or aggregate.window or aggregate.same or aggregate.where:
+        raise DefinitionError(
+            f"{what} is {aggregate}; a forecast folds a day or an hour by {list(AGGREGATES)}.",
+            hint="windows and conditions belong to an ec.FeatureView",
+        )

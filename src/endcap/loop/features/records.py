@@ -1,0 +1,160 @@
+"""Records of features: which views there are, what was materialised and pushed, and what their values looked like."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.errors import IntegrityBroken
+from endcap.loop.data.records import ColumnProfile
+from endcap.storage.ports import Kind
+
+EVENT_AT = "__event_at"  # the instant a feature row is about, UTC, microseconds
+KNOWN_AT = "__known_at"  # the instant from which it was known, UTC, microseconds
+ALWAYS = datetime(1, 1, 1)  # noqa: DTZ001 - a plain timestamp in UTC, as the columns are: the event time of facts without one
+ORDER = "__order"  # its place in the order of ingest: the last word between rows of the same key and both times
+MATERIALISED = "features"  # dataset of feature rows, by workspace, view, version and batch
+PUSHED = "pushed-features"  # the same of rows that programs pushed
+
+
+class ViewVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a feature view, as it was applied.
+
+    ``id`` is ``name@version``; ``n`` counts the versions of the name from 1. ``folder`` is where the relative paths of its tables begin.
+    ``key_types`` and ``feature_types`` are Endcap's, ``stored_types`` DuckDB's of all columns; they are empty until its tables were read once.
+    """
+
+    id: str
+    name: str
+    version: str
+    n: int
+    definition: str
+    folder: str
+    zone: str
+    at: datetime
+    actor: str
+    key_types: dict[str, str] = {}
+    feature_types: dict[str, str] = {}
+    stored_types: dict[str, str] = {}
+
+    @property
+    def view(self) -> FeatureView:
+        """The definition itself. Raises IntegrityBroken when it does not read as one."""
+        try:
+            return msgspec.json.decode(self.definition, type=FeatureView)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise IntegrityBroken(f"The definition of feature view '{self.id}' does not read as one: {error}.", hint="apply it again") from error
+
+
+class ViewHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The standing version of a feature view by name, and the labels that people gave it."""
+
+    name: str
+    version: str
+    n: int
+    since: datetime
+    labels: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
+    """One batch of feature rows that was computed and kept.
+
+    ``ingests`` names the accepted ingest of each table that it was computed from; ``first_tick`` and ``last_tick`` are the event times it
+    covers (UTC; None without rows), ``n_rows`` the rows it added, of which ``n_restated`` say anew what was said before. ``identity`` is the
+    hash of definition, ingests and span: the same is not computed twice. ``sha256`` is of the rows' content.
+    """
+
+    id: str
+    view: str
+    version: str
+    identity: str
+    at: datetime
+    ingests: dict[str, str]
+    first_tick: datetime | None
+    last_tick: datetime | None
+    n_rows: int
+    n_restated: int
+    n_keys_recomputed: int
+    n_online: int
+    sha256: str
+    cpu_s: float
+    wall_s: float
+    snapshot: str | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a view's values looked like at one materialisation: of each key the newest row, profiled by column."""
+
+    id: str
+    view: str
+    version: str
+    at: datetime
+    n_rows: int
+    first_event: datetime | None
+    last_event: datetime | None
+    profiles: tuple[ColumnProfile, ...]
+
+
+class TrainingProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What the features looked like that a version of a model was trained on.
+
+    ``id`` is the version's name; ``views`` the version of each view by name; ``columns`` says of which view each profile is, by the profile's
+    name; ``importances`` how much the model leans on each, in shares that add up to 1 (empty: not told).
+    """
+
+    id: str
+    model: str
+    at: datetime
+    n_rows: int
+    views: dict[str, str]
+    columns: dict[str, str]
+    profiles: tuple[ColumnProfile, ...]
+    importances: dict[str, float] = {}
+
+
+class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Spine rows joined to feature views as they were known then.
+
+    ``identity`` is the hash of the spine's content, the views' versions and the ingests they were read from; ``sha256`` is of the rows.
+    """
+
+    id: str
+    identity: str
+    at: datetime
+    views: dict[str, str]
+    ingests: dict[str, str]
+    spine_sha256: str
+    sha256: str
+    n_rows: int
+    n_missing: dict[str, int]
+    profiles: tuple[ColumnProfile, ...]
+    path: str | None
+    cpu_s: float
+    wall_s: float
+    purpose: str | None = None
+
+
+class Push(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows that a program pushed: kept for ever offline, and newer than what stood there online."""
+
+    id: str
+    view: str
+    version: str
+    at: datetime
+    n_rows: int
+    n_online: int
+
+
+VIEW_VERSIONS = Kind("feature-view", ViewVersion, "id", (("name",),))
+VIEW_HEADS = Kind("feature-view-head", ViewHead, "name")
+MATERIALISATIONS = Kind("materialisation", Materialisation, "id", (("view",), ("view", "version"), ("identity",)))
+SNAPSHOTS = Kind("feature-snapshot", Snapshot, "id", (("view",), ("view", "version")))
+TRAINING_PROFILES = Kind("training-profile", TrainingProfile, "id", (("model",),))
+TRAINING_SETS = Kind("training-set", TrainingSet, "id", (("identity",),))
+PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version")))
