@@ -257,7 +257,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(commands, "load_verbs", lambda: verbs)
     monkeypatch.setattr(commands, "TOPICS", {"tea": "What is drunk."})
     kept: list[Any] = []
-    monkeypatch.setattr("endcap.faces.cli.rendering.render", lambda result, *, as_json: kept.append(result) or 0)
+    monkeypatch.setattr("endcap.faces.cli.rendering.render", lambda result, **_: kept.append(result) or 0)
 
     def run(*arguments: str) -> Any:
         kept.clear()
