@@ -8,7 +8,7 @@ from pathlib import Path
 
 from endcap.core.permissions import Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
-from endcap.faces.cli.entry import EXIT_CODES
+from endcap.faces.codes import EXIT_CODES
 from endcap.project.verbs import load_verbs
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from endcap.core.permissions import Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
-from endcap.faces.cli.entry import EXIT_CODES
 from endcap.faces.cli.reference import main, write_reference
+from endcap.faces.codes import EXIT_CODES
 from endcap.project.verbs import load_verbs
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference.md"
