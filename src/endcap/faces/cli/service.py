@@ -13,7 +13,7 @@ from endcap.faces.http import PORT
 if TYPE_CHECKING:
     from endcap.assembly import House
 
-_UP = """Answer over HTTP, until it is stopped (Ctrl-C).
+UP = """Answer over HTTP, until it is stopped (Ctrl-C).
 
 Every verb is POST /api/v1/NAME with its parameters as JSON, those that read are GET too; /api/v1/openapi.json describes them all, /healthz says that
 it is up. Answers this machine only, as its owner: there is no sign-in yet. Prints where it listens.
@@ -46,7 +46,7 @@ def build_up() -> click.Command:
         click.Option(["--json", "as_json"], is_flag=True, help="Print where it listens as JSON."),
         *where_options(),
     ]
-    return click.Command("up", params=params, callback=_up, help=_UP, short_help="Answer over HTTP, until it is stopped.")
+    return click.Command("up", params=params, callback=_up, help=UP, short_help="Answer over HTTP, until it is stopped.")
 
 
 def _up(*, port: int, host: str, as_json: bool, project: Path, home: str | None, workspace_zone: str) -> int:
