@@ -1,4 +1,7 @@
-"""Commands from verbs: what stands before ``*`` in a verb's signature is an argument, what stands after it an option."""
+"""Commands from verbs: what stands before ``*`` in a verb's signature is an argument, what stands after it an option.
+
+A verb whose name holds spaces is a command in a group: ``features search`` is ``endcap features search WORDS``.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ _LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
 _GIVEN = ("folder", "reporter")  # filled in by the face: --project, and the progress shown
+TOPICS = {"features": "The feature store: find views, show, fill, read and compare them."}
+"""What a group of commands is about, by the words that its verbs' names begin with."""
 
 
 def offered_verbs() -> dict[str, Verb]:
@@ -87,7 +92,19 @@ def build_group() -> click.Group:
         click.Option(["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version.")
     )
     for verb in offered_verbs().values():
-        group.add_command(_build_command(verb))
+        *topics, _ = verb.name.split(" ")
+        _find_topic(group, topics).add_command(_build_command(verb))
+    return group
+
+
+def _find_topic(group: click.Group, topics: Sequence[str]) -> click.Group:
+    """The group under ``group`` that the topics name, made where it is not there."""
+    for i, topic in enumerate(topics):
+        below = group.commands.get(topic)
+        if not isinstance(below, click.Group):
+            below = _Group(topic, help=TOPICS.get(" ".join(topics[: i + 1])))
+            group.add_command(below)
+        group = below
     return group
 
 
@@ -116,6 +133,8 @@ def _build_command(verb: Verb) -> click.Command:
             else:
                 shown = bool(given) and str(parameter.default) not in ("", ".")
                 params.append(click.Option(names, type=type_, required=required, show_default=shown, help=words, **given))
+        elif kind == _LIST:  # words, as many as are typed
+            params.append(click.Argument([parameter.name], type=str, nargs=-1, required=required))
         else:
             params.append(click.Argument([parameter.name], type=type_, required=required, **given))
     params += [
@@ -128,7 +147,8 @@ def _build_command(verb: Verb) -> click.Command:
         params.append(click.Option(["--yes", "yes"], is_flag=True, help="Do not ask."))
     if verb.name == "audit":
         params.append(click.Option(["--verify", "verify"], is_flag=True, help="Walk the whole chain and check every link."))
-    return click.Command(verb.name, params=params, callback=_callback(verb), help=_reflow(verb.help), short_help=_reflow(verb.summary))
+    *_, name = verb.name.split(" ")
+    return click.Command(name, params=params, callback=_callback(verb), help=_reflow(verb.help), short_help=_reflow(verb.summary))
 
 
 def _reflow(text: str) -> str:
