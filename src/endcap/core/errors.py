@@ -7,7 +7,7 @@
     │   ├── DefinitionError     a definition file or one of its objects
     │   └── ContractBroken      rows that break a table's contract
     ├── NotFound                no such thing in this workspace
-    ├── PermissionDenied        the actor's role does not hold the permission
+    ├── PermissionDenied        the actor's role does not hold the permission, or the data may not be used so
     ├── Conflict                somebody changed it first, or it already stands
     │   └── LeaseLost           a run was silent for so long that another took its place
     ├── GateRefused             a version without a passing verdict was asked to be released
