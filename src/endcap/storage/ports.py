@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ import msgspec
 
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.names import require_name
+from endcap.storage.landing import LandingFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -175,15 +176,17 @@ class TableStore(Protocol):
 
 @dataclass(frozen=True)
 class Ports:
-    """The open stores of one home."""
+    """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process)."""
 
     url: str
     records: RecordStore
     blobs: BlobStore
     tables: TableStore
+    landing: LandingFolder = field(default_factory=LandingFolder)
 
     def close(self) -> None:
         self.records.close()
+        self.landing.close()
 
 
 def partition_folders(partition: Mapping[str, str]) -> tuple[str, ...]:

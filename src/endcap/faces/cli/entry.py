@@ -20,6 +20,7 @@ EXIT_CODES = {
     "integrity_broken": 7,
     "step_failed": 8,
     "storage_full": 9,
+    "unreachable": 10,
     "step_timed_out": 8,
 }
 """What the shell gets: 0 done, 1 unforeseen (and a reader that went away), 2 bad input (wrong options too), and so on by the error's code."""

@@ -50,6 +50,7 @@ def open_ingested(
         ingest=ingest,
         only=only,
         excluded=lambda files: load_exclusion(ingest, files, quarantined=read, engine=engine),
+        landing=session.ports.landing.path if table.is_landed else None,
     )
 
 

@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, StorageFull
 from endcap.core.names import require_name
 from endcap.storage.files import is_full, remove_left_behind, replacing, storage_full, telling_full
+from endcap.storage.landing import LandingFolder
 from endcap.storage.parquet import open_files, open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
     Kind,
@@ -413,4 +414,4 @@ def open_embedded(folder: Path) -> Ports:
     unfinished = folder / "unfinished"
     remove_left_behind(unfinished)
     blobs, tables = FolderBlobs(folder / "blobs", unfinished=unfinished), FolderTables(folder / "tables", unfinished=unfinished)
-    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables)
+    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, landing=LandingFolder(folder / "landed"))
