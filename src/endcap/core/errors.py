@@ -89,10 +89,6 @@ class IntegrityBroken(EndcapError):
     code = "integrity_broken"
 
 
-class Unreachable(EndcapError):
-    code = "unreachable"
-
-
 class StorageFull(EndcapError):
     code = "storage_full"
 
