@@ -82,6 +82,7 @@ class Forecast(msgspec.Struct, frozen=True):
         backtest_origins: how many weekly origins are used in back-tests, at most; fewer when the history is short. None: 8, hourly 4, of
             which the older half serves to choose (hourly: the oldest one) and the rest to judge.
         seed: for everything random in training.
+        purpose: what the model is for. Tables and feature views that state their purposes refuse a model of another one. None: not said.
     """
 
     name: str
@@ -110,10 +111,13 @@ class Forecast(msgspec.Struct, frozen=True):
     watch: tuple[Watch, ...] = (Quality(),)
     backtest_origins: int | None = None
     seed: int = 7
+    purpose: str | None = None
 
     def __post_init__(self) -> None:
         require_name(self.name, what="model")
         what = f"Forecast '{self.name}'"
+        if self.purpose is not None and (not isinstance(self.purpose, str) or not self.purpose.strip()):
+            raise DefinitionError(f"{what} has purpose={self.purpose!r}.", hint="say what it is for in a word, such as purpose='demand', or leave it out")
         if not isinstance(self.table, Table):
             raise DefinitionError(f"{what} has no table: {self.table!r}.", hint="give an ec.Table")
         if self.table.event_time is None:

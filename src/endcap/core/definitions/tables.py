@@ -111,6 +111,7 @@ class Table(msgspec.Struct, frozen=True):
             rows; a restatement is a new row with the same keys and event time and a later known-at.
         contract: what the rows promise.
         description: for people.
+        purposes: what the rows may be used for; empty: anything. A model that states another purpose, or none, is not trained on them.
     """
 
     name: str
@@ -124,10 +125,12 @@ class Table(msgspec.Struct, frozen=True):
     known_at: str | None = None
     contract: Contract = Contract()
     description: str = ""
+    purposes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_name(self.name, what="table")
         set_field(self, "keys", as_names(self.keys, what=f"Table '{self.name}' keys"))
+        set_field(self, "purposes", as_names(self.purposes, what=f"Table '{self.name}' purposes"))
         parse_duration(self.known_after)
         if self.interval is not None:
             parse_duration(self.interval)
