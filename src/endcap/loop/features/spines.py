@@ -216,6 +216,8 @@ def fit_keys(spine: Spine, key_types: Mapping[str, str], *, view: str, engine: d
     """
     import pyarrow as pa
 
+    from endcap.loop.data.column_profiles import name_arrow_type
+
     for name in key_types:
         require_column(spine, name, of=f"feature view '{view}'")
     rows = spine.columns(list(key_types))
@@ -236,22 +238,6 @@ def fit_keys(spine: Spine, key_types: Mapping[str, str], *, view: str, engine: d
             )
         columns[name] = column.cast(pa.large_string()) if found == "text" else column
     return pa.table(columns)
-
-
-def name_arrow_type(type_: pa.DataType) -> str:
-    """Endcap's name for an Arrow type; Arrow's own where Endcap has none."""
-    import pyarrow as pa
-
-    asks = {
-        "bool": (pa.types.is_boolean,),
-        "integer": (pa.types.is_integer,),
-        "number": (pa.types.is_floating, pa.types.is_decimal),
-        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-        "date": (pa.types.is_date,),
-        "timestamp": (pa.types.is_timestamp,),
-        "uuid": (lambda t: t == pa.uuid(),),
-    }
-    return next((name for name, kinds in asks.items() if any(kind(type_) for kind in kinds)), str(type_))
 
 
 def _read_uuids(column: pa.ChunkedArray, *, what: str, view: str, engine: duckdb.DuckDBPyConnection) -> pa.ChunkedArray:

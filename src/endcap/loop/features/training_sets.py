@@ -96,6 +96,7 @@ def build_training_set(
     their features; in time and memory in line with rows, what does not fit into the memory limit is read by turns.
     """
     began_s, cpu_s = time.perf_counter(), time.process_time()
+    from endcap.loop.data.column_profiles import profile_columns
     from endcap.loop.data.engine import open_engine
     from endcap.loop.features.spines import open_spine, read_instants
 
@@ -113,8 +114,8 @@ def build_training_set(
         id_ = session.new_id("training-set")
         tally = _Tally([name for view in joined for name in view.names.values()])
         with _open_sink(session, id_, out=out) as sink:
-            for _ in tally.passing(_join(session, given, joined), sink):
-                pass
+            passed = (batch for block in tally.passing(_join(session, given, joined), sink) for batch in block.to_batches())
+            profiles = profile_columns(passed, personal=_list_personal(joined), n_threads=session.settings.n_threads)
     record = TrainingSet(
         id=id_,
         identity=identity,
@@ -125,7 +126,7 @@ def build_training_set(
         sha256=tally.sha256,
         n_rows=given.n_rows,
         n_missing=tally.n_missing,
-        profiles=(),
+        profiles=tuple(profiles),
         path=None if out is None else str(out.resolve()),
         cpu_s=time.process_time() - cpu_s,
         wall_s=time.perf_counter() - began_s,
@@ -234,6 +235,16 @@ def _open_views(
         rows, relation, n_bound = _make_readable(session, rows, asked, folder=folder, name=f"__view_{n}")
         joined.append(_Joined(rows, relation, asked, names, n_bound))
     return joined
+
+
+def _list_personal(joined: Sequence[_Joined]) -> set[str]:
+    """The features that hold personal data: as their view says, or as a table does of the column that they are."""
+    found = set()
+    for entry in joined:
+        view = entry.rows.view
+        stated = {*view.personal, *(column for table in view.sources for column in table.personal)}
+        found |= {name for feature, name in entry.names.items() if feature in stated or (feature in view.features and view.features[feature].column in stated)}
+    return found
 
 
 def _mark(table: Table, folder: Path) -> str:
