@@ -37,16 +37,20 @@ class Verb:
     @property
     def parameters(self) -> list[inspect.Parameter]:
         """All parameters after the session. Types that are imported for the type checker only stay as text."""
-        names = getattr(inspect.unwrap(self.call), "__globals__", {})
-
-        def resolve(annotation: Any) -> Any:
-            try:
-                return eval(annotation, names) if isinstance(annotation, str) else annotation
-            except NameError:
-                return annotation
-
         found = list(inspect.signature(self.call).parameters.values())[1:]
-        return [parameter.replace(annotation=resolve(parameter.annotation)) for parameter in found]
+        return [parameter.replace(annotation=self._resolve(parameter.annotation)) for parameter in found]
+
+    @property
+    def result(self) -> Any:
+        """The type of what the function returns; text where it is imported for the type checker only."""
+        return self._resolve(inspect.signature(self.call).return_annotation)
+
+    def _resolve(self, annotation: Any) -> Any:
+        names = getattr(inspect.unwrap(self.call), "__globals__", {})
+        try:
+            return eval(annotation, names) if isinstance(annotation, str) else annotation
+        except NameError:
+            return annotation
 
     @property
     def room(self) -> str:
