@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.core.errors import IntegrityBroken, InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
-from endcap.loop.data.column_types import FILE, ROW, Exclusion, KnownTypes, has_offset, name_type
+from endcap.loop.data.column_types import FILE, PLACE, ROW, Exclusion, KnownTypes, has_offset, name_type
 from endcap.loop.data.csv_files import relate_csv
 from endcap.loop.data.failures import reading
 from endcap.loop.data.file_sets import subtract_files
 from endcap.loop.data.parquet_files import relate_parquet
+from endcap.loop.data.parts import find_landed
 from endcap.loop.data.paths import DataFiles, find_files
 from endcap.loop.data.records import FileIdentity, Ingest
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 EVENT_TIME = "__event_time"
 KNOWN_AT = "__known_at"
+EVENT_AT = "__event_at"
 
 
 class OtherTypes(Exception):
@@ -37,7 +39,10 @@ class Source:
     ``columns`` gives Endcap's type of every column, first those of the files, then the derived ones (DuckDB's name in lower case
     for a type that Endcap has no name for); ``file_columns`` are the former, of which ``partitions`` are folders, ``stored_types``
     DuckDB's own types of all. ``sql`` is a SELECT of every column and, where declared, ``__event_time`` (local wall time in ``zone``)
-    and ``__known_at`` (UTC), both plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``.
+    and ``__known_at`` (UTC), both plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``; of a source
+    opened with ``placed`` it also has ``__place``, the row's place in that file, and where there is an event time the instant of it (UTC) in
+    ``__event_at``: a wall time that a change of clocks repeats is the later of both instants, one that it skips the instant at which a
+    clock that was not changed would show it. Columns that nobody asks for cost nothing.
     """
 
     table: Table
@@ -75,6 +80,8 @@ def open_source(
     ingest: Ingest | None = None,
     only: Sequence[FileIdentity] | None = None,
     excluded: Callable[[Sequence[FileIdentity]], Exclusion | None] | None = None,
+    placed: bool = False,
+    landing: Path | None = None,
 ) -> Source:
     """Find a table's files, bind its expressions, and give it back as one SELECT.
 
@@ -88,13 +95,15 @@ def open_source(
     ``ingest`` reads what that ingest let in and nothing else: its files, though others may have come since, in the types that it found,
     so that CSV files are not scanned for them (None: all files there are, and what their values say). ``only`` reads some of the files,
     as ``new_files`` names them (None: all); with ``ingest`` they have the types of the whole table. ``excluded`` says which rows of files the
-    ingest put aside (None: it put none aside); ``open_ingested`` fills in all of these.
+    ingest put aside (None: it put none aside); ``placed`` adds instants and places to
+    ``sql_by_file``; ``landing`` is the home's folder of files that were fetched from databases, whose tables are read through an ingest alone;
+    ``open_ingested`` fills in all of these.
 
     Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), that are not as
     the ingest found them, a key that is no column, an expression that does not bind, or a time of another type. Cost: the footer of
     each Parquet file; without an ingest a scan of CSV files; nothing is kept.
     """
-    files = find_files(table, folder=folder)
+    files = find_landed(table, ingest, landing=landing) if table.is_landed else find_files(table, folder=folder)
     if ingest is not None:
         files = _choose_ingested(files, ingest, table=table, digests=digests)
     identities = tuple(digests(path) for path in files.paths)
@@ -113,7 +122,7 @@ def open_source(
         )
     known = KnownTypes(ingest.stored_types, fixed=True) if ingest is not None else None
     left_out = excluded(identities) if excluded is not None else None
-    return open_files(table, files, identities, zone=zone, engine=engine, known=known, excluded=left_out)
+    return open_files(table, files, identities, zone=zone, engine=engine, known=known, excluded=left_out, placed=placed)
 
 
 def open_files(
@@ -125,6 +134,7 @@ def open_files(
     engine: duckdb.DuckDBPyConnection,
     known: KnownTypes | None = None,
     excluded: Exclusion | None = None,
+    placed: bool = False,
 ) -> Source:
     """The same for files that were found already.
 
@@ -134,7 +144,7 @@ def open_files(
     zone = table.zone or zone
     load_zone(zone)
     relate = relate_parquet if files.format == "parquet" else relate_csv
-    base = relate(files, table=table, engine=engine, known=known, excluded=excluded)
+    base = relate(files, table=table, engine=engine, known=known, excluded=excluded, placed=placed)
     stored = _describe(base, table=table, engine=engine)
     file_columns = tuple(stored)
     if known is not None and not known.fixed:
@@ -143,16 +153,18 @@ def open_files(
         if set(known.types) != set(stored) or any(stored[name] != type_ for name, type_ in told.items()):
             raise OtherTypes
     sql, stored = _derive(base, stored, table=table, engine=engine)
-    for key in table.keys:
+    for key in (*table.keys, *table.personal):
         if key not in stored:
             raise InvalidInput(unknown("column", key, stored, where=f"Table '{table.name}'"), hint=suggest(key, stored))
-    sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine)
+    sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed)
+    inner = [FILE, *([ROW] if excluded and excluded.marked else []), *([PLACE] if placed else [])]
+    inner += [EVENT_AT] if placed and table.event_time is not None else []
     return Source(
         table=table,
         zone=zone,
         files=identities,
         columns={name: name_type(type_) for name, type_ in stored.items()},
-        sql=f"SELECT * EXCLUDE ({FILE}{f', {ROW}' if excluded and excluded.marked else ''}) FROM ({sql})",
+        sql=f"SELECT * EXCLUDE ({', '.join(inner)}) FROM ({sql})",
         sql_by_file=sql,
         file_columns=file_columns,
         stored_types=stored,
@@ -166,6 +178,8 @@ def _choose_ingested(files: DataFiles, ingest: Ingest, *, table: Table, digests:
     """The files that an ingest let in: at their own paths, or the same bytes elsewhere."""
     if ingest.status != "accepted":
         raise InvalidInput(f"Ingest '{ingest.id}' of table '{table.name}' was refused; nothing may be read of it.")
+    if table.is_landed:
+        return _require_landed(files, ingest, table=table, digests=digests)
     then, found = {Path(file.path): file.sha256 for file in ingest.files}, set(files.paths)
     if set(then) <= found:
         changed = [path for path, sha256 in then.items() if digests(path).sha256 != sha256]
@@ -178,6 +192,15 @@ def _choose_ingested(files: DataFiles, ingest: Ingest, *, table: Table, digests:
             f"Table '{table.name}': {changed[0]} is not as ingest '{ingest.id}' found it.", hint="it changed meanwhile, or is gone: ingest it again"
         )
     return replace(files, paths=paths)
+
+
+def _require_landed(files: DataFiles, ingest: Ingest, *, table: Table, digests: Callable[[Path], FileIdentity]) -> DataFiles:
+    """Files that only Endcap writes: whatever folder the home is in now, each holds what it held."""
+    then = {Path(file.path).name: file.sha256 for file in ingest.files}
+    changed = next((path for path in files.paths if digests(path).sha256 != then[path.name]), None)
+    if changed is not None:
+        raise IntegrityBroken(f"Table '{table.name}': {changed} was changed at rest.", hint=f"remove {changed.parent}: the rows are read again")
+    return files
 
 
 def bind(expression: str, *, relation: str, columns: list[str], table: Table, engine: duckdb.DuckDBPyConnection) -> str:
@@ -198,9 +221,9 @@ def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection)
     with reading(table.name):
         stored = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {relation}").fetchall()}
     for name in stored:
-        if name.lower() in (EVENT_TIME, KNOWN_AT):
+        if name.lower() in (EVENT_TIME, KNOWN_AT, EVENT_AT):
             raise InvalidInput(f"The files of table '{table.name}' have a column '{name}'; the name is Endcap's own.", hint="rename it")
-    for name in (FILE, ROW):
+    for name in (FILE, PLACE, ROW):
         stored.pop(name, None)
     return stored
 
@@ -208,7 +231,7 @@ def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection)
 def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
     if not table.columns:
         return base, stored
-    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, FILE, ROW)}
+    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, EVENT_AT, FILE, PLACE, ROW)}
     types = dict(stored)
     parts = []
     for name, expression in table.columns.items():
@@ -224,7 +247,7 @@ def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.D
     return f"SELECT *, {', '.join(parts)} FROM ({base})", types
 
 
-def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection, instants: bool) -> str:
     times = []
     for what, name, expression in (("event_time", EVENT_TIME, table.event_time), ("known_at", KNOWN_AT, table.known_at)):
         if expression is None:
@@ -232,7 +255,10 @@ def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine:
         value = quote(expression) if expression in columns else expression
         type_ = bind(value, relation=sql, columns=columns, table=table, engine=engine)
         local = _local_time(f"({value})", type_, zone=zone, what=f"Table '{table.name}' {what} {expression!r}")
-        times.append(f"{local if name == EVENT_TIME else _in_utc(local, f'({value})', type_, zone=zone)} AS {name}")
+        instant = _in_utc(local, f"({value})", type_, zone=zone)
+        times.append(f"{local if name == EVENT_TIME else instant} AS {name}")
+        if instants and name == EVENT_TIME:
+            times.append(f"{instant} AS {EVENT_AT}")
     return f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql
 
 
