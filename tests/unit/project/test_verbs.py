@@ -58,7 +58,7 @@ def test_every_module_of_the_table_has_a_verb() -> None:
 @pytest.mark.parametrize(("name", "entry"), ALL)
 def test_a_verb_has_a_permission_help_and_a_session(name: str, entry: Verb) -> None:
     assert isinstance(entry.permission, Permission)
-    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+    assert re.fullmatch(r"[a-z]+([- ][a-z]+)*", name)
     assert len(entry.summary) > 20
     assert entry.summary.endswith((".", ":"))
     assert next(iter(inspect.signature(entry.call).parameters)) == "session"

@@ -104,11 +104,14 @@ class Table(msgspec.Struct, frozen=True):
             without time.
         zone: the IANA zone in which times without an offset are read. None: the workspace's.
         columns: derived columns by name, each a SQL expression over the file's columns.
+        interval: the length of time that a row sums up, from its event time on, such as ``1h``; ``0h``: rows are of an instant. None: a day
+            where the event time is a date, otherwise an instant; where every one of many is a midnight, feature views ask for it to be said.
         known_after: how long after the end of its interval a row is known.
         known_at: a column (or SQL expression) with the instant at which a row became known, for tables with late or restated
             rows; a restatement is a new row with the same keys and event time and a later known-at.
         contract: what the rows promise.
         description: for people.
+        purposes: what the rows may be used for; empty: anything. A model that states another purpose, or none, is not trained on them.
     """
 
     name: str
@@ -117,15 +120,20 @@ class Table(msgspec.Struct, frozen=True):
     event_time: str | None = None
     zone: str | None = None
     columns: dict[str, str] = {}
+    interval: str | None = None
     known_after: str = "0h"
     known_at: str | None = None
     contract: Contract = Contract()
     description: str = ""
+    purposes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_name(self.name, what="table")
         set_field(self, "keys", as_names(self.keys, what=f"Table '{self.name}' keys"))
+        set_field(self, "purposes", as_names(self.purposes, what=f"Table '{self.name}' purposes"))
         parse_duration(self.known_after)
+        if self.interval is not None:
+            parse_duration(self.interval)
         if self.zone is not None:
             load_zone(self.zone)
         if self.contract.volume is not None and self.event_time is None:

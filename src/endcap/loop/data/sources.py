@@ -11,7 +11,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
-from endcap.loop.data.column_types import FILE, ROW, Exclusion, KnownTypes, has_offset, name_type
+from endcap.loop.data.column_types import FILE, PLACE, ROW, Exclusion, KnownTypes, has_offset, name_type
 from endcap.loop.data.csv_files import relate_csv
 from endcap.loop.data.failures import reading
 from endcap.loop.data.file_sets import subtract_files
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EVENT_TIME = "__event_time"
 KNOWN_AT = "__known_at"
+EVENT_AT = "__event_at"
 
 
 class OtherTypes(Exception):
@@ -37,7 +38,10 @@ class Source:
     ``columns`` gives Endcap's type of every column, first those of the files, then the derived ones (DuckDB's name in lower case
     for a type that Endcap has no name for); ``file_columns`` are the former, of which ``partitions`` are folders, ``stored_types``
     DuckDB's own types of all. ``sql`` is a SELECT of every column and, where declared, ``__event_time`` (local wall time in ``zone``)
-    and ``__known_at`` (UTC), both plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``.
+    and ``__known_at`` (UTC), both plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``; of a source
+    opened with ``placed`` it also has ``__place``, the row's place in that file, and where there is an event time the instant of it (UTC) in
+    ``__event_at``: a wall time that a change of clocks repeats is the later of both instants, one that it skips the instant at which a
+    clock that was not changed would show it. Columns that nobody asks for cost nothing.
     """
 
     table: Table
@@ -75,6 +79,7 @@ def open_source(
     ingest: Ingest | None = None,
     only: Sequence[FileIdentity] | None = None,
     excluded: Callable[[Sequence[FileIdentity]], Exclusion | None] | None = None,
+    placed: bool = False,
 ) -> Source:
     """Find a table's files, bind its expressions, and give it back as one SELECT.
 
@@ -88,7 +93,7 @@ def open_source(
     ``ingest`` reads what that ingest let in and nothing else: its files, though others may have come since, in the types that it found,
     so that CSV files are not scanned for them (None: all files there are, and what their values say). ``only`` reads some of the files,
     as ``new_files`` names them (None: all); with ``ingest`` they have the types of the whole table. ``excluded`` says which rows of files the
-    ingest put aside (None: it put none aside); ``open_ingested`` fills in all of these.
+    ingest put aside (None: it put none aside); ``open_ingested`` fills in all of these. ``placed`` adds instants and places to ``sql_by_file``.
 
     Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), that are not as
     the ingest found them, a key that is no column, an expression that does not bind, or a time of another type. Cost: the footer of
@@ -113,7 +118,7 @@ def open_source(
         )
     known = KnownTypes(ingest.stored_types, fixed=True) if ingest is not None else None
     left_out = excluded(identities) if excluded is not None else None
-    return open_files(table, files, identities, zone=zone, engine=engine, known=known, excluded=left_out)
+    return open_files(table, files, identities, zone=zone, engine=engine, known=known, excluded=left_out, placed=placed)
 
 
 def open_files(
@@ -125,6 +130,7 @@ def open_files(
     engine: duckdb.DuckDBPyConnection,
     known: KnownTypes | None = None,
     excluded: Exclusion | None = None,
+    placed: bool = False,
 ) -> Source:
     """The same for files that were found already.
 
@@ -134,7 +140,7 @@ def open_files(
     zone = table.zone or zone
     load_zone(zone)
     relate = relate_parquet if files.format == "parquet" else relate_csv
-    base = relate(files, table=table, engine=engine, known=known, excluded=excluded)
+    base = relate(files, table=table, engine=engine, known=known, excluded=excluded, placed=placed)
     stored = _describe(base, table=table, engine=engine)
     file_columns = tuple(stored)
     if known is not None and not known.fixed:
@@ -146,13 +152,15 @@ def open_files(
     for key in table.keys:
         if key not in stored:
             raise InvalidInput(unknown("column", key, stored, where=f"Table '{table.name}'"), hint=suggest(key, stored))
-    sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine)
+    sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed)
+    inner = [FILE, *([ROW] if excluded and excluded.marked else []), *([PLACE] if placed else [])]
+    inner += [EVENT_AT] if placed and table.event_time is not None else []
     return Source(
         table=table,
         zone=zone,
         files=identities,
         columns={name: name_type(type_) for name, type_ in stored.items()},
-        sql=f"SELECT * EXCLUDE ({FILE}{f', {ROW}' if excluded and excluded.marked else ''}) FROM ({sql})",
+        sql=f"SELECT * EXCLUDE ({', '.join(inner)}) FROM ({sql})",
         sql_by_file=sql,
         file_columns=file_columns,
         stored_types=stored,
@@ -198,9 +206,9 @@ def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection)
     with reading(table.name):
         stored = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {relation}").fetchall()}
     for name in stored:
-        if name.lower() in (EVENT_TIME, KNOWN_AT):
+        if name.lower() in (EVENT_TIME, KNOWN_AT, EVENT_AT):
             raise InvalidInput(f"The files of table '{table.name}' have a column '{name}'; the name is Endcap's own.", hint="rename it")
-    for name in (FILE, ROW):
+    for name in (FILE, PLACE, ROW):
         stored.pop(name, None)
     return stored
 
@@ -208,7 +216,7 @@ def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection)
 def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
     if not table.columns:
         return base, stored
-    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, FILE, ROW)}
+    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, EVENT_AT, FILE, PLACE, ROW)}
     types = dict(stored)
     parts = []
     for name, expression in table.columns.items():
@@ -224,7 +232,7 @@ def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.D
     return f"SELECT *, {', '.join(parts)} FROM ({base})", types
 
 
-def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
+def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection, instants: bool) -> str:
     times = []
     for what, name, expression in (("event_time", EVENT_TIME, table.event_time), ("known_at", KNOWN_AT, table.known_at)):
         if expression is None:
@@ -232,7 +240,10 @@ def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine:
         value = quote(expression) if expression in columns else expression
         type_ = bind(value, relation=sql, columns=columns, table=table, engine=engine)
         local = _local_time(f"({value})", type_, zone=zone, what=f"Table '{table.name}' {what} {expression!r}")
-        times.append(f"{local if name == EVENT_TIME else _in_utc(local, f'({value})', type_, zone=zone)} AS {name}")
+        instant = _in_utc(local, f"({value})", type_, zone=zone)
+        times.append(f"{local if name == EVENT_TIME else instant} AS {name}")
+        if instants and name == EVENT_TIME:
+            times.append(f"{instant} AS {EVENT_AT}")
     return f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql
 
 

@@ -119,8 +119,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingProfile(msgspec.Struct, frozen=True, kw_only=True):
     """What the features looked like that a version of a model was trained on.
 
-    ``id`` is the version's name; ``views`` the version of each view by name; ``columns`` says of which view each profile is, by the profile's
-    name; ``importances`` how much the model leans on each, in shares that add up to 1 (empty: not told).
+    ``id`` is the version's name; ``views`` the version of each view by name. No two of a model's views share a feature's name, so that a
+    profile's name is the feature's. ``importances`` says how much the model leans on each, as shares of all that it reads (empty: it does
+    not tell).
     """
 
     id: str
@@ -128,7 +129,6 @@ class TrainingProfile(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     n_rows: int
     views: dict[str, str]
-    columns: dict[str, str]
     profiles: tuple[ColumnProfile, ...]
     importances: dict[str, float] = {}
 

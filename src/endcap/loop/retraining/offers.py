@@ -7,6 +7,7 @@ from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.gates import judge
 from endcap.loop.evaluation.records import Verdict
+from endcap.loop.features.records import TrainingProfile
 from endcap.loop.registry.records import Version
 from endcap.loop.registry.releases import get_champion, promote
 from endcap.loop.registry.versions import get_version, record_verdict, register_version
@@ -42,7 +43,16 @@ def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *,
         lock=read_lock(),
         notes=trial.notes,
     )
-    return register_version(session, version)
+    profile = TrainingProfile(
+        id="",
+        model=task.name,
+        at=session.now(),
+        n_rows=data.n_profiled,
+        views=data.views,
+        profiles=data.profiles,
+        importances=trial.importances,
+    )
+    return register_version(session, version, profile=profile if data.views else None)
 
 
 def offer_version(session: Session, task: Task, data: DataRef, trial: Trial, version: Version, *, reason: str, n_tried: int = 1) -> Judged:

@@ -1,0 +1,184 @@
+"""Feature rows: what a view says of each key, at which instant, and since when it was known, as one relation of the engine.
+
+Every sort of view comes down to the same columns: the keys, ``__event_at`` (the instant a row is about), ``__known_at`` (the instant from
+which it was known), ``__order`` (its place in the order of ingest) and the features. Between rows of the same key and both times the greatest
+``__order`` counts: files of an earlier ingest come first, then files as the ingest lists them, then rows as they stand; pushed rows come last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.errors import InvalidInput
+from endcap.core.names import quote
+from endcap.governance.sessions import Session
+from endcap.loop.data.column_types import name_type
+from endcap.loop.data.failures import reading
+from endcap.loop.data.records import Ingest
+from endcap.loop.data.sources import Source
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED, ViewVersion
+from endcap.loop.features.view_sources import OpenTable, Span, clamp, open_table, plain, resolve_condition, resolve_value
+
+if TYPE_CHECKING:
+    import duckdb
+
+KEY_TYPES = ("text", "integer", "uuid", "date", "bool")
+FEATURE_TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
+PUSHED_FIRST = 1 << 62  # pushed rows come after all that were ingested
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """A view's rows, ready to be queried by the engine that opened them.
+
+    ``sql`` is a SELECT of the keys, ``__event_at`` and ``__known_at`` (plain timestamps, UTC), ``__order`` and the features, in no
+    particular order; columns that nobody asks for cost nothing. ``key_types`` and ``feature_types`` are Endcap's, ``stored_types`` DuckDB's of
+    both. ``ingests`` are the ingests that the rows come from, by table.
+    """
+
+    view: FeatureView
+    key_types: dict[str, str]
+    feature_types: dict[str, str]
+    stored_types: dict[str, str]
+    sql: str = field(repr=False)
+    ingests: dict[str, Ingest] = field(repr=False)
+    engine: duckdb.DuckDBPyConnection = field(repr=False, compare=False)
+
+
+def open_view(
+    session: Session,
+    view: FeatureView,
+    *,
+    folder: Path,
+    engine: duckdb.DuckDBPyConnection,
+    ingests: Mapping[str, Ingest] | None = None,
+    keys: str | None = None,
+    span: Span | None = None,
+    pushed: bool = True,
+) -> FeatureRows:
+    """The feature rows of a view.
+
+    ``folder`` is where relative paths of its tables begin. ``ingests`` says by the name of each table which ingest of it is read (None: each
+    table is ingested now, so that new rows are seen). ``keys`` names a relation of the engine with the keys' columns: only rows of keys that
+    stand there are wanted. ``span`` is the first and the last event time (instants, None: unbounded) for which rows are wanted, both
+    included; windows look back before it as far as they reach. ``pushed`` adds the rows that programs pushed.
+
+    An event time is the instant at which the table's zone shows it, see ``Source``; a row becomes known at the table's ``known_at``, or else
+    its ``known_after`` after its event time. A row without an event time, or with a null in a key, is no feature row.
+    Raises InvalidInput for keys, features or conditions that do not bind, and for types that no feature has; ContractBroken for tables that
+    are refused. Cost: that of ingesting and opening the tables; rows are read when ``sql`` is run.
+    """
+    if view.sql is not None:
+        raise InvalidInput(f"Feature view '{view.name}' is a SELECT, which cannot be opened yet.")
+    assert view.source is not None, "the definition has looked"
+    table = open_table(session, view.source, folder=folder, engine=engine, ingest=(ingests or {}).get(view.source.name))
+    sql = _row_view(view, table)
+    sql, stored = plain_columns(f"SELECT * FROM ({sql}){restrict(view, keys=keys, span=span)}", view=view, engine=engine)
+    if pushed and view.pushed:
+        sql = add_pushed(sql, session=session, view=view, stored=stored, engine=engine, tail=restrict(view, keys=keys, span=span))
+    return FeatureRows(
+        view=view,
+        key_types={name: name_type(stored[name]) for name in view.keys},
+        feature_types={name: name_type(type_) for name, type_ in stored.items() if name not in view.keys},
+        stored_types=stored,
+        sql=sql,
+        ingests={table.ingest.table: table.ingest},
+        engine=engine,
+    )
+
+
+def describe_view(version: ViewVersion, rows: FeatureRows) -> ViewVersion:
+    """The version's record with the types of its columns, as they were found when its tables were read."""
+    return msgspec.structs.replace(version, key_types=rows.key_types, feature_types=rows.feature_types, stored_types=rows.stored_types)
+
+
+def _row_view(view: FeatureView, table: OpenTable) -> str:
+    source = table.source
+    columns = [f"{key_column(source, key, view=view)} AS {quote(key)}" for key in view.keys]
+    columns += [f"{table.event_at} AS {EVENT_AT}", f"{clamp(table, view.known_after)} AS {KNOWN_AT}", f"{table.order} AS {ORDER}"]
+    columns += [f"({resolve_value(feature.column, source, view=view, name=name)}) AS {quote(name)}" for name, feature in view.features.items()]
+    conditions = [f"{quote(key)} IS NOT NULL" for key in view.keys]
+    if view.where is not None:
+        conditions.append(f"({resolve_condition(view.where, source, view=view)}\n)")
+    conditions += [f"isfinite({table.event_at})"] if source.table.event_time is not None else []
+    return f"SELECT {', '.join(columns)} FROM ({source.sql_by_file}) WHERE {' AND '.join(conditions)}"
+
+
+def key_column(source: Source, key: str, *, view: FeatureView) -> str:
+    """The column of a key, quoted. Raises InvalidInput where the table has none, naming those it has."""
+    from endcap.core.errors import suggest, unknown
+
+    if key not in source.columns:
+        where = f"Feature view '{view.name}': table '{source.table.name}'"
+        raise InvalidInput(unknown("column", key, source.columns, where=where), hint=suggest(key, source.columns))
+    return quote(key)
+
+
+def restrict(view: FeatureView, *, keys: str | None, span: Span | None) -> str:
+    """The WHERE of a relation of feature rows that leaves those that are wanted; empty where all are."""
+    conditions = []
+    if keys is not None:
+        names = ", ".join(quote(key) for key in view.keys)
+        conditions.append(f"({names}) IN (SELECT ({names}) FROM {keys})" if len(view.keys) > 1 else f"{names} IN (SELECT {names} FROM {keys})")
+    first, last = span or (None, None)
+    conditions += [f"{EVENT_AT} >= {plain(first)}"] if first is not None else []
+    conditions += [f"{EVENT_AT} <= {plain(last)}"] if last is not None else []
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def plain_columns(sql: str, *, view: FeatureView, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
+    """Feature rows in types that travel: the SELECT and DuckDB's type of each key and feature.
+
+    Instants become plain timestamps in UTC, decimals doubles, whole numbers that 64 bits may not hold BIGINT (one that does not fit fails when
+    it is read), enums text. Raises InvalidInput for a key that is neither text, integer, uuid, date nor bool, and for a feature of a type that
+    Endcap has no name for.
+    """
+    with reading(view.name):
+        found = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {sql}").fetchall()}
+    stored, replaced = {}, {}
+    for name, type_ in found.items():
+        if name in (EVENT_AT, KNOWN_AT, ORDER):
+            continue
+        key = name in view.keys
+        allowed = KEY_TYPES if key else FEATURE_TYPES
+        if name_type(type_) not in allowed:
+            said = "key" if key else "feature"
+            hint = "make text of it: CAST(column AS VARCHAR)" if not key else "derive a column of such a type in the table: columns={...}"
+            raise InvalidInput(
+                f"Feature view '{view.name}' has the {said} {name!r} of type {type_.lower()}. Types of a {said}: {list(allowed)}.", hint=hint
+            )
+        stored[name] = _plain_type(type_)
+        if stored[name] != type_:
+            replaced[name] = f"CAST({quote(name)} AS {stored[name]}) AS {quote(name)}"
+    if replaced:
+        sql = f"SELECT * REPLACE ({', '.join(replaced.values())}) FROM ({sql})"
+    return sql, stored
+
+
+def _plain_type(type_: str) -> str:
+    if type_ in ("HUGEINT", "UHUGEINT", "UBIGINT", "BIGNUM"):
+        return "BIGINT"
+    if type_.startswith("DECIMAL"):
+        return "DOUBLE"
+    if type_.startswith("ENUM"):
+        return "VARCHAR"
+    return "TIMESTAMP" if type_.startswith("TIMESTAMP") else type_
+
+
+def add_pushed(sql: str, *, session: Session, view: FeatureView, stored: Mapping[str, str], engine: duckdb.DuckDBPyConnection, tail: str) -> str:
+    """The same feature rows and those that were pushed to the view's version, in the same types; they come last in the order of ingest."""
+    partition = {"workspace": session.workspace, "view": view.name, "version": view.version}
+    if not session.tables.partitions(PUSHED, partition=partition):
+        return sql
+    name = f"__pushed_{view.version}"
+    engine.register(name, session.tables.scan(PUSHED, partition=partition))
+    columns = [f"CAST({quote(key)} AS {stored[key]}) AS {quote(key)}" for key in view.keys]
+    columns += [EVENT_AT, KNOWN_AT, f"CAST({PUSHED_FIRST} AS BIGINT) AS {ORDER}"]
+    columns += [f"CAST({quote(key)} AS {type_}) AS {quote(key)}" for key, type_ in stored.items() if key not in view.keys]
+    return f"{sql} UNION ALL SELECT * FROM (SELECT {', '.join(columns)} FROM {name}){tail}"

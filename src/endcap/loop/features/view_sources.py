@@ -1,0 +1,132 @@
+"""A view's tables, opened: the instants of their rows, their order of ingest, and expressions over them that read nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.tables import Table
+from endcap.core.durations import parse_duration
+from endcap.core.errors import EndcapError, InvalidInput
+from endcap.core.names import quote_text
+from endcap.governance.sessions import Session
+from endcap.loop.data.column_types import FILE, PLACE
+from endcap.loop.data.ingested import open_ingested
+from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.sources import EVENT_AT, KNOWN_AT, Source, bind
+from endcap.loop.data.verbs import ingest as ingest_table
+from endcap.loop.features.records import ALWAYS
+
+if TYPE_CHECKING:
+    import duckdb
+
+Span = tuple[datetime | None, datetime | None]
+"""The first and the last instant that are wanted, both included; None: unbounded."""
+
+_ROWS_OF_A_FILE = 1 << 40
+ALWAYS_SQL = f"TIMESTAMP '{ALWAYS.isoformat(sep=' ')}'"
+
+
+@dataclass(frozen=True)
+class OpenTable:
+    """A table of a view: its source, opened with places, the ingest it was read from, and SQL over ``source.sql_by_file``.
+
+    ``event_at`` is the instant of a row (UTC), ``known_at`` the one at which the table says that it became known, ``order`` its place in the
+    order of ingest.
+    """
+
+    source: Source
+    ingest: Ingest
+    event_at: str
+    known_at: str
+    order: str
+
+
+def open_table(session: Session, table: Table, *, folder: Path, engine: duckdb.DuckDBPyConnection, ingest: Ingest | None) -> OpenTable:
+    """Open what an ingest let in (None: ingest the table now). Raises what ``ingest`` and ``open_ingested`` raise."""
+    found = ingest if ingest is not None else ingest_table(session, table, folder=folder)
+    source = open_ingested(session, table, found, folder=folder, engine=engine, placed=True)
+    event_at = EVENT_AT if table.event_time is not None else ALWAYS_SQL
+    hidden = micros(table.known_after) if table.event_time is not None else 0
+    known_at = later(event_at, hidden)
+    if table.known_at is not None:
+        known_at = f"coalesce({KNOWN_AT}, {known_at})"
+    return OpenTable(source, found, event_at, known_at, _order(session, source, found))
+
+
+def _order(session: Session, source: Source, ingest: Ingest) -> str:
+    """A row's place in the order of ingest. The paths' places are looked up once for each batch of rows, since all are of one file."""
+    if len(source.files) == 1:
+        return f"CAST({PLACE} AS BIGINT)"
+    paths = ", ".join(quote_text(path) for path in _rank_files(session, source, ingest))
+    return f"list_position([{paths}], {FILE}) * CAST({_ROWS_OF_A_FILE} AS BIGINT) + CAST({PLACE} AS BIGINT)"
+
+
+def _rank_files(session: Session, source: Source, ingest: Ingest) -> Sequence[str]:
+    facts = {file.path: (place, fact.ingest) for place, (file, fact) in enumerate(zip(ingest.files, ingest.facts, strict=True))}
+    facts |= {file.sha256: facts[file.path] for file in ingest.files}  # the same bytes may lie elsewhere
+    came = {fact.ingest for fact in ingest.facts}
+    ranks: dict[str, int] = {}
+    if len(came) > 1:
+        records = session.records.find(INGESTS, workspace=session.workspace, where={"table": ingest.table})
+        ranks = {record.id: rank for rank, record in enumerate(records) if record.id in came}
+
+    def rank(path: str, sha256: str) -> tuple[int, int]:
+        place, id_ = facts.get(path) or facts[sha256]
+        return ranks.get(id_, -1), place
+
+    return [file.path for file in sorted(source.files, key=lambda file: rank(file.path, file.sha256))]
+
+
+def clamp(table: OpenTable, known_after: str) -> str:
+    """SQL for the instant a row is known for a view: as the table says, but not before ``known_after`` has gone by since its event time."""
+    floor = micros(known_after)
+    if not floor or table.source.table.event_time is None:
+        return table.known_at
+    if table.source.table.known_at is None:
+        return later(table.event_at, max(floor, micros(table.source.table.known_after)))
+    return f"greatest({table.known_at}, {later(table.event_at, floor)})"
+
+
+def micros(duration: str) -> int:
+    """A length of time in microseconds."""
+    return round(parse_duration(duration).total_seconds() * 1_000_000)
+
+
+def later(instant: str, n_us: int) -> str:
+    """SQL for an instant so many microseconds later."""
+    return instant if not n_us else f"({instant} + to_microseconds({n_us}))"
+
+
+def plain(instant: datetime) -> str:
+    """An instant as a SQL literal, a plain timestamp in UTC; one without a zone is in UTC already."""
+    utc = instant.astimezone(UTC).replace(tzinfo=None) if instant.tzinfo is not None else instant
+    return f"TIMESTAMP '{utc.isoformat(sep=' ')}'"
+
+
+def resolve_value(expression: str, source: Source, *, view: FeatureView, name: str) -> str:
+    """SQL for a column or an expression over a table's columns. Raises InvalidInput, naming the feature, for what does not bind."""
+    try:
+        return source.resolve(expression)
+    except InvalidInput as error:
+        raise _of(view, f"feature '{name}'", error) from error
+
+
+def resolve_condition(condition: str, source: Source, *, view: FeatureView) -> str:
+    """SQL for a condition over a table's columns. Raises InvalidInput for what does not bind or is no condition."""
+    try:
+        sql = source.resolve(condition)
+        type_ = bind(sql, relation=source.sql, columns=list(source.columns), table=source.table, engine=source.engine)
+    except InvalidInput as error:
+        raise _of(view, "where", error) from error
+    if type_ != "BOOLEAN":
+        raise InvalidInput(f"Feature view '{view.name}': where {condition!r} is of type {type_.lower()}, which is no condition.", hint="units > 0")
+    return sql
+
+
+def _of(view: FeatureView, what: str, error: EndcapError) -> InvalidInput:
+    return InvalidInput(f"Feature view '{view.name}', {what}: {error.what}", hint=error.hint, **error.details)

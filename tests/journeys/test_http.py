@@ -1,0 +1,258 @@
+"""The service as a process of its own, asked by real clients: the loop from afar, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+MODEL = "store-day"
+JSON = {"Content-Type": "application/json"}
+COMMAND = [sys.executable, "-m", "endcap.faces.cli.entry", "up"]
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["content-type"] == "application/json"
+        return json.loads(self.body)
+
+
+class Service(NamedTuple):
+    process: subprocess.Popen[str]
+    port: int
+
+    def ask(self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None) -> Answer:
+        """One request; a body that is not bytes is sent as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, body=payload, headers={**(JSON if method == "POST" else {}), **(headers or {})})
+            said = connection.getresponse()
+            return Answer(said.status, {name.lower(): value for name, value in said.getheaders()}, said.read())
+        finally:
+            connection.close()
+
+    def post(self, name: str, **parameters: object) -> Answer:
+        return self.ask("POST", f"/api/v1/{name}", parameters)
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """How it ended after a signal, and what it had said."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+
+@contextmanager
+def started(*arguments: object, command: list[str] = COMMAND) -> Iterator[Service]:
+    process = subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Endcap listens on http://127.0.0.1:"), line + (process.stderr.read() if process.stderr else "")
+        yield Service(process, int(line.rpartition(":")[2]))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., Any]) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("served")
+    open_shop(folder).define("weekday_mean")
+    with started("--port", 0, "--project", folder) as up:
+        yield up
+
+
+def test_the_loop_from_afar(service: Service, cli: Callable[..., Any]) -> None:
+    assert service.ask("GET", "/healthz").json["status"] == "up"
+    (planned,) = service.post("plan").json["models"]
+    assert (planned["model"], planned["change"]) == (MODEL, "new")
+    ran = service.post("run", model=MODEL)
+    assert (ran.status, ran.json["champion"]) == (200, f"{MODEL}-v1")
+    (line,) = service.ask("GET", "/api/v1/ls").json
+    assert line["champion"] == f"{MODEL}-v1"
+    assert service.ask("GET", f"/api/v1/history?model={MODEL}").body == service.post("history", model=MODEL).body
+    shown = service.ask("GET", f"/api/v1/show?thing={MODEL}-v1").json
+    assert shown["version"]["candidate"] == ran.json["judged"][0]["candidate"]
+    steps = service.post("trace", thing=f"{MODEL}-v1").json
+    assert steps == cli("trace", f"{MODEL}-v1", "--json", "--project", Path(planned_file(service)).parent).json
+    audited = service.ask("GET", "/api/v1/audit?limit=500").json
+    assert {row["verb"] for row in audited} >= {"apply", "promote"}
+    assert service.post("verify-audit").json["n_rows"] == len(audited)
+
+
+def planned_file(service: Service) -> str:
+    return str(service.post("plan").json["file"])
+
+
+def test_what_a_request_can_get_wrong_is_told_in_one_shape(service: Service) -> None:
+    told = {
+        (400, "invalid_input"): [
+            service.ask("POST", "/api/v1/plan", b"{"),
+            service.ask("POST", "/api/v1/plan", b"[]"),
+            service.post("history"),
+            service.post("history", model=7),
+            service.post("history", model=MODEL, folder="/etc"),
+            service.post("history", model=MODEL, at="last Tuesday"),
+            service.ask("GET", "/api/v1/audit?limit=many"),
+            service.ask("GET", "/api/v1/audit?limit=-1"),
+        ],
+        (403, "permission_denied"): [
+            service.ask("GET", "/healthz", headers={"Host": "evil.example"}),
+            service.ask("POST", "/api/v1/plan", {}, headers={"Origin": "http://evil.example"}),
+            service.ask("GET", "/api/v1/ls", headers={"Sec-Fetch-Site": "cross-site"}),
+        ],
+        (404, "not_found"): [
+            service.ask("GET", "/api/v1/nothing"),
+            service.post("forecast", file="sales.csv"),
+            service.post("history", model="nothing"),
+            service.post("show", thing="nothing"),
+        ],
+        (405, "invalid_input"): [service.ask("GET", "/api/v1/run"), service.ask("DELETE", "/api/v1/ls"), service.ask("PUT", "/healthz")],
+        (413, "invalid_input"): [service.ask("POST", "/api/v1/plan", b" " * (17 * 2**20))],
+        (415, "invalid_input"): [
+            service.ask("POST", "/api/v1/plan", {}, headers={"Content-Type": "text/plain"}),
+            service.ask("POST", "/api/v1/plan", {}, headers={"Content-Encoding": "gzip"}),
+        ],
+    }
+    for (status, code), answers in told.items():
+        for i, answer in enumerate(answers):
+            assert (answer.status, answer.json["code"]) == (status, code), (i, answer)
+            assert set(answer.json) <= {"error", "code", "hint", "details"}
+            assert answer.json["error"]
+    assert service.ask("GET", "/healthz").status == 200
+
+
+def test_what_is_refused_on_its_merits_is_422_and_audited(service: Service) -> None:
+    service.post("run", model=MODEL)
+    again = service.post("rollback", model=MODEL)
+    assert (again.status, again.json["code"]) == (409, "conflict")
+    assert "is its first release" in again.json["error"]
+
+
+def talk(port: int, sent: bytes, *, leave: bool = False) -> bytes:
+    """What comes back on a bare connection until the other side closes it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(sent)
+        if leave:
+            connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def test_a_connection_that_speaks_no_http_harms_nobody(service: Service) -> None:
+    assert talk(service.port, b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03").startswith(b"HTTP/1.1 400")
+    assert talk(service.port, b"GET / HTTP/9\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert talk(service.port, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 403")
+    half = b"POST /api/v1/plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
+    assert talk(service.port, half, leave=True) == b""
+    head = b"POST /api/v1/plan HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    parts = head + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    assert talk(service.port, parts).startswith(b"HTTP/1.1 200")
+    assert service.ask("GET", "/healthz").status == 200
+
+
+def test_one_connection_serves_many_requests(service: Service) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+    used = set()
+    for _ in range(3):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        used.add(connection.sock.getsockname())
+        connection.request("POST", "/api/v1/plan", body=b"[]", headers=JSON)
+        assert connection.getresponse().read()
+    assert len(used) == 1
+    connection.close()
+
+
+def test_a_page_of_another_site_that_finds_the_port_gets_nothing(service: Service) -> None:
+    """As a browser sends it: a form, a script's request, a name bound to 127.0.0.1 meanwhile; none runs a verb."""
+    before = service.ask("GET", "/api/v1/runs?limit=500").body
+    form = {"Origin": "http://shop.example", "Content-Type": "text/plain", "Sec-Fetch-Site": "cross-site"}
+    rebound = {"Host": f"shop.example:{service.port}", "Origin": f"http://shop.example:{service.port}", "Sec-Fetch-Site": "same-origin"}
+    for headers in (form, rebound, {"Origin": "null"}):
+        assert service.ask("POST", "/api/v1/run", {"model": MODEL}, headers=headers).status == 403
+    preflight = {"Origin": "http://shop.example", "Access-Control-Request-Method": "POST"}
+    asked = service.ask("OPTIONS", "/api/v1/run", headers=preflight)
+    assert (asked.status, [name for name in asked.headers if name.startswith("access-control")]) == (403, [])
+    assert service.ask("GET", "/api/v1/runs?limit=500").body == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_it_is_told_and_its_port_is_free(tmp_path: Path, number: int) -> None:
+    with started("--port", 0, "--project", tmp_path) as first:
+        taken = subprocess.run(
+            [*COMMAND, "--port", str(first.port), "--json", "--project", str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (taken.returncode, taken.stdout, json.loads(taken.stderr)["code"]) == (5, "", "conflict")
+        assert first.stop(number) == (0, "", "")
+    with started("--port", first.port, "--project", tmp_path) as second:
+        assert second.port == first.port
+        assert second.ask("GET", "/healthz").status == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (("--host", "0.0.0.0"), 2, "without sign-in the service answers its own machine only"),
+        (("--port", "65536"), 2, "ports are 0 (any free one) to 65535"),
+        (("--port", "x"), 2, "'x' is not a valid integer"),
+        (("--project", "absent"), 3, "There is no folder absent"),
+    ],
+)
+def test_what_cannot_be_served_is_told(tmp_path: Path, arguments: tuple[str, ...], code: int, what: str) -> None:
+    said = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert (said.returncode, said.stdout) == (code, "")
+    assert what in said.stderr
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from endcap.assembly import open_house
+from endcap.core.permissions import Permission
+from endcap.faces.http import application
+from endcap.faces.http.remote import make_remote
+from endcap.faces.http.serving import serve
+from endcap.governance.verbs import verb
+
+@verb("doze", permission=Permission.READ)
+def doze(session, *, hours: float = 0.0) -> str:
+    print("dozing", flush=True)
+    time.sleep(hours * 3600)
+    return "rested"
+
+application.remote_verbs = lambda: {"doze": make_remote(doze.__verb__)}
+with open_house("memory://") as house:
+    serve(house, folder=Path(), port=0, grace_s=1, announce=lambda url: print(f"Endcap listens on {url}", flush=True))
+"""
+
+
+@pytest.mark.parametrize(("hours", "code", "answer"), [(0.0002, 0, b"200 OK"), (1.0, 8, b"")])
+def test_what_is_being_answered_is_waited_for_a_while(hours: float, code: int, answer: bytes) -> None:
+    with started(command=[sys.executable, "-c", SLOW]) as slow, socket.create_connection(("127.0.0.1", slow.port), timeout=60) as connection:
+        connection.sendall(f"GET /api/v1/doze?hours={hours} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert slow.process.stdout is not None
+        assert slow.process.stdout.readline() == "dozing\n"
+        left = slow.stop()
+        assert left[0] == code
+        assert ("stopped with 1 calls unfinished" in left[2]) == (code == 8)
+        got = b"".join(iter(lambda: connection.recv(65_536), b""))
+        assert answer in got
+        assert (b"rested" in got) == (code == 0)
