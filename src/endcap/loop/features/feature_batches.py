@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from endcap.core.errors import IntegrityBroken
 from endcap.core.settings import Settings
 from endcap.governance.sessions import Session
-from endcap.loop.features.records import Materialisation, ViewVersion
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, ViewVersion
 from endcap.pipelines.machine import limit_memory
 
 if TYPE_CHECKING:
@@ -26,13 +26,25 @@ _PART_SHARE = 1 / 32
 _CHUNK_ROWS = 65_536
 
 
-@dataclass(frozen=True)
-class Written:
-    """What was written of a batch, and the SHA-256 of its rows in their order."""
+RESTATED = "__restated"
+"""A column beside feature rows while they are written: whether a row says anew what was said before. It is counted, and not kept."""
 
-    n_rows: int
-    n_parts: int
-    sha256: str
+_ROWS_OF_A_BATCH = 1 << 40
+
+
+@dataclass
+class Written:
+    """What was written of a batch: its rows, those that say anew what was said before, the ends of their event times, and the latest instant
+    from which one of them counts (plain times, UTC; None without rows).
+    """
+
+    n_rows: int = 0
+    n_parts: int = 0
+    n_restated: int = 0
+    sha256: str = ""
+    first_event: datetime | None = None
+    last_event: datetime | None = None
+    last_visible: datetime | None = None
 
 
 def place(session: Session, version: ViewVersion, batch: str | None = None) -> dict[str, str]:
@@ -49,34 +61,25 @@ def write_batch(
     *,
     sql: str,
     engine: duckdb.DuckDBPyConnection,
+    n: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Written:
     """Write the rows of a SELECT, in its order, in parts of bounded size; ``advance`` is told how many rows are written.
 
-    Nothing is written for no rows. Writing the same again replaces it part by part, so that a run that was killed leaves nothing wrong.
-    Memory: one part.
+    ``n`` counts the batches of feature rows: their place in the order of ingest is that of the batch, then their own (None: rows without such
+    an order). Nothing is written for no rows. Writing the same again replaces it part by part, so that a run that was killed leaves nothing
+    wrong. Memory: one part.
     """
-    import pyarrow as pa
-
-    most = _part_bytes(session.settings)
-    hashed = hashlib.sha256()
-    waiting: list[pa.RecordBatch] = []
-    n_rows = n_parts = n_bytes = 0
+    writing = _Writing(session, dataset, place(session, version, batch), n)
     for chunk in engine.sql(sql).to_arrow_reader(_CHUNK_ROWS):
-        if chunk.num_rows == 0:
-            continue
-        waiting.append(chunk)
-        n_bytes += chunk.nbytes
-        if n_bytes >= most:
-            n_rows += _write_part(session, dataset, {**place(session, version, batch), "part": f"{n_parts:05d}"}, waiting, hashed)
-            n_parts, n_bytes = n_parts + 1, 0
-            waiting.clear()
-            if advance is not None:
-                advance(n_rows)
-    if waiting:
-        n_rows += _write_part(session, dataset, {**place(session, version, batch), "part": f"{n_parts:05d}"}, waiting, hashed)
-        n_parts += 1
-    return Written(n_rows, n_parts, hashed.hexdigest())
+        if chunk.num_rows and writing.add(chunk) and advance is not None:
+            advance(writing.written.n_rows)
+    return writing.end()
+
+
+def first_order(n: int) -> int:
+    """The least place in the order of ingest that a row of a batch has."""
+    return n * _ROWS_OF_A_BATCH
 
 
 def scan_batches(session: Session, dataset: str, version: ViewVersion, batches: Sequence[str]) -> pads.Dataset | None:
@@ -88,15 +91,6 @@ def scan_batches(session: Session, dataset: str, version: ViewVersion, batches: 
     if not opened:
         return None
     return opened[0] if len(opened) == 1 else pads.dataset(opened)
-
-
-def require_rows(found: int, *, records: Sequence[Materialisation], version: ViewVersion) -> None:
-    """Raise IntegrityBroken unless as many rows are there as the records say."""
-    said = sum(record.n_rows for record in records)
-    if found != said:
-        raise IntegrityBroken(
-            f"Feature view '{version.id}' was materialised with {said:,} rows, and {found:,} of them are there.", hint="restore them from a backup"
-        )
 
 
 def remove_batches(session: Session, dataset: str, version: ViewVersion, *, but: Collection[str]) -> int:
@@ -111,13 +105,62 @@ def _part_bytes(settings: Settings) -> int:
     return min(_MOST_PART_BYTES, int(limit_memory(settings) * _PART_SHARE))
 
 
-def _write_part(session: Session, dataset: str, partition: dict[str, str], chunks: list[pa.RecordBatch], hashed: hashlib._Hash) -> int:
-    import pyarrow as pa
+class _Writing:
+    """Parts being filled."""
 
-    table = pa.Table.from_batches(chunks).combine_chunks()
-    with pa.ipc.new_stream(_Hashing(hashed), table.schema) as stream:
-        stream.write_table(table)
-    return session.tables.write(dataset, partition=partition, table=table)
+    def __init__(self, session: Session, dataset: str, partition: dict[str, str], n: int | None) -> None:
+        self.session, self.dataset, self.partition, self.n = session, dataset, partition, n
+        self.written = Written()
+        self.most = _part_bytes(session.settings)
+        self.waiting: list[pa.RecordBatch] = []
+        self.n_bytes = 0
+        self.hashed = hashlib.sha256()
+
+    def add(self, chunk: pa.RecordBatch) -> bool:
+        """Take a chunk of rows; True where it filled a part."""
+        self.waiting.append(chunk)
+        self.n_bytes += chunk.nbytes
+        if self.n_bytes < self.most:
+            return False
+        self._write()
+        return True
+
+    def end(self) -> Written:
+        if self.waiting:
+            self._write()
+        self.written.sha256 = self.hashed.hexdigest()
+        return self.written
+
+    def _write(self) -> None:
+        import pyarrow as pa
+
+        table, written = pa.Table.from_batches(self.waiting).combine_chunks(), self.written
+        self.waiting, self.n_bytes = [], 0
+        if self.n is not None:
+            table = self._count(table, first_order(self.n) + written.n_rows)
+        with pa.ipc.new_stream(_Hashing(self.hashed), table.schema) as stream:
+            stream.write_table(table)
+        self.session.tables.write(self.dataset, partition={**self.partition, "part": f"{written.n_parts:05d}"}, table=table)
+        written.n_rows += table.num_rows
+        written.n_parts += 1
+
+    def _count(self, table: pa.Table, first: int) -> pa.Table:
+        """The rows as they are kept: numbered, counted, their times within those of the batch."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        written = self.written
+        if RESTATED in table.column_names:
+            written.n_restated += pc.sum(table[RESTATED]).as_py() or 0
+            table = table.drop_columns([RESTATED])
+        ends = pc.min_max(table[EVENT_AT]).as_py()
+        visible = pc.max(pc.max_element_wise(table[EVENT_AT], table[KNOWN_AT])).as_py()
+        written.first_event = min(filter(None, (written.first_event, ends["min"])))
+        written.last_event = max(filter(None, (written.last_event, ends["max"])))
+        written.last_visible = max(filter(None, (written.last_visible, visible)))
+        order = pa.array(np.arange(first, first + table.num_rows, dtype=np.int64))
+        return table.set_column(table.column_names.index(ORDER), ORDER, order)
 
 
 class _Hashing:

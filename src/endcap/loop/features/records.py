@@ -71,10 +71,10 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     covers (UTC; None without rows), ``n_rows`` the rows it added, of which ``n_restated`` say anew what was said before. ``identity`` is the
     hash of definition, ingests and span: the same is not computed twice. ``sha256`` is of the rows' content.
 
-    ``known_until`` is the instant up to which all is there that was known; ``spans`` are the event times that are covered, each from its first
+    ``n`` counts the batches of a version from 1. ``known_until`` is the instant up to which all is there that was known; ``spans`` are the event times that are covered, each from its first
     to before its last instant (None: without end), those of earlier batches among them. ``waits_until`` is the instant at which the last of the
-    rows that lie in the future will count (None: there are none). ``kept`` names, by table, the digests of files that went and whose rows stay
-    known; ``replaced`` those whose rows no longer count in windows. ``online`` is ``pending`` until the online store has the rows, then
+    rows that lie in the future will count (None: there are none). ``kept`` names, by table, what the files held that went and whose rows
+    stay known. ``replaced`` are the ends of intervals (each first and last included) whose tiles in earlier batches no longer count. ``online`` is ``pending`` until the online store has the rows, then
     ``done``, or ``none`` where the view is not kept online.
     """
 
@@ -93,13 +93,14 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     cpu_s: float
     wall_s: float
+    n: int
     known_until: datetime
     snapshot: str | None = None
     previous: str | None = None
     spans: tuple[tuple[datetime | None, datetime | None], ...] = ()
     waits_until: datetime | None = None
     kept: dict[str, tuple[str, ...]] = {}
-    replaced: tuple[str, ...] = ()
+    replaced: tuple[tuple[datetime, datetime], ...] = ()
     online: str = "none"
 
 
