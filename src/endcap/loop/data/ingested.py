@@ -52,6 +52,7 @@ def open_ingested(
         only=only,
         excluded=lambda files: load_exclusion(ingest, files, quarantined=read, engine=engine),
         placed=placed,
+        landing=session.ports.landing.path if table.is_landed else None,
     )
 
 
