@@ -71,11 +71,11 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     covers (UTC; None without rows), ``n_rows`` the rows it added, of which ``n_restated`` say anew what was said before. ``identity`` is the
     hash of definition, ingests and span: the same is not computed twice. ``sha256`` is of the rows' content.
 
-    ``n`` counts the batches of a version from 1. ``known_until`` is the instant up to which all is there that was known; ``spans`` are the event times that are covered, each from its first
-    to before its last instant (None: without end), those of earlier batches among them. ``waits_until`` is the instant at which the last of the
-    rows that lie in the future will count (None: there are none). ``kept`` names, by table, what the files held that went and whose rows
-    stay known. ``replaced`` are the ends of intervals (each first and last included) whose tiles in earlier batches no longer count. ``online`` is ``pending`` until the online store has the rows, then
-    ``done``, or ``none`` where the view is not kept online.
+    ``n`` counts the batches of a version from 1. ``known_until`` is the instant up to which all is there that was known; ``spans`` are the event
+    times that are covered, each from its first to before its last instant (None: without end), those of earlier batches among them.
+    ``waits_until`` is the instant at which the last of the rows will count that lie in the future (None: none does). ``kept`` names, by table,
+    what the files held that went and whose rows stay known. ``replaced`` are the ends (both included) of intervals whose tiles in earlier batches
+    no longer count. ``online`` is ``pending`` until the online store has the rows, then ``done``, or ``none`` for a view that is not kept there.
     """
 
     id: str

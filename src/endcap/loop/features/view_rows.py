@@ -7,7 +7,7 @@ which it was known), ``__order`` (its place in the order of ingest) and the feat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from endcap.core.names import quote
 from endcap.governance.sessions import Session
 from endcap.loop.data.column_types import name_type
 from endcap.loop.data.failures import reading
-from endcap.loop.data.records import Ingest
+from endcap.loop.data.records import FileIdentity, Ingest
 from endcap.loop.data.sources import Source
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED, ViewVersion
 from endcap.loop.features.view_sources import OpenTable, Span, clamp, open_table, plain, resolve_condition, resolve_value
@@ -61,13 +61,15 @@ def open_view(
     keys: str | None = None,
     span: Span | None = None,
     pushed: bool = True,
+    only: Mapping[str, Sequence[FileIdentity]] | None = None,
 ) -> FeatureRows:
     """The feature rows of a view.
 
     ``folder`` is where relative paths of its tables begin. ``ingests`` says by the name of each table which ingest of it is read (None: each
     table is ingested now, so that new rows are seen). ``keys`` names a relation of the engine with the keys' columns: only rows of keys that
     stand there are wanted. ``span`` is the first and the last event time (instants, None: unbounded) for which rows are wanted, both
-    included; windows look back before it as far as they reach. ``pushed`` adds the rows that programs pushed.
+    included; windows look back before it as far as they reach. ``pushed`` adds the rows that programs pushed. ``only`` reads some
+    files of a table, by its name, such as ``new_files`` names (None: all).
 
     An event time is the instant at which the table's zone shows it, see ``Source``; a row becomes known at the table's ``known_at``, or else
     its ``known_after`` after its event time. A row without an event time, or with a null in a key, is no feature row.
@@ -77,7 +79,7 @@ def open_view(
     if view.sql is not None:
         raise InvalidInput(f"Feature view '{view.name}' is a SELECT, which cannot be opened yet.")
     assert view.source is not None, "the definition has looked"
-    table = open_table(session, view.source, folder=folder, engine=engine, ingest=(ingests or {}).get(view.source.name))
+    table = open_table(session, view.source, folder=folder, engine=engine, ingest=(ingests or {}).get(view.source.name), only=(only or {}).get(view.source.name))
     sql = _row_view(view, table)
     sql, stored = plain_columns(f"SELECT * FROM ({sql}){restrict(view, keys=keys, span=span)}", view=view, engine=engine)
     if pushed and view.pushed:
