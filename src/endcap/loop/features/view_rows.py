@@ -88,18 +88,13 @@ def open_view(
     if view.sql is not None:
         raise InvalidInput(f"Feature view '{view.name}' is a SELECT, which cannot be opened yet.")
     assert view.source is not None, "the definition has looked"
-<<<<<<< HEAD
-    table = open_table(session, view.source, folder=folder, engine=engine, ingest=(ingests or {}).get(view.source.name), only=(only or {}).get(view.source.name))
-    sql = _row_view(view, table)
-    sql, stored = plain_columns(f"SELECT * FROM ({sql}){restrict(view, keys=keys, span=span)}", view=view, engine=engine)
-=======
-    table = open_table(session, view.source, folder=folder, engine=engine, ingest=(ingests or {}).get(view.source.name))
+    name = view.source.name
+    table = open_table(session, view.source, folder=folder, engine=engine, ingest=(ingests or {}).get(name), only=(only or {}).get(name))
     if view.windowed:
         sql = _window_view(plan_windows(view, table), keys=keys, span=span)
     else:
         sql = f"SELECT * FROM ({_row_view(view, table)}){restrict(view, keys=keys, span=span)}"
     sql, stored = plain_columns(sql, view=view, engine=engine)
->>>>>>> compute
     if pushed and view.pushed:
         sql = add_pushed(sql, session=session, view=view, stored=stored, engine=engine, tail=restrict(view, keys=keys, span=span))
     return FeatureRows(
