@@ -59,7 +59,7 @@ def add_windows(advance: Advance) -> Added:
         n_keys = 0
     sql = f"SELECT * FROM ({' UNION ALL BY NAME '.join(parts)}) WHERE {KNOWN_AT} <= {plain(advance.until)}"
     _, stored = plain_columns(f"SELECT * EXCLUDE ({RESTATED}) FROM ({sql})", view=advance.view, engine=engine)
-    (n_new,) = engine.execute(f"SELECT count(*) FROM {_NEW}").fetchone() or (0,)
+    (n_new,) = engine.execute(f"SELECT count(*) FROM {_NEW}").fetchall()[0]
     return Added(
         rows=sql,
         stored_types=stored,
@@ -94,7 +94,7 @@ class _Windows:
     def _reach_back(self) -> WindowPlan:
         """The plan with ticks that hold all tiles at rest, those of files that went among them."""
         tiles = self._at_rest(None, None)
-        ends = self.advance.engine.execute(f"SELECT min({_AT}), max({_AT}) FROM ({tiles})").fetchone() if tiles else None
+        ends = self.advance.engine.execute(f"SELECT min({_AT}), max({_AT}) FROM ({tiles})").fetchall()[0] if tiles else None
         if not ends or ends[0] is None:
             return self.plan
         zero, view = datetime.fromtimestamp(0, UTC), self.advance.view
@@ -151,7 +151,7 @@ class _Windows:
         waits = last.waits_until if last and last.waits_until and last.waits_until > until else None
         if not self.plan.dated:
             return waits
-        (latest,) = self.advance.engine.execute(f"SELECT max({LATE}) FROM {_NEW}").fetchone() or (None,)
+        (latest,) = self.advance.engine.execute(f"SELECT max({LATE}) FROM {_NEW}").fetchall()[0]
         if latest is None or latest <= to_us(until):
             return waits
         at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=latest)
@@ -184,7 +184,7 @@ class _Windows:
             f"CREATE OR REPLACE TEMP TABLE {_AFFECTED} AS SELECT {keys}, {TICK}, min(__least) AS __least FROM"
             f" (SELECT {keys}, {met} AS {TICK}, {known} AS __least FROM ({' UNION ALL '.join(changed)})) GROUP BY {keys}, {TICK}"
         )
-        found = engine.execute(f"SELECT count(DISTINCT ({keys})), min({TICK}), max({TICK}) FROM {_AFFECTED}").fetchone()
+        found = engine.execute(f"SELECT count(DISTINCT ({keys})), min({TICK}), max({TICK}) FROM {_AFFECTED}").fetchall()[0]
         if not found or not found[0]:
             return 0, None
         first, latest = (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=plan.ticks.instant_us(tick)) for tick in found[1:])
