@@ -9,7 +9,7 @@ import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.errors import IntegrityBroken
-from endcap.loop.data.records import ColumnProfile
+from endcap.loop.data.records import ColumnDistance, ColumnProfile
 from endcap.storage.ports import Kind
 
 EVENT_AT = "__event_at"  # the instant a feature row is about, UTC, microseconds
@@ -133,6 +133,33 @@ class TrainingProfile(msgspec.Struct, frozen=True, kw_only=True):
     views: dict[str, str]
     profiles: tuple[ColumnProfile, ...]
     importances: dict[str, float] = {}
+
+
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the values of a view in one snapshot are from those of another, or from those a model was trained on.
+
+    ``reference`` is the id of the other snapshot, or the name of the model's version; ``model`` whose importances the features are ranked by (None:
+    by distance alone). ``distances`` are of the features that both have, those first that matter most; ``new`` and ``vanished`` the others.
+    ``notes`` say what a reader should know of the two sides.
+    """
+
+    view: str
+    snapshot: str
+    snapshot_at: datetime
+    snapshot_rows: int
+    reference: str
+    reference_at: datetime
+    reference_rows: int
+    model: str | None
+    distances: tuple[ColumnDistance, ...]
+    new: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The features that are far by their distances and beyond chance as well."""
+        return tuple(distance.column for distance in self.distances if distance.drifted)
 
 
 class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
