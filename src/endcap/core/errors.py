@@ -13,7 +13,7 @@
     ├── GateRefused             a version without a passing verdict was asked to be released
     ├── IntegrityBroken         bytes or an audit chain are not what they were
     ├── StorageFull             a disk takes no more: it is full, its quota is used up, it is read-only or fails
-    ├── Unreachable             a server that something is kept on does not answer
+    ├── Unreachable             something elsewhere that is needed does not answer, or stopped in the middle
     └── StepFailed              a step of a run failed after its retries
         └── StepTimedOut        or ran out of time
 
