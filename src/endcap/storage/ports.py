@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ import msgspec
 
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.names import require_name
+from endcap.storage.landing import LandingFolder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -228,17 +229,22 @@ class OnlineStore(Protocol):
 
 @dataclass(frozen=True)
 class Ports:
-    """The open stores of one home. ``online`` opens what it needs when it is first used."""
+    """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process).
+
+    ``online`` opens what it needs when it is first used.
+    """
 
     url: str
     records: RecordStore
     blobs: BlobStore
     tables: TableStore
     online: OnlineStore
+    landing: LandingFolder = field(default_factory=LandingFolder)
 
     def close(self) -> None:
         self.records.close()
         self.online.close()
+        self.landing.close()
 
 
 def pack_stamp(event_us: int, known_us: int) -> bytes:

@@ -117,7 +117,9 @@ class Forecast(msgspec.Struct, frozen=True):
         require_name(self.name, what="model")
         what = f"Forecast '{self.name}'"
         if self.purpose is not None and (not isinstance(self.purpose, str) or not self.purpose.strip()):
-            raise DefinitionError(f"{what} has purpose={self.purpose!r}.", hint="say what it is for in a word, such as purpose='demand', or leave it out")
+            raise DefinitionError(
+                f"{what} has purpose={self.purpose!r}.", hint="say what it is for in a word, such as purpose='demand', or leave it out"
+            )
         if not isinstance(self.table, Table):
             raise DefinitionError(f"{what} has no table: {self.table!r}.", hint="give an ec.Table")
         if self.table.event_time is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from endcap.core.errors import DefinitionError, suggest
 from endcap.core.names import require_name
 from endcap.core.zones import load_zone
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_FROM_OUTSIDE = re.compile(r"(\$(\{[A-Za-z_]\w*\}|[A-Za-z_]\w*))*")
+_SECRETS = re.compile(r"[?&](?:ssl)?password=([^&]*)", re.IGNORECASE)
 TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
 
 
@@ -94,11 +98,13 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """Rows in Parquet or CSV files: one file, a folder, or a glob pattern.
+    """Rows in Parquet or CSV files (one file, a folder, or a glob pattern), in a database, or in the prediction log.
 
     Args:
         name: how the table is called in the workspace.
-        source: the path; relative ones are read from the folder of the definition file, ``$NAME`` from the environment.
+        source: the path, or a URL: ``postgresql://USER:$PASSWORD@HOST/DATABASE``; ``predictions://MODEL``, for which ``predictions_of`` fills
+            in the rest. Relative paths are read from the folder of the definition file, ``$NAME`` from the environment; a password
+            may stand nowhere else.
         keys: the columns that name a series or an entity.
         event_time: a SQL expression (DuckDB's dialect) over the columns that gives the time of a row; None for a table of facts
             without time.
@@ -111,7 +117,15 @@ class Table(msgspec.Struct, frozen=True):
             rows; a restatement is a new row with the same keys and event time and a later known-at.
         contract: what the rows promise.
         description: for people.
+        relation: the table or view of the database, ``schema.name``, in its own spelling; a part that holds a dot stands in double quotes.
+        select: the columns of the relation to read; none: all.
+        watermark: a column of the relation that is never null and grows with each row that is written or changed: whole numbers, dates or
+            times. Only rows near and above the greatest that was read are read again. None: the relation is read whole each time.
+        overlap: how far below the greatest watermark reading begins again, for rows whose transaction ended late: a duration
+            (None: 10 minutes), or a count for whole numbers (None: 10,000).
         purposes: what the rows may be used for; empty: anything. A model that states another purpose, or none, is not trained on them.
+        personal: columns that hold personal data, of whose values profiles keep counts alone.
+        owner: who answers questions about the table.
     """
 
     name: str
@@ -125,12 +139,19 @@ class Table(msgspec.Struct, frozen=True):
     known_at: str | None = None
     contract: Contract = Contract()
     description: str = ""
+    relation: str | None = None
+    select: tuple[str, ...] = ()
+    watermark: str | None = None
+    overlap: str | int | None = None
     purposes: tuple[str, ...] = ()
+    personal: tuple[str, ...] = ()
+    owner: str = ""
 
     def __post_init__(self) -> None:
         require_name(self.name, what="table")
-        set_field(self, "keys", as_names(self.keys, what=f"Table '{self.name}' keys"))
-        set_field(self, "purposes", as_names(self.purposes, what=f"Table '{self.name}' purposes"))
+        for name in ("keys", "select", "personal", "purposes"):
+            what = "purposes" if name == "purposes" else "column names"
+            set_field(self, name, as_names(getattr(self, name), what=f"Table '{self.name}' {name}", of=what))
         parse_duration(self.known_after)
         if self.interval is not None:
             parse_duration(self.interval)
@@ -143,13 +164,59 @@ class Table(msgspec.Struct, frozen=True):
         for column in self.columns:
             if not column.strip():
                 raise DefinitionError(f"Table '{self.name}' derives a column without a name.")
+        if not isinstance(self.owner, str):
+            raise DefinitionError(f"Table '{self.name}' has the owner {self.owner!r}, which is no text.")
+        if any(name != name.strip() for name in self.purposes):
+            raise DefinitionError(f"Table '{self.name}' has the purposes {list(self.purposes)}; one begins or ends with a blank.")
+        self._check_source()
+
+    @property
+    def is_landed(self) -> bool:
+        """Whether the rows are fetched and kept as files of the home before they are read, as those that are no files are."""
+        return self.relation is not None or self.source.startswith("predictions://")
+
+    def _check_source(self) -> None:
+        """Raise DefinitionError for a password in the definition, and for what a database needs and a file has not, or the reverse."""
+        what = f"Table '{self.name}'"
+        url = _URL.fullmatch(self.source)
+        if url and not all(_FROM_OUTSIDE.fullmatch(secret) for secret in _find_secrets(url[2])):
+            # The source is not shown: what is wrong with it is that it can be read.
+            raise DefinitionError(f"{what} has a password in its source.", hint=f"take it from the environment: {url[1]}://USER:$PASSWORD@HOST/...")
+        if url and url[1].lower() in ("postgresql", "postgres") and self.relation is None:
+            raise DefinitionError(f"{what} reads a database and names no relation.", hint="declare relation='public.orders'")
+        if self.relation is None:
+            for name in ("select", "watermark", "overlap"):
+                if getattr(self, name) not in (None, ()):
+                    raise DefinitionError(f"{what} declares {name} and no relation of a database.", hint="declare relation=..., or leave it out")
+            return
+        if not isinstance(self.relation, str) or not self.relation.strip():
+            raise DefinitionError(f"{what} has the relation {self.relation!r}.", hint="write 'public.orders'")
+        if not url and not self.source.startswith("$"):
+            raise DefinitionError(f"{what} names a relation, and its source {self.source!r} is no database.", hint="postgresql://USER@HOST/DATABASE")
+        if self.watermark is None and self.overlap is not None:
+            raise DefinitionError(f"{what} has an overlap and no watermark.", hint="declare watermark=..., or leave it out")
+        if self.watermark is not None and (not isinstance(self.watermark, str) or not self.watermark):
+            raise DefinitionError(f"{what} has the watermark {self.watermark!r}, which is no column's name.")
+        if self.watermark is not None and self.select and self.watermark not in self.select:
+            raise DefinitionError(f"{what} has the watermark {self.watermark!r}, which it does not select.", hint="add it to select=...")
+        if isinstance(self.overlap, str):
+            parse_duration(self.overlap)
+        elif self.overlap is not None and (not isinstance(self.overlap, int) or isinstance(self.overlap, bool) or self.overlap < 0):
+            raise DefinitionError(f"{what} has the overlap {self.overlap!r}.", hint="write '10min', or a count of 0 or more")
 
 
-def as_names(value: Any, *, what: str) -> tuple[str, ...]:
-    """A list of column names as a tuple; one text counts as a list of one. Raises DefinitionError for anything else or doubles."""
+def _find_secrets(rest: str) -> list[str]:
+    """What stands in a URL, after its scheme, where passwords do."""
+    user, separator, _ = rest.partition("?")[0].rpartition("@")
+    password = user.partition(":")[2] if separator else ""
+    return [password, *(found[1] for found in _SECRETS.finditer(rest))]
+
+
+def as_names(value: Any, *, what: str, of: str = "column names") -> tuple[str, ...]:
+    """A list of names as a tuple; one text counts as a list of one. Raises DefinitionError for anything else or doubles."""
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
     if names is None or not all(isinstance(name, str) and name for name in names):
-        raise DefinitionError(f"{what} is {value!r}; it must be a list of column names.")
+        raise DefinitionError(f"{what} is {value!r}; it must be a list of {of}.")
     if len(set(names)) != len(names):
         raise DefinitionError(f"{what} is {list(names)}; a name stands there twice.")
     return names

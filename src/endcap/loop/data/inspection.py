@@ -144,7 +144,7 @@ class _Batch:
         return Inspection(self._spans(scan), n_read, [*scan.broken, *describe_torn(torn)], [], {}, self.previous, n_too_many=n_too_many)
 
     def _accept(self, source: Source, scan: ContractScan, *, bad: BadRows | None = None) -> Inspection:
-        profile = profile_source(source, engine=self.engine, n_rows=scan.span.n_rows)
+        profile = profile_source(source, engine=self.engine, n_rows=scan.span.n_rows, personal=self.table.personal)
         types = _remembered_types(source, profile, previous=self.previous)
         n_read = scan.span.n_rows + (bad.table.num_rows if bad else 0)
         return Inspection(self._spans(scan), n_read, [], profile, types, self.previous, bad=bad)

@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import InvalidInput, suggest
+from endcap.core.errors import InvalidInput
 from endcap.core.names import quote_text
+from endcap.loop.data.connectors.addresses import expand
 
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
-_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -45,10 +45,15 @@ def find_files(table: Table, *, folder: Path) -> DataFiles:
     Parquet folders mean it. Raises InvalidInput for a variable that is not set, a path that is not there (with one that is near),
     a folder or glob without data files, or Parquet and CSV side by side.
     """
-    if "://" in table.source:
-        raise InvalidInput(f"Table '{table.name}' reads {table.source!r}; tables are read from files, folders and globs on this machine.")
     plain = folder / table.source
-    path = plain if plain.exists() else folder / Path(_expand(table)).expanduser()
+    expanded = table.source if plain.exists() else expand(table.source, what=f"Table '{table.name}'")
+    if "://" in expanded:
+        # What a variable gave is not shown: it may hold a password.
+        raise InvalidInput(
+            f"Table '{table.name}' reads {table.source!r}; tables are read from files, folders and globs on this machine, or from a database.",
+            hint="for a database declare relation='public.orders'",
+        )
+    path = plain if plain.exists() else folder / Path(expanded).expanduser()
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and a link's own name is what the user wrote
     if path.is_file():
         return DataFiles(_format_of(path, table), (path,))
@@ -96,19 +101,6 @@ def _with_partitions(format_: str, files: tuple[Path, ...], root: Path) -> DataF
 def _hive_parts(path: Path) -> list[tuple[str, str]]:
     parts = [part.partition("=") for part in path.parts]
     return [(name, unquote(value)) for name, separator, value in parts if separator and name]
-
-
-def _expand(table: Table) -> str:
-    def read(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
-        if name not in os.environ:
-            raise InvalidInput(
-                f"Table '{table.name}' reads {table.source!r}, and the environment variable '{name}' is not set.",
-                hint=suggest(name, os.environ) or f"export {name}=...",
-            )
-        return os.environ[name]
-
-    return _VARIABLE.sub(read, table.source)
 
 
 def _suffix(path: Path) -> str:

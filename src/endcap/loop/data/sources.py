@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.core.errors import IntegrityBroken, InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
 from endcap.loop.data.column_types import FILE, PLACE, ROW, Exclusion, KnownTypes, has_offset, name_type
@@ -16,6 +16,7 @@ from endcap.loop.data.csv_files import relate_csv
 from endcap.loop.data.failures import reading
 from endcap.loop.data.file_sets import subtract_files
 from endcap.loop.data.parquet_files import relate_parquet
+from endcap.loop.data.parts import find_landed
 from endcap.loop.data.paths import DataFiles, find_files
 from endcap.loop.data.records import FileIdentity, Ingest
 
@@ -80,6 +81,7 @@ def open_source(
     only: Sequence[FileIdentity] | None = None,
     excluded: Callable[[Sequence[FileIdentity]], Exclusion | None] | None = None,
     placed: bool = False,
+    landing: Path | None = None,
 ) -> Source:
     """Find a table's files, bind its expressions, and give it back as one SELECT.
 
@@ -93,13 +95,15 @@ def open_source(
     ``ingest`` reads what that ingest let in and nothing else: its files, though others may have come since, in the types that it found,
     so that CSV files are not scanned for them (None: all files there are, and what their values say). ``only`` reads some of the files,
     as ``new_files`` names them (None: all); with ``ingest`` they have the types of the whole table. ``excluded`` says which rows of files the
-    ingest put aside (None: it put none aside); ``open_ingested`` fills in all of these. ``placed`` adds instants and places to ``sql_by_file``.
+    ingest put aside (None: it put none aside); ``placed`` adds instants and places to
+    ``sql_by_file``; ``landing`` is the home's folder of files that were fetched from databases, whose tables are read through an ingest alone;
+    ``open_ingested`` fills in all of these.
 
     Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), that are not as
     the ingest found them, a key that is no column, an expression that does not bind, or a time of another type. Cost: the footer of
     each Parquet file; without an ingest a scan of CSV files; nothing is kept.
     """
-    files = find_files(table, folder=folder)
+    files = find_landed(table, ingest, landing=landing) if table.is_landed else find_files(table, folder=folder)
     if ingest is not None:
         files = _choose_ingested(files, ingest, table=table, digests=digests)
     identities = tuple(digests(path) for path in files.paths)
@@ -149,7 +153,7 @@ def open_files(
         if set(known.types) != set(stored) or any(stored[name] != type_ for name, type_ in told.items()):
             raise OtherTypes
     sql, stored = _derive(base, stored, table=table, engine=engine)
-    for key in table.keys:
+    for key in (*table.keys, *table.personal):
         if key not in stored:
             raise InvalidInput(unknown("column", key, stored, where=f"Table '{table.name}'"), hint=suggest(key, stored))
     sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed)
@@ -174,6 +178,8 @@ def _choose_ingested(files: DataFiles, ingest: Ingest, *, table: Table, digests:
     """The files that an ingest let in: at their own paths, or the same bytes elsewhere."""
     if ingest.status != "accepted":
         raise InvalidInput(f"Ingest '{ingest.id}' of table '{table.name}' was refused; nothing may be read of it.")
+    if table.is_landed:
+        return _require_landed(files, ingest, table=table, digests=digests)
     then, found = {Path(file.path): file.sha256 for file in ingest.files}, set(files.paths)
     if set(then) <= found:
         changed = [path for path, sha256 in then.items() if digests(path).sha256 != sha256]
@@ -186,6 +192,15 @@ def _choose_ingested(files: DataFiles, ingest: Ingest, *, table: Table, digests:
             f"Table '{table.name}': {changed[0]} is not as ingest '{ingest.id}' found it.", hint="it changed meanwhile, or is gone: ingest it again"
         )
     return replace(files, paths=paths)
+
+
+def _require_landed(files: DataFiles, ingest: Ingest, *, table: Table, digests: Callable[[Path], FileIdentity]) -> DataFiles:
+    """Files that only Endcap writes: whatever folder the home is in now, each holds what it held."""
+    then = {Path(file.path).name: file.sha256 for file in ingest.files}
+    changed = next((path for path in files.paths if digests(path).sha256 != then[path.name]), None)
+    if changed is not None:
+        raise IntegrityBroken(f"Table '{table.name}': {changed} was changed at rest.", hint=f"remove {changed.parent}: the rows are read again")
+    return files
 
 
 def bind(expression: str, *, relation: str, columns: list[str], table: Table, engine: duckdb.DuckDBPyConnection) -> str:

@@ -18,7 +18,7 @@ from endcap.governance.verbs import verb
 from endcap.loop.data.digests import digest_files, require_unchanged
 from endcap.loop.data.file_sets import carry_facts, find_previous, span_of
 from endcap.loop.data.ingested import open_ingested, partition_of, read_quarantined
-from endcap.loop.data.paths import DataFiles, find_files
+from endcap.loop.data.paths import DataFiles
 from endcap.loop.data.records import INGESTS, QUARANTINE, BrokenCheck, FileIdentity, Ingest, QuarantineView, describe_volume
 
 if TYPE_CHECKING:
@@ -37,14 +37,18 @@ def ingest(session: Session, table: Table, *, folder: Path, zone: str | None = N
     ``folder`` is where relative paths begin; ``zone`` is that of times without an offset unless the table says its own (None: the
     workspace's). Only files that are new or changed since the last accepted ingest of the same definition are read: what rows promise is
     checked on theirs (``unique`` among them alone), and of the other files it is known. Where no file is new the record that stands is
-    returned; ``fresh`` is asked each time, of all rows, ``volume`` of all recent rows when files are read. ``verify`` reads every file's digest anew.
+    returned; ``fresh`` is asked each time, of all rows, ``volume`` of all recent rows when files are read. ``verify`` reads every file's digest
+    anew, and a relation from its beginning. Rows of a database, or of the prediction log, are fetched first (``endcap.loop.data.landing``).
     Raises ContractBroken, after recording the refused batch, when rows break a promise; InvalidInput, audited as a refusal, when
-    the files cannot be read. Cost: a look at each file, and the digest and two scans (three with ``unique``) of the new ones.
+    the files cannot be read; Unreachable where a database does not answer. Cost: a look at each file, and the digest and two scans (three
+    with ``unique``) of the new ones.
     """
+    from endcap.loop.data.landing import gather_files
+
     began_s = time.perf_counter()
     zone = table.zone or zone or session.zone
     try:
-        files = find_files(table, folder=folder)
+        files = gather_files(session, table, folder=folder, zone=zone, whole=verify)
         identities = digest_files(session, files.paths, verify=verify)
         identity = _identify(table, zone, files, identities)
         standing = _find_accepted(session.records.find(INGESTS, workspace=session.workspace, where={"identity": identity}))

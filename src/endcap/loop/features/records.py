@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -151,6 +152,54 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     n_online: int
 
 
+class ParityExample(msgspec.Struct, frozen=True, kw_only=True):
+    """One value that was not what the sources say.
+
+    ``key`` is the key's columns by name, ``differs`` by feature what was served and what should have been; columns declared personal, and values
+    where the key is personal, are left out. ``served_at`` and ``expected_at`` are the event times of the two rows, None where there is none.
+    """
+
+    at: datetime
+    key: dict[str, Any]
+    about: str
+    served_at: datetime | None
+    expected_at: datetime | None
+    differs: dict[str, tuple[Any, Any]]
+
+
+class ParityCause(msgspec.Struct, frozen=True, kw_only=True):
+    """How many samples differed for one cause (see ``endcap.loop.features.parity_causes``), in which features, and some of them."""
+
+    cause: str
+    n: int
+    features: dict[str, int]
+    examples: tuple[ParityExample, ...]
+
+
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether what a view serves online is what its sources say: the verdict on a sample of keys and instants.
+
+    ``version`` is the one that stands, ``served_version`` the one whose rows are served. ``instants`` begins with the moment of the check, where
+    the online store itself was read; at the others its batches were. ``behind`` is how late rows may come. It ``passed`` when every sample was equal.
+    """
+
+    id: str
+    view: str
+    version: str
+    served_version: str
+    at: datetime
+    actor: str
+    passed: bool
+    n_keys: int
+    instants: tuple[datetime, ...]
+    n_sampled: int
+    n_equal: int
+    n_missing: int
+    differences: tuple[ParityCause, ...]
+    behind: str
+    seed: int
+
+
 VIEW_VERSIONS = Kind("feature-view", ViewVersion, "id", (("name",),))
 VIEW_HEADS = Kind("feature-view-head", ViewHead, "name")
 MATERIALISATIONS = Kind("materialisation", Materialisation, "id", (("view",), ("view", "version"), ("identity",)))
@@ -158,3 +207,4 @@ SNAPSHOTS = Kind("feature-snapshot", Snapshot, "id", (("view",), ("view", "versi
 TRAINING_PROFILES = Kind("training-profile", TrainingProfile, "id", (("model",),))
 TRAINING_SETS = Kind("training-set", TrainingSet, "id", (("identity",),))
 PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version")))
+PARITY_REPORTS = Kind("parity-report", ParityReport, "id", (("view",), ("view", "version")))

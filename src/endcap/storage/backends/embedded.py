@@ -20,6 +20,7 @@ from endcap.core.names import require_name
 from endcap.storage.backends.online_sqlite import SqliteOnline
 from endcap.storage.backends.sqlite_file import SqliteFile
 from endcap.storage.files import remove_left_behind, replacing, telling_full
+from endcap.storage.landing import LandingFolder
 from endcap.storage.parquet import open_files, open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
     Kind,
@@ -290,4 +291,5 @@ def open_embedded(folder: Path) -> Ports:
     unfinished = folder / "unfinished"
     remove_left_behind(unfinished)
     blobs, tables = FolderBlobs(folder / "blobs", unfinished=unfinished), FolderTables(folder / "tables", unfinished=unfinished)
-    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=SqliteOnline(folder / "online.sqlite"))
+    online, landing = SqliteOnline(folder / "online.sqlite"), LandingFolder(folder / "landed")
+    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, landing=landing)

@@ -1,0 +1,141 @@
+"""A PostgreSQL server for tests: its own folder, its own port, gone when its block ends."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from endcap.core.errors import NotFound, StepFailed
+
+_PACKAGED = Path("/usr/lib/postgresql")
+_USERS = ("postgres", "nobody")
+_START_S = 60.0
+_SETTINGS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=20", "shared_buffers=16MB", "log_min_messages=fatal")
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A running server: ``user`` is its superuser, who needs the ``password`` over the loopback ``port`` and none over the socket in ``folder``."""
+
+    folder: Path
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str = "postgres"
+    programs: Path = field(default_factory=Path, repr=False)
+
+    @property
+    def url(self) -> str:
+        """Over the loopback port, with the password in it."""
+        return f"postgresql://{self.user}:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{self.database}"
+
+    @property
+    def socket_url(self) -> str:
+        """Over the socket, without a password."""
+        return f"postgresql://{self.user}@/{self.database}?host={quote(str(self.folder), safe='')}&port={self.port}"
+
+    def execute(self, sql: str, *, database: str | None = None) -> str:
+        """Run statements by psql, all or none; returns what they gave, unaligned, without headers. Raises StepFailed with psql's words."""
+        options = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--file=-"]
+        address = [f"--host={self.folder}", f"--port={self.port}", f"--username={self.user}", f"--dbname={database or self.database}"]
+        done = subprocess.run([str(self.programs / "psql"), *options, *address], input=sql, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise StepFailed(f"psql: {done.stderr.strip()}")
+        return done.stdout.removesuffix("\n")
+
+
+def find_programs() -> Path | None:
+    """The folder with ``initdb``, ``postgres`` and ``psql``: that of the PATH, else the newest of the system's packages; None where there is none."""
+    found = shutil.which("initdb")
+    packaged = sorted(_PACKAGED.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]) if path.parts[-3].isdigit() else 0, reverse=True)
+    candidates = [*([Path(found)] if found else []), *packaged]
+    folders = [folder for path in candidates for folder in (path.parent, path.resolve().parent)]
+    return next((folder for folder in folders if all((folder / name).exists() for name in ("initdb", "postgres", "psql"))), None)
+
+
+@contextmanager
+def serve_postgres(settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+    """A new, empty server that ends with the block. Takes a second or two.
+
+    ``settings`` are the server's own, such as ``{"TimeZone": "Asia/Shanghai"}``. The server refuses to run as root, so root starts it as the
+    user ``postgres`` or ``nobody``. Raises NotFound where PostgreSQL is not installed, StepFailed where it does not start.
+    """
+    programs = find_programs()
+    if programs is None:
+        raise NotFound("PostgreSQL is not installed: there is no initdb.", hint="install the machine's package, such as: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="endcap-postgres-"))  # not below a folder that only its owner may enter: the server may be somebody else
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        identity = _choose_user(folder)
+        server = PostgresServer(folder, _free_port(), "shop", "s3cret/with:odd@signs", programs=programs)
+        _initialise(server, identity)
+        given = [*_SETTINGS, f"port={server.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
+        given += [f"{name}={value}" for name, value in (settings or {}).items()]
+        with (folder / "log").open("wb") as log:
+            command = [str(programs / "postgres"), "-D", str(folder / "data"), *(part for each in given for part in ("-c", each))]
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **identity)
+        _wait_until_up(server, process)
+        yield server
+    finally:
+        if process is not None:
+            process.terminate() if process.poll() is None else None
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _choose_user(folder: Path) -> dict[str, Any]:
+    """Under whom the server runs, as arguments of a subprocess; the folder is handed to that user."""
+    if os.geteuid() != 0:
+        return {}
+    for name in _USERS:
+        with suppress(KeyError):
+            found = pwd.getpwnam(name)
+            os.chown(folder, found.pw_uid, found.pw_gid)
+            return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+    raise StepFailed(f"PostgreSQL does not run as root, and there is none of the users {list(_USERS)}.")
+
+
+def _initialise(server: PostgresServer, identity: dict[str, Any]) -> None:
+    secret = server.folder / "password"
+    secret.touch(mode=0o600)
+    secret.write_text(server.password, encoding="utf-8")
+    if identity:
+        os.chown(secret, identity["user"], identity["group"])
+    options = ["--encoding=UTF8", "--locale=C", "--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"]
+    command = [str(server.programs / "initdb"), "-D", str(server.folder / "data"), "-U", server.user, f"--pwfile={secret}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=server.folder, **identity)
+    if done.returncode:
+        raise StepFailed(f"initdb: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def _wait_until_up(server: PostgresServer, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + _START_S
+    while True:
+        try:
+            server.execute("SELECT 1")
+        except StepFailed as error:
+            if process.poll() is not None or time.monotonic() > until:
+                raise StepFailed(f"PostgreSQL does not start: {(server.folder / 'log').read_text(errors='replace')[-2000:]}") from error
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
