@@ -115,12 +115,16 @@ def _(result: FirstForecast, console: Console) -> None:
 
 @show.register
 def _(result: Plan, console: Console) -> None:
-    for planned in result.models:
-        console.print(Text(f"{planned.change:<16} {planned.model}  {', '.join(planned.tables)}"))
-        for difference in planned.differences:
-            console.print(Text(f"{'':<16}   {difference}"))
-    if not result.models:
-        console.print(Text(f"{result.file} defines no model"))
+    for sort, all_planned in (("view", result.views), ("model", result.models)):
+        for planned in all_planned:
+            name = f"{planned.name}@{planned.version}" if planned.version else planned.name
+            console.print(Text(f"{planned.change:<16} {sort} {name}  {', '.join(planned.tables)}"))
+            for difference in planned.differences:
+                console.print(Text(f"{'':<16}   {difference}"))
+            for touch in planned.touches:
+                console.print(Text(f"{'':<16}   touches {touch}", style="yellow"))
+    if not result.models and not result.views:
+        console.print(Text(f"{result.file} defines no model and no feature view"))
 
 
 @show.register

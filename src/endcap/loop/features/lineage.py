@@ -73,8 +73,7 @@ def find_sources(view: FeatureView, *, columns: Mapping[str, Collection[str]] | 
     known = {table.name: _known(table, (columns or {}).get(table.name)) for table in view.sources}
     with open_parser() as parser:
         tracer = _Tracer(parser, {table.name.lower(): table for table in view.sources}, known)
-        found = _trace_query(view, tracer) if view.sql is not None else _trace_source(view, tracer)
-    return found
+        return _trace_query(view, tracer) if view.sql is not None else _trace_source(view, tracer)
 
 
 def _known(table: Table, columns: Collection[str] | None) -> _Columns:
@@ -125,6 +124,7 @@ class _Scope:
 class _Tracer:
     def __init__(self, parser: Parser, tables: Mapping[str, Table], known: Mapping[str, _Columns]) -> None:
         self.parser, self.tables, self.known = parser, tables, known
+        self.spelled: dict[str, str] = {}  # names that queries give, as they are written
 
     # Columns of a table
 
@@ -184,6 +184,7 @@ class _Tracer:
                 items |= found.names
             else:
                 name = item["alias"] or (item["column_names"][-1] if item["class"] == "COLUMN_REF" else f"column {place}")
+                self.spelled[name.lower()] = name
                 items[name.lower()] = scope.aliases[name.lower()] = self._references(item, scope)
         conditions |= self._references(limits, scope)
         extra = frozenset(_as_condition(c) for c in conditions)
@@ -213,7 +214,7 @@ class _Tracer:
         kind, alias = node["type"], (node["alias"] or "").lower()
         if kind == "JOIN":
             found = self._from(node["left"], scope) | self._from(node["right"], scope)
-            found |= frozenset[SourceColumn]().union(*(self._lookup(name.lower(), scope) for name in node["using_columns"]))
+            found |= frozenset[SourceColumn]().union(*(self._lookup(name, scope) for name in node["using_columns"]))
             return found | self._references(node["condition"], scope)
         if kind == "BASE_TABLE":
             name = node["table_name"].lower()
@@ -229,7 +230,7 @@ class _Tracer:
             columns = [str(column).lower() for column in node["column_name_alias"]] or [name]
             scope.relations[name] = _Relation(dict.fromkeys(columns, origins), vague=tuple(sorted({c.table for c in origins})))
         elif kind == "EXPRESSION_LIST":
-            columns = [str(column).lower() for column in node["column_name_alias"]] or [f"col{i}" for i in range(len(node["values"][0]))]
+            columns = [f"col{i}" for i in range(len(node["values"][0]))]
             scope.relations[alias or "values"] = _Relation(dict.fromkeys(columns, frozenset()))
         elif kind != "EMPTY":
             scope.relations[alias or kind] = self._vague()
@@ -267,7 +268,7 @@ class _Tracer:
             return frozenset()
         kind = node.get("class")
         if kind == "COLUMN_REF":
-            return self._resolve([name.lower() for name in node["column_names"]], scope)
+            return self._resolve(node["column_names"], scope)
         if kind == "STAR":
             return frozenset[SourceColumn]().union(*(relation.everything for relation in scope.relations.values()))
         if kind == "LAMBDA":
@@ -282,25 +283,26 @@ class _Tracer:
             if node["function_name"] in _WHOLE or (node["function_name"] == "count" and not node["arguments"]):
                 found = frozenset(SourceColumn(name, "") for relation in scope.relations.values() for name in relation.bases)
             if node["schema"]:  # `names.list_filter(...)` is a function of a column
-                found |= self._resolve([node["schema"].lower()], scope)
+                found |= self._resolve([node["schema"]], scope)
         return found.union(*(self._references(part, scope) for name, part in node.items() if name not in ("qualified_name", "type_expr")))
 
     def _resolve(self, path: list[str], scope: _Scope) -> Origins:
         for place, name in enumerate(path[:-1]):
-            relation = _find_relation(name, scope)
+            relation = _find_relation(name.lower(), scope)
             if relation is not None:
                 return self._of(relation, path[place + 1])
         return self._lookup(path[0], scope)
 
     def _lookup(self, name: str, scope: _Scope | None) -> Origins:
         """A column that is named without its relation."""
-        if scope is None or name in scope.bound:
+        key = name.lower()
+        if scope is None or key in scope.bound:
             return frozenset()
-        named = [relation.names[name] for relation in scope.relations.values() if name in relation.names]
+        named = [relation.names[key] for relation in scope.relations.values() if key in relation.names]
         if named:
             return frozenset[SourceColumn]().union(*named)
-        if name in scope.aliases:
-            return scope.aliases[name]
+        if key in scope.aliases:
+            return scope.aliases[key]
         passing = {table.name: table for relation in scope.relations.values() for table in relation.passing}
         vague = frozenset(SourceColumn(table, "") for relation in scope.relations.values() for table in relation.vague)
         if len(passing) == 1 and not vague:
@@ -309,8 +311,8 @@ class _Tracer:
         return unsure or self._lookup(name, scope.outer)
 
     def _of(self, relation: _Relation, name: str) -> Origins:
-        if name in relation.names:
-            return relation.names[name]
+        if name.lower() in relation.names:
+            return relation.names[name.lower()]
         if len(relation.passing) == 1 and not relation.vague:
             return self.column(relation.passing[0], name)
         return frozenset(SourceColumn(table, "") for table in (*(t.name for t in relation.passing), *relation.vague))
@@ -390,7 +392,11 @@ def _trace_feature(feature: Aggregate, table: Table, tracer: _Tracer) -> Origins
 
 def _trace_query(view: FeatureView, tracer: _Tracer) -> ViewSources:
     assert view.sql is not None, "the caller has looked"
-    relation = tracer.query(tracer.parser.parse_query(view.sql), {}, None)
+    tree = tracer.parser.parse_query(view.sql)
+    try:
+        relation = tracer.query(tree, {}, None)
+    except KeyError:  # another release of the engine spells this part of a tree otherwise
+        relation = tracer._vague()
     scope = _Scope({view.name.lower(): relation}, {})
 
     def trace(text: str) -> tuple[SourceColumn, ...]:
@@ -399,14 +405,14 @@ def _trace_query(view: FeatureView, tracer: _Tracer) -> ViewSources:
         try:
             tree = tracer.parser.parse_expression(text)
         except DefinitionError:
-            return _sorted(tracer._lookup(text.lower(), scope))
+            return _sorted(tracer._lookup(text, scope))
         return _sorted(tracer._references(tree, scope))
 
     taken = {name.lower() for name in (*view.keys, *(text for text in (view.event_time, view.known_at) if text))}
     given = {name: feature.column for name, feature in view.features.items()}
-    given = given or {name: name for name in relation.names if name not in taken}
+    given = given or {tracer.spelled.get(name, name): name for name in relation.names if name not in taken}
     times = {column for text in (view.event_time, view.known_at) if text for column in trace(text)}
-    columns = None if relation.passing or relation.vague else tuple(relation.names)
+    columns = None if relation.passing or relation.vague else tuple(tracer.spelled.get(name, name) for name in relation.names)
     return ViewSources({name: trace(text) for name, text in given.items()}, {key: trace(key) for key in view.keys}, _sorted(times), columns)
 
 

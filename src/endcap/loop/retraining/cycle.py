@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from endcap.core.definitions.purposes import require_purpose
+from endcap.core.errors import PermissionDenied
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS, Ingest
@@ -64,10 +66,13 @@ def turn(
     """One turn of a model's cycle, as a run whose steps are kept by identity. One model turns once at a time: where another run of it
     goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it.
 
+    A model whose purpose the tables and views do not all allow is refused (PermissionDenied, audited) before anything is read.
+
     ``train`` True trains whatever the state, False never, None when there is a reason: no champion yet, a changed definition, a watch's
     breach with the reaction ``retrain``, or 28 days since the last training. ``origin`` None: chosen from the data and the clock.
     """
     subject = f"model/{task.name}"
+    _require_purpose(session, task)
     with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold:
         cycle = _Cycle(hold.session, task, folder=folder, origin=origin, train=train, verify=verify)
         done = run_steps(hold.session, cycle.steps(), subject=subject, reporter=reporter)
@@ -82,6 +87,14 @@ def turn(
         champion=champion.version if champion else None,
         batch=values["forecast"],
     )
+
+
+def _require_purpose(session: Session, task: Task) -> None:
+    try:
+        require_purpose(task.purpose, asker=f"Model '{task.name}'", tables=task.tables, views=task.views)
+    except PermissionDenied as error:
+        session.record_refusal("run", thing=f"model/{task.name}", detail={"purpose": task.purpose, "why": error.what})
+        raise
 
 
 class _Cycle:
