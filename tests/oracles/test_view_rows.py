@@ -280,9 +280,7 @@ def test_windows_are_those_of_a_walk_over_all_rows_and_ticks(
     table = Table(
         name, f"{name}.parquet", keys=("store",), event_time="at", zone=zone, known_at="seen" if dated else None, contract=Contract(future=True)
     )
-    view = FeatureView(
-        name="v", source=table, keys=("store", "item"), every=every, known_after=hidden, features=data.draw(features(every))
-    )
+    view = FeatureView(name="v", source=table, keys=("store", "item"), every=every, known_after=hidden, features=data.draw(features(every)))
     opened = open_view(session, view, folder=folder, engine=engine)
     got = engine.execute(f"SELECT * EXCLUDE (__order) FROM ({opened.sql})").fetchall()
     start = min((row.at for row in twins), default=datetime(2026, 1, 1, tzinfo=UTC)).date() - DAY * (9 if every == "7d" else 3)

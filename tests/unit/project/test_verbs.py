@@ -28,9 +28,8 @@ from endcap.governance.verbs import Verb
 from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.deployment.records import Batch
 from endcap.loop.evaluation.records import Groups, Verdict
-from endcap.loop.features.records import SNAPSHOTS, Snapshot
 from endcap.loop.features.catalogue import register_view
-from endcap.loop.features.records import VIEW_HEADS
+from endcap.loop.features.records import SNAPSHOTS, VIEW_HEADS, Snapshot
 from endcap.loop.registry.records import COMPARISONS, Comparison, Version
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.project.definitions import load_definitions
@@ -197,6 +196,8 @@ def materialised(scene: Scene) -> str:
             if tx.get(SNAPSHOTS, workspace=session.workspace, id=snapshot.id) is None:
                 tx.append(SNAPSHOTS, workspace=session.workspace, record=snapshot)
     return "traffic"
+
+
 def viewed(scene: Scene) -> str:
     """A feature view of the stores' sales that was applied before anyone looked."""
     session, folder = scene.session, scene.project.folder

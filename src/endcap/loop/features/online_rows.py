@@ -66,7 +66,9 @@ class RowCodec:
                 raise InvalidInput(f"{what} has the key '{name}' of type {type_}; rows are found online by {list(KEY_TYPES)}.", hint="online=False")
         for name, type_ in features.items():
             if type_ not in _CELLS:
-                raise InvalidInput(f"{what} has the feature '{name}' of type {type_}; online are kept {list(_CELLS)}.", hint="cast it, or online=False")
+                raise InvalidInput(
+                    f"{what} has the feature '{name}' of type {type_}; online are kept {list(_CELLS)}.", hint="cast it, or online=False"
+                )
         self.fingerprint = bytes.fromhex(identify("online row", version, list(keys.items()), list(features.items()))[: 2 * _PRINT_BYTES])
         n_bits = -(-len(features) // 8)
         codes = [_CELLS[type_] for type_ in features.values()]
@@ -124,7 +126,9 @@ class RowCodec:
                 parts.append(binary)
             else:
                 cells = _WRITE_KEYS[type_](column)
-                parts.append(pc.if_else(column.is_valid(), _from_matrix(cells), pa.scalar(None, pa.binary())) if column.null_count else _from_matrix(cells))
+                parts.append(
+                    pc.if_else(column.is_valid(), _from_matrix(cells), pa.scalar(None, pa.binary())) if column.null_count else _from_matrix(cells)
+                )
         joined = pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.binary()), null_handling="emit_null") if len(parts) > 1 else parts[0]
         return joined.cast(pa.large_binary())
 
@@ -232,7 +236,9 @@ class RowCodec:
     def _decode_few(self, rows: Sequence[bytes | None]) -> Columns:
         nothing = (None, None, (None,) * len(self.features))
         found = [(self.decode_row(row) if row is not None else None) or nothing for row in rows]
-        return Columns([row[0] for row in found], [row[1] for row in found], [[row[2][place] for row in found] for place in range(len(self.features))])
+        return Columns(
+            [row[0] for row in found], [row[1] for row in found], [[row[2][place] for row in found] for place in range(len(self.features))]
+        )
 
     def _slice_texts(self, rows: Sequence[bytes], cells: Any, place: int, ours: Any) -> list[Any]:
         order = self._texts.index(place)

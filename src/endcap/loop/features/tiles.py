@@ -100,7 +100,10 @@ class _Windows:
         zero, view = datetime.fromtimestamp(0, UTC), self.advance.view
         first, last = (zero + timedelta(microseconds=end) for end in ends)
         own = self.plan.ticks
-        first, last = min(first, zero + timedelta(microseconds=own.instant_us(own.first))), max(last, zero + timedelta(microseconds=own.instant_us(own.last)))
+        first, last = (
+            min(first, zero + timedelta(microseconds=own.instant_us(own.first))),
+            max(last, zero + timedelta(microseconds=own.instant_us(own.last))),
+        )
         assert view.every is not None, "a windowed view has ticks"
         ticks = make_ticks(view.every, zone=own.zone, first=first, last=last, before=1, after=self.plan.folds.reach + 1)
         return replace(self.plan, ticks=ticks)
@@ -127,9 +130,7 @@ class _Windows:
         parts = []
         if self.new:
             source = plan.table.source.table
-            only = open_table(
-                self.advance.session, source, folder=self.advance.folder, engine=engine, ingest=plan.table.ingest, only=self.new
-            ).source
+            only = open_table(self.advance.session, source, folder=self.advance.folder, engine=engine, ingest=plan.table.ingest, only=self.new).source
             rows = tiles_sql(plan, rows=only.sql_by_file)
             parts.append(rows if self.again is None else f"SELECT * FROM ({rows}) WHERE {TICK} NOT BETWEEN {self.again[0]} AND {self.again[1]}")
         if self.again is not None:
@@ -193,7 +194,9 @@ class _Windows:
         points = f"SELECT {named}, make_timestamp({plan.ticks.instant_sql(TICK)}) AS {EVENT_AT}, __least FROM {_AFFECTED}"
         by = ", ".join([*map(quote, self.advance.view.keys), EVENT_AT])
         least = f" AND epoch_us({KNOWN_AT}) >= __least" if plan.dated else ""
-        met_rows = f"SELECT * EXCLUDE (__least, {RESTATED}) FROM ({rows}) JOIN ({points}) USING ({by}) WHERE {within(EVENT_AT, self.advance.covered)}{least}"
+        met_rows = (
+            f"SELECT * EXCLUDE (__least, {RESTATED}) FROM ({rows}) JOIN ({points}) USING ({by}) WHERE {within(EVENT_AT, self.advance.covered)}{least}"
+        )
         said = self.advance.arrive(f"SELECT * FROM ({met_rows}) WHERE {KNOWN_AT} <= {plain(self.advance.until)}")
         return found[0], f"SELECT * REPLACE (true AS {RESTATED}) FROM ({self.advance.differ(said) if self.again is not None else said})"
 
