@@ -24,6 +24,7 @@ from endcap.loop.features.panel_loading import load_panel
 from endcap.loop.features.panels import Panel
 from endcap.loop.features.records import TRAINING_PROFILES
 from endcap.loop.registry.view_uses import find_answering_views
+from endcap.loop.retraining.cycle import turn
 from endcap.project.definitions import load_definitions
 from endcap.project.running import run
 from endcap.testing.sessions import make_session
@@ -134,7 +135,7 @@ def test_a_version_answers_from_the_views_it_was_trained_on(desk: Desk) -> None:
     before = find_batch(desk.session, "units")
     answers = read_batch(desk.session, before)
     desk.define(window="14d")
-    run(desk.session, "units", folder=desk.folder, train=False)
+    turn(desk.session, load_definitions(desk.folder).task("units"), folder=desk.folder, train=False)
     assert find_answering_views(desk.session, "units").keys() == trained.keys()
     assert not trained.keys() & {view.id for view in load_definitions(desk.folder).models["units"].features if view.name == "traffic"}
     after = find_batch(desk.session, "units")
