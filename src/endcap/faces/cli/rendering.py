@@ -16,6 +16,7 @@ from rich.text import Text
 
 from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
+from endcap.faces.cli.view_text import tell_found, tell_view
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
@@ -30,6 +31,7 @@ from endcap.project.applying import Plan
 from endcap.project.running import RunResult
 from endcap.project.showing import ModelLine, ModelView, VersionView
 from endcap.project.starting import FirstForecast, Started
+from endcap.project.view_showing import FoundView, ViewPage
 
 _NO_RELEASE = 6
 _MEASURES = ("wape", "mae", "rmsse", "rmspe")
@@ -69,6 +71,10 @@ def show(result: Any, console: Console) -> None:
 def _show_list(rows: list[Any], console: Console) -> None:
     if not rows:
         console.print("nothing yet")
+        return
+    if isinstance(rows[0], FoundView):
+        for line, style in tell_found(rows):
+            console.print(Text(line, style=style))
         return
     renderer = _ROWS.get(type(rows[0]))
     columns = list(renderer(rows[0])) if renderer else list(rows[0].__struct_fields__)
@@ -116,12 +122,22 @@ def _(result: FirstForecast, console: Console) -> None:
 
 @show.register
 def _(result: Plan, console: Console) -> None:
-    for planned in result.models:
-        console.print(Text(f"{planned.change:<16} {planned.model}  {', '.join(planned.tables)}"))
-        for difference in planned.differences:
-            console.print(Text(f"{'':<16}   {difference}"))
-    if not result.models:
-        console.print(Text(f"{result.file} defines no model"))
+    for sort, all_planned in (("view", result.views), ("model", result.models)):
+        for planned in all_planned:
+            name = f"{planned.name}@{planned.version}" if planned.version else planned.name
+            console.print(Text(f"{planned.change:<16} {sort} {name}  {', '.join(planned.tables)}"))
+            for difference in planned.differences:
+                console.print(Text(f"{'':<16}   {difference}"))
+            for touch in planned.touches:
+                console.print(Text(f"{'':<16}   touches {touch}", style="yellow"))
+    if not result.models and not result.views:
+        console.print(Text(f"{result.file} defines no model and no feature view"))
+
+
+@show.register
+def _(result: ViewPage, console: Console) -> None:
+    for line, style in tell_view(result):
+        console.print(Text(line, style=style))
 
 
 @show.register

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.core.durations import parse_duration
-from endcap.core.errors import EndcapError, InvalidInput
-from endcap.core.names import quote_text
+from endcap.core.errors import EndcapError, InvalidInput, suggest, unknown
+from endcap.core.names import quote, quote_text
 from endcap.governance.sessions import Session
-from endcap.loop.data.column_types import FILE, PLACE
+from endcap.loop.data.column_types import FILE, PLACE, name_type
 from endcap.loop.data.ingested import open_ingested
-from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.records import INGESTS, FileIdentity, Ingest
 from endcap.loop.data.sources import EVENT_AT, KNOWN_AT, Source, bind
 from endcap.loop.data.verbs import ingest as ingest_table
 from endcap.loop.features.records import ALWAYS
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Span = tuple[datetime | None, datetime | None]
 """The first and the last instant that are wanted, both included; None: unbounded."""
 
+KEY_TYPES = ("text", "integer", "uuid", "date", "bool")
+FEATURE_TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
 _ROWS_OF_A_FILE = 1 << 40
 ALWAYS_SQL = f"TIMESTAMP '{ALWAYS.isoformat(sep=' ')}'"
 
@@ -46,10 +48,18 @@ class OpenTable:
     order: str
 
 
-def open_table(session: Session, table: Table, *, folder: Path, engine: duckdb.DuckDBPyConnection, ingest: Ingest | None) -> OpenTable:
-    """Open what an ingest let in (None: ingest the table now). Raises what ``ingest`` and ``open_ingested`` raise."""
+def open_table(
+    session: Session,
+    table: Table,
+    *,
+    folder: Path,
+    engine: duckdb.DuckDBPyConnection,
+    ingest: Ingest | None,
+    only: Sequence[FileIdentity] | None = None,
+) -> OpenTable:
+    """Open what an ingest let in (None: ingest the table now), or some files of it. Raises what ``ingest`` and ``open_ingested`` raise."""
     found = ingest if ingest is not None else ingest_table(session, table, folder=folder)
-    source = open_ingested(session, table, found, folder=folder, engine=engine, placed=True)
+    source = open_ingested(session, table, found, folder=folder, engine=engine, only=only, placed=True)
     event_at = EVENT_AT if table.event_time is not None else ALWAYS_SQL
     hidden = micros(table.known_after) if table.event_time is not None else 0
     known_at = later(event_at, hidden)
@@ -108,6 +118,20 @@ def plain(instant: datetime) -> str:
     return f"TIMESTAMP '{utc.isoformat(sep=' ')}'"
 
 
+def key_column(source: Source, key: str, *, view: FeatureView) -> str:
+    """The column of a key, quoted. Raises InvalidInput where the table has none, naming those it has."""
+    if key not in source.columns:
+        where = f"Feature view '{view.name}': table '{source.table.name}'"
+        raise InvalidInput(unknown("column", key, source.columns, where=where), hint=suggest(key, source.columns))
+    return quote(key)
+
+
+def of_keys(view: FeatureView, wanted: str) -> str:
+    """A condition: the row's keys stand in a relation that has columns of their names."""
+    names = ", ".join(quote(key) for key in view.keys)
+    return f"({names}) IN (SELECT ({names}) FROM {wanted})" if len(view.keys) > 1 else f"{names} IN (SELECT {names} FROM {wanted})"
+
+
 def resolve_value(expression: str, source: Source, *, view: FeatureView, name: str) -> str:
     """SQL for a column or an expression over a table's columns. Raises InvalidInput, naming the feature, for what does not bind."""
     try:
@@ -130,3 +154,25 @@ def resolve_condition(condition: str, source: Source, *, view: FeatureView) -> s
 
 def _of(view: FeatureView, what: str, error: EndcapError) -> InvalidInput:
     return InvalidInput(f"Feature view '{view.name}', {what}: {error.what}", hint=error.hint, **error.details)
+
+
+def plain_type(type_: str, *, view: FeatureView, what: str, name: str) -> str:
+    """The DuckDB type in which a column of feature rows travels.
+
+    Instants become plain timestamps in UTC, decimals doubles, whole numbers that 64 bits may not hold BIGINT (one that does not fit fails when
+    it is read), enums text. ``what`` is key or feature. Raises InvalidInput for a key that is neither text, integer, uuid, date nor bool, and
+    for a feature of a type that Endcap has no name for.
+    """
+    allowed = KEY_TYPES if what == "key" else FEATURE_TYPES
+    if name_type(type_) not in allowed:
+        hint = "derive a column of such a type in the table: columns={...}" if what == "key" else "make text of it: CAST(column AS VARCHAR)"
+        raise InvalidInput(
+            f"Feature view '{view.name}' has the {what} {name!r} of type {type_.lower()}. Types of a {what}: {list(allowed)}.", hint=hint
+        )
+    if type_ in ("HUGEINT", "UHUGEINT", "UBIGINT", "BIGNUM"):
+        return "BIGINT"
+    if type_.startswith("DECIMAL"):
+        return "DOUBLE"
+    if type_.startswith("ENUM"):
+        return "VARCHAR"
+    return "TIMESTAMP" if type_.startswith("TIMESTAMP") else type_

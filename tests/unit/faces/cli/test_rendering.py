@@ -206,9 +206,9 @@ SAID: dict[str, tuple[Any, list[str]]] = {
     ),
     "plan": (
         Plan("project.py", (Planned("a", "new", ("sales", "plan")), Planned("b", "changed", (), ('horizon: "7d" -> "14d"',)))),
-        ["new              a  sales, plan", "changed          b  ", '                   horizon: "7d" -> "14d"'],
+        ["new              model a  sales, plan", "changed          model b  ", '                   horizon: "7d" -> "14d"'],
     ),
-    "empty plan": (Plan("/tmp/[/bold]/project.py", ()), ["/tmp/[/bold]/project.py defines no model"]),
+    "empty plan": (Plan("/tmp/[/bold]/project.py", ()), ["/tmp/[/bold]/project.py defines no model and no feature view"]),
     "started": (Started(("project.py", "data/[x].csv")), ["wrote project.py", "wrote data/[x].csv", "next: endcap run store-day"]),
     "delivery": (
         Delivery("store-day", "store-day-v2", DAY.isoformat(), 1400, "f.csv", "store-day-v2~2026-03-02~O'Hara; rm -rf /~2026-03-02T00:00"),
