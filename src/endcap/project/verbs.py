@@ -11,6 +11,7 @@ MODULES = (
     "endcap.governance.audit",
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
+    "endcap.loop.features.drift",
     "endcap.loop.features.catalogue",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.comparisons",

@@ -29,7 +29,7 @@ from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.deployment.records import Batch
 from endcap.loop.evaluation.records import Groups, Verdict
 from endcap.loop.features.catalogue import register_view
-from endcap.loop.features.records import VIEW_HEADS
+from endcap.loop.features.records import SNAPSHOTS, VIEW_HEADS, Snapshot
 from endcap.loop.registry.records import COMPARISONS, Comparison, Version
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.project.definitions import load_definitions
@@ -185,6 +185,19 @@ def compared(scene: Scene) -> str:
     return "store-day"
 
 
+def materialised(scene: Scene) -> str:
+    """A view with two snapshots, as materialisations leave them."""
+    session = scene.session
+    with session.records.transact() as tx:
+        for n in (1, 2):
+            snapshot = Snapshot(
+                id=f"snapshot_{n}", view="traffic", version="v", at=session.now(), n_rows=0, first_event=None, last_event=None, profiles=()
+            )
+            if tx.get(SNAPSHOTS, workspace=session.workspace, id=snapshot.id) is None:
+                tx.append(SNAPSHOTS, workspace=session.workspace, record=snapshot)
+    return "traffic"
+
+
 def viewed(scene: Scene) -> str:
     """A feature view of the stores' sales that was applied before anyone looked."""
     session, folder = scene.session, scene.project.folder
@@ -201,6 +214,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "audit": lambda _: {"actor": "ada"},
     "comparison": lambda s: {"model": compared(s)},
     "comparisons": lambda s: {"model": compared(s)},
+    "features drift": lambda s: {"view": materialised(s)},
     "features page": lambda s: {"view": viewed(s), "out": s.scratch / "view.html"},
     "features pages": lambda s: {"out": s.scratch / "views"},
     "features search": lambda s: {"words": [viewed(s)]},

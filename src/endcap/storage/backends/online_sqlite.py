@@ -72,19 +72,23 @@ class SqliteOnline:
         return put.rowcount
 
     def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
-        file = self._file if self._file is not None else self._open_standing()
+        file = self._file or self._open_standing()
         if file is None:
             return [[None] * len(keys) for _, keys in requests]
         try:
             connection = file.connection()
             if len(requests) == 1 and len(requests[0][1]) == 1:  # a statement of its own sees one instant anyhow
-                return [[_look_up(connection, self._one(requests[0][0]), requests[0][1][0])]]
+                space, key = requests[0]
+                found = connection.execute(self._read_one.get(space) or self._one(space), key).fetchone()
+                return [[found[0] if found else None]]
             connection.execute("BEGIN DEFERRED")
             try:
                 return [self._read(connection, space, keys) for space, keys in requests]
             finally:
                 connection.execute("ROLLBACK")
         except sqlite3.DatabaseError as error:
+            if _has_no_table(error):
+                return [[None]]
             told = file.explain(error)
             if told is None:
                 raise
@@ -126,8 +130,6 @@ class SqliteOnline:
 
     def _read(self, connection: sqlite3.Connection, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Rows of one space inside a transaction, by statements of 256, 128, 64 ... keys."""
-        if len(keys) == 1:
-            return [_look_up(connection, self._one(space), keys[0])]
         found: dict[bytes, bytes] = {}
         start, n, statements = 0, len(keys), self._many(space)
         try:
@@ -141,10 +143,8 @@ class SqliteOnline:
         return list(map(found.get, keys))
 
     def _one(self, space: str) -> str:
-        known = self._read_one.get(space)
-        if known is None:
-            known = self._read_one[space] = _READ_ONE.format(table=_name_table(space))
-        return known
+        statement = self._read_one[space] = _READ_ONE.format(table=_name_table(space))
+        return statement
 
     def _many(self, space: str) -> dict[int, str]:
         known = self._read_many.get(space)
@@ -177,17 +177,7 @@ class SqliteOnline:
                 raise
 
 
-def _look_up(connection: sqlite3.Connection, statement: str, key: bytes) -> bytes | None:
-    try:
-        found = connection.execute(statement, (key,)).fetchone()
-    except sqlite3.OperationalError as error:
-        if not _has_no_table(error):
-            raise
-        return None
-    return found[0] if found else None
-
-
-def _has_no_table(error: sqlite3.OperationalError) -> bool:
+def _has_no_table(error: sqlite3.DatabaseError) -> bool:
     return str(error).startswith("no such table")
 
 

@@ -56,7 +56,8 @@ class SqliteFile:
     def connection(self) -> sqlite3.Connection:
         """The calling thread's own."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is not None and getattr(self._local, "frozen", None) not in (None, self._stamp()):
+        frozen = getattr(self._local, "frozen", None)
+        if connection is not None and frozen is not None and frozen != self._stamp():
             self._drop(connection)  # somebody writes again
             connection = None
         if connection is None:
