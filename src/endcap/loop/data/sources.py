@@ -196,8 +196,8 @@ def _choose_ingested(files: DataFiles, ingest: Ingest, *, table: Table, digests:
 
 def _require_landed(files: DataFiles, ingest: Ingest, *, table: Table, digests: Callable[[Path], FileIdentity]) -> DataFiles:
     """Files that only Endcap writes: whatever folder the home is in now, each holds what it held."""
-    then = {Path(file.path).name: file.sha256 for file in ingest.files}
-    changed = next((path for path in files.paths if digests(path).sha256 != then[path.name]), None)
+    then = {file.sha256 for file in ingest.files}
+    changed = next((path for path in files.paths if digests(path).sha256 not in then), None)
     if changed is not None:
         raise IntegrityBroken(f"Table '{table.name}': {changed} was changed at rest.", hint=f"remove {changed.parent}: the rows are read again")
     return files

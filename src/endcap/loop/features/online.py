@@ -53,7 +53,7 @@ class OnlineRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class OnlineRows(msgspec.Struct, frozen=True):
-    """What one view says of many keys, in their order: see ``OnlineRow``. ``columns`` holds a list for each feature, None where a value is missing."""
+    """What one view says of many keys, in their order; see ``OnlineRow``. ``columns`` holds a list for each feature, None where it is missing."""
 
     view: str
     columns: dict[str, list[Any]]

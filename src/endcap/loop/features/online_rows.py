@@ -35,8 +35,7 @@ _ZERO = 1 << 63
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - times of rows are plain, as their tables have them
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _DAYS = (date.min.toordinal() - _EPOCH_DAY, date.max.toordinal() - _EPOCH_DAY)
-_MICROSECOND = timedelta(microseconds=1)
-_MOMENTS = ((datetime.min - _EPOCH) // _MICROSECOND, (datetime.max - _EPOCH) // _MICROSECOND)
+_MOMENTS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 _UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _UUID_TEXT = re.compile(_UUID)
 _FEW = 8  # rows below which unpacking one by one is quicker than by columns

@@ -16,7 +16,7 @@ from endcap.core.names import quote, quote_text
 from endcap.governance.sessions import Session
 from endcap.loop.data.column_types import FILE, PLACE, name_type
 from endcap.loop.data.ingested import open_ingested
-from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.records import INGESTS, FileIdentity, Ingest
 from endcap.loop.data.sources import EVENT_AT, KNOWN_AT, Source, bind
 from endcap.loop.data.verbs import ingest as ingest_table
 from endcap.loop.features.records import ALWAYS
@@ -48,10 +48,18 @@ class OpenTable:
     order: str
 
 
-def open_table(session: Session, table: Table, *, folder: Path, engine: duckdb.DuckDBPyConnection, ingest: Ingest | None) -> OpenTable:
-    """Open what an ingest let in (None: ingest the table now). Raises what ``ingest`` and ``open_ingested`` raise."""
+def open_table(
+    session: Session,
+    table: Table,
+    *,
+    folder: Path,
+    engine: duckdb.DuckDBPyConnection,
+    ingest: Ingest | None,
+    only: Sequence[FileIdentity] | None = None,
+) -> OpenTable:
+    """Open what an ingest let in (None: ingest the table now), or some files of it. Raises what ``ingest`` and ``open_ingested`` raise."""
     found = ingest if ingest is not None else ingest_table(session, table, folder=folder)
-    source = open_ingested(session, table, found, folder=folder, engine=engine, placed=True)
+    source = open_ingested(session, table, found, folder=folder, engine=engine, only=only, placed=True)
     event_at = EVENT_AT if table.event_time is not None else ALWAYS_SQL
     hidden = micros(table.known_after) if table.event_time is not None else 0
     known_at = later(event_at, hidden)

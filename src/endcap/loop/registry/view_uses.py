@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 
 from endcap.governance.sessions import Session
-from endcap.loop.features.records import TRAINING_PROFILES
+from endcap.loop.features.records import TRAINING_PROFILES, VIEW_VERSIONS, ViewVersion
 from endcap.loop.registry.assignments import read_assignment
 from endcap.loop.registry.comparisons import find_comparison
 from endcap.loop.registry.records import MODELS
@@ -67,6 +67,18 @@ def find_view_uses(session: Session, *, views: Collection[str] | None = None) ->
             answers = tuple(version for version in versions if version in answering[model_name])
             uses.append(ViewUse(model=model_name, declared=model_name in declared.get(name, ()), versions=versions, answering=answers))
         found[name] = tuple(uses)
+    return found
+
+
+def find_answering_views(session: Session, model: str) -> dict[str, ViewVersion]:
+    """The versions of views, by id, that those versions of a model read which answer now. A view that was never applied is left out."""
+    found: dict[str, ViewVersion] = {}
+    for version in sorted(_find_answering(session, model)):
+        profile = session.records.get(TRAINING_PROFILES, workspace=session.workspace, id=version)
+        for name, view_version in profile.views.items() if profile else ():
+            kept = session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=f"{name}@{view_version}")
+            if kept is not None:
+                found[kept.id] = kept
     return found
 
 
