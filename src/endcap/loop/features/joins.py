@@ -7,7 +7,7 @@ a later instant is ever looked at. Where rows come in that order already, as mos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,6 +43,13 @@ class RowTimes:
     def take(self, numbers: Numbers) -> RowTimes:
         return RowTimes(self.keys[numbers], self.event_at[numbers], self.known_at[numbers], self.order[numbers])
 
+    @classmethod
+    def concat(cls, parts: Sequence[RowTimes]) -> RowTimes:
+        """The rows of parts one after another; without a part, none."""
+        columns = [[part.keys, part.event_at, part.known_at, part.order] for part in parts] or [[np.zeros(0, np.int64)] * 4]
+        keys, *rest = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return cls(keys.astype(np.int32, copy=False), *rest)
+
 
 def choose_rows(keys: Codes, at: Instants, *, rows: RowTimes, n_keys: int, max_age_us: int | None) -> Numbers:
     """For each key and instant the number of the feature row that counts, or MISSING.
@@ -52,7 +59,9 @@ def choose_rows(keys: Codes, at: Instants, *, rows: RowTimes, n_keys: int, max_a
     MISSING for what matches nothing. Of rows that are alike in all three one is chosen. Cost: a pass over rows and instants, with a sort
     within each key whose rows or instants do not come in order; memory: 4 bytes for each row and instant, 8 for each answer.
     """
-    return _choose(keys, at, rows.keys, rows.event_at, rows.known_at, rows.order, n_keys, MISSING if max_age_us is None else max_age_us)
+    given = (keys, at, rows.keys, rows.event_at, rows.known_at, rows.order)
+    writable = [np.require(values, requirements=("C", "W")) for values in given]  # else each mix of both is compiled anew
+    return _choose(*writable, n_keys, MISSING if max_age_us is None else max_age_us)
 
 
 def split_keys(counts: NDArray[np.int64], *, most: int) -> list[tuple[int, int]]:
