@@ -44,7 +44,7 @@ class Source:
     opened with ``placed`` it also has ``__place``, the row's place in that file, and where there is an event time the instant of it (UTC) in
     ``__event_at``: a wall time that a change of clocks repeats is the later of both instants, one that it skips the instant at which a
     clock that was not changed would show it. Columns that nobody asks for cost nothing. ``event_type`` is DuckDB's type of the event time as
-    the table declares it ('': it declares none).
+    the table declares it ('': it declares none). ``years`` are those in which event times lie, None where that is not known.
     """
 
     table: Table
@@ -58,7 +58,14 @@ class Source:
     format: str  # parquet | csv
     partitions: tuple[str, ...]
     event_type: str
+    years: Years | None
     engine: duckdb.DuckDBPyConnection = field(repr=False, compare=False)
+
+    def in_utc(self, wall: str) -> str:
+        """SQL for the instant (a plain timestamp in UTC) of a wall time of the table's zone."""
+        if self.years is None:
+            return utc_sql(wall, zone=self.zone)
+        return quick_utc_sql(wall, zone=self.zone, years=self.years, engine=self.engine)
 
     def resolve(self, expression: str) -> str:
         """SQL for a column's name or an expression over the columns.
@@ -160,11 +167,7 @@ def open_files(
     for key in (*table.keys, *table.personal):
         if key not in stored:
             raise InvalidInput(unknown("column", key, stored, where=f"Table '{table.name}'"), hint=suggest(key, stored))
-<<<<<<< HEAD
-    sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed, years=years)
-=======
-    sql, event_type = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed)
->>>>>>> main
+    sql, event_type = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed, years=years)
     inner = [FILE, *([ROW] if excluded and excluded.marked else []), *([PLACE] if placed else [])]
     inner += [EVENT_AT] if placed and table.event_time is not None else []
     return Source(
@@ -179,6 +182,7 @@ def open_files(
         format=files.format,
         partitions=files.partitions,
         event_type=event_type,
+        years=years,
         engine=engine,
     )
 
@@ -264,16 +268,11 @@ def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.D
     return f"SELECT *, {', '.join(parts)} FROM ({base})", types
 
 
-<<<<<<< HEAD
 def _add_times(
     sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection, instants: bool, years: Years | None
-) -> str:
-    times = []
-=======
-def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection, instants: bool) -> tuple[str, str]:
+) -> tuple[str, str]:
     """The rows with their times, and DuckDB's type of the event time ('': there is none)."""
     times, event_type = [], ""
->>>>>>> main
     for what, name, expression in (("event_time", EVENT_TIME, table.event_time), ("known_at", KNOWN_AT, table.known_at)):
         if expression is None:
             continue
@@ -310,7 +309,7 @@ def in_utc(local: str, value: str, type_: str, *, zone: str, years: Years | None
     """SQL for the instant (UTC) of a time, given as it is and as the zone's wall time."""
     from_wall = quick_utc_sql(local, zone=zone, years=years, engine=engine) if years else utc_sql(local, zone=zone)
     if type_ == "TIMESTAMP WITH TIME ZONE":
-        return f"timezone('UTC', {value})"
+        return f"make_timestamp(epoch_us({value}))"
     if name_type(type_) == "text":
         text = f"CAST({value} AS VARCHAR)"
         return f"CASE WHEN {has_offset(text)} THEN timezone('UTC', TRY_CAST({text} AS TIMESTAMPTZ)) ELSE {from_wall} END"
