@@ -63,6 +63,7 @@ def run_query(
     known-at, since nothing says which of them counts; StepTimedOut for a SELECT that runs longer than ``timeout_s``, StepFailed for one that needs
     more than its memory and eight times as much on disk. Cost: the SELECT's own; memory: a quarter of the memory limit.
     """
+    check_view(view, columns={})  # before anything is read for it
     shards = keys if view.shard_by is not None else None
     with _own_engine(session.settings, engine) as own:
         tables = {
@@ -75,7 +76,6 @@ def run_query(
         if standing is not None:
             return name, standing, found
         name += _number_shards(name, engine) if shards is not None else ""
-        check_view(view, columns={table: list(opened.source.columns) for table, opened in tables.items()})
         _name_tables(view, tables, own, shards=_read_shards(view, shards, engine))
         _lock(own, [file.path for opened in tables.values() for file in opened.source.files])
         with _limited(own, timeout_s, view=view), reading(view.name):
