@@ -14,7 +14,6 @@
     ├── IntegrityBroken         bytes or an audit chain are not what they were
     ├── Unreachable             something elsewhere that is needed does not answer, or stopped in the middle
     ├── StorageFull             a disk takes no more: it is full, its quota is used up, it is read-only or fails
-    ├── Unreachable             a server that something is kept on does not answer
     └── StepFailed              a step of a run failed after its retries
         └── StepTimedOut        or ran out of time
 

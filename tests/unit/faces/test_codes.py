@@ -18,7 +18,6 @@ def walk(kind: type[EndcapError]) -> Iterator[type[EndcapError]]:
 
 def test_every_error_has_an_exit_code_and_a_status_and_nothing_else_has() -> None:
     codes = {kind.code for kind in walk(EndcapError) if kind.__module__.startswith("endcap.")}
-    assert len(codes) == 14
     assert codes == set(EXIT_CODES) == set(HTTP_STATUSES)
 
 

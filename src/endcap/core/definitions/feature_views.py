@@ -194,14 +194,30 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     @property
     def version(self) -> str:
-        """The hash of the definition, in 12 hex digits: words for people (owner, description, tags) and purposes do not count."""
+        """The hash of the definition, in 12 hex digits: words for people (owner, description, tags) and purposes do not count, nor its tables'."""
+        return identify(self.plain)[:12]
+
+    @property
+    def plain(self) -> FeatureView:
+        """The same without words for people and purposes: what its values depend on."""
+        source = None if self.source is None else _plain(self.source)
         words: dict[str, Any] = {"owner": "", "description": "", "tags": (), "meanings": {}, "purposes": ()}
-        return identify(msgspec.structs.replace(self, **words))[:12]
+        features = {name: _without_table(feature) for name, feature in self.features.items()}
+        return msgspec.structs.replace(self, source=source, tables=tuple(map(_plain, self.tables)), features=features, **words)
 
     @property
     def id(self) -> str:
         """Name and version, by which its rows are kept."""
         return f"{self.name}@{self.version}"
+
+
+def _plain(table: Table) -> Table:
+    return msgspec.structs.replace(table, description="", purposes=(), owner="")
+
+
+def _without_table(feature: Aggregate) -> Aggregate:
+    """An aggregate whose table, if it is said, is the view's source."""
+    return msgspec.structs.replace(feature, table=None, parts=tuple(map(_without_table, feature.parts)))
 
 
 def _as_features(value: Any, *, what: str) -> dict[str, Aggregate]:

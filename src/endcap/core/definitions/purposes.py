@@ -17,7 +17,7 @@ def require_purpose(purpose: str | None, *, asker: str, tables: Iterable[Table] 
 
     >>> require_purpose("stock", asker="Model 'm'", tables=[Table("sales", "s.csv", purposes=("stock",))])
     """
-    for what, allowed in _stated(tables, views):
+    for what, allowed in dict(_stated(tables, views)).items():
         if purpose in allowed:
             continue
         said = f"is for {purpose!r}" if purpose is not None else "states no purpose"
@@ -40,7 +40,7 @@ def _stated(tables: Iterable[Table], views: Iterable[FeatureView]) -> Iterator[t
             yield f"feature view '{view.name}'", view.purposes
         for table in view.sources:
             if table.purposes:
-                yield f"table '{table.name}', which feature view '{view.name}' reads,", table.purposes
+                yield f"table '{table.name}' (by feature view '{view.name}')", table.purposes
 
 
 def _list(names: tuple[str, ...]) -> str:

@@ -44,7 +44,8 @@ def relate_csv(
     delimiters is missing; ``NA`` is a text. Raises InvalidInput naming file and line for a line that does not fit the header.
     Rows that are ``excluded`` are as if the files had never held them, for the types too.
     ``known`` types are preferred to what the values say, or where they are ``fixed`` taken without a look. Each row carries its file's
-    path in ``__file``, and if ``placed`` in ``__place`` a number that grows from row to row of a file. Cost: one scan of the files for the types (two where a known type does not fit), none where they are fixed.
+    path in ``__file``, and if ``placed`` in ``__place`` a number that grows from row to row of a file. Cost: one scan of the files for the
+    types (two where a known type does not fit), none where they are fixed.
     """
     layouts = {path: _read_layout(path, table=table) for path in files.paths}
     first = files.paths[0]

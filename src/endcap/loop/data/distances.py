@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.data.histograms import Spread, coarsen, is_single, read_histogram
-from endcap.loop.data.profiles import MOST_TEXTS, QUANTILES
-from endcap.loop.data.records import ColumnDistance, ColumnProfile, ProfileComparison
+from endcap.loop.data.histograms import Spread, coarsen, read_histogram
+from endcap.loop.data.records import MOST_TEXTS, QUANTILES, ColumnDistance, ColumnProfile, ProfileComparison
 from endcap.loop.data.significance import adjust_p_values, find_chance_psi, find_chi_square, find_ks_p, find_share_p
 
 Doubles = NDArray[np.float64]
@@ -95,7 +94,7 @@ def measure_distance(a: ColumnProfile, b: ColumnProfile, *, limits: DriftLimits 
     distance (the root of the divergence in bits, 0 to 1; Lin, IEEE Transactions on Information Theory 37, 1991) on about ten bins of equal
     counts in ``a``, with bins of their own for frequent values, missing and infinite ones, a share below 0.0001 counting as that;
     Kolmogorov-Smirnov and Wasserstein-1 of the finite numbers, with bounds of how far they may be from those of the rows. Where ``b`` was
-    profiled ``against`` ``a``, bins and shares at ``a``'s edges are exact; then the true ks is at least ``ks``. Numbers without
+    profiled ``against`` ``a``, bins and shares at ``a``'s edges are exact. Numbers without
     a histogram are read off their quantiles, without bounds. Categories: the first two on ``a``'s most frequent and the rest, and
     Pearson's chi-square. Whatever the type: the shares that are missing.
 
@@ -197,7 +196,7 @@ class _Shares:
 
 
 def _compare_numbers(a: ColumnProfile, b: ColumnProfile) -> dict[str, Any]:
-    left, right = _spread_of(a), _spread_of(b)
+    left, right = spread_of(a), spread_of(b)
     edges = coarsen(left, n_bins=_N_BINS) if left.n else np.empty(0)
     rows = []
     for profile, spread in ((a, left), (b, right)):
@@ -206,9 +205,8 @@ def _compare_numbers(a: ColumnProfile, b: ColumnProfile) -> dict[str, Any]:
     found = _Shares(*rows).measure()
     if min(left.n, right.n) <= 0:
         return found
-    whole = a.type == b.type == "integer"
     bounded = a.histogram is not None and b.histogram is not None
-    ks, ks_error = _find_ks(left, right, whole=whole)
+    ks, ks_error = _find_ks(left, right)
     moved, moved_error = _find_wasserstein(left, right)
     return found | {
         "ks": ks,
@@ -220,18 +218,24 @@ def _compare_numbers(a: ColumnProfile, b: ColumnProfile) -> dict[str, Any]:
     }
 
 
-def _find_ks(a: Spread, b: Spread, *, whole: bool) -> tuple[float, float]:
-    """The greatest difference of shares at edges, and how far it may be from the greatest anywhere."""
-    shared = next((mine.edges for mine, other in ((a, b), (b, a)) if np.isin(mine.edges, other.edges).all()), None)
-    edges = shared if shared is not None else np.union1d(a.edges, b.edges)
+def _find_ks(a: Spread, b: Spread) -> tuple[float, float]:
+    """The greatest difference of shares at an edge, and how far it may be from the greatest anywhere."""
+    edges = np.union1d(a.edges, b.edges)
     of_a, of_b = a.share_up_to(edges), b.share_up_to(edges)
-    ks = float(np.abs(of_a - of_b).max())
-    if shared is None:
-        return ks, a.largest_share(whole=whole) + b.largest_share(whole=whole)
-    # Between two edges at which both are exact, one can be at most at its upper end while the other is at its lower.
-    apart = np.maximum(of_a[1:] - of_b[:-1], of_b[1:] - of_a[:-1])
-    several = ~is_single(edges[:-1], edges[1:], whole=whole)
-    return ks, max(float(np.max(apart, where=several, initial=0.0)) - ks, 0.0)
+    (low_a, high_a), (low_b, high_b) = (_bound(spread, edges, shares) for spread, shares in ((a, of_a), (b, of_b)))
+    most = float(np.maximum(high_a - low_b, high_b - low_a).max())
+    least = max(float(np.maximum(low_a - high_b, low_b - high_a).max()), 0.0)
+    ks = min(max(float(np.abs(of_a - of_b).max()), least), most)
+    return ks, max(most - ks, ks - least)
+
+
+def _bound(spread: Spread, edges: Doubles, shares: Doubles) -> tuple[Doubles, Doubles]:
+    """The least and the most that the shares can be: at every edge, then between each two."""
+    low, high = spread.bound_between(edges)
+    own = np.isin(edges, spread.edges)
+    # At an edge of another distribution as between the edges around it.
+    at_low, at_high = np.concatenate([[0.0], low]), np.concatenate([[0.0], high])
+    return np.concatenate([np.where(own, shares, at_low), low]), np.concatenate([np.where(own, shares, at_high), high])
 
 
 def _find_wasserstein(a: Spread, b: Spread) -> tuple[float, float]:
@@ -244,7 +248,7 @@ def _find_wasserstein(a: Spread, b: Spread) -> tuple[float, float]:
     return float((wide * height).sum()), a.area_error + b.area_error
 
 
-def _spread_of(profile: ColumnProfile) -> Spread:
+def spread_of(profile: ColumnProfile) -> Spread:
     """The distribution of the finite numbers of a column; where there is no histogram, what its quantiles say of it."""
     if profile.histogram is not None:
         return read_histogram(profile.histogram)
@@ -261,7 +265,7 @@ def _spread_of(profile: ColumnProfile) -> Spread:
     reached = np.concatenate([levels[first[frequent]], levels[first + times - 1]])
     order = np.argsort(all_edges, kind="stable")
     counts = np.diff(reached[order]) * n
-    return Spread(all_edges[order], counts, np.full(counts.size, 0.5))
+    return Spread(all_edges[order], counts, np.where(np.isin(all_edges[order][1:], edges[frequent]), 1.0, 0.5))
 
 
 def _compare_categories(a: ColumnProfile, b: ColumnProfile, *, beside: bool) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from endcap.loop.data.records import Histogram
 
 Doubles = NDArray[np.float64]
 
-N_BINS = 128
+N_BINS = 116  # with the edges in the tails 125 or so: what kernels search in seven steps
+_TAILS = 2.0 ** -np.arange(8, 13)  # shares beyond which there are edges besides
 _DIGITS = 4  # of the positions of means
+_AT_END = 1 - 1e-9
 _CONTIGUOUS = 2.0**53  # beyond it not every whole number is a double
 
 
@@ -70,10 +72,25 @@ class Spread:
         way = np.divide(levels - below[place], mass, out=np.zeros(levels.size), where=mass > 0)
         return np.clip(start[place] + (stop[place] - start[place]) * np.clip(way, 0.0, 1.0), self.edges[0], self.edges[-1])
 
-    def largest_share(self, *, whole: bool) -> float:
-        """The largest share of a bin that may hold different numbers; ``whole``: they are whole numbers. A share inside a bin is off by no more."""
-        several = ~is_single(self.edges[:-1], self.edges[1:], whole=whole)
-        return float(np.max(self.counts, where=several, initial=0.0)) / max(self.n, 1.0)
+    @property
+    def standing(self) -> NDArray[np.bool_]:
+        """Whether all numbers of each bin stand at its upper edge."""
+        return (self.positions >= 1.0) | (self.counts == 0)
+
+    def bound_between(self, edges: Doubles) -> tuple[Doubles, Doubles]:
+        """The least and the most that the share up to a value can be, for every value between two edges, whatever the numbers are.
+
+        ``edges`` rise, and hold all edges of this distribution. Shape (n_edges - 1,).
+        """
+        if self.counts.size == 0:
+            return np.zeros(edges.size - 1), np.zeros(edges.size - 1)
+        below = self.up_to
+        place = np.searchsorted(self.edges, edges[1:], side="left") - 1
+        inside = np.clip(place, 0, self.counts.size - 1)
+        highest = np.where(self.standing[inside], below[inside], below[inside + 1])
+        outside = np.where(place < 0, 0.0, 1.0)
+        within = (place >= 0) & (place < self.counts.size)
+        return np.where(within, below[inside], outside), np.where(within, highest, outside)
 
     @property
     def area_error(self) -> float:
@@ -82,7 +99,7 @@ class Spread:
         Within a bin of unit width and mean m (below one half), the model is m / 2 from all numbers standing at the mean, in Wasserstein's
         distance, and whatever the numbers are they are at most 2 m (1 - m) from that.
         """
-        near = np.minimum(np.minimum(self.positions, 1 - self.positions) + 10.0**-_DIGITS, 0.5)
+        near = np.minimum(np.minimum(self.positions, 1 - self.positions) + 10.0**-_DIGITS, 0.5) * ~self.standing
         return float((np.diff(self.edges) * self.counts * (near / 2 + 2 * near * (1 - near))).sum()) / max(self.n, 1.0)
 
 
@@ -93,29 +110,28 @@ def read_histogram(histogram: Histogram) -> Spread:
 def write_histogram(spread: Spread) -> Histogram:
     """As it is stored: whole counts that add up to the same."""
     counts = np.diff(np.rint(np.concatenate([[0.0], np.cumsum(spread.counts)]))).astype(np.int64)
-    return Histogram(spread.edges.tolist(), counts.tolist(), np.round(spread.positions, _DIGITS).tolist())
+    positions = np.minimum(np.round(spread.positions, _DIGITS), 1 - 10.0**-_DIGITS)
+    return Histogram(spread.edges.tolist(), counts.tolist(), np.where(spread.standing, 1.0, positions).tolist())
 
 
 def choose_edges(values: Doubles, *, n_bins: int = N_BINS, whole: bool = False) -> Doubles:
-    """Edges between which about as many of the sorted finite ``values`` lie; at most ``2 * n_bins``, none for no values.
+    """Edges between which about as many of the sorted finite ``values`` lie, fewer in the tails; at most ``2 * n_bins``, none for no values.
 
-    A value as frequent as a bin has edges of its own, and where there are few values each has. Other edges are rounded to what tells them
+    A value as frequent as a bin has edges of its own; where there are few values, each is an edge. Other edges are rounded to what tells them
     apart. ``whole``: the values are whole numbers. O(values).
 
     >>> choose_edges(np.array([0.0] * 90 + list(range(1, 11))), n_bins=4, whole=True).tolist()
-    [-1.0, 0.0]
+    [-1.0, 0.0, 9.0, 10.0]
     """
     if values.size == 0:
         return values
-    picks = values[(np.arange(1, n_bins) * values.size) // n_bins]
     distinct = values[np.flatnonzero(np.diff(values, prepend=-np.inf))]
-    if distinct.size <= n_bins // 2:
-        frequent, rest = distinct, distinct[:0]
-    else:
-        chosen, hits = np.unique(picks, return_counts=True)
-        frequent, rest = chosen[hits > 1], chosen[hits == 1]
-    edges = np.concatenate([_below(frequent, whole=whole), frequent])
-    return np.union1d(edges, _shorten(rest))
+    if distinct.size <= n_bins:
+        return distinct
+    levels = np.concatenate([_TAILS, np.arange(1, n_bins) / n_bins, 1 - _TAILS])
+    chosen, hits = np.unique(values[(levels * values.size).astype(np.int64)], return_counts=True)
+    frequent = chosen[hits > 1]
+    return np.union1d(np.concatenate([_below(frequent, whole=whole), frequent]), _shorten(chosen[hits == 1]))
 
 
 def merge_spreads(spreads: Sequence[Spread], *, n_bins: int = N_BINS, kept: Doubles | None = None) -> Spread:
@@ -134,7 +150,7 @@ def merge_spreads(spreads: Sequence[Spread], *, n_bins: int = N_BINS, kept: Doub
         counts += fine
         moments += fine * _positions_on(spread, grid)
     total = np.cumsum(counts)
-    levels = total[-1] * np.arange(1, n_bins) / n_bins
+    levels = total[-1] * np.concatenate([_TAILS, np.arange(1, n_bins) / n_bins, 1 - _TAILS])
     picks = np.searchsorted(total, levels, side="left") + 1
     heavy = np.flatnonzero(counts >= total[-1] / n_bins)
     picks = np.unique(np.concatenate([[0, grid.size - 1], picks, heavy, heavy + 1]))
@@ -169,7 +185,8 @@ def close_bins(edges: Doubles, counts: NDArray[np.int64], means: Doubles, *, lea
     lowest = _below(np.array([least]), whole=whole)
     closed = np.concatenate([lowest[first:], edges, np.array([most])[: stop - counts.size + 1]])
     counts, means, low, wide = counts[first:stop], means[first:stop], closed[:-1], np.diff(closed)
-    return Spread(closed, counts.astype(np.float64), np.where(counts > 0, np.clip((means - low) / wide, 0.0, 1.0), 0.5))
+    with np.errstate(over="ignore"):  # of a bin that holds nothing, the mean may be anywhere
+        return Spread(closed, counts.astype(np.float64), _place(low, wide, (means - low) / wide))
 
 
 def _gather(grid: Doubles, counts: Doubles, moments: Doubles, picks: NDArray[np.int64]) -> Spread:
@@ -180,7 +197,7 @@ def _gather(grid: Doubles, counts: Doubles, moments: Doubles, picks: NDArray[np.
     way = (grid[:-1] - low) / wide + fine * (np.diff(grid) / wide)
     means = np.add.reduceat(way * counts, starts)
     positions = np.divide(means, gathered, out=np.full(gathered.size, 0.5), where=gathered > 0)
-    return Spread(edges, gathered, np.clip(positions, 0.0, 1.0))
+    return Spread(edges, gathered, _place(edges[:-1], np.diff(edges), positions))
 
 
 def _positions_on(spread: Spread, grid: Doubles) -> Doubles:
@@ -199,10 +216,10 @@ def _below(values: Doubles, *, whole: bool) -> Doubles:
     return np.where(np.abs(values) < _CONTIGUOUS, values - 1, next_below) if whole else next_below
 
 
-def is_single(low: Doubles, high: Doubles, *, whole: bool) -> NDArray[np.bool_]:
-    """Whether a bin holds a single number."""
-    single = np.nextafter(low, np.inf) >= high
-    return single | (np.floor(high) - np.floor(low) <= 1) if whole else single
+def _place(low: Doubles, wide: Doubles, positions: Doubles) -> Doubles:
+    """Positions within bins; 1 where but rounding keeps them from it, and where a bin has room for one number only."""
+    at_end = (positions >= _AT_END) | (np.nextafter(low, np.inf) >= low + wide)
+    return np.where(at_end, 1.0, np.clip(positions, 0.0, 1.0))
 
 
 def _shorten(edges: Doubles) -> Doubles:

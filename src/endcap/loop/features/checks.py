@@ -13,10 +13,10 @@ from endcap.loop.features.lineage import find_sources, named_columns
 from endcap.loop.features.parsing import Node, Parser, open_parser, walk
 
 _ROW_MAKERS = frozenset({"unnest", "range", "generate_series", "generate_subscripts"})
-_UNSTEADY = frozenset(
-    "now today current_date current_time current_timestamp localtime localtimestamp get_current_time get_current_timestamp transaction_timestamp"
-    " random uuid gen_random_uuid uuidv4 uuidv7 nextval currval setseed getenv getvariable".split()
-)
+_CLOCK = ("now", "today", "current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "get_current_time")
+_CHANCE = ("random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "setseed", "nextval", "currval")
+_OUTSIDE = ("getenv", "getvariable")
+_UNSTEADY = frozenset((*_CLOCK, "get_current_timestamp", "transaction_timestamp", *_CHANCE, *_OUTSIDE))
 _HEADER = re.compile(r"[\w][\w .%&#€$()/:°²³-]*")  # what a file may well call a column though no expression is written so
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,16 @@ from endcap.core.errors import DefinitionError
 from endcap.loop.features.parsing import Node, Parser, open_parser, walk
 
 VALUE, CONDITION = "value", "condition"
-_WHOLE = frozenset({"count_star"})
-_ALL = "*"
+ROWS = "*"
+"""In place of a column: the table's rows as such, which are counted."""
+UNTOLD = ""
+"""In place of a column: some of the table's, which of them cannot be told."""
+_COUNTS = ("count_star", "count")
+_CARRIED = ("value", "last", "min", "max")  # folds that give back what a row said
 
 
 class SourceColumn(msgspec.Struct, frozen=True, order=True):
-    """A column that a feature comes from. ``column`` '' is the table's rows as a whole: they are counted, or which columns it is cannot be told.
+    """A column that a feature comes from. ``column`` may be ``*``, the table's rows, which are counted, or '' where it cannot be told which.
 
     ``role`` is ``value`` where the feature is made of it, ``condition`` where it only says which rows count.
     """
@@ -30,7 +35,9 @@ class SourceColumn(msgspec.Struct, frozen=True, order=True):
     role: str = VALUE
 
     def __str__(self) -> str:
-        return f"{self.table}.{self.column}" if self.column else f"{self.table} (rows)"
+        if self.column == ROWS:
+            return f"{self.table} (rows)"
+        return f"{self.table}.{self.column}" if self.column != UNTOLD else f"{self.table} (some columns)"
 
 
 class ViewSources(msgspec.Struct, frozen=True):
@@ -61,20 +68,35 @@ def source_columns(view: FeatureView, *, columns: Mapping[str, Collection[str]] 
     return find_sources(view, columns=columns).features
 
 
-def find_sources(view: FeatureView, *, columns: Mapping[str, Collection[str]] | None = None) -> ViewSources:
+def find_sources(view: FeatureView, *, columns: Mapping[str, Collection[str]] | None = None, parser: Parser | None = None) -> ViewSources:
     """Where a view's features, keys and times come from, down to the columns of the tables' files: derived columns are followed.
 
     ``columns`` are the columns of tables by name, where they are known (they tell whose a column is where two tables are joined); None: only
-    what the definitions name is known. Of a SQL view each output column is followed through subqueries, joins, CTEs and unions; conditions of
+    what the definitions name is known. ``parser`` is one to use for many views (None: one of its own). Of a SQL view each output column is followed through subqueries, joins, CTEs and unions; conditions of
     a query (WHERE, ON, GROUP BY, QUALIFY) count for all that it gives. Where a column cannot be told (``SELECT *`` of two tables), the
     tables are named with the column ''. A SQL view that names no features has those of its SELECT; behind a star these are not known.
     Raises DefinitionError for SQL that does not parse. Cost: the parsing, some milliseconds.
     """
     known = {table.name: _known(table, (columns or {}).get(table.name)) for table in view.sources}
-    with open_parser() as parser:
-        tracer = _Tracer(parser, {table.name.lower(): table for table in view.sources}, known)
-        found = _trace_query(view, tracer) if view.sql is not None else _trace_source(view, tracer)
-    return found
+    with nullcontext(parser) if parser is not None else open_parser() as chosen:
+        tracer = _Tracer(chosen, {table.name.lower(): table for table in view.sources}, known)
+        return _trace_query(view, tracer) if view.sql is not None else _trace_source(view, tracer)
+
+
+def find_personal(view: FeatureView, sources: ViewSources) -> frozenset[str]:
+    """The keys and features of a view that hold personal data: those it names, and those that carry a column which its table says is personal.
+
+    A sum, a count or a share of such a column is no value of it; of a SQL view that cannot be told, so all that is made of it counts.
+    """
+    private = {(table.name, column) for table in view.sources for column in table.personal}
+    shy = {table.name for table in view.sources if table.personal}
+    found = set(view.personal)
+    for name, columns in (*sources.keys.items(), *sources.features.items()):
+        folded = name in view.features and view.sql is None and view.features[name].fold not in _CARRIED
+        made_of = [column for column in columns if column.role == VALUE]
+        if not folded and any((c.table, c.column) in private or (c.column == UNTOLD and c.table in shy) for c in made_of):
+            found.add(name)
+    return frozenset(found)
 
 
 def _known(table: Table, columns: Collection[str] | None) -> _Columns:
@@ -108,7 +130,7 @@ class _Relation:
     def everything(self) -> Origins:
         """All that it holds."""
         tables = (*(table.name for table in self.passing), *self.vague)
-        return frozenset[SourceColumn]().union(*self.names.values(), {SourceColumn(name, "") for name in tables})
+        return frozenset[SourceColumn]().union(*self.names.values(), {SourceColumn(name, UNTOLD) for name in tables})
 
 
 @dataclass
@@ -125,6 +147,7 @@ class _Scope:
 class _Tracer:
     def __init__(self, parser: Parser, tables: Mapping[str, Table], known: Mapping[str, _Columns]) -> None:
         self.parser, self.tables, self.known = parser, tables, known
+        self.spelled: dict[str, str] = {}  # names that queries give, as they are written
 
     # Columns of a table
 
@@ -184,6 +207,7 @@ class _Tracer:
                 items |= found.names
             else:
                 name = item["alias"] or (item["column_names"][-1] if item["class"] == "COLUMN_REF" else f"column {place}")
+                self.spelled[name.lower()] = name
                 items[name.lower()] = scope.aliases[name.lower()] = self._references(item, scope)
         conditions |= self._references(limits, scope)
         extra = frozenset(_as_condition(c) for c in conditions)
@@ -213,7 +237,7 @@ class _Tracer:
         kind, alias = node["type"], (node["alias"] or "").lower()
         if kind == "JOIN":
             found = self._from(node["left"], scope) | self._from(node["right"], scope)
-            found |= frozenset[SourceColumn]().union(*(self._lookup(name.lower(), scope) for name in node["using_columns"]))
+            found |= frozenset[SourceColumn]().union(*(self._lookup(name, scope) for name in node["using_columns"]))
             return found | self._references(node["condition"], scope)
         if kind == "BASE_TABLE":
             name = node["table_name"].lower()
@@ -229,7 +253,7 @@ class _Tracer:
             columns = [str(column).lower() for column in node["column_name_alias"]] or [name]
             scope.relations[name] = _Relation(dict.fromkeys(columns, origins), vague=tuple(sorted({c.table for c in origins})))
         elif kind == "EXPRESSION_LIST":
-            columns = [str(column).lower() for column in node["column_name_alias"]] or [f"col{i}" for i in range(len(node["values"][0]))]
+            columns = [f"col{i}" for i in range(len(node["values"][0]))]
             scope.relations[alias or "values"] = _Relation(dict.fromkeys(columns, frozenset()))
         elif kind != "EMPTY":
             scope.relations[alias or kind] = self._vague()
@@ -267,7 +291,7 @@ class _Tracer:
             return frozenset()
         kind = node.get("class")
         if kind == "COLUMN_REF":
-            return self._resolve([name.lower() for name in node["column_names"]], scope)
+            return self._resolve(node["column_names"], scope)
         if kind == "STAR":
             return frozenset[SourceColumn]().union(*(relation.everything for relation in scope.relations.values()))
         if kind == "LAMBDA":
@@ -279,41 +303,42 @@ class _Tracer:
             inside = self.query(node["subquery"]["node"], scope.ctes, scope)
             return inside.everything | self._references(node.get("child"), scope)
         if kind in ("FUNCTION", "WINDOW"):
-            if node["function_name"] in _WHOLE or (node["function_name"] == "count" and not node["arguments"]):
-                found = frozenset(SourceColumn(name, "") for relation in scope.relations.values() for name in relation.bases)
+            if node["function_name"] in _COUNTS and not node["arguments"]:
+                found = frozenset(SourceColumn(name, ROWS) for relation in scope.relations.values() for name in relation.bases)
             if node["schema"]:  # `names.list_filter(...)` is a function of a column
-                found |= self._resolve([node["schema"].lower()], scope)
+                found |= self._resolve([node["schema"]], scope)
         return found.union(*(self._references(part, scope) for name, part in node.items() if name not in ("qualified_name", "type_expr")))
 
     def _resolve(self, path: list[str], scope: _Scope) -> Origins:
         for place, name in enumerate(path[:-1]):
-            relation = _find_relation(name, scope)
+            relation = _find_relation(name.lower(), scope)
             if relation is not None:
                 return self._of(relation, path[place + 1])
         return self._lookup(path[0], scope)
 
     def _lookup(self, name: str, scope: _Scope | None) -> Origins:
         """A column that is named without its relation."""
-        if scope is None or name in scope.bound:
+        key = name.lower()
+        if scope is None or key in scope.bound:
             return frozenset()
-        named = [relation.names[name] for relation in scope.relations.values() if name in relation.names]
+        named = [relation.names[key] for relation in scope.relations.values() if key in relation.names]
         if named:
             return frozenset[SourceColumn]().union(*named)
-        if name in scope.aliases:
-            return scope.aliases[name]
+        if key in scope.aliases:
+            return scope.aliases[key]
         passing = {table.name: table for relation in scope.relations.values() for table in relation.passing}
-        vague = frozenset(SourceColumn(table, "") for relation in scope.relations.values() for table in relation.vague)
+        vague = frozenset(SourceColumn(table, UNTOLD) for relation in scope.relations.values() for table in relation.vague)
         if len(passing) == 1 and not vague:
             return self.column(next(iter(passing.values())), name)
-        unsure = vague | frozenset(SourceColumn(table, "") for table in passing)
+        unsure = vague | frozenset(SourceColumn(table, UNTOLD) for table in passing)
         return unsure or self._lookup(name, scope.outer)
 
     def _of(self, relation: _Relation, name: str) -> Origins:
-        if name in relation.names:
-            return relation.names[name]
+        if name.lower() in relation.names:
+            return relation.names[name.lower()]
         if len(relation.passing) == 1 and not relation.vague:
             return self.column(relation.passing[0], name)
-        return frozenset(SourceColumn(table, "") for table in (*(t.name for t in relation.passing), *relation.vague))
+        return frozenset(SourceColumn(table, UNTOLD) for table in (*(t.name for t in relation.passing), *relation.vague))
 
 
 def _find_relation(name: str, scope: _Scope | None) -> _Relation | None:
@@ -381,8 +406,8 @@ def _trace_feature(feature: Aggregate, table: Table, tracer: _Tracer) -> Origins
         return frozenset[SourceColumn]().union(*(_trace_feature(part, table, tracer) for part in feature.parts))
     if feature.fold == "time_since":
         found = frozenset(_times(table, (table.event_time,), tracer))
-    elif feature.column == _ALL:
-        found = frozenset({SourceColumn(table.name, "")})
+    elif feature.column == ROWS:
+        found = frozenset({SourceColumn(table.name, ROWS)})
     else:
         found = tracer.expression(table, feature.column)
     return _merge(found, tracer.expression(table, feature.where, role=CONDITION)) if feature.where else found
@@ -390,7 +415,11 @@ def _trace_feature(feature: Aggregate, table: Table, tracer: _Tracer) -> Origins
 
 def _trace_query(view: FeatureView, tracer: _Tracer) -> ViewSources:
     assert view.sql is not None, "the caller has looked"
-    relation = tracer.query(tracer.parser.parse_query(view.sql), {}, None)
+    tree = tracer.parser.parse_query(view.sql)
+    try:
+        relation = tracer.query(tree, {}, None)
+    except KeyError:  # another release of the engine spells this part of a tree otherwise
+        relation = tracer._vague()
     scope = _Scope({view.name.lower(): relation}, {})
 
     def trace(text: str) -> tuple[SourceColumn, ...]:
@@ -399,14 +428,14 @@ def _trace_query(view: FeatureView, tracer: _Tracer) -> ViewSources:
         try:
             tree = tracer.parser.parse_expression(text)
         except DefinitionError:
-            return _sorted(tracer._lookup(text.lower(), scope))
+            return _sorted(tracer._lookup(text, scope))
         return _sorted(tracer._references(tree, scope))
 
     taken = {name.lower() for name in (*view.keys, *(text for text in (view.event_time, view.known_at) if text))}
     given = {name: feature.column for name, feature in view.features.items()}
-    given = given or {name: name for name in relation.names if name not in taken}
+    given = given or {tracer.spelled.get(name, name): name for name in relation.names if name not in taken}
     times = {column for text in (view.event_time, view.known_at) if text for column in trace(text)}
-    columns = None if relation.passing or relation.vague else tuple(relation.names)
+    columns = None if relation.passing or relation.vague else tuple(tracer.spelled.get(name, name) for name in relation.names)
     return ViewSources({name: trace(text) for name, text in given.items()}, {key: trace(key) for key in view.keys}, _sorted(times), columns)
 
 

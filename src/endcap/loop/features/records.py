@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.errors import IntegrityBroken
-from endcap.loop.data.records import ColumnProfile
+from endcap.loop.data.records import ColumnDistance, ColumnProfile
 from endcap.storage.ports import Kind
 
 EVENT_AT = "__event_at"  # the instant a feature row is about, UTC, microseconds
@@ -17,6 +18,8 @@ ALWAYS = datetime(1, 1, 1)  # noqa: DTZ001 - a plain timestamp in UTC, as the co
 ORDER = "__order"  # its place in the order of ingest: the last word between rows of the same key and both times
 MATERIALISED = "features"  # dataset of feature rows, by workspace, view, version and batch
 PUSHED = "pushed-features"  # the same of rows that programs pushed
+NEWEST = "newest-features"  # of each key the newest row that counts, by workspace, view, version and batch; that of the newest batch alone is kept
+TILES = "feature-tiles"  # partial aggregates by key and tick, by workspace, view, version and batch
 
 
 class ViewVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +66,17 @@ class ViewHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch of feature rows that was computed and kept.
+    """One batch of feature rows that was computed and kept, and with it all that stands of a view up to then.
 
     ``ingests`` names the accepted ingest of each table that it was computed from; ``first_tick`` and ``last_tick`` are the event times it
     covers (UTC; None without rows), ``n_rows`` the rows it added, of which ``n_restated`` say anew what was said before. ``identity`` is the
     hash of definition, ingests and span: the same is not computed twice. ``sha256`` is of the rows' content.
+
+    ``n`` counts the batches of a version from 1. ``known_until`` is the instant up to which all is there that was known; ``spans`` are the event
+    times that are covered, each from its first to before its last instant (None: without end), those of earlier batches among them.
+    ``waits_until`` is the instant at which the last of the rows will count that lie in the future (None: none does). ``kept`` names, by table,
+    what the files held that went and whose rows stay known. ``replaced`` are the ends (both included) of intervals whose tiles in earlier batches
+    no longer count. ``online`` is ``pending`` until the online store has the rows, then ``done``, or ``none`` for a view that is not kept there.
     """
 
     id: str
@@ -85,7 +94,15 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     cpu_s: float
     wall_s: float
+    n: int
+    known_until: datetime
     snapshot: str | None = None
+    previous: str | None = None
+    spans: tuple[tuple[datetime | None, datetime | None], ...] = ()
+    waits_until: datetime | None = None
+    kept: dict[str, tuple[str, ...]] = {}
+    replaced: tuple[tuple[datetime, datetime], ...] = ()
+    online: str = "none"
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +135,33 @@ class TrainingProfile(msgspec.Struct, frozen=True, kw_only=True):
     importances: dict[str, float] = {}
 
 
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the values of a view in one snapshot are from those of another, or from those a model was trained on.
+
+    ``reference`` is the id of the other snapshot, or the name of the model's version; ``model`` whose importances the features are ranked by (None:
+    by distance alone). ``distances`` are of the features that both have, those first that matter most; ``new`` and ``vanished`` the others.
+    ``notes`` say what a reader should know of the two sides.
+    """
+
+    view: str
+    snapshot: str
+    snapshot_at: datetime
+    snapshot_rows: int
+    reference: str
+    reference_at: datetime
+    reference_rows: int
+    model: str | None
+    distances: tuple[ColumnDistance, ...]
+    new: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The features that are far by their distances and beyond chance as well."""
+        return tuple(distance.column for distance in self.distances if distance.drifted)
+
+
 class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
     """Spine rows joined to feature views as they were known then.
 
@@ -141,14 +185,69 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Push(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows that a program pushed: kept for ever offline, and newer than what stood there online."""
+    """Rows that a program pushed: kept for ever offline, and online where they are newer than what stands there.
+
+    ``at`` is the instant from which they are known; ``n`` counts the pushes of the version from 1. ``online`` is ``pending`` until the rows are
+    where they belong, then ``done``, or ``none`` for a view that is not kept online; ``void`` where the process was killed before a row was
+    kept. ``n_online`` of the rows took a place online.
+    """
 
     id: str
     view: str
     version: str
     at: datetime
+    n: int
     n_rows: int
-    n_online: int
+    n_online: int = 0
+    online: str = "pending"
+
+
+class ParityExample(msgspec.Struct, frozen=True, kw_only=True):
+    """One value that was not what the sources say.
+
+    ``key`` is the key's columns by name, ``differs`` by feature what was served and what should have been; columns declared personal, and values
+    where the key is personal, are left out. ``served_at`` and ``expected_at`` are the event times of the two rows, None where there is none.
+    """
+
+    at: datetime
+    key: dict[str, Any]
+    about: str
+    served_at: datetime | None
+    expected_at: datetime | None
+    differs: dict[str, tuple[Any, Any]]
+
+
+class ParityCause(msgspec.Struct, frozen=True, kw_only=True):
+    """How many samples differed for one cause (see ``endcap.loop.features.parity_causes``), in which features, and some of them."""
+
+    cause: str
+    n: int
+    features: dict[str, int]
+    examples: tuple[ParityExample, ...]
+
+
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether what a view serves online is what its sources say: the verdict on a sample of keys and instants.
+
+    ``version`` is the one that stands, ``served_version`` the one whose rows are served. ``instants`` begins with the moment of the check, where
+    the online store itself was read; at the others its batches were. ``behind`` is how late rows may come. It ``passed`` when every sample was equal.
+    """
+
+    id: str
+    view: str
+    version: str
+    served_version: str
+    at: datetime
+    actor: str
+    passed: bool
+    n_keys: int
+    instants: tuple[datetime, ...]
+    n_sampled: int
+    n_equal: int
+    n_missing: int
+    differences: tuple[ParityCause, ...]
+    behind: str
+    seed: int
 
 
 VIEW_VERSIONS = Kind("feature-view", ViewVersion, "id", (("name",),))
@@ -157,4 +256,5 @@ MATERIALISATIONS = Kind("materialisation", Materialisation, "id", (("view",), ("
 SNAPSHOTS = Kind("feature-snapshot", Snapshot, "id", (("view",), ("view", "version")))
 TRAINING_PROFILES = Kind("training-profile", TrainingProfile, "id", (("model",),))
 TRAINING_SETS = Kind("training-set", TrainingSet, "id", (("identity",),))
-PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version")))
+PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version"), ("view", "version", "online")))
+PARITY_REPORTS = Kind("parity-report", ParityReport, "id", (("view",), ("view", "version")))

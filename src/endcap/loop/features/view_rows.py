@@ -7,7 +7,7 @@ which it was known), ``__order`` (its place in the order of ingest) and the feat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +21,26 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.column_types import name_type
 from endcap.loop.data.failures import reading
 from endcap.loop.data.records import Ingest
-from endcap.loop.data.sources import Source
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED, ViewVersion
-from endcap.loop.features.view_sources import OpenTable, Span, clamp, open_table, plain, resolve_condition, resolve_value
+from endcap.loop.features.view_sources import (
+    OpenTable,
+    Span,
+    clamp,
+    key_column,
+    of_keys,
+    open_table,
+    plain,
+    plain_type,
+    resolve_condition,
+    resolve_value,
+)
+from endcap.loop.features.windows import WindowPlan, plan_windows, tiles_sql, windows_sql
 
 if TYPE_CHECKING:
     import duckdb
 
-KEY_TYPES = ("text", "integer", "uuid", "date", "bool")
-FEATURE_TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
+    from endcap.loop.data.records import FileIdentity
+
 PUSHED_FIRST = 1 << 62  # pushed rows come after all that were ingested
 
 
@@ -61,15 +72,18 @@ def open_view(
     keys: str | None = None,
     span: Span | None = None,
     pushed: bool = True,
+    only: Mapping[str, Sequence[FileIdentity]] | None = None,
 ) -> FeatureRows:
     """The feature rows of a view.
 
     ``folder`` is where relative paths of its tables begin. ``ingests`` says by the name of each table which ingest of it is read (None: each
     table is ingested now, so that new rows are seen). ``keys`` names a relation of the engine with the keys' columns: only rows of keys that
     stand there are wanted. ``span`` is the first and the last event time (instants, None: unbounded) for which rows are wanted, both
-    included; windows look back before it as far as they reach. ``pushed`` adds the rows that programs pushed.
+    included; windows look back before it as far as they reach. ``pushed`` adds the rows that programs pushed. ``only`` reads some
+    files of a table, by its name, such as ``new_files`` names (None: all).
 
-    An event time is the instant at which the table's zone shows it, see ``Source``; a row becomes known at the table's ``known_at``, or else
+    An event time is the instant at which the table's zone shows it, see ``Source``; of a row that sums up an interval (``Table.interval``; a date
+    that windows fold is a day) it is the interval's end. A row becomes known at the table's ``known_at``, or else
     its ``known_after`` after its event time. A row without an event time, or with a null in a key, is no feature row.
     Raises InvalidInput for keys, features or conditions that do not bind, and for types that no feature has; ContractBroken for tables that
     are refused. Cost: that of ingesting and opening the tables; rows are read when ``sql`` is run.
@@ -77,9 +91,14 @@ def open_view(
     if view.sql is not None:
         raise InvalidInput(f"Feature view '{view.name}' is a SELECT, which cannot be opened yet.")
     assert view.source is not None, "the definition has looked"
-    table = open_table(session, view.source, folder=folder, engine=engine, ingest=(ingests or {}).get(view.source.name))
-    sql = _row_view(view, table)
-    sql, stored = plain_columns(f"SELECT * FROM ({sql}){restrict(view, keys=keys, span=span)}", view=view, engine=engine)
+    name = view.source.name
+    found, files = (ingests or {}).get(name), (only or {}).get(name)
+    table = open_table(session, view.source, folder=folder, engine=engine, ingest=found, only=files, folded=view.windowed)
+    if view.windowed:
+        sql = _window_view(plan_windows(view, table), keys=keys, span=span)
+    else:
+        sql = f"SELECT * FROM ({_row_view(view, table)}){restrict(view, keys=keys, span=span)}"
+    sql, stored = plain_columns(sql, view=view, engine=engine)
     if pushed and view.pushed:
         sql = add_pushed(sql, session=session, view=view, stored=stored, engine=engine, tail=restrict(view, keys=keys, span=span))
     return FeatureRows(
@@ -110,22 +129,22 @@ def _row_view(view: FeatureView, table: OpenTable) -> str:
     return f"SELECT {', '.join(columns)} FROM ({source.sql_by_file}) WHERE {' AND '.join(conditions)}"
 
 
-def key_column(source: Source, key: str, *, view: FeatureView) -> str:
-    """The column of a key, quoted. Raises InvalidInput where the table has none, naming those it has."""
-    from endcap.core.errors import suggest, unknown
-
-    if key not in source.columns:
-        where = f"Feature view '{view.name}': table '{source.table.name}'"
-        raise InvalidInput(unknown("column", key, source.columns, where=where), hint=suggest(key, source.columns))
-    return quote(key)
+def _window_view(plan: WindowPlan, *, keys: str | None, span: Span | None) -> str:
+    first, last = span or (None, None)
+    ticks = None
+    if first is not None or last is not None:
+        ticks = (
+            plan.ticks.first if first is None else plan.ticks.number(first) - plan.folds.reach,
+            plan.ticks.last if last is None else plan.ticks.last_until(last),
+        )
+    return windows_sql(plan, tiles=tiles_sql(plan, keys=keys, ticks=ticks), span=span)
 
 
 def restrict(view: FeatureView, *, keys: str | None, span: Span | None) -> str:
     """The WHERE of a relation of feature rows that leaves those that are wanted; empty where all are."""
     conditions = []
     if keys is not None:
-        names = ", ".join(quote(key) for key in view.keys)
-        conditions.append(f"({names}) IN (SELECT ({names}) FROM {keys})" if len(view.keys) > 1 else f"{names} IN (SELECT {names} FROM {keys})")
+        conditions.append(of_keys(view, keys))
     first, last = span or (None, None)
     conditions += [f"{EVENT_AT} >= {plain(first)}"] if first is not None else []
     conditions += [f"{EVENT_AT} <= {plain(last)}"] if last is not None else []
@@ -133,42 +152,19 @@ def restrict(view: FeatureView, *, keys: str | None, span: Span | None) -> str:
 
 
 def plain_columns(sql: str, *, view: FeatureView, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
-    """Feature rows in types that travel: the SELECT and DuckDB's type of each key and feature.
-
-    Instants become plain timestamps in UTC, decimals doubles, whole numbers that 64 bits may not hold BIGINT (one that does not fit fails when
-    it is read), enums text. Raises InvalidInput for a key that is neither text, integer, uuid, date nor bool, and for a feature of a type that
-    Endcap has no name for.
-    """
+    """Feature rows in types that travel, see ``plain_type``: the SELECT and DuckDB's type of each key and feature."""
     with reading(view.name):
         found = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {sql}").fetchall()}
     stored, replaced = {}, {}
     for name, type_ in found.items():
         if name in (EVENT_AT, KNOWN_AT, ORDER):
             continue
-        key = name in view.keys
-        allowed = KEY_TYPES if key else FEATURE_TYPES
-        if name_type(type_) not in allowed:
-            said = "key" if key else "feature"
-            hint = "make text of it: CAST(column AS VARCHAR)" if not key else "derive a column of such a type in the table: columns={...}"
-            raise InvalidInput(
-                f"Feature view '{view.name}' has the {said} {name!r} of type {type_.lower()}. Types of a {said}: {list(allowed)}.", hint=hint
-            )
-        stored[name] = _plain_type(type_)
+        stored[name] = plain_type(type_, view=view, what="key" if name in view.keys else "feature", name=name)
         if stored[name] != type_:
             replaced[name] = f"CAST({quote(name)} AS {stored[name]}) AS {quote(name)}"
     if replaced:
         sql = f"SELECT * REPLACE ({', '.join(replaced.values())}) FROM ({sql})"
     return sql, stored
-
-
-def _plain_type(type_: str) -> str:
-    if type_ in ("HUGEINT", "UHUGEINT", "UBIGINT", "BIGNUM"):
-        return "BIGINT"
-    if type_.startswith("DECIMAL"):
-        return "DOUBLE"
-    if type_.startswith("ENUM"):
-        return "VARCHAR"
-    return "TIMESTAMP" if type_.startswith("TIMESTAMP") else type_
 
 
 def add_pushed(sql: str, *, session: Session, view: FeatureView, stored: Mapping[str, str], engine: duckdb.DuckDBPyConnection, tail: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import Watch
@@ -123,6 +124,16 @@ class Task(Protocol):
 
     @property
     def tables(self) -> tuple[Table, ...]: ...
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """The feature views that it reads, whose tables are among ``tables``."""
+        ...
+
+    @property
+    def purpose(self) -> str | None:
+        """What it is for, which the tables and views must allow."""
+        ...
+
     @property
     def keys(self) -> tuple[str, ...]: ...
     @property
