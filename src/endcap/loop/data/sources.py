@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EVENT_TIME = "__event_time"
 KNOWN_AT = "__known_at"
+_UTC = ("UTC", "Etc/UTC")
 EVENT_AT = "__event_at"
 
 
@@ -269,7 +270,7 @@ def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine:
 
 def _local_time(value: str, type_: str, *, zone: str, what: str) -> str:
     if type_ == "TIMESTAMP WITH TIME ZONE":
-        return f"CAST(timezone({quote_text(zone)}, {value}) AS TIMESTAMP)"
+        return _utc(value) if zone in _UTC else f"CAST(timezone({quote_text(zone)}, {value}) AS TIMESTAMP)"
     if name_type(type_) in ("date", "timestamp"):
         return f"CAST({value} AS TIMESTAMP)"
     if name_type(type_) == "text":
@@ -285,10 +286,15 @@ def _local_time(value: str, type_: str, *, zone: str, what: str) -> str:
 
 
 def _in_utc(local: str, value: str, type_: str, *, zone: str) -> str:
-    from_wall = f"timezone('UTC', timezone({quote_text(zone)}, {local}))"
+    from_wall = local if zone in _UTC else f"timezone('UTC', timezone({quote_text(zone)}, {local}))"
     if type_ == "TIMESTAMP WITH TIME ZONE":
-        return f"timezone('UTC', {value})"
+        return _utc(value)
     if name_type(type_) == "text":
         text = f"CAST({value} AS VARCHAR)"
         return f"CASE WHEN {has_offset(text)} THEN timezone('UTC', TRY_CAST({text} AS TIMESTAMPTZ)) ELSE {from_wall} END"
     return from_wall
+
+
+def _utc(value: str) -> str:
+    """An instant as a plain timestamp in UTC. Zones are looked up row by row, which takes longer than reading the rows; UTC needs no looking up."""
+    return f"CASE WHEN isfinite({value}) THEN make_timestamp(epoch_us({value})) ELSE CAST(timezone('UTC', {value}) AS TIMESTAMP) END"
