@@ -47,7 +47,7 @@ class Spread:
         """Where the numbers of each bin are taken to lie evenly: about their mean, as wide as the bin lets it be."""
         low, high = self.edges[:-1], self.edges[1:]
         wide = high - low
-        start = np.where(self.positions > 0.5, low + (2 * self.positions - 1) * wide, low)
+        start = np.where(self.positions > 0.5, high - 2 * (1 - self.positions) * wide, low)
         stop = np.where(self.positions > 0.5, high, low + 2 * self.positions * wide)
         return np.minimum(start, np.nextafter(high, -np.inf)), np.maximum(stop, np.nextafter(low, np.inf))
 
