@@ -74,7 +74,9 @@ def scenes(draw: st.DrawFn) -> tuple[dict[str, str], dict[str, pa.DataType], lis
 
     late = st.sampled_from([0, 0, 0, 1, 4, 9])
     row = st.fixed_dictionaries({**key_values(), "event": minutes, "late": late, "x": FEATURES, "s": st.sampled_from(["p", "q", None])})
-    ask_row = st.fixed_dictionaries({**{key: st.one_of(st.none(), values) for key, values in key_values().items()}, "at": st.one_of(st.none(), minutes)})
+    ask_row = st.fixed_dictionaries(
+        {**{key: st.one_of(st.none(), values) for key, values in key_values().items()}, "at": st.one_of(st.none(), minutes)}
+    )
     rows = draw(st.lists(row, max_size=40))
     spine = draw(st.lists(ask_row, max_size=25))
     for found in rows:

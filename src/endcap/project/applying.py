@@ -8,14 +8,11 @@ from pathlib import Path
 import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
-from endcap.core.definitions.tables import Table
 from endcap.core.errors import DefinitionError
-from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
-from endcap.loop.data.records import INGESTS
-from endcap.loop.features.catalogue import register_view, require_zone
+from endcap.loop.features.catalogue import find_columns, register_view, require_zone
 from endcap.loop.features.differences import describe_differences
 from endcap.loop.features.records import VIEW_HEADS, VIEW_VERSIONS, ViewHead
 from endcap.loop.registry.records import MODELS, ModelRecord
@@ -25,7 +22,6 @@ from endcap.project.definitions import FILE, Definitions, load_definitions
 
 _NEW_VERSION = ("changed", "restored")  # of a view: what is computed is not what was
 _DOES_NOTHING = ("unchanged", "not in the file")
-_LOOK_BACK = 20  # ingests of a table; older ones tell no columns
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -188,7 +184,7 @@ def _check_views(session: Session, definitions: Definitions) -> None:
         return
     from endcap.loop.features.checks import check_view
 
-    columns = {name: found for name, table in definitions.tables.items() if (found := _find_columns(session, table)) is not None}
+    columns = find_columns(session, definitions.tables.values())
     for view in definitions.views.values():
         try:
             check_view(view, columns=columns)
@@ -196,10 +192,3 @@ def _check_views(session: Session, definitions: Definitions) -> None:
             line = definitions.lines.get(view.name)
             where = f"{definitions.folder / FILE}{f', line {line}' if line else ''}"
             raise DefinitionError(f"{where}: {error.what}", hint=error.hint) from error
-
-
-def _find_columns(session: Session, table: Table) -> tuple[str, ...] | None:
-    """The columns that a table had when it was last let in as it is defined now; None when it never was."""
-    definition = identify(table)
-    ingests = session.records.find(INGESTS, workspace=session.workspace, where={"table": table.name}, newest_first=True, limit=_LOOK_BACK)
-    return next((tuple(i.stored_types) for i in ingests if i.status == "accepted" and i.definition == definition and i.stored_types), None)

@@ -11,6 +11,8 @@ MODULES = (
     "endcap.governance.audit",
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
+    "endcap.loop.features.drift",
+    "endcap.loop.features.catalogue",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.comparisons",
     "endcap.loop.registry.releases",
@@ -25,6 +27,8 @@ MODULES = (
     "endcap.project.running",
     "endcap.project.showing",
     "endcap.project.starting",
+    "endcap.project.view_pages",
+    "endcap.project.view_showing",
 )
 
 

@@ -16,15 +16,20 @@ import pytest
 
 import endcap
 from endcap.core import permissions
+from endcap.core.definitions.aggregates import Aggregate
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.watches import Quality
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
 from endcap.governance.audit import list_audit
+from endcap.governance.sessions import Change
 from endcap.governance.verbs import Verb
 from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.deployment.records import Batch
 from endcap.loop.evaluation.records import Groups, Verdict
+from endcap.loop.features.catalogue import register_view
+from endcap.loop.features.records import SNAPSHOTS, VIEW_HEADS, Snapshot
 from endcap.loop.registry.records import COMPARISONS, Comparison, Version
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.project.definitions import load_definitions
@@ -180,11 +185,40 @@ def compared(scene: Scene) -> str:
     return "store-day"
 
 
+def materialised(scene: Scene) -> str:
+    """A view with two snapshots, as materialisations leave them."""
+    session = scene.session
+    with session.records.transact() as tx:
+        for n in (1, 2):
+            snapshot = Snapshot(
+                id=f"snapshot_{n}", view="traffic", version="v", at=session.now(), n_rows=0, first_event=None, last_event=None, profiles=()
+            )
+            if tx.get(SNAPSHOTS, workspace=session.workspace, id=snapshot.id) is None:
+                tx.append(SNAPSHOTS, workspace=session.workspace, record=snapshot)
+    return "traffic"
+
+
+def viewed(scene: Scene) -> str:
+    """A feature view of the stores' sales that was applied before anyone looked."""
+    session, folder = scene.session, scene.project.folder
+    sales = load_definitions(folder).tables["sales"]
+    view = FeatureView(name="store_units", source=sales, features={"units_7d": Aggregate("sum", "units", window="7d")})
+    if session.records.get(VIEW_HEADS, workspace=session.workspace, id=view.name) is None:
+        with session.records.transact() as tx:
+            register_view(session, Change(tx), view, folder=folder)
+    return view.name
+
+
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "audit": lambda _: {"actor": "ada"},
     "comparison": lambda s: {"model": compared(s)},
     "comparisons": lambda s: {"model": compared(s)},
+    "features drift": lambda s: {"view": materialised(s)},
+    "features page": lambda s: {"view": viewed(s), "out": s.scratch / "view.html"},
+    "features pages": lambda s: {"out": s.scratch / "views"},
+    "features search": lambda s: {"words": [viewed(s)]},
+    "features show": lambda s: {"view": viewed(s)},
     "history": lambda _: {"model": "store-day"},
     "incidents": lambda _: {},
     "list-ingests": lambda _: {},
@@ -211,6 +245,8 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
+    "features label": lambda s: {"view": viewed(s), "label": "gold"},
+    "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
 }
 MADE_OF_OTHERS = {
     "compare": "it draws the groups; start-comparison is audited",

@@ -57,7 +57,7 @@ def _list_paths() -> list[str]:
     """What HTTP calls and what it does not, with the reason."""
     lines = ["## HTTP", "", "`endcap up` answers; `/api/v1/openapi.json` describes each parameter and result, `/healthz` says that it is up.", ""]
     lines += ["| path | methods | verb |", "|---|---|---|"]
-    lines += [f"| `{entry.path}` | {'GET, POST' if entry.reads else 'POST'} | {name} |" for name, entry in remote_verbs().items()]
+    lines += [f"| `{entry.path}` | {'GET, POST' if entry.by_query else 'POST'} | {name} |" for name, entry in remote_verbs().items()]
     return [*lines, "", "Not over HTTP:", "", *(f"- **{name}**: {reason}" for name, reason in LOCAL.items())]
 
 

@@ -28,22 +28,24 @@ def status_of(error: EndcapError) -> int:
     return HTTP_STATUSES[error.code]
 
 
-async def send_json(send: Send, body: bytes, *, status: int = 200, close: bool = False) -> None:
-    """A whole answer. ``close`` ends the connection with it, where the rest of the request was not read."""
-    headers = [JSON, (b"content-length", b"%d" % len(body))]
-    if close:
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def send_json(send: Send, body: bytes, *, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    """A whole answer."""
+    told = [JSON, (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": told})
     await send({"type": "http.response.body", "body": body})
 
 
 class RequestRefused(Exception):
-    """A request that reaches no verb: an error of the house with a status of its own."""
+    """A request that reaches no verb: an error of the house with a status of its own.
 
-    def __init__(self, status: int, error: EndcapError) -> None:
+    By default the connection ends with the answer, as the rest of the request was not read.
+    """
+
+    def __init__(self, status: int, error: EndcapError, *, headers: tuple[tuple[bytes, bytes], ...] = ((b"connection", b"close"),)) -> None:
         super().__init__(error.what)
         self.status = status
         self.error = error
+        self.headers = headers
 
 
 def tell_unforeseen(error: Exception) -> EndcapError:

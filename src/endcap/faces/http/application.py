@@ -8,7 +8,6 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,40 +17,11 @@ from starlette.routing import Route
 from endcap.assembly import House
 from endcap.core.errors import EndcapError, InvalidInput, NotFound, suggest
 from endcap.faces.http.answers import encode_error, encode_result, status_of, tell_unforeseen
+from endcap.faces.http.calls import Calls
 from endcap.faces.http.gateway import Gateway
 from endcap.faces.http.openapi import describe_service
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
 from endcap.governance.sessions import Session
-
-MOST_CALLS = 16
-"""Verbs that run at a time, each in a thread; further ones wait their turn."""
-
-
-class Calls:
-    """Verbs that block, run in threads."""
-
-    def __init__(self) -> None:
-        self._running: set[object] = set()
-        self._limiter: CapacityLimiter | None = None
-
-    @property
-    def n_running(self) -> int:
-        """How many have not ended."""
-        return len(self._running)
-
-    async def run(self, call: Callable[[], bytes]) -> bytes:
-        """What the call returns. Where the service stops before it has ended, it is left to itself."""
-        if self._limiter is None:  # it belongs to the loop that runs
-            self._limiter = CapacityLimiter(MOST_CALLS)
-
-        def counted() -> bytes:
-            self._running.add(token := object())
-            try:
-                return call()
-            finally:
-                self._running.discard(token)
-
-        return await to_thread.run_sync(counted, abandon_on_cancel=True, limiter=self._limiter)
 
 
 def build_application(house: House, *, folder: Path, calls: Calls | None = None, announce: Callable[[], None] = lambda: None) -> Gateway:
@@ -63,10 +33,11 @@ def build_application(house: House, *, folder: Path, calls: Calls | None = None,
         announce()
         yield
 
+    remotes = remote_verbs()
     routes = [
         Route("/healthz", _answer_health, methods=["GET"]),
         Route(f"{API}/openapi.json", _answer_description, methods=["GET"]),
-        *(_route(remote, session, folder, calls) for remote in remote_verbs().values()),
+        *(_route(remote, session, folder, calls) for remote in remotes.values()),
     ]
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=live)  # type: ignore[arg-type]  # each handler takes its own kind of error
@@ -81,7 +52,7 @@ def _route(remote: RemoteVerb, session: Session, folder: Path, calls: Calls) -> 
         call = remote.bind(values, folder=folder)
         return _json(await calls.run(lambda: encode_result(call(session))))
 
-    return Route(remote.path, answer, methods=["GET", "POST"] if remote.reads else ["POST"], name=remote.verb.name)
+    return Route(remote.path, answer, methods=["GET", "POST"] if remote.by_query else ["POST"], name=remote.verb.name)
 
 
 async def _answer_health(_: Request) -> Response:

@@ -39,13 +39,14 @@ class Gateway:
         try:
             await self._answer(scope, receive, send)
         except RequestRefused as refused:
-            await send_json(send, encode_error(refused.error), status=refused.status, close=True)
+            await send_json(send, encode_error(refused.error), status=refused.status, headers=refused.headers)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         require_local(scope)
         if scope["method"] != "POST":
             if scope["path"] in self._quick:
-                raise RequestRefused(405, InvalidInput(f"{scope['path']} takes POST, not {scope['method']}.", hint="send the body by POST"))
+                error = InvalidInput(f"{scope['path']} takes POST, not {scope['method']}.", hint="send it by POST")
+                raise RequestRefused(405, error, headers=((b"allow", b"POST"),))
             await self._app(scope, receive, send)
             return
         body = await read_body(receive)

@@ -63,7 +63,7 @@ def _describe_verb(remote: RemoteVerb, parameters: dict[str, Any], result: dict[
     name, words = verb.name.replace(" ", "-"), f"{reflow(verb.help)}\n\nPermission: {verb.permission}."
     post = _operation(name, reflow(verb.summary), words, result)
     post["requestBody"] = {"required": bool(_required(remote)), "content": {"application/json": {"schema": parameters}}}
-    if not remote.reads:
+    if not remote.by_query:
         return {"post": post}
     get = _operation(f"get-{name}", reflow(verb.summary), words, result)
     given = components[parameters["$ref"].rpartition("/")[2]]["properties"]

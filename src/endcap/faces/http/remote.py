@@ -57,9 +57,10 @@ class RemoteVerb:
     wants_folder: bool
 
     @property
-    def reads(self) -> bool:
-        """Whether it changes nothing, so that GET may call it."""
-        return self.verb.permission is Permission.READ
+    def by_query(self) -> bool:
+        """Whether GET may call it: it changes nothing, and a query can say all its parameters."""
+        fields = msgspec.structs.fields(self.parameters)
+        return self.verb.permission is Permission.READ and not any(_has(field.type, "object") for field in fields)
 
     def bind(self, values: msgspec.Struct, *, folder: Path) -> Callable[[Any], Any]:
         """The call with its values; the session is still to be given."""
@@ -78,7 +79,7 @@ class RemoteVerb:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query), errors="strict", max_num_fields=10_000)
         except ValueError as error:
             raise InvalidInput(f"The query does not read as NAME=VALUE&NAME=VALUE: {error}.") from error
-        lists = {field.encode_name for field in msgspec.structs.fields(self.parameters) if _is_list(field.type)}
+        lists = {field.encode_name for field in msgspec.structs.fields(self.parameters) if _has(field.type, "array")}
         values: dict[str, Any] = {}
         for name, value in pairs:
             if name in lists:
@@ -152,12 +153,12 @@ def _bound(annotation: Any) -> Any:
     return reduce(or_, map(_bound, parts)) if len(parts) > 1 else annotation
 
 
-def _is_list(annotation: Any) -> bool:
-    """Whether a type is a list or a tuple, maybe None."""
+def _has(annotation: Any, kind: str) -> bool:
+    """Whether a type, or one of those it is a union of, is of a kind of JSON: ``array`` or ``object``."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     parts = split_union(annotation)
-    return any(map(_is_list, parts)) if len(parts) > 1 else msgspec.json.schema(annotation).get("type") == "array"
+    return any(_has(part, kind) for part in parts) if len(parts) > 1 else msgspec.json.schema(annotation).get("type") == kind
 
 
 def _require_finite(values: msgspec.Struct) -> msgspec.Struct:

@@ -16,7 +16,8 @@ import uvicorn
 from endcap.assembly import House
 from endcap.core.errors import Conflict, InvalidInput
 from endcap.faces.http import PORT
-from endcap.faces.http.application import Calls, build_application
+from endcap.faces.http.application import build_application
+from endcap.faces.http.calls import Calls
 from endcap.faces.http.gateway import LOOPBACK
 
 GRACE_S = 30

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
 from endcap.loop.data.histograms import Spread, coarsen, read_histogram
-from endcap.loop.data.profiles import MOST_TEXTS, QUANTILES
-from endcap.loop.data.records import ColumnDistance, ColumnProfile, ProfileComparison
+from endcap.loop.data.records import MOST_TEXTS, QUANTILES, ColumnDistance, ColumnProfile, ProfileComparison
 from endcap.loop.data.significance import adjust_p_values, find_chance_psi, find_chi_square, find_ks_p, find_share_p
 
 Doubles = NDArray[np.float64]
@@ -197,7 +196,7 @@ class _Shares:
 
 
 def _compare_numbers(a: ColumnProfile, b: ColumnProfile) -> dict[str, Any]:
-    left, right = _spread_of(a), _spread_of(b)
+    left, right = spread_of(a), spread_of(b)
     edges = coarsen(left, n_bins=_N_BINS) if left.n else np.empty(0)
     rows = []
     for profile, spread in ((a, left), (b, right)):
@@ -249,7 +248,7 @@ def _find_wasserstein(a: Spread, b: Spread) -> tuple[float, float]:
     return float((wide * height).sum()), a.area_error + b.area_error
 
 
-def _spread_of(profile: ColumnProfile) -> Spread:
+def spread_of(profile: ColumnProfile) -> Spread:
     """The distribution of the finite numbers of a column; where there is no histogram, what its quantiles say of it."""
     if profile.histogram is not None:
         return read_histogram(profile.histogram)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from endcap.core.definitions.tables import Table
 from endcap.core.durations import parse_duration
@@ -150,7 +150,7 @@ class _Visit:
     def _replace(self, staged: list[Part], engine: duckdb.DuckDBPyConnection) -> tuple[Generation | None, Sequence[Part]]:
         """All rows were read: what stands stays where they are the same, in whatever order."""
         names = ", ".join(quote(column.name) for column in self.columns)
-        row = engine.execute(f"SELECT count(*), sum(hash({names})), bit_xor(hash({names})) FROM fetched").fetchone() or ()
+        row = _one(engine, f"SELECT count(*), sum(hash({names})), bit_xor(hash({names})) FROM fetched")
         fingerprint = "/".join(str(value) for value in row)
         newest = self.folder.book.generations[-1] if self.folder.book.generations else None
         types = {column.name: column.type for column in self.columns}
@@ -162,7 +162,7 @@ class _Visit:
     def _find_mark(self, engine: duckdb.DuckDBPyConnection) -> Mark | None:
         column = cast(RelationColumn, self.relation.column(cast(str, self.table.watermark)))
         name = quote(column.name)
-        n_missing, most = engine.execute(f"SELECT count(*) - count({name}), CAST(max({name}) AS VARCHAR) FROM fetched").fetchone() or (0, None)
+        n_missing, most = _one(engine, f"SELECT count(*) - count({name}), CAST(max({name}) AS VARCHAR) FROM fetched")
         if n_missing:
             raise InvalidInput(
                 f"Table '{self.table.name}': {n_missing:,} rows of '{self.relation.name}' have an infinite {column.name!r}: nothing is above it.",
@@ -197,8 +197,8 @@ class _Visit:
         engine.execute(f"CREATE TEMP TABLE window_kept AS SELECT * FROM kept WHERE {within}")
         engine.execute(f"CREATE TEMP TABLE added AS SELECT {columns} FROM fetched EXCEPT ALL SELECT {columns} FROM window_kept")
         engine.execute("CREATE TEMP TABLE removed (__file VARCHAR, __row BIGINT)")
-        counts = engine.execute("SELECT (SELECT count(*) FROM fetched), (SELECT count(*) FROM window_kept), (SELECT count(*) FROM added)").fetchone()
-        n_fetched, n_kept, n_added = counts or (0, 0, 0)
+        tables = ("fetched", "window_kept", "added")
+        n_fetched, n_kept, n_added = _one(engine, f"SELECT {', '.join(f'(SELECT count(*) FROM {name})' for name in tables)}")
         if self.table.known_at is not None:
             return int(n_added)
         if n_fetched - n_added < n_kept:
@@ -292,6 +292,11 @@ def _other_columns(table: Table, *, before: dict[str, str], now: dict[str, str])
         f"Table '{table.name}': the columns of '{table.relation}' are others than those of the versions that are kept: {', '.join(said)}.",
         hint="name the columns that stay with select=...: then all are read anew, and versions that the database has no more are gone",
     )
+
+
+def _one(engine: duckdb.DuckDBPyConnection, statement: str) -> tuple[Any, ...]:
+    """The one row of a statement, all of which is fetched: the engine takes no other work before."""
+    return tuple(engine.execute(statement).fetchall()[0])
 
 
 def _read(paths: Iterable[Path], *, placed: bool = False) -> str:

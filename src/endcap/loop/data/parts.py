@@ -93,7 +93,7 @@ class PartFolder:
             finally:
                 os.close(handle)
         self.book = msgspec.structs.replace(self.book, generations=tuple(generations))
-        with replacing(self.path / _BOOK) as file:
+        with replacing(self.path / _BOOK, unfinished=self.staging) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(msgspec.json.encode(self.book))
         self.sweep()
@@ -125,7 +125,8 @@ def hold_parts(path: Path, *, source: str) -> Iterator[PartFolder]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = PartFolder(path, _read_book(path, source=source))
         folder.sweep()
-        folder.staging.mkdir(mode=0o700)
+        with telling_full(path):
+            folder.staging.mkdir(mode=0o700)
         try:
             yield folder
         finally:
@@ -144,12 +145,17 @@ def find_landed(table: Table, ingest: Ingest | None, *, landing: Path | None) ->
             f"Table '{table.name}' is fetched from {table.source!r} when it is ingested, and read through that ingest alone.",
             hint="open it with open_ingested(session, table, ingest)",
         )
-    paths = tuple(sorted(landing.joinpath(*Path(file.path).parts[-_DEPTH:]) for file in ingest.files))
-    gone = next((path for path in paths if not path.exists()), None)
-    if gone is not None:
-        what = f"Table '{table.name}': {gone} is gone, which ingest '{ingest.id}' let in."
-        raise InvalidInput(what, hint="newer rows took its place: ingest it again")
-    return DataFiles("parquet", paths)
+    there: set[Path] = set()
+    for file in ingest.files:
+        path = landing.joinpath(*Path(file.path).parts[-_DEPTH:])
+        if not path.exists():  # the same rows may have been fetched anew, under another number
+            same = (found for found in sorted(path.parent.glob(f"*-{_name_digest(file.sha256)}")) if found not in there)
+            path = next(same, path)
+        if not path.exists():
+            what = f"Table '{table.name}': {path} is gone, which ingest '{ingest.id}' let in."
+            raise InvalidInput(what, hint="newer rows took its place: ingest it again")
+        there.add(path)
+    return DataFiles("parquet", tuple(sorted(there)))
 
 
 def write_parts(folder: Path, batches: Iterable[pa.RecordBatch], *, prefix: str, n_bytes: int = PART_BYTES) -> list[Part]:
@@ -184,8 +190,11 @@ class _Digesting:
     file: IO[bytes]
     sha256: hashlib._Hash = field(default_factory=hashlib.sha256)
     closed: bool = False
+    dropped: bool = False
 
     def write(self, payload: bytes) -> int:
+        if self.dropped:
+            return len(payload)
         self.sha256.update(payload)
         return self.file.write(payload)
 
@@ -211,9 +220,14 @@ class _PartWriter:
         self.n_rows = self.n_bytes = self._n_waiting = 0
         self._waiting: list[pa.RecordBatch] = []
         with telling_full(folder):
-            self._file = os.fdopen(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
-        self._sink = _Digesting(self._file)
-        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", write_page_checksum=True)
+            self._file = self.path.open("xb")
+            os.fchmod(self._file.fileno(), 0o600)
+            self._sink = _Digesting(self._file)
+            try:
+                self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", write_page_checksum=True)
+            except BaseException:
+                self._file.close()
+                raise
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._waiting.append(batch)
@@ -230,11 +244,13 @@ class _PartWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            part = Part(f"{self.lead}-{self._sink.sha256.hexdigest()[:24]}{_ENDING}", self.n_rows)
+            part = Part(f"{self.lead}-{_name_digest(self._sink.sha256.hexdigest())}", self.n_rows)
             self.path.replace(self.path.with_name(part.name))
         return part
 
     def drop(self) -> None:
+        self._sink.dropped = True  # the writer ends its file even now
+        self._writer.close()
         with suppress(OSError):
             self._file.close()
         self.path.unlink(missing_ok=True)
@@ -246,6 +262,11 @@ class _PartWriter:
             if self._waiting:
                 self._writer.write_table(pa.Table.from_batches(self._waiting))
         self._waiting, self._n_waiting = [], 0
+
+
+def _name_digest(sha256: str) -> str:
+    """How the name of a part ends."""
+    return f"{sha256[:24]}{_ENDING}"
 
 
 def _read_book(path: Path, *, source: str) -> Book:

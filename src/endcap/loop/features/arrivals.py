@@ -45,9 +45,7 @@ def find_arrival(ingest: Ingest, *, before: Ingest | None, kept: tuple[str, ...]
     return Arrival(tuple(came), replaced, tuple(dict.fromkeys(stay)))
 
 
-def find_arrivals(
-    ingests: Mapping[str, Ingest], *, before: Mapping[str, Ingest | None], kept: Mapping[str, tuple[str, ...]]
-) -> dict[str, Arrival]:
+def find_arrivals(ingests: Mapping[str, Ingest], *, before: Mapping[str, Ingest | None], kept: Mapping[str, tuple[str, ...]]) -> dict[str, Arrival]:
     """The same of every table of a view, by name."""
     return {name: find_arrival(ingest, before=before.get(name), kept=kept.get(name, ())) for name, ingest in ingests.items()}
 

@@ -139,9 +139,7 @@ def add_rows(advance: Advance) -> Added:
 
 def _open(advance: Advance, *, whole: bool = True) -> FeatureRows:
     only = None if whole else {name: arrival.new for name, arrival in advance.arrivals.items()}
-    return open_view(
-        advance.session, advance.view, folder=advance.folder, engine=advance.engine, ingests=advance.ingests, pushed=False, only=only
-    )
+    return open_view(advance.session, advance.view, folder=advance.folder, engine=advance.engine, ingests=advance.ingests, pushed=False, only=only)
 
 
 def _same(column: str, type_: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.tables import Table
 from endcap.core.errors import Conflict, InvalidInput, NotFound, suggest
+from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
+from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.features.records import VIEW_HEADS, VIEW_VERSIONS, ViewHead, ViewVersion
 from endcap.storage.ports import RecordReader, RecordTransaction
 
@@ -18,6 +22,7 @@ WORDS = ("owner", "description", "tags", "meanings", "purposes")
 """The fields of a view that are for people: they change without a new version."""
 _MOST_LABELS = 50
 _MOST_LETTERS = 100
+_LOOK_BACK = 20
 
 
 class CataloguedView(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +134,23 @@ def require_zone(session: Session, view: FeatureView, kept: ViewVersion) -> None
             f"Feature view '{kept.id}' was applied with times of '{table}' read in {kept.zone}, and the workspace's zone is {session.zone} now.",
             hint=f"say it of the table: ec.Table('{table}', ..., zone='{kept.zone}'), or give --workspace-zone {kept.zone}",
         )
+
+
+def find_columns(session: Session, tables: Iterable[Table]) -> dict[str, tuple[str, ...]]:
+    """The columns that tables had when they were last let in as they are defined now; tables that never were are left out. Reads records only."""
+    found = {}
+    for table in tables:
+        ingest = find_ingest(session, table)
+        if ingest is not None and ingest.stored_types:
+            found[table.name] = tuple(ingest.stored_types)
+    return found
+
+
+def find_ingest(session: Session, table: Table) -> Ingest | None:
+    """The newest accepted ingest of a table as it is defined now, among its last 20; None when there is none."""
+    definition = identify(table)
+    ingests = session.records.find(INGESTS, workspace=session.workspace, where={"table": table.name}, newest_first=True, limit=_LOOK_BACK)
+    return next((ingest for ingest in ingests if ingest.status == "accepted" and ingest.definition == definition), None)
 
 
 class Labelled(msgspec.Struct, frozen=True):

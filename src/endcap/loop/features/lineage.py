@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,16 @@ from endcap.core.errors import DefinitionError
 from endcap.loop.features.parsing import Node, Parser, open_parser, walk
 
 VALUE, CONDITION = "value", "condition"
-_WHOLE = frozenset({"count_star"})
-_ALL = "*"
+ROWS = "*"
+"""In place of a column: the table's rows as such, which are counted."""
+UNTOLD = ""
+"""In place of a column: some of the table's, which of them cannot be told."""
+_COUNTS = ("count_star", "count")
+_CARRIED = ("value", "last", "min", "max")  # folds that give back what a row said
 
 
 class SourceColumn(msgspec.Struct, frozen=True, order=True):
-    """A column that a feature comes from. ``column`` '' is the table's rows as a whole: they are counted, or which columns it is cannot be told.
+    """A column that a feature comes from. ``column`` may be ``*``, the table's rows, which are counted, or '' where it cannot be told which.
 
     ``role`` is ``value`` where the feature is made of it, ``condition`` where it only says which rows count.
     """
@@ -30,7 +35,9 @@ class SourceColumn(msgspec.Struct, frozen=True, order=True):
     role: str = VALUE
 
     def __str__(self) -> str:
-        return f"{self.table}.{self.column}" if self.column else f"{self.table} (rows)"
+        if self.column == ROWS:
+            return f"{self.table} (rows)"
+        return f"{self.table}.{self.column}" if self.column != UNTOLD else f"{self.table} (some columns)"
 
 
 class ViewSources(msgspec.Struct, frozen=True):
@@ -61,19 +68,35 @@ def source_columns(view: FeatureView, *, columns: Mapping[str, Collection[str]] 
     return find_sources(view, columns=columns).features
 
 
-def find_sources(view: FeatureView, *, columns: Mapping[str, Collection[str]] | None = None) -> ViewSources:
+def find_sources(view: FeatureView, *, columns: Mapping[str, Collection[str]] | None = None, parser: Parser | None = None) -> ViewSources:
     """Where a view's features, keys and times come from, down to the columns of the tables' files: derived columns are followed.
 
     ``columns`` are the columns of tables by name, where they are known (they tell whose a column is where two tables are joined); None: only
-    what the definitions name is known. Of a SQL view each output column is followed through subqueries, joins, CTEs and unions; conditions of
+    what the definitions name is known. ``parser`` is one to use for many views (None: one of its own). Of a SQL view each output column is followed through subqueries, joins, CTEs and unions; conditions of
     a query (WHERE, ON, GROUP BY, QUALIFY) count for all that it gives. Where a column cannot be told (``SELECT *`` of two tables), the
     tables are named with the column ''. A SQL view that names no features has those of its SELECT; behind a star these are not known.
     Raises DefinitionError for SQL that does not parse. Cost: the parsing, some milliseconds.
     """
     known = {table.name: _known(table, (columns or {}).get(table.name)) for table in view.sources}
-    with open_parser() as parser:
-        tracer = _Tracer(parser, {table.name.lower(): table for table in view.sources}, known)
+    with nullcontext(parser) if parser is not None else open_parser() as chosen:
+        tracer = _Tracer(chosen, {table.name.lower(): table for table in view.sources}, known)
         return _trace_query(view, tracer) if view.sql is not None else _trace_source(view, tracer)
+
+
+def find_personal(view: FeatureView, sources: ViewSources) -> frozenset[str]:
+    """The keys and features of a view that hold personal data: those it names, and those that carry a column which its table says is personal.
+
+    A sum, a count or a share of such a column is no value of it; of a SQL view that cannot be told, so all that is made of it counts.
+    """
+    private = {(table.name, column) for table in view.sources for column in table.personal}
+    shy = {table.name for table in view.sources if table.personal}
+    found = set(view.personal)
+    for name, columns in (*sources.keys.items(), *sources.features.items()):
+        folded = name in view.features and view.sql is None and view.features[name].fold not in _CARRIED
+        made_of = [column for column in columns if column.role == VALUE]
+        if not folded and any((c.table, c.column) in private or (c.column == UNTOLD and c.table in shy) for c in made_of):
+            found.add(name)
+    return frozenset(found)
 
 
 def _known(table: Table, columns: Collection[str] | None) -> _Columns:
@@ -107,7 +130,7 @@ class _Relation:
     def everything(self) -> Origins:
         """All that it holds."""
         tables = (*(table.name for table in self.passing), *self.vague)
-        return frozenset[SourceColumn]().union(*self.names.values(), {SourceColumn(name, "") for name in tables})
+        return frozenset[SourceColumn]().union(*self.names.values(), {SourceColumn(name, UNTOLD) for name in tables})
 
 
 @dataclass
@@ -280,8 +303,8 @@ class _Tracer:
             inside = self.query(node["subquery"]["node"], scope.ctes, scope)
             return inside.everything | self._references(node.get("child"), scope)
         if kind in ("FUNCTION", "WINDOW"):
-            if node["function_name"] in _WHOLE or (node["function_name"] == "count" and not node["arguments"]):
-                found = frozenset(SourceColumn(name, "") for relation in scope.relations.values() for name in relation.bases)
+            if node["function_name"] in _COUNTS and not node["arguments"]:
+                found = frozenset(SourceColumn(name, ROWS) for relation in scope.relations.values() for name in relation.bases)
             if node["schema"]:  # `names.list_filter(...)` is a function of a column
                 found |= self._resolve([node["schema"]], scope)
         return found.union(*(self._references(part, scope) for name, part in node.items() if name not in ("qualified_name", "type_expr")))
@@ -304,10 +327,10 @@ class _Tracer:
         if key in scope.aliases:
             return scope.aliases[key]
         passing = {table.name: table for relation in scope.relations.values() for table in relation.passing}
-        vague = frozenset(SourceColumn(table, "") for relation in scope.relations.values() for table in relation.vague)
+        vague = frozenset(SourceColumn(table, UNTOLD) for relation in scope.relations.values() for table in relation.vague)
         if len(passing) == 1 and not vague:
             return self.column(next(iter(passing.values())), name)
-        unsure = vague | frozenset(SourceColumn(table, "") for table in passing)
+        unsure = vague | frozenset(SourceColumn(table, UNTOLD) for table in passing)
         return unsure or self._lookup(name, scope.outer)
 
     def _of(self, relation: _Relation, name: str) -> Origins:
@@ -315,7 +338,7 @@ class _Tracer:
             return relation.names[name.lower()]
         if len(relation.passing) == 1 and not relation.vague:
             return self.column(relation.passing[0], name)
-        return frozenset(SourceColumn(table, "") for table in (*(t.name for t in relation.passing), *relation.vague))
+        return frozenset(SourceColumn(table, UNTOLD) for table in (*(t.name for t in relation.passing), *relation.vague))
 
 
 def _find_relation(name: str, scope: _Scope | None) -> _Relation | None:
@@ -383,8 +406,8 @@ def _trace_feature(feature: Aggregate, table: Table, tracer: _Tracer) -> Origins
         return frozenset[SourceColumn]().union(*(_trace_feature(part, table, tracer) for part in feature.parts))
     if feature.fold == "time_since":
         found = frozenset(_times(table, (table.event_time,), tracer))
-    elif feature.column == _ALL:
-        found = frozenset({SourceColumn(table.name, "")})
+    elif feature.column == ROWS:
+        found = frozenset({SourceColumn(table.name, ROWS)})
     else:
         found = tracer.expression(table, feature.column)
     return _merge(found, tracer.expression(table, feature.where, role=CONDITION)) if feature.where else found

@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from endcap.core.errors import Conflict, InvalidInput
 from endcap.core.identity import identify
 from endcap.core.names import quote
 from endcap.core.permissions import Permission
-from endcap.core.zones import load_zone, start_of_day
+from endcap.core.zones import start_of_day
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.column_profiles import profile_columns
@@ -38,10 +38,10 @@ from endcap.loop.data.column_types import name_type
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.data.verbs import ingest
-from endcap.loop.features.arrivals import Arrival, find_arrivals
+from endcap.loop.features.arrivals import find_arrivals
 from endcap.loop.features.batch_rows import Added, Advance, add_rows
 from endcap.loop.features.catalogue import find_view
-from endcap.loop.features.feature_batches import Written, first_order, remove_batches, scan_batches, write_batch
+from endcap.loop.features.feature_batches import Written, remove_batches, scan_batches, write_batch
 from endcap.loop.features.materialised import list_batches, open_materialised
 from endcap.loop.features.online import write_online
 from endcap.loop.features.records import (
@@ -65,7 +65,7 @@ from endcap.pipelines.graph import Reporter, SilentReporter
 from endcap.pipelines.leases import hold_lease
 
 if TYPE_CHECKING:
-    import duckdb
+    pass
 
 _VERB = "features materialise"
 _CAME = "__came"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import numpy as np
 
@@ -24,8 +23,6 @@ KEYS = "__parity_keys"
 """The relation of the engine that holds the sampled keys, numbered by ``n``; with ``least``, an instant from which a key's rows are wanted."""
 
 _MARGIN = timedelta(hours=26)  # rows are looked for as far off their instant as zones are apart
-_EPOCH, _EPOCH_DAY = datetime(1970, 1, 1), date(1970, 1, 1).toordinal()  # noqa: DTZ001 - plain times in UTC
-_WIDTHS = {"bool": 1, "integer": 8, "timestamp": 8, "date": 4, "uuid": 16}
 
 
 def draw_keys(rows: FeatureRows, n: int, *, rng: np.random.Generator) -> list[Key]:
@@ -35,41 +32,6 @@ def draw_keys(rows: FeatureRows, n: int, *, rng: np.random.Generator) -> list[Ke
         found = rows.engine.execute(f"SELECT DISTINCT {names} FROM ({rows.sql}) ORDER BY {names}").to_arrow_table()
     chosen = np.sort(rng.permutation(found.num_rows)[:n])
     return [tuple(row.values()) for row in found.take(chosen).to_pylist()]
-
-
-def decode_key(types: Sequence[str], key: bytes) -> Key:
-    r"""The values of a key that ``RowCodec.encode_key`` made bytes of. Dates and UUIDs come as such, instants as plain times in UTC.
-
-    >>> decode_key(["text", "integer"], b"\0\0\0\1a" + (2**63 + 7).to_bytes(8, "big"))
-    ('a', 7)
-    """
-    values: list[Any] = []
-    start = 0
-    for place, type_ in enumerate(types):
-        if type_ == "text" and place == len(types) - 1:
-            width = len(key) - start
-        elif type_ == "text":
-            width = int.from_bytes(key[start : start + 4], "big")
-            start += 4
-        else:
-            width = _WIDTHS[type_]
-        values.append(_decode_part(type_, key[start : start + width]))
-        start += width
-    return tuple(values)
-
-
-def _decode_part(type_: str, part: bytes) -> Any:
-    if type_ == "text":
-        return part.decode()
-    if type_ == "uuid":
-        return UUID(bytes=part)
-    number = int.from_bytes(part, "big")
-    if type_ == "bool":
-        return bool(number)
-    if type_ == "date":
-        return date.fromordinal(number - 2**31 + _EPOCH_DAY)
-    number -= 2**63
-    return number if type_ == "integer" else _EPOCH + timedelta(microseconds=number)
 
 
 def name_keys(engine: duckdb.DuckDBPyConnection, keys: Sequence[Key], *, types: Mapping[str, str], least: Sequence[datetime | None]) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.errors import IntegrityBroken
-from endcap.loop.data.records import ColumnProfile
+from endcap.loop.data.records import ColumnDistance, ColumnProfile
 from endcap.storage.ports import Kind
 
 EVENT_AT = "__event_at"  # the instant a feature row is about, UTC, microseconds
@@ -135,6 +135,33 @@ class TrainingProfile(msgspec.Struct, frozen=True, kw_only=True):
     importances: dict[str, float] = {}
 
 
+class DriftReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the values of a view in one snapshot are from those of another, or from those a model was trained on.
+
+    ``reference`` is the id of the other snapshot, or the name of the model's version; ``model`` whose importances the features are ranked by (None:
+    by distance alone). ``distances`` are of the features that both have, those first that matter most; ``new`` and ``vanished`` the others.
+    ``notes`` say what a reader should know of the two sides.
+    """
+
+    view: str
+    snapshot: str
+    snapshot_at: datetime
+    snapshot_rows: int
+    reference: str
+    reference_at: datetime
+    reference_rows: int
+    model: str | None
+    distances: tuple[ColumnDistance, ...]
+    new: tuple[str, ...] = ()
+    vanished: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The features that are far by their distances and beyond chance as well."""
+        return tuple(distance.column for distance in self.distances if distance.drifted)
+
+
 class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
     """Spine rows joined to feature views as they were known then.
 
@@ -158,14 +185,21 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Push(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows that a program pushed: kept for ever offline, and newer than what stood there online."""
+    """Rows that a program pushed: kept for ever offline, and online where they are newer than what stands there.
+
+    ``at`` is the instant from which they are known; ``n`` counts the pushes of the version from 1. ``online`` is ``pending`` until the rows are
+    where they belong, then ``done``, or ``none`` for a view that is not kept online; ``void`` where the process was killed before a row was
+    kept. ``n_online`` of the rows took a place online.
+    """
 
     id: str
     view: str
     version: str
     at: datetime
+    n: int
     n_rows: int
-    n_online: int
+    n_online: int = 0
+    online: str = "pending"
 
 
 class ParityExample(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,5 +256,5 @@ MATERIALISATIONS = Kind("materialisation", Materialisation, "id", (("view",), ("
 SNAPSHOTS = Kind("feature-snapshot", Snapshot, "id", (("view",), ("view", "version")))
 TRAINING_PROFILES = Kind("training-profile", TrainingProfile, "id", (("model",),))
 TRAINING_SETS = Kind("training-set", TrainingSet, "id", (("identity",),))
-PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version")))
+PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version"), ("view", "version", "online")))
 PARITY_REPORTS = Kind("parity-report", ParityReport, "id", (("view",), ("view", "version")))

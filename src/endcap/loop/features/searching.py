@@ -29,6 +29,7 @@ class _Table(msgspec.Struct):
     keys: tuple[str, ...] = ()
     columns: dict[str, str] = {}
     description: str = ""
+    owner: str = ""
 
 
 class ToldView(msgspec.Struct):
@@ -147,7 +148,7 @@ def _texts(told: ToldView, labels: tuple[str, ...]) -> Iterator[tuple[str, str]]
         yield "description", told.description
     for table in sources:
         yield "source", table.name
-        yield from (("source", text) for text in (table.description, table.source, *table.columns, *table.keys) if text)
+        yield from (("source", text) for text in (table.description, table.owner, table.source, *table.columns, *table.keys) if text)
     yield from (("source", text) for text in _source_texts(told))
 
 

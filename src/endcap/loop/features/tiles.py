@@ -84,7 +84,7 @@ class _Windows:
         source = advance.view.source
         assert source is not None, "a windowed view has a source"
         ingest, arrival = advance.ingests[source.name], advance.arrivals[source.name]
-        table = open_table(advance.session, source, folder=advance.folder, engine=advance.engine, ingest=ingest)
+        table = open_table(advance.session, source, folder=advance.folder, engine=advance.engine, ingest=ingest, folded=True)
         plan = plan_windows(advance.view, table)
         found = cls(advance, plan, arrival.new, None)
         if arrival.kept or arrival.replaced:
@@ -100,7 +100,10 @@ class _Windows:
         zero, view = datetime.fromtimestamp(0, UTC), self.advance.view
         first, last = (zero + timedelta(microseconds=end) for end in ends)
         own = self.plan.ticks
-        first, last = min(first, zero + timedelta(microseconds=own.instant_us(own.first))), max(last, zero + timedelta(microseconds=own.instant_us(own.last)))
+        first, last = (
+            min(first, zero + timedelta(microseconds=own.instant_us(own.first))),
+            max(last, zero + timedelta(microseconds=own.instant_us(own.last))),
+        )
         assert view.every is not None, "a windowed view has ticks"
         ticks = make_ticks(view.every, zone=own.zone, first=first, last=last, before=1, after=self.plan.folds.reach + 1)
         return replace(self.plan, ticks=ticks)
@@ -111,7 +114,8 @@ class _Windows:
         if span.first_event is None or span.last_event is None:
             return self
         first, last = _instants(span)
-        return replace(self, again=(self.plan.ticks.number(first - timedelta(days=1)), self.plan.ticks.number(last + timedelta(days=1))))
+        later = timedelta(days=1) + self.plan.table.interval
+        return replace(self, again=(self.plan.ticks.number(first - timedelta(days=1)), self.plan.ticks.number(last + later)))
 
     @property
     def replaced(self) -> tuple[tuple[datetime, datetime], ...]:
@@ -128,7 +132,7 @@ class _Windows:
         if self.new:
             source = plan.table.source.table
             only = open_table(
-                self.advance.session, source, folder=self.advance.folder, engine=engine, ingest=plan.table.ingest, only=self.new
+                self.advance.session, source, folder=self.advance.folder, engine=engine, ingest=plan.table.ingest, only=self.new, folded=True
             ).source
             rows = tiles_sql(plan, rows=only.sql_by_file)
             parts.append(rows if self.again is None else f"SELECT * FROM ({rows}) WHERE {TICK} NOT BETWEEN {self.again[0]} AND {self.again[1]}")
@@ -193,7 +197,9 @@ class _Windows:
         points = f"SELECT {named}, make_timestamp({plan.ticks.instant_sql(TICK)}) AS {EVENT_AT}, __least FROM {_AFFECTED}"
         by = ", ".join([*map(quote, self.advance.view.keys), EVENT_AT])
         least = f" AND epoch_us({KNOWN_AT}) >= __least" if plan.dated else ""
-        met_rows = f"SELECT * EXCLUDE (__least, {RESTATED}) FROM ({rows}) JOIN ({points}) USING ({by}) WHERE {within(EVENT_AT, self.advance.covered)}{least}"
+        met_rows = (
+            f"SELECT * EXCLUDE (__least, {RESTATED}) FROM ({rows}) JOIN ({points}) USING ({by}) WHERE {within(EVENT_AT, self.advance.covered)}{least}"
+        )
         said = self.advance.arrive(f"SELECT * FROM ({met_rows}) WHERE {KNOWN_AT} <= {plain(self.advance.until)}")
         return found[0], f"SELECT * REPLACE (true AS {RESTATED}) FROM ({self.advance.differ(said) if self.again is not None else said})"
 

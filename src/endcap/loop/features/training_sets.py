@@ -165,7 +165,9 @@ def read_training_set(session: Session, record: TrainingSet) -> pa.Table:
     if record.path is None:
         return session.tables.read(TRAINING_ROWS, partition=_place(session, record.id))
     if _is_csv(Path(record.path)):
-        raise InvalidInput(f"The rows of training set '{record.id}' are the CSV file {record.path}, whose types are lost.", hint="build it as Parquet")
+        raise InvalidInput(
+            f"The rows of training set '{record.id}' are the CSV file {record.path}, whose types are lost.", hint="build it as Parquet"
+        )
     try:
         rows = pq.read_table(record.path, partitioning=None)
     except FileNotFoundError as error:
@@ -195,7 +197,9 @@ def _resolve(session: Session, views: Sequence[FeatureView | str], *, folder: Pa
     names = [view.name for view, _ in found]
     for name in names:
         if names.count(name) > 1:
-            raise InvalidInput(f"Feature view '{name}' is asked for twice: {[view.id for view, _ in found if view.name == name]}.", hint="name it once")
+            raise InvalidInput(
+                f"Feature view '{name}' is asked for twice: {[view.id for view, _ in found if view.name == name]}.", hint="name it once"
+            )
     return found
 
 
@@ -243,7 +247,11 @@ def _list_personal(joined: Sequence[_Joined]) -> set[str]:
     for entry in joined:
         view = entry.rows.view
         stated = {*view.personal, *(column for table in view.sources for column in table.personal)}
-        found |= {name for feature, name in entry.names.items() if feature in stated or (feature in view.features and view.features[feature].column in stated)}
+        found |= {
+            name
+            for feature, name in entry.names.items()
+            if feature in stated or (feature in view.features and view.features[feature].column in stated)
+        }
     return found
 
 

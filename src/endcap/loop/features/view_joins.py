@@ -58,7 +58,9 @@ class Chosen:
     rows: RowTimes
 
 
-def ask(columns: pa.Table, *, at: Instants, there: NDArray[np.bool_], stored: Mapping[str, str], name: str, engine: duckdb.DuckDBPyConnection) -> Asked:
+def ask(
+    columns: pa.Table, *, at: Instants, there: NDArray[np.bool_], stored: Mapping[str, str], name: str, engine: duckdb.DuckDBPyConnection
+) -> Asked:
     """Number the keys of a spine and keep the different ones in the engine as the table ``name``, in the view's own types (``stored``).
 
     Rows whose instant is not there match nothing. Integers stay as wide as they are, since a wider one may hold what the view's cannot.

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 
 from endcap.governance.sessions import Session
-from endcap.loop.features.records import TRAINING_PROFILES
+from endcap.loop.features.records import TRAINING_PROFILES, VIEW_VERSIONS, ViewVersion
 from endcap.loop.registry.assignments import read_assignment
 from endcap.loop.registry.comparisons import find_comparison
 from endcap.loop.registry.records import MODELS
@@ -29,7 +29,8 @@ class ViewUse(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         if self.answering:
             return f"{self.model} (answers by {', '.join(self.answering)})"
-        return f"{self.model} ({len(self.versions)} versions, none answers)" if self.versions else f"{self.model} (not trained on it yet)"
+        n = len(self.versions)
+        return f"{self.model} ({n} version{'s' if n > 1 else ''}, none answers)" if n else f"{self.model} (not trained on it yet)"
 
 
 class _Named(msgspec.Struct):
@@ -67,6 +68,18 @@ def find_view_uses(session: Session, *, views: Collection[str] | None = None) ->
             answers = tuple(version for version in versions if version in answering[model_name])
             uses.append(ViewUse(model=model_name, declared=model_name in declared.get(name, ()), versions=versions, answering=answers))
         found[name] = tuple(uses)
+    return found
+
+
+def find_answering_views(session: Session, model: str) -> dict[str, ViewVersion]:
+    """The versions of views, by id, that those versions of a model read which answer now. A view that was never applied is left out."""
+    found: dict[str, ViewVersion] = {}
+    for version in sorted(_find_answering(session, model)):
+        profile = session.records.get(TRAINING_PROFILES, workspace=session.workspace, id=version)
+        for name, view_version in profile.views.items() if profile else ():
+            kept = session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=f"{name}@{view_version}")
+            if kept is not None:
+                found[kept.id] = kept
     return found
 
 

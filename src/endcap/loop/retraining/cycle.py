@@ -22,6 +22,7 @@ from endcap.loop.monitoring.watches import check_watch, describe_reading
 from endcap.loop.registry.records import MODELS, VERSIONS, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version
+from endcap.loop.registry.view_uses import find_answering_views
 from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
 from endcap.loop.retraining.tasks import DataRef, Members, Task, Training
@@ -114,7 +115,7 @@ class _Cycle:
                 self._assemble,
                 DataRef,
                 needs=names,
-                parts=(task.identity, now, str(self.origin)),
+                parts=(task.identity, now, str(self.origin), *find_answering_views(self.session, task.name)),
                 stands=lambda data: self.session.blobs.has(data.digest),
             ),
             Step("watch", self._watch, Watched, needs=("assemble",)),

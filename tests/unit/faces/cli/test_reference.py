@@ -66,7 +66,7 @@ def test_what_an_error_gives(title: str, done: int, codes: dict[str, int]) -> No
 def test_paths_of_http() -> None:
     text = section("HTTP")
     rows = re.findall(r"^\| `(\S+)` \| (GET, POST|POST) \| ([a-z -]+) \|$", text, flags=re.MULTILINE)
-    assert [(entry.path, "GET, POST" if entry.reads else "POST", name) for name, entry in remote_verbs().items()] == rows
+    assert [(entry.path, "GET, POST" if entry.by_query else "POST", name) for name, entry in remote_verbs().items()] == rows
     assert dict(re.findall(r"^- \*\*([a-z -]+)\*\*: (.+)$", text, flags=re.MULTILINE)) == LOCAL
 
 

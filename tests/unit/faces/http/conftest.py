@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ def brew(
     minutes: float = 3.5,
     hot: bool = False,
     guests: Sequence[str] | None = None,
-    sugar: Mapping[str, int] | None = None,
     folder: Path = Path(),
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def brew(
 
     ``cups`` is how many, ``zone`` where it is drunk.
     """
-    given = {"leaf": leaf, "cups": cups, "zone": zone, "minutes": minutes, "hot": hot, "guests": guests, "sugar": sugar}
+    given = {"leaf": leaf, "cups": cups, "zone": zone, "minutes": minutes, "hot": hot, "guests": guests}
     return {**given, "folder": str(folder), "out": out, "actor": session.actor.name}
 
 

@@ -112,8 +112,8 @@ def test_a_quick_path_is_answered_without_the_application() -> None:
     status, headers, body = ask(HOST, JSON, path="/quick")
     assert (status, body) == (200, b"olleh")
     assert headers == {"content-type": "application/json", "content-length": "5"}
-    status, _, body = ask(HOST, method="GET", path="/quick")
-    assert (status, json.loads(body)["error"]) == (405, "/quick takes POST, not GET.")
+    status, headers, body = ask(HOST, method="GET", path="/quick")
+    assert (status, headers["allow"], json.loads(body)["error"]) == (405, "POST", "/quick takes POST, not GET.")
 
 
 def one(body: bytes) -> list[Message]:

@@ -9,7 +9,7 @@ from endcap.core.definitions.aggregates import sum as sum_
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Check, Contract, Table
 from endcap.core.errors import DefinitionError
-from endcap.loop.features.lineage import CONDITION, ViewSources, find_sources, source_columns
+from endcap.loop.features.lineage import CONDITION, ViewSources, find_personal, find_sources, source_columns
 
 SALES = Table(
     "sales",
@@ -133,11 +133,11 @@ def test_selects_of_many_forms(sql: str, found: str | None) -> None:
 
 def test_where_a_column_cannot_be_told_its_tables_are_named() -> None:
     joined = "SELECT * FROM sales JOIN plan USING (store)"
-    assert of_sql(joined, "units") == {"units": "plan (rows), sales (rows)"}
+    assert of_sql(joined, "units") == {"units": "plan (some columns), sales (some columns)"}
     known = {"sales": ["store", "units"], "plan": ["store", "visitors"]}
     told = of_sql(joined, "units", "visitors", columns=known)
     assert told == {"units": "sales.units | plan.store, sales.store", "visitors": "plan.visitors | plan.store, sales.store"}
-    assert of_sql("SELECT * FROM (PIVOT sales ON kind IN ('a', 'b') USING sum(units))", "a") == {"a": "plan (rows), sales (rows)"}
+    assert of_sql("SELECT * FROM (PIVOT sales ON kind IN ('a', 'b') USING sum(units))", "a") == {"a": "plan (some columns), sales (some columns)"}
     assert of_sql("SELECT * FROM sales", "units") == {"units": "sales.units"}
 
 
@@ -153,3 +153,16 @@ def test_what_does_not_parse_is_refused() -> None:
         of_sql("SELECT FROM WHERE", "u")
     view = FeatureView(name="v", source=SALES, features={"a": "price"})
     assert [str(column) for column in source_columns(view)["a"]] == ["sales.price"]
+
+
+def test_what_carries_a_personal_column_is_personal() -> None:
+    people = Table("people", "p.csv", keys=("email",), event_time="day", columns={"domain": "split_part(email, '@', 2)"}, personal=("email", "age"))
+    windows = {"newest": last("age", "7d"), "total": sum_("age", "7d"), "n": count("*", "7d"), "spend": last("spend", "7d")}
+    folded = FeatureView(name="v", source=people, features=windows, personal=("spend",))
+    assert find_personal(folded, find_sources(folded)) == {"email", "newest", "spend"}
+    rows = FeatureView(name="v", source=people, keys=("store",), features={"d": "domain", "old": "age > 60", "x": "x"})
+    assert find_personal(rows, find_sources(rows)) == {"d", "old"}
+    queried = FeatureView(name="v", sql="SELECT store, count(*) AS n, max(age) AS m FROM people GROUP BY 1", tables=(people,), keys=("store",))
+    assert find_personal(queried, find_sources(queried)) == {"m"}
+    starred = FeatureView(name="v", sql="SELECT * FROM people, sales", tables=(people, SALES), keys=("store",), features=["x"])  # type: ignore[arg-type]  # a list of names is taken
+    assert "x" in find_personal(starred, find_sources(starred))

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from endcap.testing.postgres import PostgresServer, find_programs, serve_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the tests' own, started when the first test asks for it. Each test makes its own schema or database in it."""
+    if find_programs() is None:
+        pytest.skip("PostgreSQL is not installed on this machine (no initdb), so its connector goes untested: apt-get install postgresql")
+    pytest.importorskip("adbc_driver_postgresql", reason="the driver of PostgreSQL is not installed: pip install 'endcap[postgres]'")
+    with serve_postgres() as server:
+        yield server
