@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -158,23 +157,28 @@ class Slow:
 
 
 @pytest.fixture(scope="module")
-def make_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def make_world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def make(*, dated: bool) -> World:
         folder = tmp_path_factory.mktemp("world")
         session = make_session(start=(ZERO + timedelta(days=4, hours=8)).replace(tzinfo=UTC))
         table = Table("rows", "rows", keys=("key",), event_time="at", known_at="known" if dated else None, contract=Contract(future=True))
-        views = (FeatureView(name="windows", source=table, features=FEATURES, known_after="6h"), FeatureView(name="rows", source=table, features=["u"]))
+        views = (
+            FeatureView(name="windows", source=table, features=FEATURES, known_after="6h"),
+            FeatureView(name="rows", source=table, features=["u"]),
+        )
         for view in views:
             with session.change("apply", thing=view.name) as change:
                 register_view(session, change, view, folder=folder)
         return World(folder, session)
 
-    yield make
+    return make
 
 
 hours = st.integers(0, 9 * 24)
 values = st.integers(0, 5)
-plain_rows = st.lists(st.builds(lambda key, hour, value: Row(key, ZERO + timedelta(hours=hour), value), st.sampled_from(KEYS), hours, values), min_size=1, max_size=5)
+plain_rows = st.lists(
+    st.builds(lambda key, hour, value: Row(key, ZERO + timedelta(hours=hour), value), st.sampled_from(KEYS), hours, values), min_size=1, max_size=5
+)
 steps = st.lists(st.tuples(st.lists(plain_rows, max_size=2), st.integers(0, 50)), min_size=1, max_size=4)
 quick = settings(
     max_examples=int(os.environ.get("ENDCAP_EXAMPLES", "6")),
@@ -224,7 +228,7 @@ def test_rows_give_what_was_known_at_each_instant(make_world: Any, steps: list[t
         for place, rows in enumerate(files):
             world.put(f"{n}-{place}", rows)
         world.run("rows")
-        given = world.runs[-2] if len(world.runs) > 1 else datetime.min
+        given = world.runs[-2] if len(world.runs) > 1 else ZERO - DAY
         for name in sorted(set(world.files) - seen):
             for place, row in enumerate(world.files[name]):
                 known = world.runs[-1] if row.at <= given else row.at
