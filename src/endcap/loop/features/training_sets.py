@@ -292,7 +292,7 @@ def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder:
 
     with reading(view.name):
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {rows.sql}")
-        (n,) = engine.execute(f"SELECT count(*) FROM {name}").fetchone() or (0,)
+        ((n,),) = engine.execute(f"SELECT count(*) FROM {name}").fetchall()
     return rows, f"SELECT * FROM {name}", int(n)
 
 
