@@ -208,6 +208,10 @@ class OnlineStore(Protocol):
         """
         ...
 
+    def get(self, space: str, key: bytes) -> bytes | None:
+        """The row of one key: what ``read`` says of it, by the shortest way."""
+        ...
+
     def sample(self, space: str, n: int) -> list[tuple[bytes, bytes]]:
         """Up to ``n`` keys with their rows, each key at most once and as likely as any other; the store draws by chances of its own."""
         ...

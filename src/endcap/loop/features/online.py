@@ -53,7 +53,7 @@ class OnlineRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class OnlineRows(msgspec.Struct, frozen=True):
-    """What one view says of many keys, in their order: see ``OnlineRow``. ``columns`` holds a list for each feature, None where a value is missing."""
+    """What one view says of many keys, in their order; see ``OnlineRow``. ``columns`` holds a list for each feature, None where it is missing."""
 
     view: str
     columns: dict[str, list[Any]]
@@ -94,6 +94,7 @@ class _View:
         self.id = version.id
         self.space = name_space(session, version)
         self.codec = make_codec(version)
+        self.encode_key, self.decode_row = self.codec.encode_key, self.codec.decode_row
         self.features = list(version.feature_types)
         max_age = version.view.max_age
         self.max_age_us = None if max_age is None else parse_duration(max_age) // timedelta(microseconds=1)
@@ -103,7 +104,7 @@ class _View:
         """What a row says at an instant."""
         if row is None:
             return _ABSENT
-        found = self.codec.decode_row(row)
+        found = self.decode_row(row)
         if found is None:
             return _OUTDATED
         event_us, known_us, values = found
@@ -144,7 +145,7 @@ class OnlineReader:
         self.keys = tuple(dict.fromkeys(key for view in views for key in view.codec.keys))
         self.views = tuple(view.id for view in views)
         self.features = {view.id: tuple(view.features) for view in views}
-        self._read, self._now = store.read, clock.now
+        self._read, self._get, self._now = store.read, store.get, clock.now
         self._views = list(views)
         for view in views:
             view.places = [self.keys.index(key) for key in view.codec.keys]
@@ -159,11 +160,9 @@ class OnlineReader:
             raise InvalidInput(f"A key has {len(key)} values; these views are keyed by {list(self.keys)}.")
         sole = self._sole
         if sole is not None:
-            encoded = sole.codec.encode_key(key)
-            if encoded is None:
-                return [_NO_KEY]
-            return [sole.judge(self._read(((sole.space, (encoded,)),))[0][0], self._now_us())]
-        asked = [view.codec.encode_key([key[place] for place in view.places]) for view in self._views]
+            encoded = sole.encode_key(key)
+            return [_NO_KEY if encoded is None else sole.judge(self._get(sole.space, encoded), self._now_us())]
+        asked = [view.encode_key([key[place] for place in view.places]) for view in self._views]
         found = iter(self._read([(view.space, (key_,)) for view, key_ in zip(self._views, asked, strict=True) if key_ is not None]))
         now_us = self._now_us()
         return [_NO_KEY if key_ is None else view.judge(next(found)[0], now_us) for view, key_ in zip(self._views, asked, strict=True)]
@@ -210,8 +209,7 @@ class OnlineReader:
         return columns
 
     def _now_us(self) -> int:
-        since = self._now() - _EPOCH
-        return since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds
+        return round(self._now().timestamp() * 1e6)
 
 
 _ABSENT = OnlineRow(None, None, None, None, ABSENT)

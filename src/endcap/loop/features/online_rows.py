@@ -35,8 +35,7 @@ _ZERO = 1 << 63
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - times of rows are plain, as their tables have them
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _DAYS = (date.min.toordinal() - _EPOCH_DAY, date.max.toordinal() - _EPOCH_DAY)
-_MICROSECOND = timedelta(microseconds=1)
-_MOMENTS = ((datetime.min - _EPOCH) // _MICROSECOND, (datetime.max - _EPOCH) // _MICROSECOND)
+_MOMENTS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 _UUID = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _UUID_TEXT = re.compile(_UUID)
 _FEW = 8  # rows below which unpacking one by one is quicker than by columns
@@ -75,8 +74,11 @@ class RowCodec:
         packed = struct.Struct(f">QQ{_PRINT_BYTES}s{n_bits}s{''.join(codes)}")
         self._width, self._unpack = packed.size, packed.unpack_from
         self._no_nulls = bytes(n_bits)
-        cells = [(f"f{place}", _ARRAYS[code]) for place, code in enumerate(codes)]
-        self._dtype = np.dtype([("event", ">u8"), ("known", ">u8"), ("print", f"V{_PRINT_BYTES}"), ("nulls", "u1", (n_bits,)), *cells])
+        # Neighbours of one width are one field of the array: what they hold is taken out, and put in, at once.
+        self._blocks = [(f"at {start}", start, n_alike) for start, n_alike in _find_runs(list(features.values()))]
+        cells = [(name, _ARRAYS[codes[start]], (n,)) for name, start, n in self._blocks]
+        self._dtype = np.dtype([("event", ">u8"), ("known", ">u8"), ("print", ">u4"), ("nulls", "u1", (n_bits,)), *cells])
+        self._print = int.from_bytes(self.fingerprint, "big")
         self._texts = [place for place, type_ in enumerate(features.values()) if type_ == "text"]
         self._others = [(place, _READ_ONE[type_]) for place, type_ in enumerate(features.values()) if type_ in _READ_ONE]
         self._plain = not self._texts and not self._others
@@ -161,7 +163,8 @@ class RowCodec:
             if stamp.null_count:
                 raise InvalidInput(f"{self._what} has rows without {name}.")
             cells[field] = stamp.cast(pa.int64()).to_numpy().view(np.uint64) + np.uint64(_ZERO)
-        cells["print"] = np.void(self.fingerprint)
+        cells["print"] = self._print
+        slots = [cells[block][:, place] for block, _, n_alike in self._blocks for place in range(n_alike)]
         nulls = np.zeros((n, len(self.features)), bool)
         texts: list[pa.Array] = []
         end = np.zeros(n, np.int64)
@@ -172,9 +175,9 @@ class RowCodec:
             if type_ == "text":
                 texts.append(pc.fill_null(column.cast(pa.binary()), b""))
                 end = end + pc.binary_length(texts[-1]).to_numpy()
-                cells[f"f{place}"] = end
+                slots[place][:] = end
             else:
-                cells[f"f{place}"] = _to_numbers(column)
+                slots[place][:] = _to_numbers(column)
         cells["nulls"] = np.packbits(nulls, axis=1, bitorder="little")
         if cells.nbytes + int(end.sum()) >= 2**31:
             raise InvalidInput(f"{self._what}: {n:,} rows are more than 2 GiB.", hint="pack them in parts")
@@ -215,23 +218,36 @@ class RowCodec:
         if len(heads) != width * len(rows):  # rows of other columns, longer than ours
             heads = b"".join([row[:width] or bytes(width) for row in standing])
         cells = np.frombuffer(heads, self._dtype)
-        ours = cells["print"] == np.void(self.fingerprint)
+        ours = cells["print"] == self._print
         missing = [] if ours.all() else np.flatnonzero(~ours).tolist()
         event, known = ((cells[field] + np.uint64(_ZERO)).view(np.int64).tolist() for field in ("event", "known"))
-        columns = []
+        columns = self._take_columns(cells, standing, ours)
         bits = cells["nulls"]
-        some_null = bool(bits.any())
-        for place, type_ in enumerate(self.features.values()):
-            values = cells[f"f{place}"]
-            column = self._slice_texts(standing, cells, place, ours) if type_ == "text" else _READ_MANY.get(type_, _as_list)(values, ours)
-            if some_null:
+        if bits.any():
+            for place, column in enumerate(columns):
                 for row in np.flatnonzero(bits[:, place >> 3] >> (place & 7) & 1).tolist():
                     column[row] = None
-            columns.append(column)
-        for column in (event, known, *columns):
+        for column in (event, known, *columns) if missing else ():
             for row in missing:
                 column[row] = None
         return Columns(event, known, columns)
+
+    def _take_columns(self, cells: Any, rows: Sequence[bytes], ours: Any) -> list[list[Any]]:
+        """The values of each feature; of rows that are not ours, anything."""
+        columns: list[list[Any]] = []
+        types = list(self.features.values())
+        starts = np.full(len(cells), self._width)
+        for block, first, _ in self._blocks:
+            type_, values = types[first], cells[block].T
+            if not self._plain:
+                values = np.where(ours, values, values.dtype.type(0))
+            if type_ == "text":
+                for ends in values.astype(np.int64) + self._width:
+                    columns.append([row[start:end].decode() for row, start, end in zip(rows, starts.tolist(), ends.tolist(), strict=True)])
+                    starts = ends
+            else:
+                columns += values.tolist() if self._plain else [_READ_MANY[type_](column) for column in values]
+        return columns
 
     def _decode_few(self, rows: Sequence[bytes | None]) -> Columns:
         nothing = (None, None, (None,) * len(self.features))
@@ -239,12 +255,6 @@ class RowCodec:
         return Columns(
             [row[0] for row in found], [row[1] for row in found], [[row[2][place] for row in found] for place in range(len(self.features))]
         )
-
-    def _slice_texts(self, rows: Sequence[bytes], cells: Any, place: int, ours: Any) -> list[Any]:
-        order = self._texts.index(place)
-        ends = np.where(ours, cells[f"f{place}"], 0).astype(np.int64) + self._width
-        starts = np.where(ours, cells[f"f{self._texts[order - 1]}"], 0).astype(np.int64) + self._width if order else np.full(len(rows), self._width)
-        return [row[start:end].decode() for row, start, end in zip(rows, starts.tolist(), np.where(ours, ends, starts).tolist(), strict=True)]
 
     def _column(self, table: pa.Table, name: str, type_: str) -> pa.Array:
         """A column in the one Arrow type that its cells are made from."""
@@ -277,12 +287,19 @@ _EXAMPLES = {
 }
 
 
+def _find_runs(types: Sequence[str]) -> list[tuple[int, int]]:
+    """Neighbours of the same type: where each run begins, and how long it is."""
+    starts = [place for place, type_ in enumerate(types) if place == 0 or types[place - 1] != type_]
+    return [(start, end - start) for start, end in zip(starts, [*starts[1:], len(types)], strict=True)]
+
+
 def _key_integer(value: Any) -> bytes | None:
-    if type(value) is not int:
-        if not isinstance(value, np.integer):
-            return None
-        value = int(value)
-    return (value + _ZERO).to_bytes(8, "big") if -_ZERO <= value < _ZERO else None
+    if type(value) is not int and not isinstance(value, np.integer):
+        return None
+    try:
+        return (int(value) + _ZERO).to_bytes(8, "big")
+    except OverflowError:
+        return None
 
 
 def _key_text(value: Any) -> bytes | None:
@@ -448,18 +465,16 @@ _READ_ONE: dict[str, Callable[[int], Any]] = {
 }
 
 
-def _as_list(values: Any, ours: Any) -> list[Any]:
-    return values.tolist()
+def _as_list(values: Any) -> list[Any]:
+    return list(values.tolist())
 
 
-def _read_dates(values: Any, ours: Any) -> list[Any]:
-    return np.where(ours, values, 0).astype("datetime64[D]").tolist()
-
-
-def _read_times(values: Any, ours: Any) -> list[Any]:
-    return np.where(ours, values, 0).astype("datetime64[us]").tolist()
-
-
-_READ_MANY: dict[str, Callable[[Any, Any], list[Any]]] = {"date": _read_dates, "timestamp": _read_times}
+_READ_MANY: dict[str, Callable[[Any], list[Any]]] = {
+    "bool": _as_list,
+    "integer": _as_list,
+    "number": _as_list,
+    "date": lambda values: _as_list(values.astype("datetime64[D]")),
+    "timestamp": lambda values: _as_list(values.astype("datetime64[us]")),
+}
 
 assert STAMP_BYTES == 16, "the first two cells are the stamp"

@@ -185,14 +185,21 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Push(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows that a program pushed: kept for ever offline, and newer than what stood there online."""
+    """Rows that a program pushed: kept for ever offline, and online where they are newer than what stands there.
+
+    ``at`` is the instant from which they are known; ``n`` counts the pushes of the version from 1. ``online`` is ``pending`` until the rows are
+    where they belong, then ``done``, or ``none`` for a view that is not kept online; ``void`` where the process was killed before a row was
+    kept. ``n_online`` of the rows took a place online.
+    """
 
     id: str
     view: str
     version: str
     at: datetime
+    n: int
     n_rows: int
-    n_online: int
+    n_online: int = 0
+    online: str = "pending"
 
 
 class ParityExample(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,5 +256,5 @@ MATERIALISATIONS = Kind("materialisation", Materialisation, "id", (("view",), ("
 SNAPSHOTS = Kind("feature-snapshot", Snapshot, "id", (("view",), ("view", "version")))
 TRAINING_PROFILES = Kind("training-profile", TrainingProfile, "id", (("model",),))
 TRAINING_SETS = Kind("training-set", TrainingSet, "id", (("identity",),))
-PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version")))
+PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version"), ("view", "version", "online")))
 PARITY_REPORTS = Kind("parity-report", ParityReport, "id", (("view",), ("view", "version")))

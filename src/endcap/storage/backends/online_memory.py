@@ -37,6 +37,9 @@ class MemoryOnline:
         with self._lock:
             return [list(map(self._rows.get(space, {}).get, keys)) for space, keys in requests]
 
+    def get(self, space: str, key: bytes) -> bytes | None:
+        return self._rows.get(space, {}).get(key)
+
     def sample(self, space: str, n: int) -> list[tuple[bytes, bytes]]:
         require_limit(n)
         with self._lock:

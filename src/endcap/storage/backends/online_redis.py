@@ -101,6 +101,11 @@ class RedisOnline:
         rest = iter(answers)
         return [next(rest) if keys else [] for _, keys in requests]
 
+    def get(self, space: str, key: bytes) -> bytes | None:
+        with self._telling() as client:
+            row: bytes | None = client.execute_command("HGET", _ROWS + require_space(space), key)
+        return row
+
     def sample(self, space: str, n: int) -> list[tuple[bytes, bytes]]:
         require_limit(n)
         name = _ROWS + require_space(space)

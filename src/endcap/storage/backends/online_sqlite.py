@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 from endcap.storage.backends.sqlite_file import SqliteFile
@@ -31,7 +31,7 @@ _WRITE = f"""
 INSERT INTO {{table}} (key, row) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET row = excluded.row
 WHERE substr(excluded.row, 1, {STAMP_BYTES}) >= substr(row, 1, {STAMP_BYTES})
 """
-_READ_ONE = "SELECT row FROM {table} WHERE key = ?"
+_GET = "SELECT row FROM {table} WHERE key = ?"
 _READ = "WITH asked (key) AS (VALUES {places}) SELECT stands.key, stands.row FROM asked CROSS JOIN {table} AS stands ON stands.key = asked.key"
 _SAMPLE = "SELECT key, row FROM {table} WHERE key IN (SELECT key FROM {table} ORDER BY random() LIMIT ?)"
 _COUNT = "SELECT count(*) FROM {table}"
@@ -46,8 +46,9 @@ class SqliteOnline:
         self._path = path
         self._file: SqliteFile | None = None
         self._lock = Lock()
-        self._read_one: dict[str, str] = {}
-        self._read_many: dict[str, dict[int, str]] = {}
+        self._local = local()
+        self._gets: dict[str, str] = {}
+        self._reads: dict[str, dict[int, str]] = {}
 
     @property
     def n_rows_at_once(self) -> int:
@@ -77,22 +78,26 @@ class SqliteOnline:
             return [[None] * len(keys) for _, keys in requests]
         try:
             connection = file.connection()
-            if len(requests) == 1 and len(requests[0][1]) == 1:  # a statement of its own sees one instant anyhow
-                space, key = requests[0]
-                found = connection.execute(self._read_one.get(space) or self._one(space), key).fetchone()
-                return [[found[0] if found else None]]
             connection.execute("BEGIN DEFERRED")
             try:
                 return [self._read(connection, space, keys) for space, keys in requests]
             finally:
                 connection.execute("ROLLBACK")
         except sqlite3.DatabaseError as error:
-            if _has_no_table(error):
-                return [[None]]
             told = file.explain(error)
             if told is None:
                 raise
             raise told from error
+
+    def get(self, space: str, key: bytes) -> bytes | None:
+        """See ``OnlineStore``. A statement of its own sees one instant, so no transaction is begun; the thread's cursor is at hand."""
+        try:
+            found = self._local.ask(self._gets[space], (key,)).fetchone()
+        except (AttributeError, KeyError, sqlite3.Error):  # the thread's first look, or the space's; one that failed is made again and says why
+            rows = self._ask(_GET, space, key)
+            self._remember(space)
+            return rows[0][0] if rows else None
+        return found[0] if found else None
 
     def sample(self, space: str, n: int) -> list[tuple[bytes, bytes]]:
         """See ``OnlineStore``. Cost: one look at every key."""
@@ -126,12 +131,12 @@ class SqliteOnline:
         with self._lock:
             if self._file is not None:
                 self._file.close()
-                self._file = None
+                self._file, self._local = None, local()
 
     def _read(self, connection: sqlite3.Connection, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Rows of one space inside a transaction, by statements of 256, 128, 64 ... keys."""
         found: dict[bytes, bytes] = {}
-        start, n, statements = 0, len(keys), self._many(space)
+        start, n, statements = 0, len(keys), self._word_reads(space)
         try:
             while start < n:
                 size = min(_MOST_AT_ONCE, 1 << ((n - start).bit_length() - 1))
@@ -142,15 +147,18 @@ class SqliteOnline:
                 raise
         return list(map(found.get, keys))
 
-    def _one(self, space: str) -> str:
-        statement = self._read_one[space] = _READ_ONE.format(table=_name_table(space))
-        return statement
+    def _remember(self, space: str) -> None:
+        """Keep the statement of a space and the calling thread's cursor; that of a file which is only looked at may be another next time."""
+        self._gets[space] = _GET.format(table=_name_table(space))
+        self._local.__dict__.pop("ask", None)
+        if self._file is not None and not self._file.is_frozen():
+            self._local.ask = self._file.connection().cursor().execute
 
-    def _many(self, space: str) -> dict[int, str]:
-        known = self._read_many.get(space)
+    def _word_reads(self, space: str) -> dict[int, str]:
+        known = self._reads.get(space)
         if known is None:
             table, sizes = _name_table(space), [1 << power for power in range(_MOST_AT_ONCE.bit_length())]
-            known = self._read_many[space] = {n: _READ.format(table=table, places=", ".join(["(?)"] * n)) for n in sizes}
+            known = self._reads[space] = {n: _READ.format(table=table, places=", ".join(["(?)"] * n)) for n in sizes}
         return known
 
     def _open(self) -> SqliteFile:

@@ -56,8 +56,7 @@ class SqliteFile:
     def connection(self) -> sqlite3.Connection:
         """The calling thread's own."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        frozen = getattr(self._local, "frozen", None)
-        if connection is not None and frozen is not None and frozen != self._stamp():
+        if connection is not None and self.is_frozen() and self._local.frozen != self._stamp():
             self._drop(connection)  # somebody writes again
             connection = None
         if connection is None:
@@ -68,6 +67,10 @@ class SqliteFile:
                 self._open[threading.current_thread()] = connection
             self._local.connection = connection
         return connection
+
+    def is_frozen(self) -> bool:
+        """Whether the thread looks at the file alone, as it stood when nothing could be written beside it; see ``_connect``."""
+        return getattr(self._local, "frozen", None) is not None
 
     def begin(self) -> sqlite3.Connection:
         """The thread's connection with a transaction that writes; writers wait up to 30 s for their turn.
