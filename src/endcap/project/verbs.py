@@ -14,6 +14,8 @@ MODULES = (
     "endcap.loop.features.drift",
     "endcap.loop.features.catalogue",
     "endcap.loop.features.materialisation",
+    "endcap.loop.features.online",
+    "endcap.loop.features.parity",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.comparisons",
     "endcap.loop.registry.releases",
