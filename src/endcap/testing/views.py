@@ -29,8 +29,8 @@ def know_view(
 ) -> ViewVersion:
     """A row view whose types are known as if its table had been read; it stands from now on.
 
-    ``keys`` and ``features`` give Endcap's types by name, ``zone`` is its table's, ``stored`` DuckDB's type where it is not the usual one; ``options``
-    are those of ``FeatureView``.
+    ``keys`` and ``features`` give Endcap's types by name, ``zone`` is its table's, ``stored`` DuckDB's type where it is not the usual one;
+    ``options`` are those of ``FeatureView``.
     """
     table = Table(f"{name}-rows", f"{name}.parquet", keys=tuple(keys), event_time="at", zone=zone)
     view = FeatureView(name=name, source=table, keys=tuple(keys), features=list(features), **options)  # type: ignore[arg-type]  # a list of names will do

@@ -29,6 +29,7 @@ from endcap.testing.faults import Instants, fill, kill, striking
 from endcap.testing.sessions import make_session
 from endcap.testing.views import know_view
 
+EVERY = int(os.environ.get("ENDCAP_TEST_EVERY", "6"))  # of the instants of a push one in so many is tried; the benchmark tries all
 NOW = datetime(2026, 1, 5, 8, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
@@ -216,9 +217,9 @@ def test_values_of_personal_columns_are_not_shown(session: Session) -> None:
 
 def test_only_views_that_say_so_and_whose_types_are_known_take_pushes(session: Session) -> None:
     know_cart(session, pushed=False)
-    with pytest.raises(InvalidInput, match=r"takes no pushes. Hint: define it with pushed=True"):
+    with pytest.raises(InvalidInput, match=r"takes no pushes\. Hint: define it with pushed=True"):
         push(session, "cart", [row()])
-    with pytest.raises(NotFound, match="No feature view 'carts'.*did you mean 'cart'"):
+    with pytest.raises(NotFound, match=r"No feature view 'carts'.*did you mean 'cart'"):
         push(session, "carts", [row()])
     with pytest.raises(PermissionDenied, match="'features push' needs the permission 'edit'"):
         push(replace(session, role=Role.VIEWER), "cart", [row()])
@@ -231,18 +232,18 @@ def test_a_view_that_is_not_online_keeps_what_is_pushed_offline(session: Session
 
 
 def test_many_pushes_become_few_files_and_no_row_is_lost(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pushes, "MERGE_FROM", 4)
+    monkeypatch.setattr(pushes, "MERGE_FROM", 3)
     version = know_cart(session)
-    for n in range(1, 41):
+    for n in range(1, 21):
         push(session, "cart", [row(n=n, at=advance(session, 5 * MINUTE))])
         kept = {(entry["n"], entry["__event_at"], entry["__known_at"], entry["__order"]) for entry in at_rest(session)}
         assert {entry[0] for entry in kept} == set(range(1, n + 1))
         assert len(kept) == n
     advance(session, timedelta(hours=2))
-    push(session, "cart", [row(n=41)])
+    push(session, "cart", [row(n=21)])
     merge_pushes(session, version)
     assert len(session.tables.partitions(PUSHED)) <= 12
-    assert sorted(entry["n"] for entry in at_rest(session)) == list(range(1, 42))
+    assert sorted(entry["n"] for entry in at_rest(session)) == list(range(1, 22))
     assert session.records.find(PUSH_MERGES, workspace="default", where={"view": "cart", "version": version.version, "removed": True})
 
 
@@ -296,7 +297,8 @@ def test_a_push_killed_at_any_instant_is_whole_or_not_and_the_next_makes_it_good
         push_at(tmp_path / "counted", NOW, 2)
     n_instants, n_killed, n_left = len(counted.names), 0, 0
     assert n_instants > 15
-    for at in range(1, n_instants + 1):
+    tried = range(1, n_instants + 1, EVERY)
+    for at in tried:
         home = tmp_path / str(at)
         shutil.copytree(tmp_path / "prepared", home)
 
@@ -319,8 +321,8 @@ def test_a_push_killed_at_any_instant_is_whole_or_not_and_the_next_makes_it_good
         finish_pushes(later, know_cart(later))
         later.ports.close()
         assert "pending" not in look(home)[2]
-    assert n_killed == n_instants
-    assert n_left > 5
+    assert n_killed == len(tried)
+    assert n_left > 0
 
 
 def test_a_push_that_could_not_be_put_online_is_finished_by_the_next(tmp_path: Path) -> None:
