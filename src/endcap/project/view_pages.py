@@ -162,7 +162,7 @@ class _Pages:
 def _say_newest(profile: ProfileLine | None) -> str:
     if profile is None:
         return "never profiled"
-    age = "" if profile.age_s is None else f", the newest value {format_duration(max(profile.age_s, 0.0))} old at that"
+    age = "" if profile.age_s is None else f", the newest value {format_duration(max(profile.age_s, 0.0))} old when this was written"
     return f"{profile.n_rows:,} keys profiled on {profile.at:%Y-%m-%d %H:%M}{age}"
 
 

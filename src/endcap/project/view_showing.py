@@ -343,7 +343,7 @@ def _describe_table(session: Session, table: Table) -> TableLine:
         keys=table.keys,
         event_time=table.event_time,
         zone=table.zone or session.zone,
-        known=table.known_at or (f"{table.known_after} after its interval" if parse_duration(table.known_after) else "at once"),
+        known=_describe_known(table),
         owner=table.owner,
         description=table.description,
         purposes=table.purposes,
@@ -351,6 +351,16 @@ def _describe_table(session: Session, table: Table) -> TableLine:
         last_event=ingest.last_event if ingest else None,
         read_at=ingest.at if ingest else None,
     )
+
+
+def _describe_known(table: Table) -> str:
+    """When a row of a table is known, in words."""
+    if table.known_at is not None:
+        return f"from {table.known_at} on"
+    after = f"{table.known_after} after" if parse_duration(table.known_after) else "at"
+    if table.interval is not None:
+        return f"{after} the end of its interval ({table.interval})" if parse_duration(table.interval) else f"{after} its event time"
+    return f"{after} the end of its day where its event time is a date, otherwise {after} its event time"
 
 
 def _describe_versions(versions: list[ViewVersion], *, standing: str) -> Iterable[VersionLine]:
@@ -368,13 +378,13 @@ def _describe_versions(versions: list[ViewVersion], *, standing: str) -> Iterabl
 
 
 def _find_example(session: Session, kept: ViewVersion, personal: frozenset[str]) -> dict[str, str] | None:
-    """Of some of the rows kept the one that says most."""
+    """Of some of the rows kept the one that says most, and of those the newest."""
     partition = {"workspace": session.workspace, "view": kept.name, "version": kept.version}
     there = session.tables.partitions(MATERIALISED, partition=partition)
     for place in reversed(there[-_SHOWN_BATCHES:]):
         rows: list[dict[str, Any]] = session.tables.scan(MATERIALISED, partition=place).head(_LOOKED_AT).to_pylist()
         if rows:
-            row = max(rows, key=lambda row: sum(value is not None for value in row.values()))
+            row = max(rows, key=lambda row: (sum(value is not None for value in row.values()), row[EVENT_AT]))
             return {_plain_name(name): "(personal)" if name in personal else _as_text(value) for name, value in row.items() if name in _shown(row)}
     return None
 

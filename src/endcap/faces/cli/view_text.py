@@ -85,7 +85,7 @@ def _tell_feature(line: FeatureLine) -> Iterator[Line]:
 
 
 def _tell_table(table: TableLine) -> Iterator[str]:
-    when = f"event time {table.event_time} in {table.zone}, known {table.known}" if table.event_time else "no event time"
+    when = f"event time {table.event_time} in {table.zone}; known {table.known}" if table.event_time else "no event time"
     yield f"  {table.name}  {table.source}  keys {', '.join(table.keys) or '-'}; {when}"
     read = (
         "not read yet" if table.read_at is None else f"{table.n_rows or 0:,} rows to {table.last_event or '-'}, read {table.read_at:%Y-%m-%d %H:%M}"

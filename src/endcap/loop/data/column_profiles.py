@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from endcap.core.errors import InvalidInput
 from endcap.loop.data.column_kernels import GREATEST, estimate_distinct, fold_distinct, fold_distinct_texts, fold_numbers, start_distinct
 from endcap.loop.data.histograms import N_BINS, Spread, choose_edges, close_bins, merge_spreads, write_histogram
-from endcap.loop.data.profiles import MOST_TEXTS, QUANTILES
-from endcap.loop.data.records import ColumnProfile
+from endcap.loop.data.records import MOST_TEXTS, QUANTILES, ColumnProfile
 
 Doubles = NDArray[np.float64]
 

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
 from endcap.loop.data.histograms import Spread, coarsen, read_histogram
-from endcap.loop.data.profiles import MOST_TEXTS, QUANTILES
-from endcap.loop.data.records import ColumnDistance, ColumnProfile, ProfileComparison
+from endcap.loop.data.records import MOST_TEXTS, QUANTILES, ColumnDistance, ColumnProfile, ProfileComparison
 from endcap.loop.data.significance import adjust_p_values, find_chance_psi, find_chi_square, find_ks_p, find_share_p
 
 Doubles = NDArray[np.float64]

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from endcap.core.names import quote
 from endcap.loop.data.failures import reading
-from endcap.loop.data.records import ColumnProfile
+from endcap.loop.data.records import MOST_TEXTS, QUANTILES, ColumnProfile
 from endcap.loop.data.sources import Source
 
 if TYPE_CHECKING:
     import duckdb
 
-QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 MOST_EXACT_ROWS = 5_000_000
 N_SAMPLED = 1_000_000
-MOST_TEXTS = 1000
 _N_TOP = 20
 _SEED = 7
 _SAMPLE = "__profile_sample"
@@ -60,7 +58,7 @@ class _Profiling:
         folded = self._fold({name: values[4] for name, values in quantiles.items()})
         profiles = []
         for name, type_ in self.source.columns.items():
-            n_null, n_distinct, least, most, shift_mean, square_mean = folded[name]
+            n_null, n_distinct, least, most, shift_mean, square_mean, n_infinite = folded[name]
             shown = name not in self.personal
             mean, deviation = _moments(quantiles.get(name, [0.0] * 9)[4], shift_mean, square_mean)
             profiles.append(
@@ -75,6 +73,7 @@ class _Profiling:
                     mean=mean if shown else None,
                     deviation=deviation if shown and type_ != "bool" else None,
                     quantiles=quantiles.get(name) if shown else None,
+                    n_infinite=n_infinite if shown else 0,
                     top=self._top(name) if shown and type_ == "text" and 0 < n_distinct <= MOST_TEXTS else [],
                 )
             )
@@ -93,14 +92,14 @@ class _Profiling:
         return found
 
     def _fold(self, centres: dict[str, float]) -> dict[str, tuple[Any, ...]]:
-        """One scan: missing, distinct, least, most, and the means of the difference from a centre and of its square.
+        """One scan: missing, distinct, least, most, the means of the difference from a centre and of its square, and infinite.
 
         The differences are small where the values are large, which keeps the deviation's digits (Chan, Golub and LeVeque, 1983).
         """
         asked = [part for name in self.source.columns for part in self._asks(name, centres.get(name, 0.0))]
         rows = self.source.sql if self.sampled else f"SELECT * FROM {_SAMPLE}"
         row = self._one(f"SELECT {', '.join(asked)} FROM ({rows})") if asked else ()
-        return {name: tuple(row[6 * i : 6 * i + 6]) for i, name in enumerate(self.source.columns)}
+        return {name: tuple(row[7 * i : 7 * i + 7]) for i, name in enumerate(self.source.columns)}
 
     def _asks(self, name: str, centre: float) -> list[str]:
         column, type_ = quote(name), self.source.columns[name]
@@ -115,15 +114,16 @@ class _Profiling:
                 *(f"CAST({fold}({column}){kept} AS DOUBLE)" for fold in ("min", "max")),
                 f"avg({apart}){kept}",
                 f"avg({apart} * {apart}){kept}",
+                f"count(*) FILTER (WHERE isinf({column}))" if floating else "0",
             ]
         counted = column if type_ in ("text", "date", "timestamp", "bool") else f"hash({column})"
         asks = [f"count(*) - count({column})", f"approx_count_distinct({counted}) FILTER (WHERE {column} IS NOT NULL)"]
         if type_ == "bool":
-            return [*asks, "NULL", "NULL", f"avg(CAST({column} AS INTEGER))", "NULL"]
+            return [*asks, "NULL", "NULL", f"avg(CAST({column} AS INTEGER))", "NULL", "0"]
         if type_ in ("date", "timestamp"):
             ends = [f"replace(CAST({fold}({column}) AS VARCHAR), ' ', 'T')" for fold in ("min", "max")]
-            return [*asks, *ends, "NULL", "NULL"]
-        return [*asks, "NULL", "NULL", "NULL", "NULL"]
+            return [*asks, *ends, "NULL", "NULL", "0"]
+        return [*asks, "NULL", "NULL", "NULL", "NULL", "0"]
 
     def _top(self, name: str) -> list[tuple[str, int]]:
         column = quote(name)

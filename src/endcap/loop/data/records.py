@@ -9,6 +9,9 @@ import msgspec
 from endcap.core.durations import parse_duration
 from endcap.storage.ports import Kind
 
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+MOST_TEXTS = 1000  # distinct texts of a column whose categories are listed
+
 
 class FileIdentity(msgspec.Struct, frozen=True):
     """A file by what it holds. ``path`` is absolute; ``sha256`` is remembered by size, ``mtime_ns`` and ``inode``."""

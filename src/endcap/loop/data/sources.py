@@ -42,7 +42,8 @@ class Source:
     and ``__known_at`` (UTC), both plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``; of a source
     opened with ``placed`` it also has ``__place``, the row's place in that file, and where there is an event time the instant of it (UTC) in
     ``__event_at``: a wall time that a change of clocks repeats is the later of both instants, one that it skips the instant at which a
-    clock that was not changed would show it. Columns that nobody asks for cost nothing.
+    clock that was not changed would show it. Columns that nobody asks for cost nothing. ``event_type`` is DuckDB's type of the event time as
+    the table declares it ('': it declares none).
     """
 
     table: Table
@@ -55,6 +56,7 @@ class Source:
     stored_types: dict[str, str]
     format: str  # parquet | csv
     partitions: tuple[str, ...]
+    event_type: str
     engine: duckdb.DuckDBPyConnection = field(repr=False, compare=False)
 
     def resolve(self, expression: str) -> str:
@@ -156,7 +158,7 @@ def open_files(
     for key in (*table.keys, *table.personal):
         if key not in stored:
             raise InvalidInput(unknown("column", key, stored, where=f"Table '{table.name}'"), hint=suggest(key, stored))
-    sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed)
+    sql, event_type = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed)
     inner = [FILE, *([ROW] if excluded and excluded.marked else []), *([PLACE] if placed else [])]
     inner += [EVENT_AT] if placed and table.event_time is not None else []
     return Source(
@@ -170,6 +172,7 @@ def open_files(
         stored_types=stored,
         format=files.format,
         partitions=files.partitions,
+        event_type=event_type,
         engine=engine,
     )
 
@@ -247,8 +250,9 @@ def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.D
     return f"SELECT *, {', '.join(parts)} FROM ({base})", types
 
 
-def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection, instants: bool) -> str:
-    times = []
+def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection, instants: bool) -> tuple[str, str]:
+    """The rows with their times, and DuckDB's type of the event time ('': there is none)."""
+    times, event_type = [], ""
     for what, name, expression in (("event_time", EVENT_TIME, table.event_time), ("known_at", KNOWN_AT, table.known_at)):
         if expression is None:
             continue
@@ -257,9 +261,10 @@ def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine:
         local = _local_time(f"({value})", type_, zone=zone, what=f"Table '{table.name}' {what} {expression!r}")
         instant = _in_utc(local, f"({value})", type_, zone=zone)
         times.append(f"{local if name == EVENT_TIME else instant} AS {name}")
-        if instants and name == EVENT_TIME:
-            times.append(f"{instant} AS {EVENT_AT}")
-    return f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql
+        if name == EVENT_TIME:
+            event_type = type_
+            times += [f"{instant} AS {EVENT_AT}"] if instants else []
+    return f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql, event_type
 
 
 def _local_time(value: str, type_: str, *, zone: str, what: str) -> str:

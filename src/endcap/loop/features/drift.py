@@ -22,9 +22,10 @@ def compare_drift(session: Session, view: str, *, snapshot: str | None = None, a
     """Compare the values of a feature view with those of another snapshot, or with those a model was trained on.
 
     ``view`` is a view's name, or ``name@version`` for snapshots of that version alone. ``snapshot`` is the id of one of them (None: the newest).
-    ``against`` is the id of another snapshot, the name of a model's version, or ``training`` for the newest version of ``model`` that was trained on
-    the view; None is ``training`` where a model is named, and otherwise the snapshot before. ``model`` also says by whose importances the features
-    are ranked (None: by the distance alone, or by those of the version that is compared with).
+    ``against`` is the id of another snapshot, the name of a model's version such as ``store-day-v3``, or ``training`` for what the model's
+    newest version that reads the view was trained on (None: ``training`` where a model is named, and otherwise the snapshot before).
+    ``model`` is the model by whose importances the features are ranked (None: by the distance alone, or by those of the version that is compared
+    with).
 
     Features are ranked by distance times importance. One has drifted where its population stability index is above .2 and what chance explains,
     or its Kolmogorov-Smirnov distance is above .1, or the share of missing values moved by 5 points, and the difference is beyond chance when all

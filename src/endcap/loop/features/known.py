@@ -63,6 +63,7 @@ def load_known(
     groups, codes = _group_series(panel, view.keys)
     first = max(0, panel.origin + 1 - MOST_TICKS)
     instants = [start_of_day(panel.day(tick), zone=zone) for tick in range(first, panel.origin + 1)]
+    _require_interval(view, ingests or {})
     rows = open_view(session, view, folder=folder, engine=engine, ingests=ingests)
     for feature, type_ in rows.feature_types.items():
         if type_ not in _NUMBERS:
@@ -88,6 +89,19 @@ def load_known(
         values[:, first:] = column.reshape(-1, len(instants))[codes]
         known[name_known(view, feature)] = values
     return known
+
+
+def _require_interval(view: FeatureView, ingests: Mapping[str, Ingest]) -> None:
+    """Raise InvalidInput for rows as they are that stand by a date, where nothing says whether they were known on that day or after it."""
+    table = view.source
+    if table is None or view.windowed or table.interval is not None or table.known_at is not None or table.name not in ingests:
+        return
+    if ingests[table.name].stored_types.get(table.event_time or "") == "DATE":
+        raise InvalidInput(
+            f"A forecast reads rows of table '{table.name}' by view '{view.name}', and its event time is a date: is a row of the whole day, or does"
+            " it hold from its date on?",
+            hint="say interval='1d' of the table if it is of the whole day, interval='0h' if it holds from the day's beginning on",
+        )
 
 
 def _group_series(panel: Panel, keys: tuple[str, ...]) -> tuple[dict[str, list[str]], np.ndarray]:

@@ -54,9 +54,8 @@ class Parser:
 
     def _parse(self, statement: str) -> Node:
         if statement not in self._trees:
-            row = self.engine.execute("SELECT json_serialize_sql(?)", [statement]).fetchone()
-            assert row is not None, "one row answers"
-            self._trees[statement] = msgspec.json.decode(row[0])
+            ((text,),) = self.engine.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()
+            self._trees[statement] = msgspec.json.decode(text)
         return self._trees[statement]
 
 

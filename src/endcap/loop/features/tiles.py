@@ -84,7 +84,7 @@ class _Windows:
         source = advance.view.source
         assert source is not None, "a windowed view has a source"
         ingest, arrival = advance.ingests[source.name], advance.arrivals[source.name]
-        table = open_table(advance.session, source, folder=advance.folder, engine=advance.engine, ingest=ingest)
+        table = open_table(advance.session, source, folder=advance.folder, engine=advance.engine, ingest=ingest, folded=True)
         plan = plan_windows(advance.view, table)
         found = cls(advance, plan, arrival.new, None)
         if arrival.kept or arrival.replaced:
@@ -114,7 +114,8 @@ class _Windows:
         if span.first_event is None or span.last_event is None:
             return self
         first, last = _instants(span)
-        return replace(self, again=(self.plan.ticks.number(first - timedelta(days=1)), self.plan.ticks.number(last + timedelta(days=1))))
+        later = timedelta(days=1) + self.plan.table.interval
+        return replace(self, again=(self.plan.ticks.number(first - timedelta(days=1)), self.plan.ticks.number(last + later)))
 
     @property
     def replaced(self) -> tuple[tuple[datetime, datetime], ...]:
@@ -130,7 +131,9 @@ class _Windows:
         parts = []
         if self.new:
             source = plan.table.source.table
-            only = open_table(self.advance.session, source, folder=self.advance.folder, engine=engine, ingest=plan.table.ingest, only=self.new).source
+            only = open_table(
+                self.advance.session, source, folder=self.advance.folder, engine=engine, ingest=plan.table.ingest, only=self.new, folded=True
+            ).source
             rows = tiles_sql(plan, rows=only.sql_by_file)
             parts.append(rows if self.again is None else f"SELECT * FROM ({rows}) WHERE {TICK} NOT BETWEEN {self.again[0]} AND {self.again[1]}")
         if self.again is not None:

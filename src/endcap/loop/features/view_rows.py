@@ -39,6 +39,8 @@ from endcap.loop.features.windows import WindowPlan, plan_windows, tiles_sql, wi
 if TYPE_CHECKING:
     import duckdb
 
+    from endcap.loop.data.records import FileIdentity
+
 PUSHED_FIRST = 1 << 62  # pushed rows come after all that were ingested
 
 
@@ -80,7 +82,8 @@ def open_view(
     included; windows look back before it as far as they reach. ``pushed`` adds the rows that programs pushed. ``only`` reads some
     files of a table, by its name, such as ``new_files`` names (None: all).
 
-    An event time is the instant at which the table's zone shows it, see ``Source``; a row becomes known at the table's ``known_at``, or else
+    An event time is the instant at which the table's zone shows it, see ``Source``; of a row that sums up an interval (``Table.interval``; a date
+    that windows fold is a day) it is the interval's end. A row becomes known at the table's ``known_at``, or else
     its ``known_after`` after its event time. A row without an event time, or with a null in a key, is no feature row.
     Raises InvalidInput for keys, features or conditions that do not bind, and for types that no feature has; ContractBroken for tables that
     are refused. Cost: that of ingesting and opening the tables; rows are read when ``sql`` is run.
@@ -89,7 +92,8 @@ def open_view(
         raise InvalidInput(f"Feature view '{view.name}' is a SELECT, which cannot be opened yet.")
     assert view.source is not None, "the definition has looked"
     name = view.source.name
-    table = open_table(session, view.source, folder=folder, engine=engine, ingest=(ingests or {}).get(name), only=(only or {}).get(name))
+    found, files = (ingests or {}).get(name), (only or {}).get(name)
+    table = open_table(session, view.source, folder=folder, engine=engine, ingest=found, only=files, folded=view.windowed)
     if view.windowed:
         sql = _window_view(plan_windows(view, table), keys=keys, span=span)
     else:

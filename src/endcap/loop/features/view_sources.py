@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ from endcap.core.errors import EndcapError, InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.governance.sessions import Session
 from endcap.loop.data.column_types import FILE, PLACE, name_type
+from endcap.loop.data.failures import reading
 from endcap.loop.data.ingested import open_ingested
 from endcap.loop.data.records import INGESTS, FileIdentity, Ingest
-from endcap.loop.data.sources import EVENT_AT, KNOWN_AT, Source, bind
+from endcap.loop.data.sources import EVENT_AT, EVENT_TIME, KNOWN_AT, Source, bind
 from endcap.loop.data.verbs import ingest as ingest_table
 from endcap.loop.features.records import ALWAYS
 
@@ -30,6 +31,7 @@ Span = tuple[datetime | None, datetime | None]
 KEY_TYPES = ("text", "integer", "uuid", "date", "bool")
 FEATURE_TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
 _ROWS_OF_A_FILE = 1 << 40
+_MANY = 100  # rows; fewer midnights may be chance
 ALWAYS_SQL = f"TIMESTAMP '{ALWAYS.isoformat(sep=' ')}'"
 
 
@@ -37,12 +39,13 @@ ALWAYS_SQL = f"TIMESTAMP '{ALWAYS.isoformat(sep=' ')}'"
 class OpenTable:
     """A table of a view: its source, opened with places, the ingest it was read from, and SQL over ``source.sql_by_file``.
 
-    ``event_at`` is the instant of a row (UTC), ``known_at`` the one at which the table says that it became known, ``order`` its place in the
-    order of ingest.
+    ``event_at`` is the instant of a row (UTC): the end of the ``interval`` that it sums up. ``known_at`` is the one at which the table says that it
+    became known, ``order`` its place in the order of ingest.
     """
 
     source: Source
     ingest: Ingest
+    interval: timedelta
     event_at: str
     known_at: str
     order: str
@@ -56,16 +59,59 @@ def open_table(
     engine: duckdb.DuckDBPyConnection,
     ingest: Ingest | None,
     only: Sequence[FileIdentity] | None = None,
+    folded: bool = False,
 ) -> OpenTable:
-    """Open what an ingest let in (None: ingest the table now), or some files of it. Raises what ``ingest`` and ``open_ingested`` raise."""
+    """Open what an ingest let in (None: ingest the table now), or some files of it. ``folded`` says that windows fold the rows.
+
+    Raises what ``ingest`` and ``open_ingested`` raise, and InvalidInput where rows that are folded may sum up a day or not, see ``_find_interval``.
+    """
     found = ingest if ingest is not None else ingest_table(session, table, folder=folder)
     source = open_ingested(session, table, found, folder=folder, engine=engine, only=only, placed=True)
-    event_at = EVENT_AT if table.event_time is not None else ALWAYS_SQL
+    interval = _find_interval(source, folded=folded)
+    event_at = _end_sql(interval, zone=source.zone) if table.event_time is not None else ALWAYS_SQL
     hidden = micros(table.known_after) if table.event_time is not None else 0
     known_at = later(event_at, hidden)
     if table.known_at is not None:
         known_at = f"coalesce({KNOWN_AT}, {known_at})"
-    return OpenTable(source, found, event_at, known_at, _order(session, source, found))
+    return OpenTable(source, found, interval, event_at, known_at, _order(session, source, found))
+
+
+def _find_interval(source: Source, *, folded: bool) -> timedelta:
+    """What a row sums up, from its event time on: as the table says. Where it does not say, a date that is folded is a day, all else an instant.
+
+    A window that ends at a midnight would hold the day that only begins there, if its rows were taken as instants. Raises InvalidInput where
+    rows are folded and every one of a hundred and more stands at a midnight, since then nobody can tell which they are.
+    """
+    table = source.table
+    if table.event_time is None:
+        return timedelta()
+    if table.interval is not None:
+        return parse_duration(table.interval)
+    if source.event_type == "DATE":
+        return timedelta(days=1 if folded else 0)
+    if folded and _stands_at_midnights(source):
+        raise InvalidInput(
+            f"Every row of table '{table.name}' is stamped midnight, and windows are folded over them: does each sum up the day that begins there?",
+            hint="say interval='1d' of the table if it does, interval='0h' if a row is of the instant",
+        )
+    return timedelta()
+
+
+def _stands_at_midnights(source: Source) -> bool:
+    asked = f"count(*), bool_and({EVENT_TIME} = date_trunc('day', {EVENT_TIME}))"
+    with reading(source.table.name):
+        n, first = source.engine.execute(f"SELECT {asked} FROM (SELECT {EVENT_TIME} FROM ({source.sql}) LIMIT {_MANY})").fetchone() or (0, None)
+        if n < _MANY or not first:
+            return False
+        _, every = source.engine.execute(f"SELECT {asked} FROM ({source.sql})").fetchone() or (0, None)
+    return bool(every)
+
+
+def _end_sql(interval: timedelta, *, zone: str) -> str:
+    """SQL for the end of a row's interval; whole days end as the clocks of the zone show it."""
+    if interval and not interval % timedelta(days=1):
+        return f"timezone('UTC', timezone({quote_text(zone)}, {EVENT_TIME} + INTERVAL {interval.days} DAY))"
+    return later(EVENT_AT, round(interval.total_seconds() * 1_000_000))
 
 
 def _order(session: Session, source: Source, ingest: Ingest) -> str:

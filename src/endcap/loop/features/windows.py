@@ -85,7 +85,7 @@ def _find_ticks(view: FeatureView, table: OpenTable, *, reach: int) -> Ticks:
     today = datetime(1970, 1, 1, tzinfo=UTC)
     first, last = (datetime.fromisoformat(text).replace(tzinfo=UTC) if text else today for text in (span.first_event, span.last_event))
     assert view.every is not None, "the definition has filled it in"
-    return make_ticks(view.every, zone=table.source.zone, first=first, last=last, before=1, after=reach + 1)
+    return make_ticks(view.every, zone=table.source.zone, first=first, last=last + table.interval, before=1, after=reach + 1)
 
 
 def tiles_sql(plan: WindowPlan, *, keys: str | None = None, ticks: tuple[int, int] | None = None, rows: str | None = None) -> str:
@@ -122,10 +122,11 @@ def _between(plan: WindowPlan, first: int, last: int) -> list[str]:
     """Conditions that rows fall into the intervals of some ticks: by the instant, and roughly by the wall time, which files may be skipped by."""
     after, until = plan.ticks.instant_us(first - 1), plan.ticks.instant_us(last)
     day = 86_400_000_000
+    before = day + round(plan.table.interval.total_seconds() * 1_000_000)
     return [
         f"epoch_us({plan.table.event_at}) > {after}",
         f"epoch_us({plan.table.event_at}) <= {until}",
-        f"{EVENT_TIME} >= make_timestamp({after - day})",
+        f"{EVENT_TIME} >= make_timestamp({after - before})",
         f"{EVENT_TIME} <= make_timestamp({until + day})",
     ]
 

@@ -29,7 +29,8 @@ class ViewUse(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         if self.answering:
             return f"{self.model} (answers by {', '.join(self.answering)})"
-        return f"{self.model} ({len(self.versions)} versions, none answers)" if self.versions else f"{self.model} (not trained on it yet)"
+        n = len(self.versions)
+        return f"{self.model} ({n} version{'s' if n > 1 else ''}, none answers)" if n else f"{self.model} (not trained on it yet)"
 
 
 class _Named(msgspec.Struct):

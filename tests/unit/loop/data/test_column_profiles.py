@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from endcap.core.errors import InvalidInput
 from endcap.loop.data.column_profiles import MOST_CHARACTERS, N_TOP, name_category, profile_columns
 from endcap.loop.data.distances import measure_distance
-from endcap.loop.data.profiles import QUANTILES
-from endcap.loop.data.records import ColumnProfile
+from endcap.loop.data.records import QUANTILES, ColumnProfile
 
 
 def profiled(values: Any, **options: Any) -> ColumnProfile:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from endcap.core.errors import InvalidInput
 from endcap.loop.data.column_profiles import profile_columns
 from endcap.loop.data.distances import DriftLimits, compare_profiles, measure_distance
-from endcap.loop.data.profiles import QUANTILES
-from endcap.loop.data.records import ColumnDistance, ColumnProfile
+from endcap.loop.data.records import QUANTILES, ColumnDistance, ColumnProfile
 
 
 def profiled(values: Any, name: str = "x", **options: Any) -> ColumnProfile:

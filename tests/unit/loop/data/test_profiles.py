@@ -15,8 +15,8 @@ import pytest
 from endcap.core.definitions.tables import Table
 from endcap.loop.data import profiles
 from endcap.loop.data.engine import open_engine
-from endcap.loop.data.profiles import QUANTILES, profile_source
-from endcap.loop.data.records import ColumnProfile, FileIdentity
+from endcap.loop.data.profiles import profile_source
+from endcap.loop.data.records import QUANTILES, ColumnProfile, FileIdentity
 from endcap.loop.data.sources import open_source
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def profiled(folder: Path, engine: duckdb.DuckDBPyConnection, rows: dict[str, An
 def test_numbers_are_described_over_finite_values(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
     finite = [float(i) for i in range(101)]
     found = profiled(tmp_path, engine, {"x": [*finite, None, float("nan"), float("inf")]})["x"]
-    assert (found.type, found.n, found.n_null, found.least, found.most) == ("number", 104, 2, 0.0, 100.0)
+    assert (found.type, found.n, found.n_null, found.n_infinite, found.least, found.most) == ("number", 104, 2, 1, 0.0, 100.0)
     assert found.mean == pytest.approx(50.0)
     assert found.deviation == pytest.approx(statistics.pstdev(finite))
     assert found.quantiles == pytest.approx([100 * q for q in QUANTILES])

@@ -14,16 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from endcap.core.clock import ManualClock
-from endcap.core.errors import StepFailed
+from endcap.core.errors import InvalidInput
 from endcap.governance.sessions import Session
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.verbs import ingest
+from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.features.known import MOST_TICKS, load_known, name_known
 from endcap.loop.features.panel_loading import load_panel
 from endcap.loop.features.panels import Panel
 from endcap.loop.features.records import TRAINING_PROFILES
-from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.view_uses import find_answering_views
+from endcap.loop.retraining.cycle import turn
 from endcap.project.definitions import load_definitions
 from endcap.project.running import run
 from endcap.testing.sessions import make_session
@@ -130,27 +131,25 @@ def test_a_version_keeps_what_its_features_were_like_and_how_it_leans_on_them(de
 
 def test_a_version_answers_from_the_views_it_was_trained_on(desk: Desk) -> None:
     run(desk.session, "units", folder=desk.folder)
-    (before,) = (find_answering_views(desk.session, "units")[id_] for id_ in find_answering_views(desk.session, "units") if "traffic" in id_)
+    trained = find_answering_views(desk.session, "units")
+    before = find_batch(desk.session, "units")
+    answers = read_batch(desk.session, before)
     desk.define(window="14d")
-    run(desk.session, "units", folder=desk.folder, train=False)
-    champion = get_champion(desk.session, "units")
-    assert champion is not None
-    assert champion.version == "units-v1"
-    task = load_definitions(desk.folder).task("units")
-    run_ = desk.session.records.find(_runs(), workspace="default", newest_first=True, limit=1)[0]
-    data = run_.steps[[step.name for step in run_.steps].index("assemble")]
-    assert data.status == "done"
-    new = next(view for view in task.views if view.name == "traffic")
-    assert before.view.version != new.version
+    turn(desk.session, load_definitions(desk.folder).task("units"), folder=desk.folder, train=False)
+    assert find_answering_views(desk.session, "units").keys() == trained.keys()
+    assert not trained.keys() & {view.id for view in load_definitions(desk.folder).models["units"].features if view.name == "traffic"}
+    after = find_batch(desk.session, "units")
+    assert (after.version, after.data != before.data) == ("units-v1", True)
+    assert read_batch(desk.session, after)["forecast"].equals(answers["forecast"])
+
+
+def test_rows_of_a_date_must_say_whether_they_are_of_the_day(desk: Desk) -> None:
+    desk.define(**{' interval="1d",': "", ', known_at="told_at"': ""})
+    with pytest.raises(InvalidInput, match="whole day"):
+        run(desk.session, "units", folder=desk.folder)
 
 
 def test_a_feature_that_is_no_number_is_refused(desk: Desk) -> None:
     desk.define(**{'features=["visits"]': "features={'visits': 'CAST(visits AS VARCHAR)'}"})
-    with pytest.raises(StepFailed, match="reads numbers"):
+    with pytest.raises(InvalidInput, match="reads numbers"):
         run(desk.session, "units", folder=desk.folder)
-
-
-def _runs() -> Any:
-    from endcap.pipelines.records import RUNS
-
-    return RUNS

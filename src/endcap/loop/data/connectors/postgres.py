@@ -23,6 +23,9 @@ _MOST_DIGITS = 38
 _PLAIN = frozenset({"int2", "int4", "int8", "float4", "float8", "bool", "bytea", "time"})
 _TIMES = {"date": "date", "timestamp": "timestamp", "timestamptz": "instant"}
 _NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")
+_NOT_LET_IN = re.compile(r"authentication failed|no password supplied|role .* does not exist|no pg_hba.conf entry")
+_BAD_URL = re.compile(r"database .* does not exist|connection option|URI|invalid \w+ value")
+_GONE = ("08", "40", "53", "55", "57", "58")  # classes of SQLSTATE that are no fault of what was asked
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 
 # The types of domains are those that they stand for.
@@ -82,8 +85,7 @@ class PostgresConnector:
         except ImportError as error:
             raise InvalidInput(f"Table '{self.table}' reads PostgreSQL, and its driver is not installed.", hint=_INSTALL) from error
 
-        with self._telling(connecting=True):
-            connection = driver.connect(self.address.url)
+        connection = self._connect(driver)
         try:
             snapshot = PostgresSnapshot(self, connection)
             snapshot.begin()
@@ -91,35 +93,40 @@ class PostgresConnector:
         finally:
             connection.close()
 
+    def _connect(self, driver: Any) -> Any:
+        try:
+            return driver.connect(self.address.url)
+        except (driver.Error, OSError) as error:
+            text = str(error)
+            told = self._explain_connecting(text)
+            if self.address.hide(text) == text:
+                raise told from error
+        raise told  # outside the block: what libpq said shows the password, so it must not even stand behind
+
     @contextmanager
-    def _telling(self, *, connecting: bool = False) -> Iterator[None]:
-        """Turn the driver's errors into those of the house, without a password in them or behind them."""
+    def _telling(self) -> Iterator[None]:
+        """Turn the driver's errors into those of the house."""
         import adbc_driver_manager.dbapi as manager
         import pyarrow as pa
 
         try:
             yield
         except (manager.Error, pa.ArrowException, OSError) as error:
-            text = str(error)
-            told = self._explain(text, sqlstate=getattr(error, "sqlstate", None) or "", connecting=connecting)
-            if self.address.hide(text) == text:
-                raise told from error
-        else:
-            return
-        raise told  # outside the block: what libpq said shows the password, so it must not even stand behind
+            raise self._explain(str(error), sqlstate=getattr(error, "sqlstate", None) or "") from error
 
-    def _explain(self, text: str, *, sqlstate: str, connecting: bool) -> EndcapError:
-        said = self.address.hide(_shorten(text))
-        what = f"Table '{self.table}': {self.shown}"
-        if connecting:
-            if re.search(r"authentication failed|no password supplied|role .* does not exist|no pg_hba.conf entry", said):
-                return InvalidInput(f"{what} does not let us in: {said}", hint="look at the user, and at the variable that gives the password")
-            if re.search(r"database .* does not exist|connection option|URI", said):
-                return InvalidInput(f"{what} cannot be opened: {said}", hint="look at the URL in Table(source=...)")
-            return Unreachable(f"{what} does not answer: {said}", hint="is the server up, and reachable from here?")
+    def _explain_connecting(self, text: str) -> EndcapError:
+        said, what = self.address.hide(_shorten(text)), f"Table '{self.table}': {self.shown}"
+        if _NOT_LET_IN.search(said):
+            return InvalidInput(f"{what} does not let us in: {said}", hint="look at the user, and at the variable that gives the password")
+        if _BAD_URL.search(said):
+            return InvalidInput(f"{what} cannot be opened: {said}", hint="look at the URL in Table(source=...)")
+        return Unreachable(f"{what} does not answer: {said}", hint="is the server up, and reachable from here?")
+
+    def _explain(self, text: str, *, sqlstate: str) -> EndcapError:
+        said, what = _shorten(text), f"Table '{self.table}': {self.shown}"
         if sqlstate == "42501":
             return InvalidInput(f"{what} refuses to be read: {said}", hint="GRANT SELECT ON the relation TO the user")
-        if sqlstate and sqlstate[:2] not in ("08", "40", "53", "55", "57", "58"):
+        if sqlstate and not sqlstate.startswith(_GONE):
             return InvalidInput(f"{what} cannot be read: {said}")
         return Unreachable(f"{what} stopped in the middle: {said}", hint="run again; nothing was kept of what came before")
 
