@@ -11,6 +11,8 @@ MODULES = (
     "endcap.governance.audit",
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
+    "endcap.loop.features.online",
+    "endcap.loop.features.pushes",
     "endcap.loop.features.drift",
     "endcap.loop.features.catalogue",
     "endcap.loop.features.materialisation",
