@@ -123,7 +123,7 @@ def test_the_index_against_a_profile_is_that_of_the_rows_on_its_bins(shape: str)
     assert found.psi == pytest.approx(float(((q - p) * np.log(q / p)).sum()))
     assert 4 <= p.size <= 24
     unrelated = measure_distance(stored, profiled(b)).psi
-    assert unrelated == pytest.approx(found.psi, rel=0.05, abs=0.01)
+    assert unrelated == pytest.approx(found.psi, rel=0.1, abs=0.01)
 
 
 @pytest.mark.parametrize(("n_a", "n_b"), [(60, 60), (100, 4000), (5000, 5000)])

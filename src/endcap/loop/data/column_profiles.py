@@ -25,7 +25,7 @@ Doubles = NDArray[np.float64]
 MOST_WHOLE = 50  # distinct whole numbers that are looked at as categories too
 N_TOP = 256
 MOST_CHARACTERS = 80  # of a category's text
-_N_SAMPLED = 16_384  # values that edges are chosen by: the share of a bin is then about a tenth off
+_N_SAMPLED = 8_192  # values that edges are chosen by: the share of a bin is then about an eighth off
 _ROWS_AT_ONCE = 2**18
 _MOST_PARTS = 16
 _SEED = 7
@@ -361,8 +361,9 @@ def _sample(chunks: Sequence[pa.Array]) -> Doubles:
         # One of each stretch: even, and in step with no period.
         places = ((np.arange(share) + rng.random(share)) * (len(values) / share)).astype(np.int64) if share < len(values) else np.arange(share)
         picked = values[places].astype(np.float64)
-        if chunk.null_count:
-            picked = picked[chunk.is_valid().to_numpy(zero_copy_only=False)[places]]
+        bits = _bits(chunk.buffers()[0], chunk)
+        if bits.size:
+            picked = picked[(bits[(chunk.offset + places) >> 3] >> ((chunk.offset + places) & 7)) & 1 == 1]
         taken.append(picked)
     sample = np.concatenate(taken) if taken else np.empty(0)
     return np.sort(sample[np.abs(sample) < GREATEST])
