@@ -47,9 +47,9 @@ def profile_columns(
     there are counts only. Categories are cut after 80 characters, with the digest of the whole text behind.
 
     ``against`` are profiles that will be compared with these, by column: then the numbers are counted on their edges too, so that shares
-    between these are exact, and their categories are counted though they be rare. Without it, each column has about 128 bins of its own: counts
-    at the edges are exact for a table and for up to 2^18 rows of batches; of more batches, each 2^18 rows are counted on edges of their own and
-    merged, which puts a count off by a bin's share (1/128) at worst. ``n_threads`` None: one for each CPU.
+    between these are exact, and their categories are counted though they be rare. Each column has about 120 bins of its own besides, from
+    a sample of its values: counts at their edges are exact for a table and for up to 2^18 rows of batches; of more batches, each 2^18 rows are
+    counted on edges of their own and merged, which puts a count off by a bin's share (about 1/116) at worst. ``n_threads`` None: one for each CPU.
 
     Types are Endcap's (bool, integer, number, text, date, timestamp, uuid), Arrow's own otherwise; of lists and structs distinct values are not
     counted (0). Raises InvalidInput when two columns share a name, or batches have different columns. Cost: O(values), about 15 ns a
