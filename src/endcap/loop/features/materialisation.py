@@ -153,10 +153,10 @@ class _Run:
         arrivals = find_arrivals(ingests, before=self._ingests_of(last), kept=last.kept if last else {})
         with open_engine(self.session.settings) as engine:
             advance = Advance(self.session, self.version, engine, self.folder, ingests, arrivals, tuple(before), until, spans)
-            identity = _identify(advance)
-            if last is not None and last.identity == identity:
-                return last
-            return self._write(advance, identity)
+            content = _identify(advance)
+            if last is None or not _waits(last, until):
+                return last if last and last.identity in (content, identify(content, last.known_until)) else self._write(advance, content)
+            return self._write(advance, identify(content, until))
 
     def _tidy(self, last: Materialisation | None) -> None:
         """Remove what killed runs left, and the newest rows of batches that are not the newest."""
@@ -305,7 +305,13 @@ class _Run:
 
     def _record(self, record: Materialisation, snapshot: Snapshot, version: ViewVersion) -> None:
         """Make the batch one that others see."""
-        detail: dict[str, str | int | float | bool | None] = {"batch": record.id, "identity": record.identity, "n_rows": record.n_rows, "n_restated": record.n_restated, "sha256": record.sha256}
+        detail: dict[str, str | int | float | bool | None] = {
+            "batch": record.id,
+            "identity": record.identity,
+            "n_rows": record.n_rows,
+            "n_restated": record.n_restated,
+            "sha256": record.sha256,
+        }
         workspace = self.session.workspace
         with self.session.change(_VERB, thing=f"feature-view/{version.id}", detail=detail) as change:
             where = {"view": version.name, "version": version.version}
@@ -352,12 +358,12 @@ def _cover(last: Materialisation | None, span: Span | None) -> tuple[Span, ...]:
     return unite([*last.spans, (last.spans[-1][1], None)]) if last.spans[-1][1] is not None else last.spans
 
 
+def _waits(last: Materialisation, until: datetime) -> bool:
+    """Whether rows that lay in the future may have begun to count."""
+    return last.waits_until is not None and last.waits_until > last.known_until and until > last.known_until
+
+
 def _identify(advance: Advance) -> str:
-    """What a batch is made from: the definition, what was ingested, what is covered, and what time has brought since."""
-    last, due = advance.last, None
-    if advance.view.windowed:
-        due = last_due(advance, advance.until).isoformat()
-    if last is not None and last.waits_until is not None and last.waits_until > last.known_until:
-        due = f"{due} {advance.until.isoformat()}"
-    ingests = {name: found.identity for name, found in advance.ingests.items()}
-    return identify(advance.version.id, ingests, advance.spans, due)
+    """What a batch is made from: the definition, what was ingested, what is covered, and the last tick that is due."""
+    due = last_due(advance, advance.until) if advance.view.windowed else None
+    return identify(advance.version.id, {name: found.identity for name, found in advance.ingests.items()}, advance.spans, due)
