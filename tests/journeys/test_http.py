@@ -83,7 +83,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., A
 def test_the_loop_from_afar(service: Service, cli: Callable[..., Any]) -> None:
     assert service.ask("GET", "/healthz").json["status"] == "up"
     (planned,) = service.post("plan").json["models"]
-    assert (planned["model"], planned["change"]) == (MODEL, "new")
+    assert (planned["name"], planned["change"]) == (MODEL, "new")
     ran = service.post("run", model=MODEL)
     assert (ran.status, ran.json["champion"]) == (200, f"{MODEL}-v1")
     (line,) = service.ask("GET", "/api/v1/ls").json

@@ -41,6 +41,7 @@ from endcap.loop.features.arrivals import find_arrivals
 from endcap.loop.features.batch_rows import Added, Advance, add_rows
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.feature_batches import Written, remove_batches, scan_batches, write_batch
+from endcap.loop.features.lineage import find_personal
 from endcap.loop.features.materialised import list_batches, open_materialised
 from endcap.loop.features.online import write_online
 from endcap.loop.features.records import (
@@ -288,7 +289,7 @@ class _Run:
         first = last = None
         profiles: list[ColumnProfile] = []
         if rows is not None:
-            profiles = profile_columns(rows.scanner(columns=names).to_reader(), personal=version.view.personal)
+            profiles = profile_columns(rows.scanner(columns=names).to_reader(), personal=find_personal(version.view))
             advance.engine.register("__newest", rows)
             first, last = advance.engine.execute(f"SELECT min({EVENT_AT}), max({EVENT_AT}) FROM __newest").fetchall()[0]
         self.reporter.step_ended("profile", status="done", wall_s=time.perf_counter() - began_s, note=f"{newest.n_rows:,} keys")
