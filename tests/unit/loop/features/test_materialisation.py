@@ -314,6 +314,36 @@ def test_a_clock_that_went_back_takes_nothing_back(shop: Shop) -> None:
     assert {row[2] for row in shop.read("daily") if row[3] in (12, 13)} == {START.replace(tzinfo=None)}
 
 
+TOTALS = FeatureView(
+    name="totals",
+    sql="SELECT store, max(\"at\") AS \"at\", sum(units) AS units, avg(units) AS mean FROM sales GROUP BY store",
+    tables=[SALES],  # type: ignore[arg-type]  # lists are taken, as users write them
+    keys=("store",),
+    event_time="at",
+)
+RULES = FeatureView(name="rules", sql="SELECT store, count(*) AS units FROM sales GROUP BY store", tables=(SALES,), keys=("store",))
+
+
+def test_a_select_adds_the_rows_that_differ(shop: Shop) -> None:
+    shop.apply(TOTALS, RULES)
+    totals, rules = materialise(shop.session, "totals"), materialise(shop.session, "rules")
+    assert (totals.n_rows, totals.n_online, rules.n_rows) == (2, 2, 2)
+    assert materialise(shop.session, "totals") == totals
+    shop.wait()
+    shop.write("two", [("a", day(2, 11), 10), ("c", day(4), 1)])
+    totals, rules = materialise(shop.session, "totals"), materialise(shop.session, "rules")
+    now = shop.session.now().replace(tzinfo=None)
+    assert (totals.n_rows, totals.n_restated, rules.n_rows, rules.n_restated) == (2, 1, 2, 1)
+    assert shop.read("totals") == [("a", day(2), day(2), 3), ("a", day(2), now, 13), ("b", day(2), day(2), 5), ("c", day(4), day(4), 1)]
+    always = datetime(1, 1, 1)
+    assert shop.read("rules") == [("a", always, always, 2), ("a", always, now, 3), ("b", always, always, 1), ("c", always, now, 1)]
+    assert shop.answer("rules", "a", "b", "c") == [3, 1, 1]
+    (shop.folder / "sales" / "two.parquet").unlink()
+    shop.wait()
+    assert materialise(shop.session, "rules").n_rows == 1  # a's again; what was known of c stays known
+    assert shop.answer("rules", "a", "b", "c") == [2, 1, 1]
+
+
 def test_one_run_at_a_time(shop: Shop) -> None:
     subject = f"features/{DAILY.id}"
     with hold_lease(shop.session, subject), pytest.raises(Conflict, match="is held"):
