@@ -1,7 +1,7 @@
 """Materialisation on real data and at size: a first run, one with nothing new, one with a day more, and a million keys into the online store.
 
-``store_traffic`` (store by day, windows of 7 and 28 days, and the same weekday) is materialised over FreshRetailNet's hours: 99.6 M rows in a folder of
-a file for each day, all but the last; then again; then with the last day's file. After each run the values at the last tick are held against a
+``store_traffic`` (store by day, windows of 7 and 28 days, and the same weekday) is materialised over FreshRetailNet's hours: 99.6 M rows in a folder
+of a file for each day, all but the last; then again; then with the last day's file. After each run the values at the last tick are held against a
 query that says them plainly. ``prices`` is a row view of ``--keys`` keys by ten floats. Each run is a process of its own; its CPU seconds count
 all threads, its memory is the greatest that the process held. Last line: one JSON object.
 
@@ -72,8 +72,8 @@ def run(home: Path, folder: Path, now: datetime, name: str, threads: int) -> dic
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout)
-    print(name, found, flush=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(name, found, done.stdout.splitlines()[:-1], flush=True)
     return found
 
 

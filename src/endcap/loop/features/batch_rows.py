@@ -120,8 +120,8 @@ class Added:
 def add_rows(advance: Advance) -> Added:
     """What a row view or a SQL view adds. A row view's new files are read and no others, unless further times are to be covered.
 
-    Where a file was replaced, and of a SQL view whenever one came or went, the rows are held against those that stand, and what does not differ is not
-    written again; rows that are no longer there take nothing back.
+    Where a file was replaced, and of a SQL view whenever one came or went, the rows are held against those that stand, and what does not differ
+    is not written again; rows that are no longer there take nothing back.
     """
     view, parts = advance.view, []
     opened: FeatureRows | None = None
@@ -129,7 +129,8 @@ def add_rows(advance: Advance) -> Added:
         opened = _open(advance)
         parts.append(f"SELECT *, false AS {RESTATED} FROM ({opened.sql}) WHERE {within(EVENT_AT, advance.added)}")
     came, query = any(arrival.new for arrival in advance.arrivals.values()), view.sql is not None
-    if advance.last is not None and (came or (query and advance.last.ingests != {name: found.id for name, found in advance.ingests.items()})):
+    seen = {name: found.id for name, found in advance.ingests.items()}
+    if advance.last is not None and (came or (query and advance.last.ingests != seen)):
         opened = _open(advance, whole=query)
         rows = advance.arrive(f"SELECT * FROM ({opened.sql}) WHERE {within(EVENT_AT, advance.covered)}")
         again = query or any(arrival.replaced for arrival in advance.arrivals.values())

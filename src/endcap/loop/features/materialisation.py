@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,12 +92,12 @@ def materialise(
 
     ``view`` is a name, or name@version. ``since`` and ``until`` are days of the view's zone, both included: event times before and after are not
     covered unless a batch covered them already (None: the first time from the beginning, then on from what is covered, and on with the clock).
-    ``folder`` is where relative paths of its tables begin (None: where they did when it was applied). ``verify`` reads files again whose size and time are
-    unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
+    ``folder`` is where relative paths of its tables begin (None: where they did when it was applied). ``verify`` reads files again whose size
+    and time are unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
 
     Raises NotFound for an unknown view, ContractBroken for rows that break a table's contract, InvalidInput for tables that no longer have the
-    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Cost: that of ingesting what is new, the new files
-    or the tiles of the longest window, and the newest row of each key. Memory: that of the settings.
+    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Cost: that of ingesting what is new,
+    the new files and the tiles of the longest window, and the newest row of each key. Memory: that of the settings.
     """
     version = find_view(session, view)
     subject = f"features/{version.id}"

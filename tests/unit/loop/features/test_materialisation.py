@@ -30,7 +30,7 @@ from endcap.loop.features.feature_batches import place, scan_batches
 from endcap.loop.features.materialisation import materialise
 from endcap.loop.features.materialised import find_newest, list_batches, open_materialised, read_materialised, read_newest
 from endcap.loop.features.online import read_online
-from endcap.loop.features.records import MATERIALISATIONS, MATERIALISED, NEWEST, SNAPSHOTS, TILES, Materialisation
+from endcap.loop.features.records import ALWAYS, MATERIALISATIONS, MATERIALISED, NEWEST, SNAPSHOTS, TILES, Materialisation
 from endcap.pipelines.graph import SilentReporter
 from endcap.pipelines.leases import hold_lease
 from endcap.testing.sessions import make_session
@@ -335,7 +335,7 @@ def test_a_select_adds_the_rows_that_differ(shop: Shop) -> None:
     now = shop.session.now().replace(tzinfo=None)
     assert (totals.n_rows, totals.n_restated, rules.n_rows, rules.n_restated) == (2, 1, 2, 1)
     assert shop.read("totals") == [("a", day(2), day(2), 3), ("a", day(2), now, 13), ("b", day(2), day(2), 5), ("c", day(4), day(4), 1)]
-    always = datetime(1, 1, 1)
+    always = ALWAYS
     assert shop.read("rules") == [("a", always, always, 2), ("a", always, now, 3), ("b", always, always, 1), ("c", always, now, 1)]
     assert shop.answer("rules", "a", "b", "c") == [3, 1, 1]
     (shop.folder / "sales" / "two.parquet").unlink()
