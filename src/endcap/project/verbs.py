@@ -13,6 +13,7 @@ MODULES = (
     "endcap.loop.data.verbs",
     "endcap.loop.features.drift",
     "endcap.loop.features.catalogue",
+    "endcap.loop.features.materialisation",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.comparisons",
     "endcap.loop.registry.releases",

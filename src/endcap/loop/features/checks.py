@@ -16,8 +16,11 @@ from endcap.loop.features.parsing import Node, Parser, open_parser, walk
 _ROW_MAKERS = frozenset({"unnest", "range", "generate_series", "generate_subscripts"})
 _CLOCK = ("now", "today", "current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "get_current_time")
 _CHANCE = ("random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "setseed", "nextval", "currval")
-_OUTSIDE = ("getenv", "getvariable")
-_UNSTEADY = frozenset((*_CLOCK, "get_current_timestamp", "transaction_timestamp", *_CHANCE, *_OUTSIDE))
+_OUTSIDE = ("getenv", "getvariable", "setval", "current_setting", "version", "current_user", "session_user", "user", "current_role", "write_log")
+_RUNNING = ("current_query", "current_query_id", "current_connection_id", "current_transaction_id", "txid_current", "sleep_ms", "pg_sleep", "stats")
+_CATALOG = ("current_database", "current_catalog", "current_schema", "current_schemas", "in_search_path", "vector_type", "pg_conf_load_time")
+_TIMES = ("get_current_timestamp", "transaction_timestamp", "pg_postmaster_start_time", "ago")
+_UNSTEADY = frozenset((*_CLOCK, *_TIMES, *_CHANCE, *_OUTSIDE, *_RUNNING, *_CATALOG))
 _HEADER = re.compile(r"[\w][\w .%&#€$()/:°²³-]*")  # what a file may well call a column though no expression is written so
 
 
@@ -135,6 +138,8 @@ def _check_expression(text: str, parser: Parser) -> None:
 
 def _check_parts(tree: Node) -> None:
     for part in walk(tree):
+        if part.get("sample") is not None:
+            raise DefinitionError("it takes a sample of rows, which is not the same when it is drawn again.", hint="choose rows by a condition")
         kind = part.get("class")
         name = part["function_name"] if kind in ("FUNCTION", "WINDOW") else part["column_names"][-1] if kind == "COLUMN_REF" else ""
         if name.lower() in _UNSTEADY and (kind != "COLUMN_REF" or name.lower().startswith(("current_", "local"))):
