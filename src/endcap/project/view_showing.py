@@ -24,10 +24,12 @@ from endcap.loop.features.records import (
     KNOWN_AT,
     MATERIALISATIONS,
     MATERIALISED,
+    PARITY_REPORTS,
     SNAPSHOTS,
     VIEW_HEADS,
     VIEW_VERSIONS,
     Materialisation,
+    ParityReport,
     Snapshot,
     ViewVersion,
 )
@@ -113,12 +115,22 @@ class VersionLine(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[str, ...]
 
 
+class ParityLine(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest verdict on whether what is served is what the sources say; ``causes`` counts the samples that differed by why they did."""
+
+    at: datetime
+    passed: bool
+    n_sampled: int
+    n_equal: int
+    causes: dict[str, int]
+
+
 class ViewPage(msgspec.Struct, frozen=True, kw_only=True):
     """The specification of a feature view: all that is needed to build a model from it.
 
     ``sort`` is ``windows``, ``rows`` or ``sql``; ``time`` says in sentences when values are there, how long they hold, and how they are restated.
     ``purposes`` are those that the view and its tables allow (None: any). ``example`` is one of the rows kept, personal columns hidden (None: no
-    rows are kept). ``materialisations`` are the newest.
+    rows are kept). ``materialisations`` are the newest, ``parity`` is the newest verdict on the version (None: never judged).
     """
 
     id: str
@@ -146,6 +158,7 @@ class ViewPage(msgspec.Struct, frozen=True, kw_only=True):
     uses: tuple[ViewUse, ...]
     profile: ProfileLine | None
     materialisations: tuple[Materialisation, ...]
+    parity: ParityLine | None
     versions: tuple[VersionLine, ...]
     example: dict[str, str] | None
 
@@ -240,6 +253,7 @@ def describe_view(session: Session, kept: ViewVersion, *, uses: tuple[ViewUse, .
         uses=uses,
         profile=_line_of(snapshot, now=session.now()) if snapshot else None,
         materialisations=tuple(batches),
+        parity=_describe_parity(_find_newest(session, PARITY_REPORTS, kept.name, kept.version)),
         versions=tuple(_describe_versions(list_versions(session, kept.name), standing=head.version)),
         example=_find_example(session, kept, personal),
     )
@@ -319,6 +333,13 @@ def _line_of(snapshot: Snapshot | _Glance, *, now: datetime) -> ProfileLine:
     last = snapshot.last_event
     age_s = (now - (last if last.tzinfo else last.replace(tzinfo=UTC))).total_seconds() if last is not None and last.year > 1 else None
     return ProfileLine(snapshot.at, snapshot.n_rows, n_null / n if n else None, last, age_s)
+
+
+def _describe_parity(report: ParityReport | None) -> ParityLine | None:
+    if report is None:
+        return None
+    causes = {cause.cause: cause.n for cause in report.differences}
+    return ParityLine(at=report.at, passed=report.passed, n_sampled=report.n_sampled, n_equal=report.n_equal, causes=causes)
 
 
 def _describe_keys(kept: ViewVersion, view: FeatureView, sources: ViewSources, personal: frozenset[str]) -> Iterable[FeatureLine]:
