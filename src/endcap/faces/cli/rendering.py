@@ -21,7 +21,7 @@ from endcap.governance.records import AuditRow
 from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
-from endcap.loop.features.records import DriftReport, ParityReport
+from endcap.loop.features.records import DriftReport, Materialisation, ParityReport
 from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
 from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Version
@@ -119,6 +119,16 @@ def _(result: FirstForecast, console: Console) -> None:
     if result.report:
         console.print(Text(f"report   {result.report}"))
     console.print(Text(f"project  {result.project}  (change it, then: endcap run {result.run.model})"))
+
+
+@show.register
+def _(result: Materialisation, console: Console) -> None:
+    span = f", {result.first_tick:%Y-%m-%d %H:%M} to {result.last_tick:%Y-%m-%d %H:%M}" if result.first_tick and result.last_tick else ""
+    console.print(Text(f"{result.view}@{result.version}: batch {result.n}, {result.n_rows:,} rows{span}"))
+    console.print(Text(f"  said anew   {result.n_restated:,} rows, {result.n_keys_recomputed:,} keys computed again"))
+    console.print(Text(f"  online      {'not kept' if result.online == 'none' else f'{result.n_online:,} keys'}"))
+    console.print(Text(f"  known until {result.known_until:%Y-%m-%d %H:%M:%S} UTC"))
+    console.print(Text(f"  took        {format_duration(result.wall_s)}, {result.cpu_s:.2f} CPU-s"))
 
 
 @show.register

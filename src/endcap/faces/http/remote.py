@@ -24,6 +24,8 @@ _HANDED_ON = "takes a record or a table that another part of a run made; a run c
 LOCAL = {
     "check-members": _HANDED_ON,
     "check-quality": _HANDED_ON,
+    "features page": "writes a file on the caller's machine",
+    "features pages": "writes files on the caller's machine",
     "forecast": "reads a file of the caller's machine and lays out a project beside it",
     "ingest": _HANDED_ON,
     "init": "lays out files in a folder of the caller's machine",

@@ -14,7 +14,7 @@ import msgspec
 
 from endcap.core.clock import Clock
 from endcap.core.durations import parse_duration
-from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.core.errors import InvalidInput, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
@@ -199,7 +199,9 @@ class OnlineReader:
                 raise InvalidInput(f"The keys have no column {name!r}. Columns: {list(keys)}.", hint=suggest(name, keys))
         for name in keys:
             if name not in self.keys:
-                raise InvalidInput(unknown("key", name, self.keys, where="None of these views"), hint=suggest(name, self.keys) or "leave it out")
+                raise InvalidInput(
+                    f"None of these views is keyed by {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys) or "leave it out"
+                )
         columns = [_as_values(name, keys[name]) for name in self.keys]
         counts = {name: len(column) for name, column in zip(self.keys, columns, strict=True)}
         if len(set(counts.values())) > 1:
