@@ -16,7 +16,6 @@ MODULES = (
     "endcap.loop.features.drift",
     "endcap.loop.features.catalogue",
     "endcap.loop.features.materialisation",
-    "endcap.loop.features.online",
     "endcap.loop.features.parity",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.comparisons",
