@@ -25,6 +25,7 @@ from endcap.loop.features.materialisation import materialise
 from endcap.loop.features.materialised import read_newest
 from endcap.loop.features.online import name_space, write_online
 from endcap.loop.features.parity import check_parity, find_parity, name_causes
+from endcap.loop.features.pushes import push
 from endcap.loop.features.records import PARITY_REPORTS, ParityReport, ViewVersion
 from endcap.testing.sessions import make_session
 
@@ -266,6 +267,18 @@ def test_rows_as_they_come(tmp_path: Path) -> None:
     world.advance(DAY)
     world.add_day(world.now)
     assert name_causes(world.check(instants=0)) == {"stale": 30}
+
+
+def test_pushed_rows_are_on_both_sides(tmp_path: Path) -> None:
+    world = World(tmp_path, features=["units"], pushed=True)
+    world.materialise()
+    world.advance(HOUR)
+    push(world.session, "traffic", [{"store_id": store, "units": 99.5, "__event_at": world.now - timedelta(minutes=1)} for store in STORES[:20]])
+    world.advance(HOUR)
+    report = world.check(instants=10, keys=40)
+    assert (report.passed, report.n_sampled) == (True, 40 * 11)
+    world.session.online.drop(name_space(world.session, world.version))
+    assert name_causes(world.check(instants=0, keys=40)) == {"missing online": 40}
 
 
 def test_a_report_is_kept_and_audited(world: World) -> None:
