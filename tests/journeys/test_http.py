@@ -146,11 +146,18 @@ def test_what_a_request_can_get_wrong_is_told_in_one_shape(service: Service) -> 
     assert service.ask("GET", "/healthz").status == 200
 
 
-def test_what_is_refused_on_its_merits_is_422_and_audited(service: Service) -> None:
+def test_what_cannot_be_done_as_things_stand_is_told(service: Service) -> None:
     service.post("run", model=MODEL)
     again = service.post("rollback", model=MODEL)
     assert (again.status, again.json["code"]) == (409, "conflict")
     assert "is its first release" in again.json["error"]
+    project = Path(planned_file(service))
+    text = project.read_text(encoding="utf-8")
+    project.write_text(f"{text}\nec.Table('', '')\n", encoding="utf-8")
+    broken = service.post("plan")
+    project.write_text(text, encoding="utf-8")
+    assert (broken.status, broken.json["code"]) == (422, "invalid_definition")
+    assert service.post("plan").status == 200
 
 
 VIEWS = """
@@ -343,7 +350,7 @@ import sys, time
 from pathlib import Path
 from endcap.assembly import open_house
 from endcap.core.permissions import Permission
-from endcap.faces.http import application
+from endcap.faces.http import application, gateway
 from endcap.faces.http.remote import make_remote
 from endcap.faces.http.serving import serve
 from endcap.governance.verbs import verb
@@ -354,7 +361,12 @@ def doze(session, *, hours: float = 0.0) -> str:
     time.sleep(hours * 3600)
     return "rested"
 
-application.remote_verbs = lambda: {"doze": make_remote(doze.__verb__)}
+@verb("break", permission=Permission.READ)
+def fail(session) -> str:
+    raise RuntimeError("the secret of the house")
+
+gateway._BODY_S = 0.2
+application.remote_verbs = lambda: {"doze": make_remote(doze.__verb__), "break": make_remote(fail.__verb__)}
 with open_house("memory://") as house:
     serve(house, folder=Path(), port=0, grace_s=1, announce=lambda url: print(f"Endcap listens on {url}", flush=True))
 """
@@ -372,3 +384,17 @@ def test_what_is_being_answered_is_waited_for_a_while(hours: float, code: int, a
         got = b"".join(iter(lambda: connection.recv(65_536), b""))
         assert answer in got
         assert (b"rested" in got) == (code == 0)
+
+
+def test_what_nobody_foresaw_is_told_without_its_text_and_logged(tmp_path: Path) -> None:
+    with started(command=[sys.executable, "-c", SLOW]) as service:
+        said = service.ask("GET", "/api/v1/break")
+        assert (said.status, said.json["code"], said.json["error"]) == (500, "error", "The service failed: RuntimeError.")
+        half = b"POST /api/v1/break HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
+        slow = talk(service.port, half)
+        assert slow.startswith(b"HTTP/1.1 408")
+        assert json.loads(slow.partition(b"\r\n\r\n")[2])["code"] == "invalid_input"
+        assert service.ask("GET", "/healthz").status == 200
+        code, _, err = service.stop()
+    assert code == 0
+    assert "RuntimeError: the secret of the house" in err

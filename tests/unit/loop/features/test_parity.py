@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -188,6 +189,32 @@ def slipped(hours: float) -> Callable[[pa.Table], pa.Table]:
         return rows.set_column(rows.schema.get_field_index("__event_at"), "__event_at", pa.array(moved, pa.timestamp("us")))
 
     return change
+
+
+def test_a_version_of_other_keys_is_not_what_is_served(world: World) -> None:
+    world.apply(keys=("store_id", "units"), features={"n_7d": count("units", "7d")})
+    with pytest.raises(InvalidInput, match="was never materialised"):
+        world.check()
+
+
+def test_keys_of_several_columns_and_types(tmp_path: Path) -> None:
+    (tmp_path / "prices").mkdir()
+    days = [date(2026, 3, 1) + timedelta(days=n) for n in range(20)]
+    ids = [str(UUID(int=n)) for n in range(20)]
+    known = pa.array([START.replace(tzinfo=None) - HOUR] * 20, pa.timestamp("us"))
+    columns = {"item": ids, "day": days, "shop": [f"Köln {n % 3}" for n in range(20)], "ts": known, "price": [n / 7 for n in range(20)]}
+    pq.write_table(pa.table(columns), tmp_path / "prices" / "1.parquet")
+    table = Table("prices", "prices/*.parquet", keys=["item"], event_time="ts", zone="UTC", columns={"id": "CAST(item AS UUID)"})
+    session = make_session(start=START)
+    for name, keys in (("by_all", ("id", "shop", "day")), ("by_id", ("id",)), ("by_day", ("day",)), ("by_shop", ("shop",))):
+        view = FeatureView(name=name, source=table, keys=keys, features=["price"])
+        with session.change("apply", thing=f"feature-view/{view.id}") as change:
+            register_view(session, change, view, folder=tmp_path)
+        materialise(session, name)
+        report = check_parity(session, name)
+        assert (report.passed, report.n_keys) == (True, 3 if name == "by_shop" else 20)
+        session.online.drop(name_space(session, find_view(session, name)))
+        assert name_causes(check_parity(session, name)) == {"missing online": report.n_keys}
 
 
 def test_a_slip_of_the_time_zone(world: World) -> None:
