@@ -17,6 +17,7 @@ MODULES = (
     "endcap.loop.features.catalogue",
     "endcap.loop.features.materialisation",
     "endcap.loop.features.parity",
+    "endcap.loop.features.training_sets",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.comparisons",
     "endcap.loop.registry.releases",

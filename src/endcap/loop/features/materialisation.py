@@ -306,7 +306,13 @@ class _Run:
 
     def _record(self, record: Materialisation, snapshot: Snapshot, version: ViewVersion) -> None:
         """Make the batch one that others see."""
-        detail: dict[str, str | int | float | bool | None] = {"batch": record.id, "identity": record.identity, "n_rows": record.n_rows, "n_restated": record.n_restated, "sha256": record.sha256}
+        detail: dict[str, str | int | float | bool | None] = {
+            "batch": record.id,
+            "identity": record.identity,
+            "n_rows": record.n_rows,
+            "n_restated": record.n_restated,
+            "sha256": record.sha256,
+        }
         workspace = self.session.workspace
         with self.session.change(_VERB, thing=f"feature-view/{version.id}", detail=detail) as change:
             where = {"view": version.name, "version": version.version}
