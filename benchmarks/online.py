@@ -221,9 +221,7 @@ def measure_storm(folder: Path, *, n_kills: int) -> dict[str, Any]:
     if why_no_redis() is None:
         with running_redis() as url:
             outcomes["redis"] = storm(folder / "redis", n_kills=n_kills, online=url)
-    figures: dict[str, Any] = {
-        side: {name: getattr(outcome, name) for name in outcome.__struct_fields__} for side, outcome in outcomes.items()
-    }
+    figures: dict[str, Any] = {side: {name: getattr(outcome, name) for name in outcome.__struct_fields__} for side, outcome in outcomes.items()}
     test = "tests/unit/loop/features/test_pushes.py::test_a_push_killed_at_any_instant_is_whole_or_not_and_the_next_makes_it_good"
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", test]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"ENDCAP_TEST_EVERY": "1"}, capture_output=True, text=True, check=False)

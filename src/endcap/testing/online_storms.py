@@ -70,7 +70,14 @@ def storm(home: Path, *, n_kills: int, online: str | None = None, seed: int = 0)
 
 
 def _start(act: str, home: Path, online: str | None, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", f"import sys; from endcap.testing.online_storms import {act}; {act}(*sys.argv[1:])", str(home), online or "", *options]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from endcap.testing.online_storms import {act}; {act}(*sys.argv[1:])",
+        str(home),
+        online or "",
+        *options,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
