@@ -11,10 +11,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from endcap.assembly import open_house
+from endcap.loop.features.materialisation import materialise
 
 MODEL = "store-day"
 JSON = {"Content-Type": "application/json"}
@@ -83,7 +89,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., A
 def test_the_loop_from_afar(service: Service, cli: Callable[..., Any]) -> None:
     assert service.ask("GET", "/healthz").json["status"] == "up"
     (planned,) = service.post("plan").json["models"]
-    assert (planned["model"], planned["change"]) == (MODEL, "new")
+    assert (planned["name"], planned["change"]) == (MODEL, "new")
     ran = service.post("run", model=MODEL)
     assert (ran.status, ran.json["champion"]) == (200, f"{MODEL}-v1")
     (line,) = service.ask("GET", "/api/v1/ls").json
@@ -145,6 +151,76 @@ def test_what_is_refused_on_its_merits_is_422_and_audited(service: Service) -> N
     again = service.post("rollback", model=MODEL)
     assert (again.status, again.json["code"]) == (409, "conflict")
     assert "is its first release" in again.json["error"]
+
+
+VIEWS = """
+import endcap as ec
+
+visits = ec.Table("visits", "visits/*.parquet", keys=["store_id"], event_time="ts", zone="UTC")
+traffic = ec.FeatureView(name="traffic", source=visits, every="1d", features={"n_7d": ec.sum("n", "7d"), "n_1d": ec.sum("n", "1d")}, max_age="3650d")
+"""
+ONLINE = "features/online"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) -> Iterator[Service]:
+    """A service over a project with a view that was materialised."""
+    folder = tmp_path_factory.mktemp("stored")
+    (folder / "project.py").write_text(VIEWS, encoding="utf-8")
+    (folder / "visits").mkdir()
+    write_visits(folder, "1.parquet", [datetime(2026, 3, day) for day in range(1, 11)])  # noqa: DTZ001 - the table's zone says it
+    assert cli("apply", "--yes", "--project", folder).code == 0
+    with open_house(folder / ".endcap") as house:
+        assert materialise(house.session(), "traffic").online == "done"
+    with started("--port", 0, "--project", folder) as up:
+        yield up
+
+
+def write_visits(folder: Path, name: str, days: list[datetime]) -> None:
+    """Each day every one of five stores has as many visits as its number."""
+    rows = [(store, day) for day in days for store in range(1, 6)]
+    stores, times = zip(*rows, strict=True)
+    pq.write_table(pa.table({"store_id": stores, "ts": pa.array(times, pa.timestamp("us")), "n": stores}), folder / "visits" / name)
+
+
+def test_features_are_found_and_read_with_their_freshness(stored: Service, cli: Callable[..., Any]) -> None:
+    (found,) = stored.ask("GET", "/api/v1/features/search?words=traffic").json
+    assert found["name"] == "traffic"
+    assert stored.post("features/show", view="traffic").json["name"] == "traffic"
+    said = stored.post(ONLINE, views=["traffic"], keys={"store_id": [1, 5, 6, None]}).json
+    (view,) = said["views"]
+    assert (said["n_keys"], view["view"], view["version"]) == (4, "traffic", found["version"])
+    assert view["reasons"] == [None, None, "absent", "no key"]
+    assert view["features"]["n_7d"][2:] == [None, None]
+    assert view["event_at"][0] is not None
+    assert view["age_s"][0] > 0
+    assert stored.post(ONLINE, views=[f"traffic@{view['version']}"], keys={"store_id": [1]}).json["views"][0]["version"] == view["version"]
+
+
+def test_ten_thousand_keys_are_read_at_once_and_no_more(stored: Service) -> None:
+    said = stored.post(ONLINE, views=["traffic"], keys={"store_id": list(range(10_000))})
+    assert (said.status, said.json["n_keys"]) == (200, 10_000)
+    more = stored.post(ONLINE, views=["traffic"], keys={"store_id": list(range(10_001))})
+    assert (more.status, more.json["error"]) == (400, "10,001 keys were asked for at once; the most are 10,000.")
+    large = stored.post(ONLINE, views=["traffic"], keys={"store_id": ["x" * 2**20]})
+    assert large.status == 400
+    assert len(large.body) < 1000
+    assert stored.post(ONLINE, views=["trafic"], keys={"store_id": [1]}).json["hint"] == "did you mean 'traffic'?"
+    assert stored.post(ONLINE, views=["traffic"], keys={"__proto__'; DROP TABLE": [1]}).status == 400
+
+
+def test_parity_by_http_and_by_the_command_line(stored: Service, cli: Callable[..., Any]) -> None:
+    report = stored.post("parity", view="traffic", keys=5)
+    assert (report.status, report.json["passed"], report.json["n_keys"]) == (200, True, 5)
+    folder = Path(planned_file(stored)).parent
+    write_visits(folder, "2.parquet", [datetime.now(UTC).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)])
+    said = cli("parity", "traffic", "--keys", 5, "--instants", 0, "--json", "--project", folder)
+    assert (said.code, said.json["passed"]) == (6, False)
+    assert [cause["cause"] for cause in said.json["differences"]] == ["stale"]
+    told = cli("parity", "traffic", "--keys", 5, "--instants", 0, "--project", folder)
+    assert told.code == 6
+    assert "parity failed, 0 of 5 samples" in told.out
+    assert {row["verb"] for row in stored.ask("GET", "/api/v1/audit").json} >= {"parity"}
 
 
 def talk(port: int, sent: bytes, *, leave: bool = False) -> bytes:

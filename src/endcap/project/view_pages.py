@@ -14,8 +14,7 @@ from endcap.core.durations import format_duration
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
-from endcap.loop.data.profiles import QUANTILES
-from endcap.loop.data.records import ColumnProfile
+from endcap.loop.data.records import QUANTILES, ColumnProfile
 from endcap.loop.features.catalogue import list_views
 from endcap.project.view_showing import FeatureLine, ProfileLine, ViewPage, list_specifications, show_view
 from endcap.storage.files import delivering

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from endcap.core.durations import format_duration
 from endcap.loop.data.records import ColumnProfile
+from endcap.loop.features.records import ParityReport
 from endcap.project.view_showing import FeatureLine, FoundView, ProfileLine, TableLine, ViewPage
 
 Line = tuple[str, str]
@@ -32,6 +33,20 @@ def tell_found(views: list[FoundView]) -> Iterator[Line]:
             yield f"  found by {', '.join(view.why)}", "dim"
     if not views:
         yield "no feature view was found", ""
+
+
+def tell_parity(report: ParityReport) -> Iterator[Line]:
+    """The verdict on what a view serves."""
+    verdict = "passed" if report.passed else "failed"
+    sampled = f"{report.n_sampled:,} samples ({report.n_keys:,} keys at {len(report.instants)} instants)"
+    yield f"{report.view}@{report.version}: parity {verdict}, {report.n_equal:,} of {sampled} are what the sources say", "bold"
+    for cause in report.differences:
+        names = ", ".join(f"{name} {n:,}" for name, n in cause.features.items())
+        yield f"  {cause.cause:<16} {cause.n:>7,}  {names}", ""
+        for example in cause.examples:
+            key = " ".join(f"{name}={value}" for name, value in example.key.items())
+            differs = ", ".join(f"{name} {served} instead of {expected}" for name, (served, expected) in example.differs.items())
+            yield f"    {example.at:%Y-%m-%d %H:%M}Z {key}: {example.about}{f' ({differs})' if differs else ''}", "dim"
 
 
 def tell_view(page: ViewPage) -> Iterator[Line]:

@@ -203,11 +203,11 @@ def _bits(validity: Any, chunk: pa.Array) -> NDArray[np.uint8]:
 
 
 class _Categories:
-    """Rows by category as long as there are few; ``counts`` is None once there were too many."""
+    """Rows by a category's name as long as there are few; ``counts`` is None once there were too many."""
 
     def __init__(self, most: int, *, kept: ColumnProfile | None) -> None:
         self.most, self.kept = most, {name for name, _ in kept.top} if kept else set()
-        self.counts: dict[Any, int] | None = {}
+        self.counts: dict[str, int] | None = {}
 
     def fold(self, chunk: pa.Array, *, n_distinct: int) -> None:
         """Count the values of a chunk, unless so many are distinct by now that they are no categories."""
@@ -217,15 +217,12 @@ class _Categories:
             return
         found = pc.value_counts(chunk.drop_null())
         for value, n in zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True):
-            self.counts[value] = self.counts.get(value, 0) + n
+            name = name_category(value)
+            self.counts[name] = self.counts.get(name, 0) + n
 
     def top(self) -> list[tuple[str, int]]:
-        """The most frequent by their names, and those that are kept however rare they are; none where there are too many."""
-        named: dict[str, int] = {}
-        for value, n in (self.counts or {}).items():
-            name = name_category(value)
-            named[name] = named.get(name, 0) + n
-        ordered = sorted(named.items(), key=lambda item: (-item[1], item[0]))
+        """The most frequent, and those that are kept however rare they are; none where there are too many."""
+        ordered = sorted((self.counts or {}).items(), key=lambda item: (-item[1], item[0]))
         return [*ordered[:N_TOP], *(item for item in ordered[N_TOP:] if item[0] in self.kept)]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
 from endcap.loop.data.histograms import Spread, coarsen, read_histogram
-from endcap.loop.data.records import MOST_TEXTS, QUANTILES, ColumnDistance, ColumnProfile, ProfileComparison
+from endcap.loop.data.records import MOST_TEXTS, QUANTILES, ColumnDistance, ColumnProfile, Histogram, ProfileComparison
 from endcap.loop.data.significance import adjust_p_values, find_chance_psi, find_chi_square, find_ks_p, find_share_p
 
 Doubles = NDArray[np.float64]
@@ -102,6 +102,7 @@ def measure_distance(a: ColumnProfile, b: ColumnProfile, *, limits: DriftLimits 
     ``reason`` says so.
     """
     limits = limits or DriftLimits()
+    a, b = _as_numbers(a, beside=b), _as_numbers(b, beside=a)
     found: dict[str, Any] = {"column": a.name, "type": a.type if a.type != "null" else b.type, "n_a": a.n, "n_b": b.n}
     if min(a.n, b.n) == 0:
         return ColumnDistance(**found, reason="one side has no rows" if max(a.n, b.n) else "neither side has rows")
@@ -152,6 +153,17 @@ def _weigh(distance: ColumnDistance, importances: Mapping[str, float] | None) ->
 
 def _family(profile: ColumnProfile) -> str:
     return "number" if profile.type in _NUMBERS else profile.type
+
+
+def _as_numbers(profile: ColumnProfile, *, beside: ColumnProfile) -> ColumnProfile:
+    """A bool as 0 and 1 where the other side has numbers, as arrays of features do."""
+    if profile.type != "bool" or _family(beside) != "number" or not (profile.top or profile.n == profile.n_null):
+        return profile
+    counts = [dict(profile.top).get(name, 0) for name in ("false", "true")]
+    histogram = Histogram([-1.0, 0.0, 1.0], counts, [1.0, 1.0])
+    top = [({"false": "0", "true": "1"}[name], n) for name, n in profile.top]
+    mean = profile.mean or 0.0
+    return msgspec.structs.replace(profile, type="integer", histogram=histogram, top=top, deviation=math.sqrt(mean * (1 - mean)))
 
 
 def _has_values(profile: ColumnProfile) -> bool:

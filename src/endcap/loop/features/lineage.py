@@ -72,10 +72,12 @@ def find_sources(view: FeatureView, *, columns: Mapping[str, Collection[str]] | 
     """Where a view's features, keys and times come from, down to the columns of the tables' files: derived columns are followed.
 
     ``columns`` are the columns of tables by name, where they are known (they tell whose a column is where two tables are joined); None: only
-    what the definitions name is known. ``parser`` is one to use for many views (None: one of its own). Of a SQL view each output column is followed through subqueries, joins, CTEs and unions; conditions of
-    a query (WHERE, ON, GROUP BY, QUALIFY) count for all that it gives. Where a column cannot be told (``SELECT *`` of two tables), the
-    tables are named with the column ''. A SQL view that names no features has those of its SELECT; behind a star these are not known.
-    Raises DefinitionError for SQL that does not parse. Cost: the parsing, some milliseconds.
+    what the definitions name is known. ``parser`` is one to use for many views (None: one of its own).
+
+    Of a SQL view each output column is followed through subqueries, joins, CTEs and unions; conditions of a query (WHERE, ON, GROUP BY,
+    QUALIFY) count for all that it gives. Where a column cannot be told (``SELECT *`` of two tables), the tables are named with the column
+    ''. A SQL view that names no features has those of its SELECT; behind a star these are not known. Raises DefinitionError for SQL that does not
+    parse. Cost: the parsing, some milliseconds.
     """
     known = {table.name: _known(table, (columns or {}).get(table.name)) for table in view.sources}
     with nullcontext(parser) if parser is not None else open_parser() as chosen:
@@ -83,11 +85,15 @@ def find_sources(view: FeatureView, *, columns: Mapping[str, Collection[str]] | 
         return _trace_query(view, tracer) if view.sql is not None else _trace_source(view, tracer)
 
 
-def find_personal(view: FeatureView, sources: ViewSources) -> frozenset[str]:
+def find_personal(view: FeatureView, sources: ViewSources | None = None) -> frozenset[str]:
     """The keys and features of a view that hold personal data: those it names, and those that carry a column which its table says is personal.
 
     A sum, a count or a share of such a column is no value of it; of a SQL view that cannot be told, so all that is made of it counts.
+    ``sources`` None: they are found, which costs some milliseconds where a table says what is personal, and otherwise nothing.
     """
+    if not any(table.personal for table in view.sources):
+        return frozenset(view.personal)
+    sources = sources or find_sources(view)
     private = {(table.name, column) for table in view.sources for column in table.personal}
     shy = {table.name for table in view.sources if table.personal}
     found = set(view.personal)

@@ -17,7 +17,6 @@ killed and is run again writes the same rows under the same id.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, timedelta
 from pathlib import Path
@@ -36,12 +35,13 @@ from endcap.governance.verbs import verb
 from endcap.loop.data.column_profiles import profile_columns
 from endcap.loop.data.column_types import name_type
 from endcap.loop.data.engine import open_engine
-from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.records import INGESTS, ColumnProfile, Ingest
 from endcap.loop.data.verbs import ingest
 from endcap.loop.features.arrivals import find_arrivals
 from endcap.loop.features.batch_rows import Added, Advance, add_rows
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.feature_batches import Written, remove_batches, scan_batches, write_batch
+from endcap.loop.features.lineage import find_personal
 from endcap.loop.features.materialised import list_batches, open_materialised
 from endcap.loop.features.online import write_online
 from endcap.loop.features.records import (
@@ -287,9 +287,9 @@ class _Run:
         rows = scan_batches(self.session, NEWEST, version, [id_]) if newest.n_rows else None
         names = [*version.view.keys, *version.feature_types]
         first = last = None
-        profiles: Sequence[object] = ()
+        profiles: list[ColumnProfile] = []
         if rows is not None:
-            profiles = profile_columns(rows.scanner(columns=names).to_reader(), personal=version.view.personal)
+            profiles = profile_columns(rows.scanner(columns=names).to_reader(), personal=find_personal(version.view))
             advance.engine.register("__newest", rows)
             first, last = advance.engine.execute(f"SELECT min({EVENT_AT}), max({EVENT_AT}) FROM __newest").fetchall()[0]
         self.reporter.step_ended("profile", status="done", wall_s=time.perf_counter() - began_s, note=f"{newest.n_rows:,} keys")
@@ -306,7 +306,13 @@ class _Run:
 
     def _record(self, record: Materialisation, snapshot: Snapshot, version: ViewVersion) -> None:
         """Make the batch one that others see."""
-        detail = {"batch": record.id, "identity": record.identity, "n_rows": record.n_rows, "n_restated": record.n_restated, "sha256": record.sha256}
+        detail: dict[str, str | int | float | bool | None] = {
+            "batch": record.id,
+            "identity": record.identity,
+            "n_rows": record.n_rows,
+            "n_restated": record.n_restated,
+            "sha256": record.sha256,
+        }
         workspace = self.session.workspace
         with self.session.change(_VERB, thing=f"feature-view/{version.id}", detail=detail) as change:
             where = {"view": version.name, "version": version.version}

@@ -159,7 +159,8 @@ def test_what_carries_a_personal_column_is_personal() -> None:
     people = Table("people", "p.csv", keys=("email",), event_time="day", columns={"domain": "split_part(email, '@', 2)"}, personal=("email", "age"))
     windows = {"newest": last("age", "7d"), "total": sum_("age", "7d"), "n": count("*", "7d"), "spend": last("spend", "7d")}
     folded = FeatureView(name="v", source=people, features=windows, personal=("spend",))
-    assert find_personal(folded, find_sources(folded)) == {"email", "newest", "spend"}
+    assert find_personal(folded, find_sources(folded)) == find_personal(folded) == {"email", "newest", "spend"}
+    assert find_personal(FeatureView(name="v", source=SALES, features={"x": "x"}, personal=("x",))) == {"x"}
     rows = FeatureView(name="v", source=people, keys=("store",), features={"d": "domain", "old": "age > 60", "x": "x"})
     assert find_personal(rows, find_sources(rows)) == {"d", "old"}
     queried = FeatureView(name="v", sql="SELECT store, count(*) AS n, max(age) AS m FROM people GROUP BY 1", tables=(people,), keys=("store",))
