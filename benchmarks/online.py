@@ -2,17 +2,20 @@
 
     python benchmarks/online.py [--keys 1000000] [--peer-keys 100000] [--rounds 3] [--kills 50] [--only sqlite redis http feast storm]
 
-What is measured, for 1,000,000 keys (whole numbers) of 10 floats each: loading them in random order of keys, from an Arrow table to rows that are
-on the disk; then, over keys drawn at random, reading one key, 100 keys of one view, and 100 keys of three views, decoded to Python values with the times of
-each row. Our sides: `sqlite` and `redis` (a real server that the benchmark starts, on loopback) in the process itself, and `http`, the running service on
-SQLite over one connection. `feast` is Feast 0.67 on SQLite, by its Python API, with fewer keys, since it loads slowly: its reads do not gain from more.
+What is measured, for 1,000,000 keys (whole numbers) of 10 floats each: loading them, in random order of keys, from an Arrow table to
+rows that are on the disk; then, over keys drawn at random, reading one key, 100 keys of one view, and 100 keys of three views, decoded
+to Python values with the times of each row. Our sides: `sqlite` and `redis` (a real server that the benchmark starts, on loopback) in
+the process itself, and `http`, the running service on SQLite over one connection. `feast` is Feast 0.67 on SQLite, by its Python API,
+with fewer keys, since it loads slowly: its reads do not gain from more.
 
-How: every side is a process of its own. Latencies are wall times, the median and the 99th percentile of the best of a few rounds; CPU microseconds a
-read (the client's, user and system) stand beside them, which other work on the machine disturbs less. Pages are warm: everything was read once.
-Feast lives in an environment of its own, made on first use under `.bench/feast`; where it cannot be installed it is skipped, aloud.
+How: every side is a process of its own. Latencies are wall times, the median and the 99th percentile of the best of a few rounds; CPU
+microseconds a read (the client's, user and system) stand beside them, which other work on the machine disturbs less. Pages are warm:
+everything was read once. Feast lives in an environment of its own, made on first use under `.bench/feast`; where it cannot be
+installed it is skipped, aloud.
 
-The storm: 50 times a process that writes batches of 400 rows to two spaces in turn is killed with SIGKILL while another process looks at all of them; and
-a push is killed at every instant (before, half-way through, after) at which it changes anything. The last line printed is one JSON object.
+The storm: 50 times a process that writes batches of 400 rows to two spaces in turn is killed with SIGKILL while another process looks
+at all of them; and a push is killed at every instant (before, half-way through, after) at which it changes anything. The last line
+printed is one JSON object.
 """
 
 from __future__ import annotations
