@@ -36,7 +36,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def storm(home: Path, *, n_kills: int, online: str | None = None, seed: int = 0) -> Outcome:
-    """Kill the writer of a home's online store ``n_kills`` times; ``online`` is as ``open_ports`` takes it. Raises RuntimeError when a process fails."""
+    """Kill the writer of a home's online store ``n_kills`` times. ``online`` is as ``open_ports`` takes it.
+
+    Raises RuntimeError when a process fails by itself.
+    """
     rng = np.random.default_rng(seed)
     ports = open_ports(home, online=online)
     _write(ports.online, 0)

@@ -74,7 +74,7 @@ def test_a_writer_that_does_not_get_its_turn_is_told(tmp_path: Path, monkeypatch
     write(ports.online, "a")
     blocker = sqlite3.connect(tmp_path / "home" / "online.sqlite", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Conflict, match="The online rows in .*online.sqlite took no writer"):
+    with pytest.raises(Conflict, match=r"The online rows in .*online\.sqlite took no writer"):
         write(ports.online, "b")
     blocker.close()
     assert write(ports.online, "b") == 300
@@ -123,7 +123,7 @@ def test_a_file_that_is_no_database_or_was_damaged_is_told(tmp_path: Path) -> No
     (home / "online.sqlite").write_bytes(b"no database at all" * 100)
     ports = open_ports(home)
     for act in (lambda: write(ports.online, "a"), lambda: look(ports.online), lambda: ports.online.get("space", b"a")):
-        with pytest.raises(IntegrityBroken, match="The online rows in .*online.sqlite were changed at rest, or are none of Endcap's"):
+        with pytest.raises(IntegrityBroken, match=r"The online rows in .*online\.sqlite were changed at rest, or are none of Endcap's"):
             act()
     ports.close()
     assert (home / "online.sqlite").read_bytes() == b"no database at all" * 100
