@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EVENT_TIME = "__event_time"
 KNOWN_AT = "__known_at"
+_UTC = ("UTC", "Etc/UTC")
 EVENT_AT = "__event_at"
 
 
@@ -292,7 +293,7 @@ def _add_times(
 def local_time(value: str, type_: str, *, zone: str, what: str) -> str:
     """SQL for the wall time in a zone of a time of DuckDB's type ``type_``. Raises InvalidInput, saying ``what``, for what is no time."""
     if type_ == "TIMESTAMP WITH TIME ZONE":
-        return f"CAST(timezone({quote_text(zone)}, {value}) AS TIMESTAMP)"
+        return _utc(value) if zone in _UTC else f"CAST(timezone({quote_text(zone)}, {value}) AS TIMESTAMP)"
     if name_type(type_) in ("date", "timestamp"):
         return f"CAST({value} AS TIMESTAMP)"
     if name_type(type_) == "text":
@@ -309,10 +310,18 @@ def local_time(value: str, type_: str, *, zone: str, what: str) -> str:
 
 def in_utc(local: str, value: str, type_: str, *, zone: str, years: Years | None, engine: duckdb.DuckDBPyConnection) -> str:
     """SQL for the instant (UTC) of a time, given as it is and as the zone's wall time."""
-    from_wall = quick_utc_sql(local, zone=zone, years=years, engine=engine) if years else utc_sql(local, zone=zone)
+    if zone in _UTC:
+        from_wall = local
+    else:
+        from_wall = quick_utc_sql(local, zone=zone, years=years, engine=engine) if years else utc_sql(local, zone=zone)
     if type_ == "TIMESTAMP WITH TIME ZONE":
-        return f"make_timestamp(epoch_us({value}))"
+        return _utc(value)
     if name_type(type_) == "text":
         text = f"CAST({value} AS VARCHAR)"
         return f"CASE WHEN {has_offset(text)} THEN timezone('UTC', TRY_CAST({text} AS TIMESTAMPTZ)) ELSE {from_wall} END"
     return from_wall
+
+
+def _utc(value: str) -> str:
+    """An instant as a plain timestamp in UTC. Zones are looked up row by row, which takes longer than reading the rows; UTC needs no looking up."""
+    return f"CASE WHEN isfinite({value}) THEN make_timestamp(epoch_us({value})) ELSE CAST(timezone('UTC', {value}) AS TIMESTAMP) END"

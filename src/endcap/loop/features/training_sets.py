@@ -149,8 +149,17 @@ def training_set(
     purpose: str | None = None,
 ) -> TrainingRows:
     """The rows of a training set in memory, with their record; see ``build_training_set``, whose arguments these are. The house keeps them too."""
-    made = build_training_set(session, spine, views, at=at, zone=zone, folder=folder, full_names=full_names, purpose=purpose)
-    return TrainingRows(read_training_set(session, made), made)
+    from endcap.loop.features.spines import as_arrow
+
+    given = spine if isinstance(spine, str | Path | Table) else as_arrow(spine)
+    made = build_training_set(session, given, views, at=at, zone=zone, folder=folder, full_names=full_names, purpose=purpose)
+    rows = read_training_set(session, made)
+    if isinstance(given, str | Path | Table):
+        return TrainingRows(rows, made)
+    schema = rows.schema
+    for i, field in enumerate(given.schema.remove_metadata()):
+        schema = schema.set(i, field)  # Parquet has no name for a few types of Arrow, such as days counted in milliseconds
+    return TrainingRows(rows.cast(schema), made)
 
 
 def read_training_set(session: Session, record: TrainingSet) -> pa.Table:
@@ -242,17 +251,11 @@ def _open_views(
 
 
 def _list_personal(joined: Sequence[_Joined]) -> set[str]:
-    """The features that hold personal data: as their view says, or as a table does of the column that they are."""
-    found = set()
-    for entry in joined:
-        view = entry.rows.view
-        stated = {*view.personal, *(column for table in view.sources for column in table.personal)}
-        found |= {
-            name
-            for feature, name in entry.names.items()
-            if feature in stated or (feature in view.features and view.features[feature].column in stated)
-        }
-    return found
+    """The features that hold personal data, as they are called among the rows."""
+    from endcap.loop.features.lineage import find_personal
+
+    stated = [(entry.names, find_personal(entry.rows.view)) for entry in joined]
+    return {name for names, personal in stated for feature, name in names.items() if feature in personal}
 
 
 def _mark(table: Table, folder: Path) -> str:
@@ -292,7 +295,7 @@ def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder:
 
     with reading(view.name):
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {rows.sql}")
-        (n,) = engine.execute(f"SELECT count(*) FROM {name}").fetchone() or (0,)
+        ((n,),) = engine.execute(f"SELECT count(*) FROM {name}").fetchall()
     return rows, f"SELECT * FROM {name}", int(n)
 
 
@@ -420,11 +423,11 @@ def _open_sink(session: Session, id_: str, *, out: Path | None) -> Iterator[Sink
 
     def keep(rows: pa.Table) -> None:
         parts.append({**_place(session, id_), "part": f"{len(parts):05d}"})
-        session.tables.write(TRAINING_ROWS, partition=parts[-1], table=rows)
+        with _explaining("The rows"):
+            session.tables.write(TRAINING_ROWS, partition=parts[-1], table=rows)
 
     try:
-        with _explaining("The rows"):
-            yield keep
+        yield keep
     except BaseException:
         for part in parts:
             session.tables.delete(TRAINING_ROWS, partition=part)
@@ -437,14 +440,15 @@ def _open_file(out: Path) -> Iterator[Sink]:
 
     from endcap.storage.parquet import open_writer
 
-    with delivering(out, what=str(out), hint=_HINT) as file, _explaining(str(out)):
+    with delivering(out, what=str(out), hint=_HINT) as file:
         writer: Any = None
 
         def write(rows: pa.Table) -> None:
             nonlocal writer
-            if writer is None:
-                writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else open_writer(rows.schema, sink=file)
-            writer.write_table(rows)
+            with _explaining(str(out)):
+                if writer is None:
+                    writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else open_writer(rows.schema, sink=file)
+                writer.write_table(rows)
 
         yield write
         if writer is not None:

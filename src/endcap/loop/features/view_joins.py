@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,26 +164,34 @@ def _count_rows(rows: FeatureRows, relation: str, asked: Asked) -> NDArray[np.in
 
 
 def _read_features(rows: FeatureRows, relation: str, asked: Asked, wanted: RowTimes) -> pa.Table:
+    """The features of rows, in no order, with their places among those wanted.
+
+    Where each of them has an order of its own it is looked for by that alone: as many rows as were wanted are then just these, since each finds
+    itself. Otherwise it is looked for by all that tells rows apart.
+    """
+    given: dict[str, NDArray[Any]] = {SLOT: np.arange(len(wanted), dtype=np.int64), ORDER: wanted.order}
+    if len(np.unique(wanted.order)) == len(wanted):
+        found = _look_up(rows, relation, given, f"r.{ORDER} = w.{ORDER}")
+        if found.num_rows == len(wanted):
+            return found
+    given |= {KEY: wanted.keys, EVENT_AT: wanted.event_at.view("datetime64[us]"), KNOWN_AT: wanted.known_at.view("datetime64[us]")}
+    same = " AND ".join(f"r.{column} = w.{column}" for column in (EVENT_AT, KNOWN_AT, ORDER))
+    return _look_up(rows, relation, given, f"{_equal(rows, 'w')} AND {same}", keys=asked.relation)
+
+
+def _look_up(rows: FeatureRows, relation: str, given: Mapping[str, NDArray[Any]], condition: str, *, keys: str | None = None) -> pa.Table:
     import pyarrow as pa
 
-    given = {
-        KEY: wanted.keys,
-        EVENT_AT: wanted.event_at.view("datetime64[us]"),
-        KNOWN_AT: wanted.known_at.view("datetime64[us]"),
-        ORDER: wanted.order,
-        SLOT: np.arange(len(wanted), dtype=np.int64),
-    }
     features = "".join(f", r.{quote(name)} AS f{i}" for i, name in enumerate(rows.feature_types))
-    keys = ", ".join(f"k.{quote(name)}" for name in rows.view.keys)
+    large = "arrow_large_buffer_size"  # texts of one column may hold more than 2 GiB
     with lent(rows.engine, {name: pa.array(values) for name, values in given.items()}) as name, reading(rows.view.name):
-        chosen = f"(SELECT {keys}, w.* FROM {name} w JOIN {quote(asked.relation)} k ON w.{KEY} = k.{KEY})"
-        same = " AND ".join(f"r.{column} = w.{column}" for column in (EVENT_AT, KNOWN_AT, ORDER))
-        large = "arrow_large_buffer_size"  # texts of one column may hold more than 2 GiB
+        wanted = name
+        if keys is not None:
+            named = ", ".join(f"k.{quote(key)}" for key in rows.view.keys)
+            wanted = f"(SELECT {named}, w.* FROM {name} w JOIN {quote(keys)} k ON w.{KEY} = k.{KEY})"
         rows.engine.execute(f"SET {large} = true")
         try:
-            return rows.engine.sql(
-                f"SELECT w.{SLOT}{features} FROM ({relation}) r JOIN {chosen} w ON {_equal(rows, 'w')} AND {same}"
-            ).to_arrow_table()
+            return rows.engine.sql(f"SELECT w.{SLOT}{features} FROM ({relation}) r JOIN {wanted} w ON {condition}").to_arrow_table()
         finally:
             rows.engine.execute(f"RESET {large}")
 

@@ -213,9 +213,7 @@ def _resolve(text: str, names: Mapping[str, str]) -> str:
     return quote(names[text.lower()]) if text.lower() in names else text
 
 
-def _times(
-    view: FeatureView, own: duckdb.DuckDBPyConnection, names: Mapping[str, str], *, zone: str
-) -> tuple[str, str]:
+def _times(view: FeatureView, own: duckdb.DuckDBPyConnection, names: Mapping[str, str], *, zone: str) -> tuple[str, str]:
     """SQL for the instants that a row is about and from which it was known."""
     found = {}
     for what, expression in (("event_time", view.event_time), ("known_at", view.known_at)):

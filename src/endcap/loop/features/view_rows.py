@@ -185,6 +185,6 @@ def add_pushed(sql: str, *, session: Session, view: FeatureView, stored: Mapping
     name = f"__pushed_{view.version}"
     engine.register(name, session.tables.scan(PUSHED, partition=partition))
     columns = [f"CAST({quote(key)} AS {stored[key]}) AS {quote(key)}" for key in view.keys]
-    columns += [EVENT_AT, KNOWN_AT, f"CAST({PUSHED_FIRST} AS BIGINT) AS {ORDER}"]
+    columns += [EVENT_AT, KNOWN_AT, ORDER]
     columns += [f"CAST({quote(key)} AS {type_}) AS {quote(key)}" for key, type_ in stored.items() if key not in view.keys]
     return f"{sql} UNION ALL SELECT * FROM (SELECT {', '.join(columns)} FROM {name}){tail}"
