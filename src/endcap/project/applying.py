@@ -183,12 +183,14 @@ def _check_views(session: Session, definitions: Definitions) -> None:
     if not definitions.views:
         return
     from endcap.loop.features.checks import check_view
+    from endcap.loop.features.parsing import open_parser
 
     columns = find_columns(session, definitions.tables.values())
-    for view in definitions.views.values():
-        try:
-            check_view(view, columns=columns)
-        except DefinitionError as error:
-            line = definitions.lines.get(view.name)
-            where = f"{definitions.folder / FILE}{f', line {line}' if line else ''}"
-            raise DefinitionError(f"{where}: {error.what}", hint=error.hint) from error
+    with open_parser() as parser:
+        for view in definitions.views.values():
+            try:
+                check_view(view, columns=columns, parser=parser)
+            except DefinitionError as error:
+                line = definitions.lines.get(view.name)
+                where = f"{definitions.folder / FILE}{f', line {line}' if line else ''}"
+                raise DefinitionError(f"{where}: {error.what}", hint=error.hint) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 import endcap
@@ -28,8 +29,9 @@ from endcap.governance.verbs import Verb
 from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.deployment.records import Batch
 from endcap.loop.evaluation.records import Groups, Verdict
-from endcap.loop.features.catalogue import register_view
-from endcap.loop.features.records import SNAPSHOTS, VIEW_HEADS, Snapshot
+from endcap.loop.features.catalogue import find_view, register_view
+from endcap.loop.features.online import write_online
+from endcap.loop.features.records import SNAPSHOTS, VIEW_HEADS, VIEW_VERSIONS, Snapshot
 from endcap.loop.registry.records import COMPARISONS, Comparison, Version
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.project.definitions import load_definitions
@@ -209,12 +211,32 @@ def viewed(scene: Scene) -> str:
     return view.name
 
 
+def served(scene: Scene) -> str:
+    """The view, with a row online, as materialisations leave it."""
+    session, name = scene.session, viewed(scene)
+    version = find_view(session, name)
+    if not version.stored_types:
+        types = {
+            "key_types": {"store_id": "text"},
+            "feature_types": {"units_7d": "number"},
+            "stored_types": {"store_id": "VARCHAR", "units_7d": "DOUBLE"},
+        }
+        version = msgspec.structs.replace(version, **types)
+        with session.records.transact() as tx:
+            _, n = tx.get_versioned(VIEW_VERSIONS, workspace=session.workspace, id=version.id) or (None, 0)
+            tx.put(VIEW_VERSIONS, workspace=session.workspace, record=version, expected_version=n)
+        at = pa.array([session.now().replace(tzinfo=None)], pa.timestamp("us"))
+        write_online(session, version, pa.table({"store_id": ["S1"], "__event_at": at, "__known_at": at, "units_7d": [1.0]}))
+    return name
+
+
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "audit": lambda _: {"actor": "ada"},
     "comparison": lambda s: {"model": compared(s)},
     "comparisons": lambda s: {"model": compared(s)},
     "features drift": lambda s: {"view": materialised(s)},
+    "features online": lambda s: {"views": [served(s)], "keys": {"store_id": ["S1"]}},
     "features page": lambda s: {"view": viewed(s), "out": s.scratch / "view.html"},
     "features pages": lambda s: {"out": s.scratch / "views"},
     "features search": lambda s: {"words": [viewed(s)]},
@@ -252,8 +274,10 @@ MADE_OF_OTHERS = {
     "compare": "it draws the groups; start-comparison is audited",
     "run": "each of its parts is audited: apply, ingest, register, record-verdict, promote, log-predictions",
     "forecast": "a run of a definition file that it wrote",
+    "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",
 }
 NOT_CHAINED = {
+    "features push": "what is pushed is data in flow; each push is on record (tests/unit/loop/features/test_pushes.py)",
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
     "check-members": "as check-quality (tests/unit/loop/monitoring/test_members.py)",
     "join-outcomes": "outcomes are data in flow",

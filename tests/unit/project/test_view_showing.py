@@ -81,7 +81,7 @@ def materialise(session: Session, version: str, *, name: str = "store_traffic", 
     )
     done = Materialisation(
         id="m1", view=name, version=version, identity="i", at=at, ingests={"sales": "x"}, first_tick=at - timedelta(days=9), last_tick=at, n_rows=2,
-        n_restated=1, n_keys_recomputed=0, n_online=2, sha256="x", cpu_s=0.1, wall_s=0.1, snapshot="s1",
+        n_restated=1, n_keys_recomputed=0, n_online=2, sha256="x", cpu_s=0.1, wall_s=0.1, snapshot="s1", n=1, known_until=at,
     )  # fmt: skip
     with session.records.transact() as tx:
         tx.append(SNAPSHOTS, workspace=workspace, record=snapshot)

@@ -11,7 +11,7 @@ from endcap.core.permissions import Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
 from endcap.faces.cli.service import UP
 from endcap.faces.codes import EXIT_CODES, HTTP_STATUSES
-from endcap.faces.http.remote import LOCAL, remote_verbs
+from endcap.faces.http.remote import local_verbs, remote_verbs
 from endcap.project.verbs import load_verbs
 
 
@@ -58,7 +58,7 @@ def _list_paths() -> list[str]:
     lines = ["## HTTP", "", "`endcap up` answers; `/api/v1/openapi.json` describes each parameter and result, `/healthz` says that it is up.", ""]
     lines += ["| path | methods | verb |", "|---|---|---|"]
     lines += [f"| `{entry.path}` | {'GET, POST' if entry.by_query else 'POST'} | {name} |" for name, entry in remote_verbs().items()]
-    return [*lines, "", "Not over HTTP:", "", *(f"- **{name}**: {reason}" for name, reason in LOCAL.items())]
+    return [*lines, "", "Not over HTTP:", "", *(f"- **{name}**: {reason}" for name, reason in local_verbs().items())]
 
 
 def _list_codes(codes: Mapping[str, int]) -> list[str]:

@@ -16,12 +16,12 @@ from rich.text import Text
 
 from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
-from endcap.faces.cli.view_text import tell_found, tell_view
+from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
-from endcap.loop.features.records import DriftReport
+from endcap.loop.features.records import DriftReport, Materialisation, ParityReport
 from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
 from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Version
@@ -33,7 +33,7 @@ from endcap.project.showing import ModelLine, ModelView, VersionView
 from endcap.project.starting import FirstForecast, Started
 from endcap.project.view_showing import FoundView, ViewPage
 
-_NO_RELEASE = 6
+_NOT_PASSED = 6
 _MEASURES = ("wape", "mae", "rmsse", "rmspe")
 _HOUR_MEASURES = ("rmse", "crps", "day_wape", "wape")
 
@@ -46,14 +46,15 @@ class _Paper(Console):
 
 
 def render(result: Any, *, as_json: bool) -> int:
-    """Print a result and return the exit code: 6 where a run ended without a version that may answer, otherwise 0."""
+    """Print a result and return the exit code: 6 where a run ended without a version that may answer or parity did not pass, otherwise 0."""
     if as_json:
         sys.stdout.write(msgspec.json.encode(result, order="deterministic").decode() + "\n")
     else:
         # What is not read on a terminal is read by a program or later: nothing is folded there.
         show(result, _Paper(highlight=False) if sys.stdout.isatty() else _Paper(highlight=False, width=240, soft_wrap=True))
     outcome = result.run if isinstance(result, FirstForecast) else result
-    return _NO_RELEASE if isinstance(outcome, RunResult) and outcome.champion is None else 0
+    failed = not outcome.passed if isinstance(outcome, ParityReport) else isinstance(outcome, RunResult) and outcome.champion is None
+    return _NOT_PASSED if failed else 0
 
 
 @singledispatch
@@ -121,6 +122,16 @@ def _(result: FirstForecast, console: Console) -> None:
 
 
 @show.register
+def _(result: Materialisation, console: Console) -> None:
+    span = f", {result.first_tick:%Y-%m-%d %H:%M} to {result.last_tick:%Y-%m-%d %H:%M}" if result.first_tick and result.last_tick else ""
+    console.print(Text(f"{result.view}@{result.version}: batch {result.n}, {result.n_rows:,} rows{span}"))
+    console.print(Text(f"  said anew   {result.n_restated:,} rows, {result.n_keys_recomputed:,} keys computed again"))
+    console.print(Text(f"  online      {'not kept' if result.online == 'none' else f'{result.n_online:,} keys'}"))
+    console.print(Text(f"  known until {result.known_until:%Y-%m-%d %H:%M:%S} UTC"))
+    console.print(Text(f"  took        {format_duration(result.wall_s)}, {result.cpu_s:.2f} CPU-s"))
+
+
+@show.register
 def _(result: Plan, console: Console) -> None:
     for sort, all_planned in (("view", result.views), ("model", result.models)):
         for planned in all_planned:
@@ -137,6 +148,12 @@ def _(result: Plan, console: Console) -> None:
 @show.register
 def _(result: ViewPage, console: Console) -> None:
     for line, style in tell_view(result):
+        console.print(Text(line, style=style))
+
+
+@show.register
+def _(result: ParityReport, console: Console) -> None:
+    for line, style in tell_parity(result):
         console.print(Text(line, style=style))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from endcap.core.durations import format_duration
 from endcap.loop.data.records import ColumnProfile
-from endcap.project.view_showing import FeatureLine, FoundView, ProfileLine, TableLine, ViewPage
+from endcap.loop.features.records import ParityReport
+from endcap.project.view_showing import FeatureLine, FoundView, ParityLine, ProfileLine, TableLine, ViewPage
 
 Line = tuple[str, str]
 _SHOWN_FEATURES = 8
@@ -32,6 +33,20 @@ def tell_found(views: list[FoundView]) -> Iterator[Line]:
             yield f"  found by {', '.join(view.why)}", "dim"
     if not views:
         yield "no feature view was found", ""
+
+
+def tell_parity(report: ParityReport) -> Iterator[Line]:
+    """The verdict on what a view serves."""
+    verdict = "passed" if report.passed else "failed"
+    sampled = f"{report.n_sampled:,} samples ({report.n_keys:,} keys at {len(report.instants)} instants)"
+    yield f"{report.view}@{report.version}: parity {verdict}, {report.n_equal:,} of {sampled} are what the sources say", "bold"
+    for cause in report.differences:
+        names = ", ".join(f"{name} {n:,}" for name, n in cause.features.items())
+        yield f"  {cause.cause:<16} {cause.n:>7,}  {names}", ""
+        for example in cause.examples:
+            key = " ".join(f"{name}={value}" for name, value in example.key.items())
+            differs = ", ".join(f"{name} {served} instead of {expected}" for name, (served, expected) in example.differs.items())
+            yield f"    {example.at:%Y-%m-%d %H:%M}Z {key}: {example.about}{f' ({differs})' if differs else ''}", "dim"
 
 
 def tell_view(page: ViewPage) -> Iterator[Line]:
@@ -65,6 +80,8 @@ def tell_view(page: ViewPage) -> Iterator[Line]:
     if not page.uses:
         yield "  no model yet: name it in ec.Forecast(..., features=[...])", ""
     yield from _tell_kept(page)
+    if page.online:
+        yield tell_verdict(page.parity), ""
     yield "versions", "bold"
     for version in page.versions[:_SHOWN_VERSIONS]:
         yield f"  v{version.n} {version.id}  {version.at:%Y-%m-%d %H:%M} by {version.actor}{', stands' if version.stands else ''}", ""
@@ -116,6 +133,16 @@ def tell_profile(profile: ProfileLine | None) -> str:
     missing = "" if profile.null_share is None else f", {profile.null_share:.1%} missing"
     age = "" if profile.age_s is None else f", newest value {format_duration(max(profile.age_s, 0.0))} old"
     return f"{profile.n_rows:,} keys{missing}{age}"
+
+
+def tell_verdict(parity: ParityLine | None) -> str:
+    """The newest verdict on what is served, in a line."""
+    if parity is None:
+        return "parity: never judged"
+    if parity.passed:
+        return f"parity: all of {parity.n_sampled:,} samples were what the sources say, on {parity.at:%Y-%m-%d %H:%M}"
+    why = ", ".join(f"{cause} {n:,}" for cause, n in parity.causes.items())
+    return f"parity: REFUSED, {parity.n_sampled - parity.n_equal:,} of {parity.n_sampled:,} samples differed on {parity.at:%Y-%m-%d %H:%M} ({why})"
 
 
 def tell_column(profile: ColumnProfile, *, personal: bool) -> str:

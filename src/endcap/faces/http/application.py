@@ -19,6 +19,7 @@ from endcap.core.errors import EndcapError, InvalidInput, NotFound, suggest
 from endcap.faces.http.answers import encode_error, encode_result, status_of, tell_unforeseen
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.gateway import Gateway
+from endcap.faces.http.online import OnlineReads
 from endcap.faces.http.openapi import describe_service
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
 from endcap.governance.sessions import Session
@@ -34,15 +35,16 @@ def build_application(house: House, *, folder: Path, calls: Calls | None = None,
         yield
 
     remotes = remote_verbs()
+    quick = {remote.path: OnlineReads(session, remote, calls).answer for name, remote in remotes.items() if name == "features online"}
     routes = [
         Route("/healthz", _answer_health, methods=["GET"]),
         Route(f"{API}/openapi.json", _answer_description, methods=["GET"]),
-        *(_route(remote, session, folder, calls) for remote in remotes.values()),
+        *(_route(remote, session, folder, calls) for remote in remotes.values() if remote.path not in quick),
     ]
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=live)  # type: ignore[arg-type]  # each handler takes its own kind of error
     app.router.redirect_slashes = False
-    return Gateway(app, {})
+    return Gateway(app, quick)
 
 
 def _route(remote: RemoteVerb, session: Session, folder: Path, calls: Calls) -> Route:

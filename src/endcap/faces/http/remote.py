@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from endcap.core.errors import DefinitionError, InvalidInput, suggest, unknown
+from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.permissions import Permission
 from endcap.faces.parameters import describe_parameter, split_union
 from endcap.governance.verbs import Verb
@@ -24,17 +24,16 @@ _HANDED_ON = "takes a record or a table that another part of a run made; a run c
 LOCAL = {
     "check-members": _HANDED_ON,
     "check-quality": _HANDED_ON,
+    "features page": "writes a file on the caller's machine",
+    "features pages": "writes files on the caller's machine",
     "forecast": "reads a file of the caller's machine and lays out a project beside it",
     "ingest": _HANDED_ON,
     "init": "lays out files in a folder of the caller's machine",
-    "join-outcomes": _HANDED_ON,
-    "log-predictions": _HANDED_ON,
-    "predictions": "writes a file on the caller's machine",
     "record-verdict": _HANDED_ON,
     "register": _HANDED_ON,
     "start-comparison": "takes the drawn groups; compare draws them and calls it",
 }
-"""The verbs that no request calls, each with the reason."""
+"""Verbs that no request calls though it could say their parameters, each with the reason. Those that it could not say are told by ``local_verbs``."""
 HELD = {
     "executor": "where work runs is settled where the server was started",
     "folder": "the project's folder is the server's",
@@ -117,36 +116,53 @@ def read_object(body: bytes) -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=1)
 def remote_verbs() -> dict[str, RemoteVerb]:
-    """The verbs that requests can call, by name. Raises DefinitionError for a verb that can neither be called so nor stands in ``LOCAL``."""
-    return {name: make_remote(verb) for name, verb in load_verbs().items() if name not in LOCAL}
+    """The verbs that requests can call, by name."""
+    return _split_verbs()[0]
 
 
-def make_remote(verb: Verb) -> RemoteVerb:
-    """A verb as requests see it. Raises DefinitionError for parameters that no JSON can say."""
+def local_verbs() -> dict[str, str]:
+    """The verbs that no request can call, by name, each with the reason."""
+    return _split_verbs()[1]
+
+
+@lru_cache(maxsize=1)
+def _split_verbs() -> tuple[dict[str, RemoteVerb], dict[str, str]]:
+    remote, local = {}, {}
+    for name, verb in load_verbs().items():
+        found = LOCAL.get(name) or make_remote(verb)
+        if isinstance(found, RemoteVerb):
+            remote[name] = found
+        else:
+            local[name] = found
+    return remote, local
+
+
+def make_remote(verb: Verb) -> RemoteVerb | str:
+    """A verb as requests see it; or why they cannot call it: it needs what no request gives, or what no JSON says."""
     fields: list[Any] = []
     for parameter in verb.parameters:
+        required = parameter.default is parameter.empty
         if parameter.name in HELD:
-            if parameter.default is parameter.empty and parameter.name != "folder":
-                raise DefinitionError(f"The verb '{verb.name}' needs '{parameter.name}', which no request may give.", hint="name it in LOCAL")
+            if required and parameter.name != "folder":
+                return f"needs '{parameter.name}': {HELD[parameter.name]}"
             continue
+        if isinstance(parameter.annotation, str):  # a type that only the checker imports
+            return f"takes '{parameter.name}', a {parameter.annotation}, which no JSON can say"
         type_: Any = Annotated[_bound(parameter.annotation), msgspec.Meta(description=describe_parameter(verb, parameter.name) or "")]
-        fields.append((parameter.name, type_) if parameter.default is parameter.empty else (parameter.name, type_, parameter.default))
+        fields.append((parameter.name, type_) if required else (parameter.name, type_, parameter.default))
+        try:
+            msgspec.json.schema(parameter.annotation)
+        except TypeError:
+            return f"takes '{parameter.name}', which no JSON can say"
     name = "".join(word.capitalize() for word in verb.name.replace("-", " ").split()) + "Parameters"
-    try:
-        parameters = msgspec.defstruct(name, fields, kw_only=True, frozen=True, forbid_unknown_fields=True)
-        msgspec.json.schema(parameters)
-    except (TypeError, NameError) as error:
-        raise DefinitionError(f"The parameters of the verb '{verb.name}' cannot be said in JSON: {error}", hint="name it in LOCAL") from error
+    parameters = msgspec.defstruct(name, fields, kw_only=True, frozen=True, forbid_unknown_fields=True)
     wants_folder = any(parameter.name == "folder" for parameter in verb.parameters)
     return RemoteVerb(verb, f"{API}/{verb.name.replace(' ', '/')}", parameters, wants_folder)
 
 
 def _bound(annotation: Any) -> Any:
-    """The annotation with whole numbers held to 64 bits, which is what every store takes. Text that names no type is none here either."""
-    if isinstance(annotation, str):
-        raise DefinitionError(f"{annotation!r} names no type when the program runs.", hint="name the verb in LOCAL")
+    """The annotation with whole numbers held to 64 bits, which is what every store takes."""
     if annotation is int:
         return _INT64
     parts = split_union(annotation)

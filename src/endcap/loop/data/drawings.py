@@ -97,7 +97,7 @@ def _draw_categories(a: ColumnProfile, b: ColumnProfile) -> tuple[list[str], int
     rest = [max((p.n - p.n_null) / max(p.n, 1) - sum(of.get(name, 0.0) for name in shown), 0.0) for p, of in ((a, of_a), (b, of_b))]
     rows += [("others", rest)] if max(rest) > 1e-9 else []
     most = max(share for _, shares in rows for share in shares) or 1.0
-    start, room, parts = 170, _RIGHT - 170 - 52, []
+    start, room, parts = 170, _RIGHT - 170 - 106, []
     for i, (name, shares) in enumerate(rows):
         y = _TOP + i * _ROW
         parts.append(_text(start - 8, y + 13, name if len(name) <= _MOST_CHARACTERS else f"{name[:_MOST_CHARACTERS]}…", anchor="end"))

@@ -47,7 +47,7 @@ class Spread:
         """Where the numbers of each bin are taken to lie evenly: about their mean, as wide as the bin lets it be."""
         low, high = self.edges[:-1], self.edges[1:]
         wide = high - low
-        start = np.where(self.positions > 0.5, low + (2 * self.positions - 1) * wide, low)
+        start = np.where(self.positions > 0.5, high - 2 * (1 - self.positions) * wide, low)
         stop = np.where(self.positions > 0.5, high, low + 2 * self.positions * wide)
         return np.minimum(start, np.nextafter(high, -np.inf)), np.maximum(stop, np.nextafter(low, np.inf))
 
@@ -70,7 +70,8 @@ class Spread:
         place = np.clip(np.searchsorted(below, levels, side="left") - 1, 0, self.counts.size - 1)
         mass = below[place + 1] - below[place]
         way = np.divide(levels - below[place], mass, out=np.zeros(levels.size), where=mass > 0)
-        return np.clip(start[place] + (stop[place] - start[place]) * np.clip(way, 0.0, 1.0), self.edges[0], self.edges[-1])
+        inside = start[place] + (stop[place] - start[place]) * np.clip(way, 0.0, 1.0)
+        return np.where(self.standing[place], self.edges[place + 1], inside)
 
     @property
     def standing(self) -> NDArray[np.bool_]:
@@ -206,7 +207,8 @@ def _positions_on(spread: Spread, grid: Doubles) -> Doubles:
     low, high = grid[:-1], grid[1:]
     place = np.clip(np.searchsorted(spread.edges, high, side="left") - 1, 0, spread.counts.size - 1)
     undivided = (spread.edges[place] == low) & (spread.edges[place + 1] == high)
-    middle = (np.maximum(start[place], low) / 2 + np.minimum(stop[place], high) / 2 - low) / (high - low)
+    with np.errstate(over="ignore"):  # beside a bin that is hardly wide, where none of these numbers are
+        middle = (np.maximum(start[place], low) / 2 + np.minimum(stop[place], high) / 2 - low) / (high - low)
     return np.clip(np.where(undivided, spread.positions[place], middle), 0.0, 1.0)
 
 

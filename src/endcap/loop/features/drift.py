@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from endcap.core.errors import InvalidInput, NotFound, suggest
@@ -52,7 +53,9 @@ def compare_drift(session: Session, view: str, *, snapshot: str | None = None, a
     if isinstance(reference, TrainingProfile):
         trained = trained or reference
     importances = trained.importances or None if trained is not None else None
-    found = compare_profiles(_profiles_of(session, reference, newer), newer.profiles, importances=importances)
+    fresh = _features_of(session, newer, name)
+    known = _features_of(session, reference, name, others={profile.name for profile in fresh})
+    found = compare_profiles(known, fresh, importances=importances)
     return DriftReport(
         view=name,
         snapshot=newer.id,
@@ -136,13 +139,18 @@ def _find_reference(session: Session, view: str, against: str) -> Snapshot | Tra
     return trained
 
 
-def _profiles_of(session: Session, reference: Snapshot | TrainingProfile, newer: Snapshot) -> list[ColumnProfile]:
-    """Those of the view's own features: a model may have been trained on other views beside it."""
-    if isinstance(reference, Snapshot):
-        return list(reference.profiles)
-    defined = session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=f"{newer.view}@{reference.views[newer.view]}")
-    own = {profile.name for profile in newer.profiles} | set(defined.feature_types if defined is not None else ())
-    return [profile for profile in reference.profiles if profile.name in own]
+def _features_of(session: Session, side: Snapshot | TrainingProfile, view: str, *, others: Collection[str] = ()) -> list[ColumnProfile]:
+    """The view's own features: a snapshot holds its keys too, and a model may have been trained on other views beside it.
+
+    ``others`` are features as another side calls them, for a training on a version that was never materialised here.
+    """
+    version = side.version if isinstance(side, Snapshot) else side.views[view]
+    defined = session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=f"{view}@{version}")
+    if isinstance(side, Snapshot):
+        keys = defined.key_types if defined is not None else {}
+        return [profile for profile in side.profiles if profile.name not in keys]
+    own = {*others, *(defined.feature_types if defined is not None else ())}
+    return [profile for profile in side.profiles if profile.name in own]
 
 
 def _list_notes(newer: Snapshot, reference: Snapshot | TrainingProfile, trained: TrainingProfile | None) -> list[str]:

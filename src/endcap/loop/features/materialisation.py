@@ -17,9 +17,8 @@ killed and is run again writes the same rows under the same id.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +35,13 @@ from endcap.governance.verbs import verb
 from endcap.loop.data.column_profiles import profile_columns
 from endcap.loop.data.column_types import name_type
 from endcap.loop.data.engine import open_engine
-from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.records import INGESTS, ColumnProfile, Ingest
 from endcap.loop.data.verbs import ingest
 from endcap.loop.features.arrivals import find_arrivals
 from endcap.loop.features.batch_rows import Added, Advance, add_rows
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.feature_batches import Written, remove_batches, scan_batches, write_batch
+from endcap.loop.features.lineage import find_personal
 from endcap.loop.features.materialised import list_batches, open_materialised
 from endcap.loop.features.online import write_online
 from endcap.loop.features.records import (
@@ -92,12 +92,12 @@ def materialise(
 
     ``view`` is a name, or name@version. ``since`` and ``until`` are days of the view's zone, both included: event times before and after are not
     covered unless a batch covered them already (None: the first time from the beginning, then on from what is covered, and on with the clock).
-    ``folder`` is where relative paths of its tables begin (None: where they did when it was applied). ``verify`` reads files again whose size and time are
-    unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
+    ``folder`` is where relative paths of its tables begin (None: where they did when it was applied). ``verify`` reads files again whose size
+    and time are unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
 
     Raises NotFound for an unknown view, ContractBroken for rows that break a table's contract, InvalidInput for tables that no longer have the
-    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Cost: that of ingesting what is new, the new files
-    or the tiles of the longest window, and the newest row of each key. Memory: that of the settings.
+    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Cost: that of ingesting what is new,
+    the new files and the tiles of the longest window, and the newest row of each key. Memory: that of the settings.
     """
     version = find_view(session, view)
     subject = f"features/{version.id}"
@@ -154,10 +154,10 @@ class _Run:
         arrivals = find_arrivals(ingests, before=self._ingests_of(last), kept=last.kept if last else {})
         with open_engine(self.session.settings) as engine:
             advance = Advance(self.session, self.version, engine, self.folder, ingests, arrivals, tuple(before), until, spans)
-            identity = _identify(advance)
-            if last is not None and last.identity == identity:
-                return last
-            return self._write(advance, identity)
+            content = _identify(advance)
+            if last is None or not _waits(last, until):
+                return last if last and last.identity in (content, identify(content, last.known_until)) else self._write(advance, content)
+            return self._write(advance, identify(content, until))
 
     def _tidy(self, last: Materialisation | None) -> None:
         """Remove what killed runs left, and the newest rows of batches that are not the newest."""
@@ -287,9 +287,9 @@ class _Run:
         rows = scan_batches(self.session, NEWEST, version, [id_]) if newest.n_rows else None
         names = [*version.view.keys, *version.feature_types]
         first = last = None
-        profiles: Sequence[object] = ()
+        profiles: list[ColumnProfile] = []
         if rows is not None:
-            profiles = profile_columns(rows.scanner(columns=names).to_reader(), personal=version.view.personal)
+            profiles = profile_columns(rows.scanner(columns=names).to_reader(), personal=find_personal(version.view))
             advance.engine.register("__newest", rows)
             first, last = advance.engine.execute(f"SELECT min({EVENT_AT}), max({EVENT_AT}) FROM __newest").fetchall()[0]
         self.reporter.step_ended("profile", status="done", wall_s=time.perf_counter() - began_s, note=f"{newest.n_rows:,} keys")
@@ -306,7 +306,13 @@ class _Run:
 
     def _record(self, record: Materialisation, snapshot: Snapshot, version: ViewVersion) -> None:
         """Make the batch one that others see."""
-        detail = {"batch": record.id, "identity": record.identity, "n_rows": record.n_rows, "n_restated": record.n_restated, "sha256": record.sha256}
+        detail: dict[str, str | int | float | bool | None] = {
+            "batch": record.id,
+            "identity": record.identity,
+            "n_rows": record.n_rows,
+            "n_restated": record.n_restated,
+            "sha256": record.sha256,
+        }
         workspace = self.session.workspace
         with self.session.change(_VERB, thing=f"feature-view/{version.id}", detail=detail) as change:
             where = {"view": version.name, "version": version.version}
@@ -353,12 +359,12 @@ def _cover(last: Materialisation | None, span: Span | None) -> tuple[Span, ...]:
     return unite([*last.spans, (last.spans[-1][1], None)]) if last.spans[-1][1] is not None else last.spans
 
 
+def _waits(last: Materialisation, until: datetime) -> bool:
+    """Whether rows that lay in the future may have begun to count."""
+    return last.waits_until is not None and last.waits_until > last.known_until and until > last.known_until
+
+
 def _identify(advance: Advance) -> str:
-    """What a batch is made from: the definition, what was ingested, what is covered, and what time has brought since."""
-    last, due = advance.last, None
-    if advance.view.windowed:
-        due = last_due(advance, advance.until).isoformat()
-    if last is not None and last.waits_until is not None and last.waits_until > last.known_until:
-        due = f"{due} {advance.until.isoformat()}"
-    ingests = {name: found.identity for name, found in advance.ingests.items()}
-    return identify(advance.version.id, ingests, advance.spans, due)
+    """What a batch is made from: the definition, what was ingested, what is covered, and the last tick that is due."""
+    due = last_due(advance, advance.until) if advance.view.windowed else None
+    return identify(advance.version.id, {name: found.identity for name, found in advance.ingests.items()}, advance.spans, due)

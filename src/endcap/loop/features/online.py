@@ -14,7 +14,7 @@ import msgspec
 
 from endcap.core.clock import Clock
 from endcap.core.durations import parse_duration
-from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.core.errors import InvalidInput, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
@@ -183,6 +183,12 @@ class OnlineReader:
         rows = self._read([(view.space, found) for view, found in zip(self._views, wanted, strict=True)])  # type: ignore[misc]  # no None is left
         return [view.judge_many(keys_, rows_, now_us) for view, keys_, rows_ in zip(self._views, asked, rows, strict=True)]
 
+    def answer(self, keys: Mapping[str, Sequence[Any]] | Sequence[Any]) -> OnlineAnswer:
+        """``read``, with the instant that ages are counted to and each row's version: what ``features online`` gives."""
+        now_us = self._now_us()
+        found = self.read_at(keys, now_us)
+        return OnlineAnswer(_EPOCH + timedelta(microseconds=now_us), len(found[0].reasons), [_answer(rows, now_us) for rows in found])
+
     def _take_columns(self, keys: Mapping[str, Sequence[Any]] | Sequence[Any]) -> list[Sequence[Any]]:
         if not isinstance(keys, Mapping):
             if len(self.keys) > 1:
@@ -193,7 +199,7 @@ class OnlineReader:
                 raise InvalidInput(f"The keys have no column {name!r}. Columns: {list(keys)}.", hint=suggest(name, keys))
         for name in keys:
             if name not in self.keys:
-                raise InvalidInput(unknown("key", name, self.keys, where="None of these views"), hint=suggest(name, self.keys) or "leave it out")
+                raise InvalidInput(f"These views have no key {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys) or "leave it out")
         columns = [_as_values(name, keys[name]) for name in self.keys]
         counts = {name: len(column) for name, column in zip(self.keys, columns, strict=True)}
         if len(set(counts.values())) > 1:
@@ -236,12 +242,7 @@ def read_online(session: Session, views: list[str], keys: dict[str, list[Any]]) 
     no row, or one older than the view's ``max_age``; the reasons say which. Dates come and go as ISO text. Cost: 3 microseconds a key and
     view. Who reads again and again opens a reader once: ``open_online``.
     """
-    reader = open_online(session, views)
-    now_us = reader._now_us()
-    found = reader.read_at(keys, now_us)
-    n_keys = len(found[0].reasons)
-    at = _EPOCH + timedelta(microseconds=now_us)
-    return OnlineAnswer(at, n_keys, [_answer(rows, now_us) for rows in found])
+    return open_online(session, views).answer(keys)
 
 
 def write_online(session: Session, version: ViewVersion, table: pa.Table) -> int:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from endcap.core.errors import NotFound
 from endcap.core.names import quote
+from endcap.governance.sessions import Session
 from endcap.loop.data.failures import reading
+from endcap.loop.features.feature_batches import first_order
+from endcap.loop.features.materialised import open_materialised
 from endcap.loop.features.parity_causes import FeatureRow
-from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER
-from endcap.loop.features.view_rows import FeatureRows
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, ViewVersion
+from endcap.loop.features.view_rows import PUSHED_FIRST, FeatureRows
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,7 +33,7 @@ def draw_keys(rows: FeatureRows, n: int, *, rng: np.random.Generator) -> list[Ke
     """Up to ``n`` keys of a view's rows, each at most once and as likely as any other. Cost: a pass over the rows' keys, which are held once each."""
     names = ", ".join(quote(key) for key in rows.view.keys)
     with reading(rows.view.name):
-        found = rows.engine.execute(f"SELECT DISTINCT {names} FROM ({rows.sql}) ORDER BY {names}").to_arrow_table()
+        found = rows.engine.sql(f"SELECT DISTINCT {names} FROM ({rows.sql}) ORDER BY {names}").to_arrow_table()
     chosen = np.sort(rng.permutation(found.num_rows)[:n])
     return [tuple(row.values()) for row in found.take(chosen).to_pylist()]
 
@@ -66,17 +70,28 @@ def read_rows(rows: FeatureRows, *, since: datetime, n_keys: int) -> list[list[F
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows that came into the online store together, of the sampled keys by their number."""
+class Held:
+    """A row at rest, and the number of the batch that brought it; 0 for a pushed one."""
 
-    at: datetime
-    rows: dict[int, list[FeatureRow]] = field(repr=False)
+    batch: int
+    row: FeatureRow
 
 
-def serve_at(batches: Sequence[Batch], n: int, at: datetime) -> FeatureRow | None:
-    """What the online store held of a key at an instant: of the batches written by then the newest row. Its age is not looked at."""
-    held = [row for batch in batches if batch.at <= at for row in batch.rows.get(n, ())]
-    return max(held, key=lambda row: (row.event_at, row.known_at), default=None)
+def read_held(session: Session, version: ViewVersion, *, engine: duckdb.DuckDBPyConnection, n_keys: int) -> list[list[Held]]:
+    """Of each key in ``KEYS`` all rows that batches and pushes brought, in order of event time, known-at and batch."""
+    found: list[list[Held]] = [[] for _ in range(n_keys)]
+    try:
+        sql = open_materialised(session, version, engine=engine)
+    except NotFound:
+        return found  # it was never materialised, or has no rows
+    # A UUID lies at rest as text.
+    joined = " AND ".join(f"CAST(r.{quote(key)} AS {version.stored_types[key]}) = k.{quote(key)}" for key in version.view.keys)
+    features = "".join(f", r.{quote(name)}" for name in version.feature_types)
+    by = f"ORDER BY k.n, r.{EVENT_AT}, r.{KNOWN_AT}, r.{ORDER}"
+    sql = f"SELECT k.n, r.{ORDER}, r.{EVENT_AT}, r.{KNOWN_AT}{features} FROM ({sql}) r JOIN {KEYS} k ON {joined} {by}"
+    for n, order, event_at, known_at, *values in engine.execute(sql).fetchall():
+        found[n].append(Held(0 if order >= PUSHED_FIRST else order // first_order(1), FeatureRow(event_at, known_at, tuple(values))))
+    return found
 
 
 def plain_utc(at: datetime) -> datetime:

@@ -202,6 +202,17 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     online: str = "pending"
 
 
+class PushMerge(msgspec.Struct, frozen=True, kw_only=True):
+    """One file at rest that was made of the ``parts``, pushes or merges by id, which say the same; ``removed`` once they are gone."""
+
+    id: str
+    view: str
+    version: str
+    at: datetime
+    parts: tuple[str, ...]
+    removed: bool = False
+
+
 class ParityExample(msgspec.Struct, frozen=True, kw_only=True):
     """One value that was not what the sources say.
 
@@ -230,7 +241,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether what a view serves online is what its sources say: the verdict on a sample of keys and instants.
 
     ``version`` is the one that stands, ``served_version`` the one whose rows are served. ``instants`` begins with the moment of the check, where
-    the online store itself was read; at the others its batches were. ``behind`` is how late rows may come. It ``passed`` when every sample was equal.
+    the online store itself was read; at the others its batches were. ``behind`` is how late rows may come, ``n_missing`` for how many samples nothing
+    was served. It ``passed`` when every sample was equal.
     """
 
     id: str
@@ -256,5 +268,6 @@ MATERIALISATIONS = Kind("materialisation", Materialisation, "id", (("view",), ("
 SNAPSHOTS = Kind("feature-snapshot", Snapshot, "id", (("view",), ("view", "version")))
 TRAINING_PROFILES = Kind("training-profile", TrainingProfile, "id", (("model",),))
 TRAINING_SETS = Kind("training-set", TrainingSet, "id", (("identity",),))
+PUSH_MERGES = Kind("feature-push-merge", PushMerge, "id", (("view", "version", "removed"),))
 PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version"), ("view", "version", "online")))
 PARITY_REPORTS = Kind("parity-report", ParityReport, "id", (("view",), ("view", "version")))

@@ -16,10 +16,12 @@ from endcap.core.durations import parse_duration
 from endcap.core.names import quote
 from endcap.loop.data.file_sets import Span as FileSpan
 from endcap.loop.data.file_sets import facts_of, span_of
-from endcap.loop.data.records import FileIdentity, Ingest
+from endcap.loop.data.ingested import open_ingested
+from endcap.loop.data.records import INGESTS, FileIdentity, Ingest
 from endcap.loop.features.batch_rows import Added, Advance
+from endcap.loop.features.checks import check_view
 from endcap.loop.features.feature_batches import RESTATED, scan_batches
-from endcap.loop.features.records import EVENT_AT, KNOWN_AT, TILES
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, TILES, Materialisation
 from endcap.loop.features.spans import within
 from endcap.loop.features.ticks import make_ticks, to_us
 from endcap.loop.features.view_rows import plain_columns
@@ -85,6 +87,7 @@ class _Windows:
         assert source is not None, "a windowed view has a source"
         ingest, arrival = advance.ingests[source.name], advance.arrivals[source.name]
         table = open_table(advance.session, source, folder=advance.folder, engine=advance.engine, ingest=ingest, folded=True)
+        check_view(advance.view, columns={source.name: list(table.source.columns)})
         plan = plan_windows(advance.view, table)
         found = cls(advance, plan, arrival.new, None)
         if arrival.kept or arrival.replaced:
@@ -130,10 +133,8 @@ class _Windows:
         engine, plan = self.advance.engine, self.plan
         parts = []
         if self.new:
-            source = plan.table.source.table
-            only = open_table(
-                self.advance.session, source, folder=self.advance.folder, engine=engine, ingest=plan.table.ingest, only=self.new, folded=True
-            ).source
+            table, ingest, session = plan.table.source.table, plan.table.ingest, self.advance.session
+            only = open_ingested(session, table, ingest, folder=self.advance.folder, engine=engine, only=self.new, placed=True)
             rows = tiles_sql(plan, rows=only.sql_by_file)
             parts.append(rows if self.again is None else f"SELECT * FROM ({rows}) WHERE {TICK} NOT BETWEEN {self.again[0]} AND {self.again[1]}")
         if self.again is not None:
@@ -142,10 +143,11 @@ class _Windows:
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {_NEW} AS {' UNION ALL BY NAME '.join(parts)}")
 
     def at_rest(self) -> str:
-        """The new tiles as they are kept, in the order of their ticks, so that few of their parts are read again."""
+        """The new tiles as they are kept, in the order of their ticks, so that few parts are read again, and the same whenever they are made."""
         plan = self.plan
         late = f", {LATE}" if plan.dated else ""
-        partials = "".join(f", {partial.name}" for partial in plan.folds.partials.values())
+        kept = [(f"list_sort({p.name})" if p.sort == "values" else p.name, p.name) for p in plan.folds.partials.values()]
+        partials = "".join(f", {sql} AS {name}" for sql, name in kept)
         keys = ", ".join(plan.keys)
         return f"SELECT {keys}, {plan.ticks.instant_sql(TICK)} AS {_AT}{late}{partials} FROM {_NEW} ORDER BY {_AT}, {keys}{late}"
 
@@ -251,7 +253,7 @@ class _Windows:
 Ranges = tuple[tuple[datetime, datetime], ...]
 
 
-def _by_ranges(batches: tuple[object, ...], own: Ranges) -> list[tuple[Ranges, list[str]]]:
+def _by_ranges(batches: tuple[Materialisation, ...], own: Ranges) -> list[tuple[Ranges, list[str]]]:
     """Batches by the intervals in which their tiles no longer count, since later batches made them again."""
     later: Ranges = own
     found: list[tuple[Ranges, str]] = []
@@ -262,8 +264,6 @@ def _by_ranges(batches: tuple[object, ...], own: Ranges) -> list[tuple[Ranges, l
 
 
 def _ingest_before(advance: Advance, table: str) -> Ingest:
-    from endcap.loop.data.records import INGESTS
-
     assert advance.last is not None, "what was replaced came with an earlier batch"
     found = advance.session.records.get(INGESTS, workspace=advance.session.workspace, id=advance.last.ingests[table])
     assert found is not None, "an ingest that was materialised stays"

@@ -251,17 +251,11 @@ def _open_views(
 
 
 def _list_personal(joined: Sequence[_Joined]) -> set[str]:
-    """The features that hold personal data: as their view says, or as a table does of the column that they are."""
-    found = set()
-    for entry in joined:
-        view = entry.rows.view
-        stated = {*view.personal, *(column for table in view.sources for column in table.personal)}
-        found |= {
-            name
-            for feature, name in entry.names.items()
-            if feature in stated or (feature in view.features and view.features[feature].column in stated)
-        }
-    return found
+    """The features that hold personal data, as they are called among the rows."""
+    from endcap.loop.features.lineage import find_personal
+
+    stated = [(entry.names, find_personal(entry.rows.view)) for entry in joined]
+    return {name for names, personal in stated for feature, name in names.items() if feature in personal}
 
 
 def _mark(table: Table, folder: Path) -> str:

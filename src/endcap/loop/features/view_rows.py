@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
-from endcap.core.errors import InvalidInput
 from endcap.core.names import quote
 from endcap.governance.sessions import Session
 from endcap.loop.data.column_types import name_type
 from endcap.loop.data.failures import reading
 from endcap.loop.data.records import Ingest
+from endcap.loop.data.sources import EVENT_TIME
+from endcap.loop.features.checks import check_view
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED, ViewVersion
+from endcap.loop.features.view_queries import run_query
 from endcap.loop.features.view_sources import (
     OpenTable,
     Span,
@@ -85,20 +87,28 @@ def open_view(
     An event time is the instant at which the table's zone shows it, see ``Source``; of a row that sums up an interval (``Table.interval``; a date
     that windows fold is a day) it is the interval's end. A row becomes known at the table's ``known_at``, or else
     its ``known_after`` after its event time. A row without an event time, or with a null in a key, is no feature row.
-    Raises InvalidInput for keys, features or conditions that do not bind, and for types that no feature has; ContractBroken for tables that
-    are refused. Cost: that of ingesting and opening the tables; rows are read when ``sql`` is run.
+    Ticks of a windowed view may lie after the present: what their windows would hold if no more rows came. Where a table has no ``known_at``, a
+    tick's values are known once all its rows are: the longer of the view's ``known_after`` and the table's after the tick.
+
+    Raises InvalidInput for keys, features or conditions that do not bind, and for types that no feature has; DefinitionError for SQL that
+    ``check_view`` refuses; ContractBroken for tables that are refused. Cost: that of ingesting and opening the tables; rows are read when
+    ``sql`` is run, but the SELECT of a SQL view runs now, once for each engine and ingest.
     """
     if view.sql is not None:
-        raise InvalidInput(f"Feature view '{view.name}' is a SELECT, which cannot be opened yet.")
-    assert view.source is not None, "the definition has looked"
-    name = view.source.name
-    found, files = (ingests or {}).get(name), (only or {}).get(name)
-    table = open_table(session, view.source, folder=folder, engine=engine, ingest=found, only=files, folded=view.windowed)
-    if view.windowed:
-        sql = _window_view(plan_windows(view, table), keys=keys, span=span)
+        name, stored, found = run_query(session, view, folder=folder, ingests=ingests or {}, engine=engine, only=only or {}, keys=keys)
+        sql = f"SELECT * FROM {name}{restrict(view, keys=keys, span=span)}"
     else:
-        sql = f"SELECT * FROM ({_row_view(view, table)}){restrict(view, keys=keys, span=span)}"
-    sql, stored = plain_columns(sql, view=view, engine=engine)
+        assert view.source is not None, "the definition has looked"
+        name = view.source.name
+        ingest, files = (ingests or {}).get(name), (only or {}).get(name)
+        table = open_table(session, view.source, folder=folder, engine=engine, ingest=ingest, only=files, folded=view.windowed)
+        check_view(view, columns={name: list(table.source.columns)})
+        if view.windowed:
+            sql = _window_view(plan_windows(view, table), keys=keys, span=span)
+        else:
+            sql = f"SELECT * FROM ({_row_view(view, table)}){restrict(view, keys=keys, span=span)}"
+        sql, stored = plain_columns(sql, view=view, engine=engine)
+        found = {table.ingest.table: table.ingest}
     if pushed and view.pushed:
         sql = add_pushed(sql, session=session, view=view, stored=stored, engine=engine, tail=restrict(view, keys=keys, span=span))
     return FeatureRows(
@@ -107,7 +117,7 @@ def open_view(
         feature_types={name: name_type(type_) for name, type_ in stored.items() if name not in view.keys},
         stored_types=stored,
         sql=sql,
-        ingests={table.ingest.table: table.ingest},
+        ingests=found,
         engine=engine,
     )
 
@@ -125,7 +135,7 @@ def _row_view(view: FeatureView, table: OpenTable) -> str:
     conditions = [f"{quote(key)} IS NOT NULL" for key in view.keys]
     if view.where is not None:
         conditions.append(f"({resolve_condition(view.where, source, view=view)}\n)")
-    conditions += [f"isfinite({table.event_at})"] if source.table.event_time is not None else []
+    conditions += [f"isfinite({EVENT_TIME})"] if source.table.event_time is not None else []
     return f"SELECT {', '.join(columns)} FROM ({source.sql_by_file}) WHERE {' AND '.join(conditions)}"
 
 
@@ -175,6 +185,6 @@ def add_pushed(sql: str, *, session: Session, view: FeatureView, stored: Mapping
     name = f"__pushed_{view.version}"
     engine.register(name, session.tables.scan(PUSHED, partition=partition))
     columns = [f"CAST({quote(key)} AS {stored[key]}) AS {quote(key)}" for key in view.keys]
-    columns += [EVENT_AT, KNOWN_AT, f"CAST({PUSHED_FIRST} AS BIGINT) AS {ORDER}"]
+    columns += [EVENT_AT, KNOWN_AT, ORDER]
     columns += [f"CAST({quote(key)} AS {type_}) AS {quote(key)}" for key, type_ in stored.items() if key not in view.keys]
     return f"{sql} UNION ALL SELECT * FROM (SELECT {', '.join(columns)} FROM {name}){tail}"

@@ -68,7 +68,7 @@ def open_table(
     found = ingest if ingest is not None else ingest_table(session, table, folder=folder)
     source = open_ingested(session, table, found, folder=folder, engine=engine, only=only, placed=True)
     interval = _find_interval(source, folded=folded)
-    event_at = _end_sql(interval, zone=source.zone) if table.event_time is not None else ALWAYS_SQL
+    event_at = _end_sql(interval, source=source) if table.event_time is not None else ALWAYS_SQL
     hidden = micros(table.known_after) if table.event_time is not None else 0
     known_at = later(event_at, hidden)
     if table.known_at is not None:
@@ -107,10 +107,10 @@ def _stands_at_midnights(source: Source) -> bool:
     return bool(every)
 
 
-def _end_sql(interval: timedelta, *, zone: str) -> str:
+def _end_sql(interval: timedelta, *, source: Source) -> str:
     """SQL for the end of a row's interval; whole days end as the clocks of the zone show it."""
     if interval and not interval % timedelta(days=1):
-        return f"timezone('UTC', timezone({quote_text(zone)}, {EVENT_TIME} + INTERVAL {interval.days} DAY))"
+        return source.in_utc(f"({EVENT_TIME} + INTERVAL {interval.days} DAY)")
     return later(EVENT_AT, round(interval.total_seconds() * 1_000_000))
 
 

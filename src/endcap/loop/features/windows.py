@@ -102,7 +102,7 @@ def tiles_sql(plan: WindowPlan, *, keys: str | None = None, ticks: tuple[int, in
     columns += [f"{table.order} AS __order"] if folds.needs_order else []
     columns += [f"{sql} AS {name}" for sql, name in folds.columns.items()]
     conditions = [f"{key_column(source, key, view=view)} IS NOT NULL" for key in view.keys]
-    conditions += [f"isfinite({table.event_at})"]
+    conditions += [f"isfinite({EVENT_TIME})"]
     if view.where is not None:
         conditions.append(f"({resolve_condition(view.where, source, view=view)}\n)")
     if keys is not None:

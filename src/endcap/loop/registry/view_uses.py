@@ -12,6 +12,7 @@ from endcap.loop.registry.assignments import read_assignment
 from endcap.loop.registry.comparisons import find_comparison
 from endcap.loop.registry.records import MODELS
 from endcap.loop.registry.releases import get_champion
+from endcap.storage.ports import Kind
 
 
 class ViewUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,17 @@ class ViewUse(msgspec.Struct, frozen=True, kw_only=True):
             return f"{self.model} (answers by {', '.join(self.answering)})"
         n = len(self.versions)
         return f"{self.model} ({n} version{'s' if n > 1 else ''}, none answers)" if n else f"{self.model} (not trained on it yet)"
+
+
+class _Trained(msgspec.Struct, frozen=True):
+    """Of a training profile whom it is of; what the features were like is passed over."""
+
+    id: str
+    model: str
+    views: dict[str, str]
+
+
+_TRAINED = Kind(TRAINING_PROFILES.name, _Trained, TRAINING_PROFILES.id)
 
 
 class _Named(msgspec.Struct):
@@ -53,7 +65,7 @@ def find_view_uses(session: Session, *, views: Collection[str] | None = None) ->
         for view in msgspec.json.decode(model.definition, type=_Reads).features:
             declared.setdefault(view.name, set()).add(model.name)
     trained: dict[str, dict[str, dict[str, str]]] = {}
-    for profile in session.records.find(TRAINING_PROFILES, workspace=session.workspace, newest_first=True):
+    for profile in session.records.find(_TRAINED, workspace=session.workspace, newest_first=True):
         for name, version in profile.views.items():
             trained.setdefault(name, {}).setdefault(profile.model, {})[profile.id] = version
     wanted = sorted({*declared, *trained} & set(views)) if views is not None else sorted({*declared, *trained})

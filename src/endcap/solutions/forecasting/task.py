@@ -20,6 +20,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.records import ColumnProfile, Ingest, describe_arrival
 from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
 from endcap.loop.features.known import feature_of, load_known
+from endcap.loop.features.lineage import find_personal
 from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
 from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, Version, VersionFile
@@ -80,7 +81,7 @@ class ForecastTask(DefinedTask):
         digest = session.blobs.put(encode_panel(panel))
         self._keep(digest, panel)
         self._note_states(session, panel)
-        profiles, n_profiled = profile_features(panel, personal={name for view in self.forecast.features for name in view.personal})
+        profiles, n_profiled = profile_features(panel, personal={name for view in self.forecast.features for name in find_personal(view)})
         notes = tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts)
         notes += describe_retired(panel, self.forecast)
         notes += tuple(note for found in ingests.values() for note in describe_arrival(found))

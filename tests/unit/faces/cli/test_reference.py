@@ -10,7 +10,7 @@ from endcap.core.permissions import Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
 from endcap.faces.cli.reference import main, write_reference
 from endcap.faces.codes import EXIT_CODES, HTTP_STATUSES
-from endcap.faces.http.remote import LOCAL, remote_verbs
+from endcap.faces.http.remote import local_verbs, remote_verbs
 from endcap.project.verbs import load_verbs
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference.md"
@@ -67,7 +67,7 @@ def test_paths_of_http() -> None:
     text = section("HTTP")
     rows = re.findall(r"^\| `(\S+)` \| (GET, POST|POST) \| ([a-z -]+) \|$", text, flags=re.MULTILINE)
     assert [(entry.path, "GET, POST" if entry.by_query else "POST", name) for name, entry in remote_verbs().items()] == rows
-    assert dict(re.findall(r"^- \*\*([a-z -]+)\*\*: (.+)$", text, flags=re.MULTILINE)) == LOCAL
+    assert dict(re.findall(r"^- \*\*([a-z -]+)\*\*: (.+)$", text, flags=re.MULTILINE)) == local_verbs()
 
 
 def test_a_page_is_written_and_its_age_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from endcap.governance.records import AuditRow
 from endcap.loop.data.records import BrokenCheck, ColumnDistance, FileIdentity, Ingest, KeyVolume, QuarantineView, VolumeDoubt
 from endcap.loop.deployment.records import Batch, Delivery, TraceStep
 from endcap.loop.evaluation.records import Balance, CheckResult, Finding, Metrics, Verdict
-from endcap.loop.features.records import DriftReport
+from endcap.loop.features.records import DriftReport, ParityCause, ParityExample, ParityReport
 from endcap.loop.monitoring.records import ComparisonView, Incident, MembersRead, Reading
 from endcap.loop.registry.records import Champion, Comparison, MemberLine, MemberSummary, ModelRecord, Release, SliceMetrics, Version, VersionFile
 from endcap.loop.retraining.records import Judged
@@ -463,6 +463,53 @@ def test_a_run_that_left_nothing_to_answer_is_no_success(capsys: pytest.CaptureF
     assert render(result, as_json=as_json) == 6
     out = capsys.readouterr().out
     assert as_json or "no forecasts: no version passed its gate\n" in out
+
+
+PARITY = ParityReport(
+    id="parity_000001",
+    view="traffic",
+    version="1a2b3c4d5e6f",
+    served_version="1a2b3c4d5e6f",
+    at=AT,
+    actor="ada",
+    passed=False,
+    n_keys=200,
+    instants=(AT,),
+    n_sampled=200,
+    n_equal=198,
+    n_missing=1,
+    differences=(
+        ParityCause(
+            cause="stale",
+            n=2,
+            features={"units_7d": 2},
+            examples=(
+                ParityExample(
+                    at=AT,
+                    key={"store_id": 7},
+                    about="it was older",
+                    served_at=AT,
+                    expected_at=AT,
+                    differs={"units_7d": (1, 2)},
+                ),
+                ParityExample(at=AT, key={}, about="it was too old", served_at=None, expected_at=None, differs={}),
+            ),
+        ),
+    ),
+    behind="0h",
+    seed=7,
+)
+
+
+def test_parity_tells_the_causes_and_is_no_success_where_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert render(PARITY, as_json=False) == 6
+    assert capsys.readouterr().out.splitlines() == [
+        "traffic@1a2b3c4d5e6f: parity failed, 198 of 200 samples (200 keys at 1 instants) are what the sources say",
+        "  stale                  2  units_7d 2",
+        "    2026-03-03 14:05Z store_id=7: it was older (units_7d 1 instead of 2)",
+        "    2026-03-03 14:05Z : it was too old",
+    ]
+    assert render(msgspec.structs.replace(PARITY, passed=True, differences=()), as_json=True) == 0
 
 
 DRIFT = DriftReport(

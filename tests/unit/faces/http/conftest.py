@@ -64,7 +64,9 @@ def remote() -> Callable[[Any], RemoteVerb]:
 
     def make(function: Any) -> RemoteVerb:
         entry: Verb = function.__verb__
-        return make_remote(entry)
+        made = make_remote(entry)
+        assert isinstance(made, RemoteVerb)
+        return made
 
     return make
 

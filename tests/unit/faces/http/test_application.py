@@ -99,7 +99,8 @@ def test_routes_are_the_table_of_verbs(client: TestClient) -> None:
 
 def test_a_verb_is_called_as_the_local_owner_and_audited(client: TestClient, house: House, tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text("import endcap as ec\n", encoding="utf-8")
-    assert client.post("/api/v1/plan", json={}).json() == {"file": str(tmp_path / "project.py"), "models": []}
+    planned = client.post("/api/v1/plan", json={}).json()
+    assert (planned["file"], planned["models"]) == (str(tmp_path / "project.py"), [])
     said = client.post("/api/v1/rollback", json={"model": "nothing"})
     assert (said.status_code, said.json()["code"]) == (404, "not_found")
     assert client.get("/api/v1/audit").json() == []

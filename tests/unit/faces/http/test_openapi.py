@@ -14,7 +14,7 @@ from endcap.faces.cli.commands import offered_verbs
 from endcap.faces.codes import HTTP_STATUSES
 from endcap.faces.http.answers import encode_error, encode_result
 from endcap.faces.http.openapi import Error, describe_service
-from endcap.faces.http.remote import LOCAL, remote_verbs
+from endcap.faces.http.remote import local_verbs, remote_verbs
 
 OWN = {"/healthz", "/api/v1/openapi.json"}
 
@@ -39,7 +39,7 @@ def test_paths_are_the_verbs_that_requests_can_call(document: Any) -> None:
 def test_the_command_line_offers_what_requests_can_call_and_more() -> None:
     taking_rows = {"features online", "features push"}
     assert set(remote_verbs()) - set(offered_verbs()) <= taking_rows
-    assert set(offered_verbs()) - set(remote_verbs()) <= set(LOCAL)
+    assert set(offered_verbs()) - set(remote_verbs()) <= set(local_verbs())
 
 
 @pytest.mark.parametrize("name", list(remote_verbs()))

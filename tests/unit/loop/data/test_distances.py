@@ -101,6 +101,19 @@ def test_whole_numbers_are_categories_too() -> None:
     assert found.wasserstein == pytest.approx(1.5, abs=1e-3)
 
 
+@pytest.mark.parametrize("type_", [pa.float64(), pa.int8()])
+def test_a_bool_beside_numbers_is_zero_and_one(type_: pa.DataType) -> None:
+    flags = [True] * 120 + [False] * 80 + [None] * 10
+    numbers = pa.array(flags).cast(pa.int8()).cast(type_)
+    for a, b in ((flags, numbers), (numbers, flags)):
+        same = measured(a, b)
+        assert (same.psi, same.ks, same.ks_error, same.wasserstein, same.reason) == (0.0, 0.0, 0.0, 0.0, "")
+    other = measured(flags, pa.array([1.0] * 200))
+    assert other.ks == pytest.approx(0.4)
+    assert other.wasserstein_scaled == pytest.approx(0.4 / math.sqrt(0.24))
+    assert measure_distance(profiled(flags, personal=["x"]), profiled(numbers)).reason == "it was bool and is " + profiled(numbers).type
+
+
 def test_a_list_that_is_not_whole_names_no_newcomer() -> None:
     known = texts([("a", 50), ("b", 30)], 100)  # twenty rows of other texts
     found = measure_distance(known, texts([("a", 50), ("z", 50)], 100))
@@ -112,7 +125,7 @@ def test_a_list_that_is_not_whole_names_no_newcomer() -> None:
     ("a", "b", "reason"),
     [
         ([1.0] * 200, ["a"] * 200, "it was number and is text"),
-        ([True] * 200, [1] * 200, "it was bool and is integer"),
+        ([True] * 200, ["true"] * 200, "it was bool and is text"),
     ],
 )
 def test_another_type_is_told_and_comes_first(a: Any, b: Any, reason: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -124,10 +125,12 @@ def test_a_feature_that_the_view_lost_since_the_training_is_told(session: Sessio
             feature_types={"units": "number", "lost": "number"},
         )
         tx.append(VIEW_VERSIONS, workspace=session.workspace, record=version)
+        newer = msgspec.structs.replace(version, id="traffic@aaa", version="aaa", n=2, key_types={"store": "integer"}, feature_types={})
+        tx.append(VIEW_VERSIONS, workspace=session.workspace, record=newer)
     train(session, "m-v1", {"units": values["units"], "lost": values["visits"], "other": values["visits"]}, views=["traffic@old"])
-    keep(session, "s1", values)
+    keep(session, "s1", values | {"store": list(range(400))})
     report = compare_drift(session, VIEW, model="m")
-    assert ([d.column for d in report.distances], report.vanished, report.new) == (["units"], ("lost",), ("visits", "city"))
+    assert ([d.column for d in report.distances], report.vanished, report.new) == (["units"], ("lost",), ("visits", "city")), "a key is no feature"
     assert report.notes == (
         "the view was defined otherwise then: version old, now aaa",
         "m-v1 does not tell how much it leans on each feature: ranked by distance alone",

@@ -225,7 +225,9 @@ def test_a_column_that_is_not_there_and_a_row_without_a_time_are_refused() -> No
 def test_a_table_of_no_rows_and_many_features_are_packed_too() -> None:
     features = {f"f{place}": "number" for place in range(300)}
     codec = RowCodec(WHAT, keys={"k": "text", "b": "uuid"}, features=features)
-    types = {"k": pa.string(), "b": pa.string(), "__event_at": pa.timestamp("us"), "__known_at": pa.timestamp("us")} | dict.fromkeys(features, pa.float64())
+    types = {"k": pa.string(), "b": pa.string(), "__event_at": pa.timestamp("us"), "__known_at": pa.timestamp("us")} | dict.fromkeys(
+        features, pa.float64()
+    )
     nothing = pa.table({name: pa.array([], type_) for name, type_ in types.items()})
     assert (codec.encode_keys(nothing).to_pylist(), codec.encode_rows(nothing).to_pylist()) == ([], [])
     times = pa.array([0] * 9, pa.timestamp("us"))

@@ -45,7 +45,9 @@ class House:
         pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), self.folder / f"{name}.parquet")
         return Table(name, f"{name}.parquet", **({"keys": keys, "event_time": "t", "zone": "UTC"} | given))
 
-    def view(self, columns: dict[str, Any] | pa.Table | None = None, *, name: str = "user", features: Any = ("x",), table: Any = None, **given: Any) -> FeatureView:
+    def view(
+        self, columns: dict[str, Any] | pa.Table | None = None, *, name: str = "user", features: Any = ("x",), table: Any = None, **given: Any
+    ) -> FeatureView:
         table = self.table(name, columns if columns is not None else VISITS, **(table or {}))
         return FeatureView(name=name, source=table, features=list(features) if isinstance(features, tuple) else features, **given)
 
@@ -54,7 +56,9 @@ class House:
 
     def rows(self, spine: Any, *views: Any, at: str = "at", **given: Any) -> pa.Table:
         zone = given.pop("zone", "UTC")
-        return training_set(self.session, pa.table(spine) if isinstance(spine, dict) else spine, views, at=at, zone=zone, folder=self.folder, **given).table
+        return training_set(
+            self.session, pa.table(spine) if isinstance(spine, dict) else spine, views, at=at, zone=zone, folder=self.folder, **given
+        ).table
 
     def build(self, spine: Any, *views: Any, **given: Any) -> TrainingSet:
         spine = pa.table(spine) if isinstance(spine, dict) else spine
@@ -181,7 +185,11 @@ def test_the_rows_are_written_to_a_file_that_is_replaced_whole(house: House, end
     assert rows["x"].to_pylist() == [3.0, 1.0, None, 2.0, None]
     before = out.read_bytes()
     with pytest.raises(InvalidInput, match="cannot be written"):
-        house.build({**SPINE, "odd": [[{"a": 1}]] * 5} if ending == "csv" else {**SPINE, "odd": pa.array([(1, 2, 3)] * 5, pa.month_day_nano_interval())}, house.view(), out=out)
+        house.build(
+            {**SPINE, "odd": [[{"a": 1}]] * 5} if ending == "csv" else {**SPINE, "odd": pa.array([(1, 2, 3)] * 5, pa.month_day_nano_interval())},
+            house.view(),
+            out=out,
+        )
     assert out.read_bytes() == before
     assert not list(out.parent.glob(".*"))
     with pytest.raises(InvalidInput, match="is a folder"):
@@ -436,7 +444,9 @@ def test_within_a_small_memory_the_rows_are_the_same(house: House) -> None:
         "x": [float(i) for i in range(n)],
         "s": [f"text {i}" for i in range(n)],
     })  # fmt: skip
-    spine = pa.table({"user": [f"u{i % 6000}" for i in range(100_000)], "at": [day(1) + timedelta(seconds=i * 104_729 % 1_000_000) for i in range(100_000)]})
+    spine = pa.table(
+        {"user": [f"u{i % 6000}" for i in range(100_000)], "at": [day(1) + timedelta(seconds=i * 104_729 % 1_000_000) for i in range(100_000)]}
+    )
     pq.write_table(spine, house.folder / "spine.parquet", row_group_size=30_000)
     view = house.view(rows, features=("x", "s"))
     plenty = house.build(Path("spine.parquet"), view)
