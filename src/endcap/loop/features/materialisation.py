@@ -42,7 +42,7 @@ from endcap.loop.features.batch_rows import Added, Advance, add_rows
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.feature_batches import Written, remove_batches, scan_batches, write_batch
 from endcap.loop.features.lineage import find_personal
-from endcap.loop.features.materialised import list_batches, open_materialised
+from endcap.loop.features.materialised import list_batches, name_merged, name_places, open_materialised
 from endcap.loop.features.online import write_online
 from endcap.loop.features.records import (
     EVENT_AT,
@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 
 _VERB = "features materialise"
 _CAME = "__came"
+MOST_APART = 64
+"""Batches whose rows rest each in a place of its own; then they are brought together."""
 _ONLINE_ROWS = 200_000  # handed to the online store at once
 
 
@@ -161,9 +163,9 @@ class _Run:
 
     def _tidy(self, last: Materialisation | None) -> None:
         """Remove what killed runs left, and the newest rows of batches that are not the newest."""
-        batches = {batch.id for batch in list_batches(self.session, self.version)}
-        remove_batches(self.session, MATERIALISED, self.version, but=batches)
-        remove_batches(self.session, TILES, self.version, but=batches)
+        batches = list_batches(self.session, self.version)
+        remove_batches(self.session, MATERIALISED, self.version, but=name_places(batches))
+        remove_batches(self.session, TILES, self.version, but={batch.id for batch in batches})
         remove_batches(self.session, NEWEST, self.version, but={last.id} if last else ())
 
     def _ingest(self, *, verify: bool) -> dict[str, Ingest]:
@@ -192,6 +194,7 @@ class _Run:
             write_batch(self.session, TILES, version, id_, sql=added.tiles, engine=engine)
         rows = self._write_rows(advance, added, id_, n=n)
         self.reporter.step_ended("compute", status="done", wall_s=time.perf_counter() - began_s, note=f"{rows.n_rows:,} rows")
+        merged_from = self._merge(advance, version, id_, n_rows=rows.n_rows, n=n)
         newest = self._write_newest(advance, version, id_, n=n, rows=rows)
         snapshot = self._profile(advance, version, id_, newest)
         visible = rows.last_visible.replace(tzinfo=UTC) if rows.last_visible else None
@@ -220,6 +223,8 @@ class _Run:
             waits_until=max(waits, default=None),
             kept={name: arrival.kept for name, arrival in advance.arrivals.items() if arrival.kept},
             replaced=added.replaced,
+            tiles=added.tile_ticks,
+            merged_from=merged_from,
             online="pending" if advance.view.online else "none",
         )
         self._record(record, snapshot, version)
@@ -256,6 +261,21 @@ class _Run:
 
         sql = f"SELECT * FROM ({added.rows}) ORDER BY {by}"
         return write_batch(self.session, MATERIALISED, self.version, id_, sql=sql, engine=advance.engine, n=n, advance=report)
+
+    def _merge(self, advance: Advance, version: ViewVersion, id_: str, *, n_rows: int, n: int) -> int | None:
+        """Bring the rows of the last batches to rest in one place once they are many, since whoever reads them opens a file for each."""
+        apart = []
+        for batch in reversed(advance.before):
+            if batch.merged_from is not None:
+                break
+            apart.append(batch)
+        places = [batch.id for batch in apart[::-1] if batch.n_rows] + ([id_] if n_rows else [])
+        rows = scan_batches(self.session, MATERIALISED, version, places) if len(places) >= MOST_APART else None
+        if rows is None:
+            return None
+        advance.engine.register("__apart", rows)
+        write_batch(self.session, MATERIALISED, version, name_merged(id_), sql=f"SELECT * FROM __apart ORDER BY {ORDER}", engine=advance.engine)
+        return apart[-1].n if apart else n
 
     def _write_newest(self, advance: Advance, version: ViewVersion, id_: str, *, n: int, rows: Written) -> Written:
         """Of each key the newest row that counts: those that stood, and what came or began to count."""

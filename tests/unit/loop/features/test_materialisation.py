@@ -25,6 +25,7 @@ from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.sessions import Session
 from endcap.loop.data.engine import open_engine
+from endcap.loop.features import materialisation
 from endcap.loop.features.catalogue import find_view, register_view
 from endcap.loop.features.feature_batches import place, scan_batches
 from endcap.loop.features.materialisation import materialise
@@ -381,6 +382,24 @@ def test_what_a_killed_run_did_not_bring_online_is_brought_by_the_next(shop: Sho
     assert shop.answer("daily", "a") == [None]
     assert materialise(shop.session, "daily") == first
     assert shop.answer("daily", "a") == [2]
+
+
+def test_batches_come_to_rest_together(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(materialisation, "MOST_APART", 3)
+    version, found = find_view(shop.session, "daily"), []
+    for n in range(7):
+        shop.write(f"day-{n}", [("a", day(4 + n, 3), n), ("b", day(1 + n, 4), 1)])
+        found.append(materialise(shop.session, "daily"))
+        assert len(shop.read("daily")) == sum(batch.n_rows for batch in found)
+        shop.wait()
+    assert [batch.merged_from for batch in found] == [None, None, 1, None, None, 4, None]
+    there = [p["batch"] for p in shop.session.tables.partitions(MATERIALISED, partition=place(shop.session, version))]
+    assert there == [found[-1].id, f"merged_{found[2].id}", f"merged_{found[5].id}"]
+    materialise(shop.session, "daily")
+    other = Shop(shop.folder, replace(make_session(start=START), clock=shop.session.clock))
+    other.apply(DAILY)
+    materialise(other.session, "daily")
+    assert shop.answer("daily", "a", "b") == other.answer("daily", "a", "b")
 
 
 def test_what_a_killed_run_left_is_nobodys(shop: Shop) -> None:
