@@ -98,12 +98,11 @@ class _Windows:
 
     def _reach_back(self) -> WindowPlan:
         """The plan with ticks that hold all tiles at rest, those of files that went among them."""
-        tiles = self._at_rest(None, None)
-        ends = self.advance.engine.execute(f"SELECT min({_AT}), max({_AT}) FROM ({tiles})").fetchall()[0] if tiles else None
-        if not ends or ends[0] is None:
+        kept = [batch.tiles for batch in self.advance.before if batch.tiles]
+        if not kept:
             return self.plan
         zero, view = datetime.fromtimestamp(0, UTC), self.advance.view
-        first, last = (zero + timedelta(microseconds=end) for end in ends)
+        first, last = min(ends[0] for ends in kept), max(ends[1] for ends in kept)
         own = self.plan.ticks
         first, last = (
             min(first, zero + timedelta(microseconds=own.instant_us(own.first))),
