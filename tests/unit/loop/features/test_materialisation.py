@@ -317,7 +317,7 @@ def test_a_clock_that_went_back_takes_nothing_back(shop: Shop) -> None:
 
 TOTALS = FeatureView(
     name="totals",
-    sql="SELECT store, max(\"at\") AS \"at\", sum(units) AS units, avg(units) AS mean FROM sales GROUP BY store",
+    sql='SELECT store, max("at") AS "at", sum(units) AS units, avg(units) AS mean FROM sales GROUP BY store',
     tables=[SALES],  # type: ignore[arg-type]  # lists are taken, as users write them
     keys=("store",),
     event_time="at",
