@@ -17,13 +17,14 @@ killed and is run again writes the same rows under the same id.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from endcap.core.clock import ManualClock
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput
 from endcap.core.identity import identify
@@ -98,8 +99,9 @@ def materialise(
     and time are unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
 
     Raises NotFound for an unknown view, ContractBroken for rows that break a table's contract, InvalidInput for tables that no longer have the
-    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Cost: that of ingesting what is new,
-    the new files and the tiles of the longest window, and the newest row of each key. Memory: that of the settings.
+    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Where the online store does not
+    answer, the batch stands offline, and the next run brings it online. Cost: that of ingesting what is new, the new files and the tiles of the
+    longest window, and the newest row of each key. Memory: that of the settings.
     """
     version = find_view(session, view)
     subject = f"features/{version.id}"
@@ -309,7 +311,9 @@ class _Run:
         first = last = None
         profiles: list[ColumnProfile] = []
         if rows is not None:
-            profiles = profile_columns(rows.scanner(columns=names).to_reader(), personal=find_personal(version.view))
+            profiles = profile_columns(
+                rows.scanner(columns=names).to_reader(), personal=find_personal(version.view), n_threads=self.session.settings.n_threads
+            )
             advance.engine.register("__newest", rows)
             first, last = advance.engine.execute(f"SELECT min({EVENT_AT}), max({EVENT_AT}) FROM __newest").fetchall()[0]
         self.reporter.step_ended("profile", status="done", wall_s=time.perf_counter() - began_s, note=f"{newest.n_rows:,} keys")
@@ -354,12 +358,13 @@ class _Run:
         import pyarrow.compute as pc
 
         self.reporter.step_started("online")
+        session = replace(self.session, clock=ManualClock(record.known_until))  # by then the rows count, though the clock went back since
         began_s, n_online = time.perf_counter(), 0
         rows = scan_batches(self.session, NEWEST, self.version, [record.id])
         if rows is not None:
             n_rows = rows.count_rows(filter=pc.field(_CAME))
             for chunk in rows.scanner(filter=pc.field(_CAME), batch_size=_ONLINE_ROWS).to_batches():
-                n_online += write_online(self.session, self.version, pa.Table.from_batches([chunk]).drop_columns([_CAME]))
+                n_online += write_online(session, self.version, pa.Table.from_batches([chunk]).drop_columns([_CAME]))
                 self.reporter.step_advanced("online", done=n_online, total=n_rows)
         with self.session.records.transact() as tx:
             found = tx.get_versioned(MATERIALISATIONS, workspace=self.session.workspace, id=record.id)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from endcap.core.clock import ManualClock
 from endcap.core.definitions import aggregates as ag
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Contract, Table
-from endcap.core.errors import Conflict, ContractBroken, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
+from endcap.core.errors import Conflict, ContractBroken, IntegrityBroken, InvalidInput, NotFound, PermissionDenied, StorageFull
 from endcap.core.permissions import Role
 from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit, verify_audit
@@ -34,6 +35,7 @@ from endcap.loop.features.online import read_online
 from endcap.loop.features.records import ALWAYS, MATERIALISATIONS, MATERIALISED, NEWEST, SNAPSHOTS, TILES, Materialisation
 from endcap.pipelines.graph import SilentReporter
 from endcap.pipelines.leases import hold_lease
+from endcap.storage.backends.online_memory import MemoryOnline
 from endcap.testing.sessions import make_session
 
 START = datetime(2026, 3, 4, 9, tzinfo=UTC)
@@ -313,6 +315,7 @@ def test_a_clock_that_went_back_takes_nothing_back(shop: Shop) -> None:
     second = materialise(earlier, "daily")
     assert second.known_until == first.known_until
     assert {row[2] for row in shop.read("daily") if row[3] in (12, 13)} == {START.replace(tzinfo=None)}
+    assert shop.answer("daily", "a") == [12]
 
 
 TOTALS = FeatureView(
@@ -369,6 +372,24 @@ def test_one_run_at_a_time(shop: Shop) -> None:
     other.join(30)
     assert first == second
     assert len(list_batches(shop.session, find_view(shop.session, "daily"))) == 1
+
+
+class Refusing(MemoryOnline):
+    """An online store that takes nothing."""
+
+    def write(self, space: str, *, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
+        raise StorageFull("It takes no more.")
+
+
+def test_what_the_online_store_did_not_take_is_brought_by_the_next_run(shop: Shop) -> None:
+    with pytest.raises(StorageFull):
+        materialise(replace(shop.session, ports=replace(shop.session.ports, online=Refusing())), "daily")
+    left = find_newest(shop.session, find_view(shop.session, "daily"))
+    assert left is not None
+    assert (left.online, left.n_online, len(shop.read("daily"))) == ("pending", 0, left.n_rows)
+    done = materialise(shop.session, "daily")
+    assert (done.id, done.online, done.n_online) == (left.id, "done", 2)
+    assert shop.answer("daily", "a") == [2]
 
 
 def test_what_a_killed_run_did_not_bring_online_is_brought_by_the_next(shop: Shop) -> None:
