@@ -277,6 +277,7 @@ MADE_OF_OTHERS = {
     "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",
 }
 NOT_CHAINED = {
+    "features push": "what is pushed is data in flow; each push is on record (tests/unit/loop/features/test_pushes.py)",
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
     "check-members": "as check-quality (tests/unit/loop/monitoring/test_members.py)",
     "join-outcomes": "outcomes are data in flow",
