@@ -25,7 +25,7 @@ Doubles = NDArray[np.float64]
 MOST_WHOLE = 50  # distinct whole numbers that are looked at as categories too
 N_TOP = 256
 MOST_CHARACTERS = 80  # of a category's text
-_N_SAMPLED = 16_384  # values that edges are chosen by: the share of a bin is then about a tenth off
+_N_SAMPLED = 8_192  # values that edges are chosen by: the share of a bin is then about an eighth off
 _ROWS_AT_ONCE = 2**18
 _MOST_PARTS = 16
 _SEED = 7
@@ -47,9 +47,9 @@ def profile_columns(
     there are counts only. Categories are cut after 80 characters, with the digest of the whole text behind.
 
     ``against`` are profiles that will be compared with these, by column: then the numbers are counted on their edges too, so that shares
-    between these are exact, and their categories are counted though they be rare. Without it, each column has about 128 bins of its own: counts
-    at the edges are exact for a table and for up to 2^18 rows of batches; of more batches, each 2^18 rows are counted on edges of their own and
-    merged, which puts a count off by a bin's share (1/128) at worst. ``n_threads`` None: one for each CPU.
+    between these are exact, and their categories are counted though they be rare. Each column has about 120 bins of its own besides, from
+    a sample of its values: counts at their edges are exact for a table and for up to 2^18 rows of batches; of more batches, each 2^18 rows are
+    counted on edges of their own and merged, which puts a count off by a bin's share (about 1/116) at worst. ``n_threads`` None: one for each CPU.
 
     Types are Endcap's (bool, integer, number, text, date, timestamp, uuid), Arrow's own otherwise; of lists and structs distinct values are not
     counted (0). Raises InvalidInput when two columns share a name, or batches have different columns. Cost: O(values), about 15 ns a
@@ -361,8 +361,9 @@ def _sample(chunks: Sequence[pa.Array]) -> Doubles:
         # One of each stretch: even, and in step with no period.
         places = ((np.arange(share) + rng.random(share)) * (len(values) / share)).astype(np.int64) if share < len(values) else np.arange(share)
         picked = values[places].astype(np.float64)
-        if chunk.null_count:
-            picked = picked[chunk.is_valid().to_numpy(zero_copy_only=False)[places]]
+        bits = _bits(chunk.buffers()[0], chunk)
+        if bits.size:
+            picked = picked[(bits[(chunk.offset + places) >> 3] >> ((chunk.offset + places) & 7)) & 1 == 1]
         taken.append(picked)
     sample = np.concatenate(taken) if taken else np.empty(0)
     return np.sort(sample[np.abs(sample) < GREATEST])

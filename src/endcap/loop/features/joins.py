@@ -59,9 +59,9 @@ def choose_rows(keys: Codes, at: Instants, *, rows: RowTimes, n_keys: int, max_a
     MISSING for what matches nothing. Of rows that are alike in all three one is chosen. Cost: a pass over rows and instants, with a sort
     within each key whose rows or instants do not come in order; memory: 4 bytes for each row and instant, 8 for each answer.
     """
-    given = (keys, at, rows.keys, rows.event_at, rows.known_at, rows.order)
-    writable = [np.require(values, requirements=("C", "W")) for values in given]  # else each mix of both is compiled anew
-    return _choose(*writable, n_keys, MISSING if max_age_us is None else max_age_us)
+    given: tuple[Any, ...] = (keys, at, rows.keys, rows.event_at, rows.known_at, rows.order)
+    own, times, row_keys, event_at, known_at, order = (np.require(values, requirements=("C", "W")) for values in given)  # else compiled for each mix
+    return _choose(own, times, row_keys, event_at, known_at, order, n_keys, MISSING if max_age_us is None else max_age_us)
 
 
 def split_keys(counts: NDArray[np.int64], *, most: int) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,12 +92,12 @@ def materialise(
 
     ``view`` is a name, or name@version. ``since`` and ``until`` are days of the view's zone, both included: event times before and after are not
     covered unless a batch covered them already (None: the first time from the beginning, then on from what is covered, and on with the clock).
-    ``folder`` is where relative paths of its tables begin (None: where they did when it was applied). ``verify`` reads files again whose size and time are
-    unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
+    ``folder`` is where relative paths of its tables begin (None: where they did when it was applied). ``verify`` reads files again whose size
+    and time are unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
 
     Raises NotFound for an unknown view, ContractBroken for rows that break a table's contract, InvalidInput for tables that no longer have the
-    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Cost: that of ingesting what is new, the new files
-    or the tiles of the longest window, and the newest row of each key. Memory: that of the settings.
+    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Cost: that of ingesting what is new,
+    the new files and the tiles of the longest window, and the newest row of each key. Memory: that of the settings.
     """
     version = find_view(session, view)
     subject = f"features/{version.id}"
@@ -154,10 +154,10 @@ class _Run:
         arrivals = find_arrivals(ingests, before=self._ingests_of(last), kept=last.kept if last else {})
         with open_engine(self.session.settings) as engine:
             advance = Advance(self.session, self.version, engine, self.folder, ingests, arrivals, tuple(before), until, spans)
-            identity = _identify(advance)
-            if last is not None and last.identity == identity:
-                return last
-            return self._write(advance, identity)
+            content = _identify(advance)
+            if last is None or not _waits(last, until):
+                return last if last and last.identity in (content, identify(content, last.known_until)) else self._write(advance, content)
+            return self._write(advance, identify(content, until))
 
     def _tidy(self, last: Materialisation | None) -> None:
         """Remove what killed runs left, and the newest rows of batches that are not the newest."""
@@ -359,12 +359,12 @@ def _cover(last: Materialisation | None, span: Span | None) -> tuple[Span, ...]:
     return unite([*last.spans, (last.spans[-1][1], None)]) if last.spans[-1][1] is not None else last.spans
 
 
+def _waits(last: Materialisation, until: datetime) -> bool:
+    """Whether rows that lay in the future may have begun to count."""
+    return last.waits_until is not None and last.waits_until > last.known_until and until > last.known_until
+
+
 def _identify(advance: Advance) -> str:
-    """What a batch is made from: the definition, what was ingested, what is covered, and what time has brought since."""
-    last, due = advance.last, None
-    if advance.view.windowed:
-        due = last_due(advance, advance.until).isoformat()
-    if last is not None and last.waits_until is not None and last.waits_until > last.known_until:
-        due = f"{due} {advance.until.isoformat()}"
-    ingests = {name: found.identity for name, found in advance.ingests.items()}
-    return identify(advance.version.id, ingests, advance.spans, due)
+    """What a batch is made from: the definition, what was ingested, what is covered, and the last tick that is due."""
+    due = last_due(advance, advance.until) if advance.view.windowed else None
+    return identify(advance.version.id, {name: found.identity for name, found in advance.ingests.items()}, advance.spans, due)

@@ -241,7 +241,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether what a view serves online is what its sources say: the verdict on a sample of keys and instants.
 
     ``version`` is the one that stands, ``served_version`` the one whose rows are served. ``instants`` begins with the moment of the check, where
-    the online store itself was read; at the others its batches were. ``behind`` is how late rows may come. It ``passed`` when every sample was equal.
+    the online store itself was read; at the others its batches were. ``behind`` is how late rows may come, ``n_missing`` for how many samples nothing
+    was served. It ``passed`` when every sample was equal.
     """
 
     id: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -72,17 +73,22 @@ def open_spine(session: Session, spine: Given, *, folder: Path, engine: duckdb.D
     return _open_arrow(spine)
 
 
-def _open_arrow(spine: Any) -> Spine:
+def as_arrow(spine: Any) -> pa.Table:
+    """The rows of a frame. Raises InvalidInput for what holds none."""
     import pyarrow as pa
 
-    if not isinstance(spine, pa.Table):
-        if not hasattr(spine, "__arrow_c_stream__"):
-            raise InvalidInput(
-                f"The spine is {type(spine).__name__!r}, which holds no rows.",
-                hint="give a pyarrow, pandas or Polars table, the path of a file, or an ec.Table",
-            )
-        spine = pa.RecordBatchReader.from_stream(spine).read_all()
-    table: pa.Table = spine
+    if isinstance(spine, pa.Table):
+        return spine
+    if not hasattr(spine, "__arrow_c_stream__"):
+        raise InvalidInput(
+            f"The spine is {type(spine).__name__!r}, which holds no rows.",
+            hint="give a pyarrow, pandas or Polars table, the path of a file, or an ec.Table",
+        )
+    return pa.RecordBatchReader.from_stream(spine).read_all()
+
+
+def _open_arrow(spine: Any) -> Spine:
+    table = as_arrow(spine)
     return _made("The spine", table.schema, table.num_rows, None, lambda names, a, b: _select(table, names).slice(a, b - a))
 
 
@@ -96,15 +102,18 @@ def _open_parquet(path: Path) -> Spine:
         raise InvalidInput(f"The spine {path} cannot be read: {error}.", hint="is it a Parquet file?") from error
     starts = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
 
-    def read(names: Sequence[str] | None, start: int, stop: int) -> pa.Table:
-        groups = [i for i in range(file.num_row_groups) if starts[i] < stop and starts[i + 1] > start]
-        columns = None if names is None else list(names)
+    @lru_cache(maxsize=1)  # blocks of rows end within groups
+    def read_groups(names: tuple[str, ...] | None, first: int, last: int) -> pa.Table:
         try:
-            rows = file.read_row_groups(groups, columns=columns) if groups else file.schema_arrow.empty_table()
+            return file.read_row_groups(range(first, last), columns=names and list(names)) if last > first else file.schema_arrow.empty_table()
         except (pa.ArrowException, OSError) as error:
             raise InvalidInput(f"The spine {path} cannot be read: {error}.", hint="write it anew") from error
-        first = int(starts[groups[0]]) if groups else 0
-        return _select(rows, names).slice(start - first, stop - start)
+
+    def read(names: Sequence[str] | None, start: int, stop: int) -> pa.Table:
+        first, last = int(np.searchsorted(starts, start, side="right")) - 1, int(np.searchsorted(starts, stop))
+        first = min(first, last)
+        rows = read_groups(None if names is None else tuple(names), first, last)
+        return _select(rows, names).slice(start - int(starts[first]), stop - start)
 
     return _made(f"The spine {path}", file.schema_arrow, file.metadata.num_rows, None, read)
 

@@ -19,6 +19,7 @@ from endcap.loop.data.file_sets import facts_of, span_of
 from endcap.loop.data.ingested import open_ingested
 from endcap.loop.data.records import INGESTS, FileIdentity, Ingest
 from endcap.loop.features.batch_rows import Added, Advance
+from endcap.loop.features.checks import check_view
 from endcap.loop.features.feature_batches import RESTATED, scan_batches
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, TILES, Materialisation
 from endcap.loop.features.spans import within
@@ -86,6 +87,7 @@ class _Windows:
         assert source is not None, "a windowed view has a source"
         ingest, arrival = advance.ingests[source.name], advance.arrivals[source.name]
         table = open_table(advance.session, source, folder=advance.folder, engine=advance.engine, ingest=ingest, folded=True)
+        check_view(advance.view, columns={source.name: list(table.source.columns)})
         plan = plan_windows(advance.view, table)
         found = cls(advance, plan, arrival.new, None)
         if arrival.kept or arrival.replaced:

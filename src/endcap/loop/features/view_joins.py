@@ -169,7 +169,7 @@ def _read_features(rows: FeatureRows, relation: str, asked: Asked, wanted: RowTi
     Where each of them has an order of its own it is looked for by that alone: as many rows as were wanted are then just these, since each finds
     itself. Otherwise it is looked for by all that tells rows apart.
     """
-    given = {SLOT: np.arange(len(wanted), dtype=np.int64), ORDER: wanted.order}
+    given: dict[str, NDArray[Any]] = {SLOT: np.arange(len(wanted), dtype=np.int64), ORDER: wanted.order}
     if len(np.unique(wanted.order)) == len(wanted):
         found = _look_up(rows, relation, given, f"r.{ORDER} = w.{ORDER}")
         if found.num_rows == len(wanted):
