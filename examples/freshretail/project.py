@@ -21,6 +21,7 @@ sales = ec.Table(
     f"{FOLDER}/sales_hourly.parquet",
     keys=["store_id", "product_id"],
     event_time="dt + hour * INTERVAL 1 HOUR",
+    interval="1h",
     zone=ZONE,
     columns={"unseen": f"hourly_stockout * list_extract([{HOUR_WEIGHTS}], hour + 1)"},
     contract=ec.Contract(
@@ -63,7 +64,7 @@ common = {
 store_day = ec.Forecast("store-day", **common, censored=ec.mean("unseen"), censored_most=0.999, demand=True)
 
 # The same on data two days late and six days ahead: what a planner of shifts knows. A late table is a table of its own.
-late_sales = ec.Table("sales_hourly_late", sales.source, keys=sales.keys, event_time=sales.event_time, zone=ZONE, known_after="2d")
+late_sales = ec.Table("sales_hourly_late", sales.source, keys=sales.keys, event_time=sales.event_time, interval="1h", zone=ZONE, known_after="2d")
 store_day_plan = ec.Forecast("store-day-plan", **{**common, "table": late_sales}, lead="6d")
 
 # Every hour of every product in every store, in hours in which it was in stock. The gate asks for the RMSE: with four hours in five at zero

@@ -5,7 +5,7 @@ package imports from here.
 
 >>> import endcap as ec
 >>> ec.sum("units")
-Aggregate(fold='sum', column='units', table=None)
+Aggregate(fold='sum', column='units', table=None, window=None, same=None, where=None, parts=())
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _HOMES = {
     "Check": "endcap.core.definitions.tables",
     "Contract": "endcap.core.definitions.tables",
     "EndcapError": "endcap.core.errors",
+    "FeatureView": "endcap.core.definitions.feature_views",
     "Forecast": "endcap.core.definitions.forecasts",
     "Gate": "endcap.core.definitions.gates",
     "ManualClock": "endcap.core.clock",
@@ -33,9 +34,12 @@ _HOMES = {
     "apply": "endcap.project.applying",
     "audit": "endcap.governance.audit:list_audit",
     "count": "endcap.core.definitions.aggregates",
+    "distinct": "endcap.core.definitions.aggregates",
     "forecast": "endcap.project.starting",
     "history": "endcap.loop.registry.releases:show_history",
     "init": "endcap.project.starting:init",
+    "lag": "endcap.core.definitions.aggregates",
+    "last": "endcap.core.definitions.aggregates",
     "ls": "endcap.project.showing:ls",
     "max": "endcap.core.definitions.aggregates",
     "mean": "endcap.core.definitions.aggregates",
@@ -44,11 +48,15 @@ _HOMES = {
     "predictions": "endcap.loop.deployment.deliveries:deliver_predictions",
     "predictions_of": "endcap.core.definitions.predictions",
     "promote": "endcap.loop.registry.releases",
+    "ratio": "endcap.core.definitions.aggregates",
     "rollback": "endcap.loop.registry.releases",
     "run": "endcap.project.running",
     "show": "endcap.project.showing",
+    "std": "endcap.core.definitions.aggregates",
     "sum": "endcap.core.definitions.aggregates",
+    "time_since": "endcap.core.definitions.aggregates",
     "trace": "endcap.loop.deployment.tracing",
+    "training_set": "endcap.loop.features.training_sets",
     "verify_audit": "endcap.governance.audit",
 }
 
@@ -57,6 +65,7 @@ __all__ = [
     "Check",
     "Contract",
     "EndcapError",
+    "FeatureView",
     "Forecast",
     "Gate",
     "ManualClock",
@@ -67,9 +76,12 @@ __all__ = [
     "apply",
     "audit",
     "count",
+    "distinct",
     "forecast",
     "history",
     "init",
+    "lag",
+    "last",
     "ls",
     "max",
     "mean",
@@ -78,11 +90,15 @@ __all__ = [
     "predictions",
     "predictions_of",
     "promote",
+    "ratio",
     "rollback",
     "run",
     "show",
+    "std",
     "sum",
+    "time_since",
     "trace",
+    "training_set",
     "verify_audit",
 ]
 

@@ -63,7 +63,7 @@ def open_house(
     load_zone(zone)
     given = settings or read_settings(os.environ)
     measured = msgspec.structs.replace(given, memory_limit=limit_memory(given))
-    return House(open_ports(home), clock or SystemClock(), new_id or SystemIds(), zone, measured)
+    return House(open_ports(home, online=given.online), clock or SystemClock(), new_id or SystemIds(), zone, measured)
 
 
 def _system_user() -> str:

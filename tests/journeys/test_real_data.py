@@ -74,7 +74,7 @@ def test_the_example_loads_and_applies(tmp_path: Path) -> None:
     assert set(definitions.models) == {"store-day", "store-day-plan", "store-item-hour"}
     with ec.open_house(tmp_path / "home") as house:
         planned = ec.apply(house.session(), folder=EXAMPLE)
-        assert {(model.model, model.change) for model in planned.models} == {(name, "new") for name in definitions.models}
+        assert {(model.name, model.change) for model in planned.models} == {(name, "new") for name in definitions.models}
         assert {model.change for model in ec.apply(house.session(), folder=EXAMPLE).models} == {"unchanged"}
 
 

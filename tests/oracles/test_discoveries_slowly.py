@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from endcap.loop.evaluation.discoveries import adjust_p_values
+from endcap.loop.data.significance import adjust_p_values
 from endcap.loop.evaluation.member_days import SUMMED, sum_by_day
 
 P = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 0.05, 1.0]))

@@ -7,13 +7,13 @@
     │   ├── DefinitionError     a definition file or one of its objects
     │   └── ContractBroken      rows that break a table's contract
     ├── NotFound                no such thing in this workspace
-    ├── PermissionDenied        the actor's role does not hold the permission
+    ├── PermissionDenied        the actor's role does not hold the permission, or the data may not be used so
     ├── Conflict                somebody changed it first, or it already stands
     │   └── LeaseLost           a run was silent for so long that another took its place
     ├── GateRefused             a version without a passing verdict was asked to be released
     ├── IntegrityBroken         bytes or an audit chain are not what they were
-    ├── Unreachable             something elsewhere that is needed does not answer, or stopped in the middle
     ├── StorageFull             a disk takes no more: it is full, its quota is used up, it is read-only or fails
+    ├── Unreachable             something elsewhere that is needed does not answer, or stopped in the middle
     └── StepFailed              a step of a run failed after its retries
         └── StepTimedOut        or ran out of time
 
@@ -88,12 +88,12 @@ class IntegrityBroken(EndcapError):
     code = "integrity_broken"
 
 
-class Unreachable(EndcapError):
-    code = "unreachable"
-
-
 class StorageFull(EndcapError):
     code = "storage_full"
+
+
+class Unreachable(EndcapError):
+    code = "unreachable"
 
 
 class StepFailed(EndcapError):

@@ -6,6 +6,7 @@
 ``ENDCAP_WORKERS``       how many items run at once at most
 ``ENDCAP_THREADS``       how many threads a query may use
 ``ENDCAP_TEMPORARY``     a folder to spill into
+``ENDCAP_ONLINE``        ``redis://HOST:PORT/DB``, where online rows are kept
 ====================== ==============================================================
 """
 
@@ -20,8 +21,10 @@ import msgspec
 from endcap.core.errors import InvalidInput, suggest
 
 EXECUTORS = ("here", "processes", "ray")
+ONLINE_SCHEMES = ("redis", "rediss", "unix")
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_DATABASE = re.compile(r"(/[0-9]*)?")
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 
 
@@ -38,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         n_threads: threads that one query may use. None: one per CPU.
         temporary: an existing folder in which queries spill, on a local disk with room for a few times the data. None: the system's
             (``TMPDIR``), which the operating system knows to empty.
+        online: the Redis (or Valkey) server that keeps online rows, a database of it for each home: ``redis://``, ``rediss://`` (TLS) or
+            ``unix://``. None: a file of the home, which the processes of one machine share.
     """
 
     memory_limit: int | None = None
@@ -45,6 +50,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     n_workers: int | None = None
     n_threads: int | None = None
     temporary: Path | None = None
+    online: str | None = None
+
+    def __repr__(self) -> str:
+        shown = {name: repr(getattr(self, name)) for name in self.__struct_fields__}
+        if self.online is not None:
+            shown["online"] = hide_password(self.online)
+        return f"Settings({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def __post_init__(self) -> None:
         for name, value in (("memory_limit", self.memory_limit), ("n_workers", self.n_workers), ("n_threads", self.n_threads)):
@@ -53,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                     f"The setting {name} is {value}, which leaves nothing to work with.", hint="give 1 or more, or None for the default"
                 )
         require_executor(self.executor)
+        if self.online is not None:
+            require_online(self.online)
 
 
 def require_executor(spec: str) -> str:
@@ -64,11 +78,49 @@ def require_executor(spec: str) -> str:
     )
 
 
+def require_online(url: str) -> str:
+    """The URL of an online store, if it is one. Raises InvalidInput, which shows no password."""
+    from urllib.parse import urlsplit
+
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in ONLINE_SCHEMES and rest:
+        try:
+            parts = urlsplit(url)
+            whole = bool(parts.path) if scheme == "unix" else bool(parts.hostname and _DATABASE.fullmatch(parts.path)) and parts.port != 0
+        except ValueError:
+            whole = False
+        if whole:
+            return url
+        raise InvalidInput(
+            f"'{scheme}://***' cannot be read as the URL of an online store.",  # which part is the password is anybody's guess
+            hint="write redis://USER:PASSWORD@HOST:6379/0, with %40 for an @ in the password, %2F for a /, %3F for a ?",
+        )
+    near = suggest(scheme, ONLINE_SCHEMES) if separator and scheme not in ONLINE_SCHEMES else None
+    raise InvalidInput(
+        f"{hide_password(url)} names no online store. Schemes: {list(ONLINE_SCHEMES)}.",
+        hint=near or "write redis://HOST:6379/0, or leave it out for a file of the home",
+    )
+
+
+def hide_password(url: str) -> str:
+    """A URL as it may be shown, quoted: neither who asks nor with which password, nor what stands among its options.
+
+    >>> hide_password("redis://ada:p@ss/word@cache:6379/0?password=x"), hide_password("redis://cache:6379/0")
+    ("'redis://***@cache:6379/0?***'", "'redis://cache:6379/0'")
+    """
+    scheme, separator, rest = url.partition("://")
+    place, options, hidden = rest.partition("?")
+    if not separator or "@" in hidden:  # which part is the password is anybody's guess
+        return repr(f"{scheme}://***" if separator else "***")
+    _, at, place = place.rpartition("@")
+    return repr(f"{scheme}{separator}{'***@' if at else ''}{place}{'?***' if options else ''}")
+
+
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """The settings that an environment names; a variable that is absent or empty leaves the default. Raises InvalidInput, naming the variable.
 
     >>> read_settings({"ENDCAP_MEMORY_LIMIT": "6GB", "ENDCAP_EXECUTOR": "processes", "HOME": "/root"})
-    Settings(memory_limit=6000000000, executor='processes', n_workers=None, n_threads=None, temporary=None)
+    Settings(memory_limit=6000000000, executor='processes', n_workers=None, n_threads=None, temporary=None, online=None)
     """
     given = {name: environ.get(name, "").strip() for name in ("ENDCAP_MEMORY_LIMIT", "ENDCAP_EXECUTOR", "ENDCAP_WORKERS", "ENDCAP_THREADS")}
     folder = environ.get("ENDCAP_TEMPORARY", "")
@@ -76,6 +128,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         spec = require_executor(given["ENDCAP_EXECUTOR"] or "here")
     except InvalidInput as error:
         raise InvalidInput(f"ENDCAP_EXECUTOR: {error.what}", hint=error.hint) from error
+    online = environ.get("ENDCAP_ONLINE", "").strip() or None
+    try:
+        online = require_online(online) if online else None
+    except InvalidInput as error:
+        raise InvalidInput(f"ENDCAP_ONLINE: {error.what}", hint=error.hint) from error
     size = given["ENDCAP_MEMORY_LIMIT"]
     return Settings(
         memory_limit=parse_bytes(size, what="ENDCAP_MEMORY_LIMIT") if size else None,
@@ -83,6 +140,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         n_workers=_parse_count(given["ENDCAP_WORKERS"], what="ENDCAP_WORKERS"),
         n_threads=_parse_count(given["ENDCAP_THREADS"], what="ENDCAP_THREADS"),
         temporary=Path(folder) if folder.strip() else None,
+        online=online,
     )
 
 

@@ -12,7 +12,7 @@ from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import SYSTEM, Actor
-from endcap.storage.ports import BlobStore, Ports, RecordStore, RecordTransaction, TableStore
+from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction, TableStore
 
 Detail = Mapping[str, str | int | float | bool | None]
 
@@ -49,6 +49,10 @@ class Session:
     @property
     def blobs(self) -> BlobStore:
         return self.ports.blobs
+
+    @property
+    def online(self) -> OnlineStore:
+        return self.ports.online
 
     def now(self) -> datetime:
         return self.clock.now()

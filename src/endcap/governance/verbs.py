@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Verb:
-    """A row of the table of verbs. ``call`` is the checked function itself."""
+    """A row of the table of verbs. ``name`` is one word, or a topic and a word (``features search``); ``call`` is the checked function itself."""
 
     name: str
     permission: Permission
@@ -37,16 +37,20 @@ class Verb:
     @property
     def parameters(self) -> list[inspect.Parameter]:
         """All parameters after the session. Types that are imported for the type checker only stay as text."""
-        names = getattr(inspect.unwrap(self.call), "__globals__", {})
-
-        def resolve(annotation: Any) -> Any:
-            try:
-                return eval(annotation, names) if isinstance(annotation, str) else annotation
-            except NameError:
-                return annotation
-
         found = list(inspect.signature(self.call).parameters.values())[1:]
-        return [parameter.replace(annotation=resolve(parameter.annotation)) for parameter in found]
+        return [parameter.replace(annotation=self._resolve(parameter.annotation)) for parameter in found]
+
+    @property
+    def result(self) -> Any:
+        """The type of what the function returns; text where it is imported for the type checker only."""
+        return self._resolve(inspect.signature(self.call).return_annotation)
+
+    def _resolve(self, annotation: Any) -> Any:
+        names = getattr(inspect.unwrap(self.call), "__globals__", {})
+        try:
+            return eval(annotation, names) if isinstance(annotation, str) else annotation
+        except NameError:
+            return annotation
 
     @property
     def room(self) -> str:
@@ -69,7 +73,7 @@ def verb(name: str, *, permission: Permission) -> Callable[[Callable[Concatenate
 
 
 def collect_verbs(*modules: Any) -> dict[str, Verb]:
-    """The verbs defined in modules, by name, sorted. Raises DefinitionError when two claim one name."""
+    """The verbs defined in modules, by name, sorted. Raises DefinitionError when two claim one name, or one the topic of another."""
     found: dict[str, Verb] = {}
     for module in modules:
         for value in vars(module).values():
@@ -79,4 +83,9 @@ def collect_verbs(*modules: Any) -> dict[str, Verb]:
             if entry.name in found:
                 raise DefinitionError(f"Two functions claim the verb '{entry.name}': {found[entry.name].room} and {entry.room}.")
             found[entry.name] = entry
+    for name in found:
+        words = name.split(" ")
+        for topic in (" ".join(words[:n]) for n in range(1, len(words))):
+            if topic in found:
+                raise DefinitionError(f"The verb '{topic}' is the topic of the verb '{name}': a name is the one or the other.")
     return dict(sorted(found.items()))

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.errors import DefinitionError
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
+from endcap.loop.features.catalogue import find_columns, register_view, require_zone
+from endcap.loop.features.differences import describe_differences
+from endcap.loop.features.records import VIEW_HEADS, VIEW_VERSIONS, ViewHead
 from endcap.loop.registry.records import MODELS, ModelRecord
-from endcap.project.definitions import Definitions, load_definitions
+from endcap.loop.registry.view_uses import ViewUse, find_view_uses
+from endcap.loop.retraining.tasks import Task
+from endcap.project.definitions import FILE, Definitions, load_definitions
+
+_NEW_VERSION = ("changed", "restored")  # of a view: what is computed is not what was
+_DOES_NOTHING = ("unchanged", "not in the file")
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """What applying would do to one model: ``new``, ``changed``, ``unchanged``, or ``not in the file``, which leaves it as it is."""
+    """What applying would do to one model or view.
 
-    model: str
+    ``change`` is ``new``, ``changed``, ``unchanged`` or ``not in the file``, which leaves it as it is; of a view also ``restored`` (an earlier
+    version stands again), ``reworded`` (words for people, no new version) or ``moved`` (the project has another folder). ``version`` is the
+    view's; ``touches`` says in words which models and releases a changed view touches.
+    """
+
+    name: str
     change: str
     tables: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    version: str = ""
+    touches: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        return self.change not in _DOES_NOTHING
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -27,61 +49,148 @@ class Plan(msgspec.Struct, frozen=True):
 
     file: str
     models: tuple[Planned, ...]
+    views: tuple[Planned, ...] = ()
 
     @property
     def changes(self) -> bool:
-        return any(planned.change in ("new", "changed") for planned in self.models)
+        return any(planned.changes for planned in (*self.views, *self.models))
 
 
 @verb("plan", permission=Permission.READ)
 def plan(session: Session, *, folder: Path = Path()) -> Plan:
-    """Show what ``apply`` would do, and do nothing."""
+    """Show what ``apply`` would do, and do nothing: differences field by field, and the models and releases that a changed view touches."""
     return _compare(session, load_definitions(folder))
 
 
 @verb("apply", permission=Permission.EDIT)
 def apply(session: Session, *, folder: Path = Path()) -> Plan:
-    """Make the workspace know the models of ``project.py``; returns what changed.
+    """Make the workspace know the models and feature views of ``project.py``; returns what changed.
 
-    Models that are not in the file stay as they are. A changed definition is trained at the next run.
+    Models and views that are not in the file stay as they are. A changed definition of a model is trained at the next run; that of a view is
+    a new version beside the old one, which models that were trained on it keep. Views are checked as far as that goes without reading a row.
     """
     definitions = load_definitions(folder)
     planned = _compare(session, definitions)
+    for change in planned.views:
+        if change.changes:
+            view = definitions.views[change.name]
+            with session.change("apply", thing=f"view/{view.name}", detail={"change": change.change, "definition": view.version}) as open_change:
+                register_view(session, open_change, view, folder=definitions.folder)
     for change in planned.models:
-        if change.change not in ("new", "changed"):
-            continue
-        task = definitions.task(change.model)
-        record = ModelRecord(task.name, task.solution, task.identity, task.definition, session.now(), session.actor.name)
-        detail = {"change": change.change, "definition": task.identity}
-        with session.change("apply", thing=f"model/{task.name}", detail=detail) as open_change:
-            found = open_change.tx.get_versioned(MODELS, workspace=session.workspace, id=task.name)
-            open_change.tx.put(MODELS, workspace=session.workspace, record=record, expected_version=found[1] if found else 0)
+        if change.changes:
+            _apply_model(session, definitions.task(change.name), change=change.change)
     return planned
 
 
+def _apply_model(session: Session, task: Task, *, change: str) -> None:
+    record = ModelRecord(task.name, task.solution, task.identity, task.definition, session.now(), session.actor.name)
+    detail = {"change": change, "definition": task.identity}
+    with session.change("apply", thing=f"model/{task.name}", detail=detail) as open_change:
+        found = open_change.tx.get_versioned(MODELS, workspace=session.workspace, id=task.name)
+        open_change.tx.put(MODELS, workspace=session.workspace, record=record, expected_version=found[1] if found else 0)
+
+
 def _compare(session: Session, definitions: Definitions) -> Plan:
+    return Plan(str(definitions.folder / FILE), tuple(_compare_models(session, definitions)), tuple(_compare_views(session, definitions)))
+
+
+# Models
+
+
+def _compare_models(session: Session, definitions: Definitions) -> Iterator[Planned]:
     standing = {m.name: m for m in session.records.find(MODELS, workspace=session.workspace)}
-    planned = []
     for name in definitions.models:
         task = definitions.task(name)
         tables = tuple(table.name for table in task.tables)
         known = standing.pop(name, None)
         if known is None:
-            planned.append(Planned(name, "new", tables))
+            yield Planned(name, "new", tables)
         elif known.identity == task.identity:
-            planned.append(Planned(name, "unchanged", tables))
+            yield Planned(name, "unchanged", tables)
         else:
-            planned.append(Planned(name, "changed", tables, _differ(known.definition, task.definition)))
-    planned += [Planned(name, "not in the file") for name in standing]
-    return Plan(str(definitions.folder / "project.py"), tuple(planned))
+            yield Planned(name, "changed", tables, _differ(known.definition, task.definition))
+    yield from (Planned(name, "not in the file") for name in standing)
 
 
 def _differ(old: str, new: str) -> tuple[str, ...]:
-    before, after = msgspec.json.decode(old), msgspec.json.decode(new)
+    before, after = _decode_model(old), _decode_model(new)
     names = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     return tuple(f"{name}: {_short(before.get(name))} -> {_short(after.get(name))}" for name in names)
+
+
+def _decode_model(definition: str) -> dict[str, object]:
+    """The fields of a model's definition; of the views that it reads their versions, whose differences are told with the views."""
+    fields: dict[str, object] = msgspec.json.decode(definition)
+    if "features" in fields:
+        fields["features"] = [msgspec.convert(view, FeatureView).id for view in msgspec.convert(fields["features"], list[object])]
+    return fields
 
 
 def _short(value: object) -> str:
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+# Views
+
+
+def _compare_views(session: Session, definitions: Definitions) -> Iterator[Planned]:
+    _check_views(session, definitions)
+    standing = {head.name: head for head in session.records.find(VIEW_HEADS, workspace=session.workspace)}
+    found = [_compare_view(session, view, standing.pop(view.name, None), folder=definitions.folder) for view in definitions.views.values()]
+    touched = {planned.name for planned in found if planned.change in _NEW_VERSION}
+    uses = find_view_uses(session, views=touched) if touched else {}
+    for planned in found:
+        if planned.name in touched:
+            yield msgspec.structs.replace(planned, touches=tuple(map(_describe_touch, uses.get(planned.name, ()))))
+        else:
+            yield planned
+    yield from (Planned(name, "not in the file", version=head.version) for name, head in standing.items())
+
+
+def _compare_view(session: Session, view: FeatureView, head: ViewHead | None, *, folder: Path) -> Planned:
+    tables, version = tuple(table.name for table in view.sources), view.version
+    if head is None:
+        return Planned(view.name, "new", tables, version=version)
+    kept = session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=view.id)
+    if kept is not None:
+        require_zone(session, view, kept)
+    before = kept if head.version == version else session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=head.id)
+    differences = describe_differences(before.view, view) if before is not None else ()
+    if head.version != version:
+        return Planned(view.name, "changed" if kept is None else "restored", tables, differences, version)
+    if differences:
+        return Planned(view.name, "reworded", tables, differences, version)
+    base = str(folder.resolve())
+    if kept is not None and kept.folder != base:
+        return Planned(view.name, "moved", tables, (f"folder: {kept.folder} -> {base}",), version)
+    return Planned(view.name, "unchanged", tables, version=version)
+
+
+def _describe_touch(use: ViewUse) -> str:
+    said = []
+    if use.answering:
+        said.append(f"{', '.join(use.answering)} answers now and keeps the version of the view that it was trained on")
+    elif use.versions:
+        said.append(f"{len(use.versions)} of its versions were trained on the view; none of them answers now")
+    if use.declared:
+        said.append("it is trained on the new version at its next run")
+    return f"model {use.model}: {'; '.join(said)}"
+
+
+def _check_views(session: Session, definitions: Definitions) -> None:
+    """Raise DefinitionError, with its line, for the first view that could never be computed."""
+    if not definitions.views:
+        return
+    from endcap.loop.features.checks import check_view
+    from endcap.loop.features.parsing import open_parser
+
+    columns = find_columns(session, definitions.tables.values())
+    with open_parser() as parser:
+        for view in definitions.views.values():
+            try:
+                check_view(view, columns=columns, parser=parser)
+            except DefinitionError as error:
+                line = definitions.lines.get(view.name)
+                where = f"{definitions.folder / FILE}{f', line {line}' if line else ''}"
+                raise DefinitionError(f"{where}: {error.what}", hint=error.hint) from error

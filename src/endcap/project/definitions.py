@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import DefinitionError, EndcapError, NotFound, suggest
@@ -21,11 +23,13 @@ _MODULE = "endcap_project"
 
 @dataclass(frozen=True)
 class Definitions:
-    """What a definition file defines, by name."""
+    """What a definition file defines, by name. ``lines`` are where the file gives views their names, of those that it does give."""
 
     folder: Path
     tables: dict[str, Table]
     models: dict[str, Forecast]
+    views: dict[str, FeatureView] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
 
     def task(self, model: str) -> Task:
         """The model as the loop runs it. Raises NotFound with the nearest name."""
@@ -39,7 +43,7 @@ class Definitions:
 
 
 def load_definitions(folder: Path) -> Definitions:
-    """Run ``folder/project.py`` and collect the tables and models among its names.
+    """Run ``folder/project.py`` and collect the tables, feature views and models among its names, and what these read.
 
     Raises NotFound when there is no such file, DefinitionError with the line for one that cannot be run, and when two definitions share
     a name. The file's own folder may be imported from while it runs.
@@ -50,14 +54,31 @@ def load_definitions(folder: Path) -> Definitions:
     module = _run(path)
     tables: dict[str, Table] = {}
     models: dict[str, Forecast] = {}
-    for value in vars(module).values():
+    views: dict[str, FeatureView] = {}
+    names: dict[str, str] = {}
+    for name, value in vars(module).items():
+        found: tuple[Table, ...] = ()
         if isinstance(value, Forecast):
             _add(models, value.name, value, what="model")
-            for table in value.tables:
-                _add(tables, table.name, table, what="table")
+            found = value.tables
+            for view in value.features:
+                _add(views, view.name, view, what="feature view")
+        elif isinstance(value, FeatureView):
+            _add(views, value.name, value, what="feature view")
+            names.setdefault(name, value.name)
+            found = value.sources
         elif isinstance(value, Table):
-            _add(tables, value.name, value, what="table")
-    return Definitions(folder, tables, models)
+            found = (value,)
+        for table in found:
+            _add(tables, table.name, table, what="table")
+    return Definitions(folder, tables, models, views, _find_lines(path, names) if names else {})
+
+
+def _find_lines(path: Path, names: dict[str, str]) -> dict[str, int]:
+    """Where the file last assigns the names, by what they name."""
+    assigned = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Assign)]
+    targets = [(target.id, node.lineno) for node in assigned for target in node.targets if isinstance(target, ast.Name)]
+    return {names[name]: line for name, line in sorted(targets, key=lambda pair: pair[1]) if name in names}
 
 
 def _add(found: dict[str, Any], name: str, value: Any, *, what: str) -> None:

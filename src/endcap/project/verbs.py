@@ -11,6 +11,13 @@ MODULES = (
     "endcap.governance.audit",
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
+    "endcap.loop.features.online",
+    "endcap.loop.features.pushes",
+    "endcap.loop.features.drift",
+    "endcap.loop.features.catalogue",
+    "endcap.loop.features.materialisation",
+    "endcap.loop.features.parity",
+    "endcap.loop.features.training_sets",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.comparisons",
     "endcap.loop.registry.releases",
@@ -25,6 +32,8 @@ MODULES = (
     "endcap.project.running",
     "endcap.project.showing",
     "endcap.project.starting",
+    "endcap.project.view_pages",
+    "endcap.project.view_showing",
 )
 
 

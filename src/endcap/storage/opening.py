@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from endcap.core.errors import InvalidInput, suggest
@@ -10,10 +11,11 @@ from endcap.storage.ports import Ports
 SCHEMES = ("file", "memory")
 
 
-def open_ports(url: str | Path) -> Ports:
+def open_ports(url: str | Path, *, online: str | None = None) -> Ports:
     """Open a home: a folder (path or ``file://``), made if it is not there, or ``memory://`` for a home that ends with the process.
 
-    Raises InvalidInput for another scheme, an empty path or one that is no folder.
+    ``online`` is the URL of the server that keeps online rows, ``redis://HOST:PORT/DB``; None: the home keeps them itself. Neither is touched
+    before the first online row is asked for or written. Raises InvalidInput for another scheme, an empty path or one that is no folder.
     """
     text = str(url)
     scheme, separator, rest = text.partition("://")
@@ -24,9 +26,17 @@ def open_ports(url: str | Path) -> Ports:
     if scheme == "memory":
         from endcap.storage.backends.memory import open_memory
 
-        return open_memory()
+        return _with_online(open_memory(), online)
     if scheme == "file":
         from endcap.storage.backends.embedded import open_embedded
 
-        return open_embedded(Path(rest))
+        return _with_online(open_embedded(Path(rest)), online)
     raise InvalidInput(f"{text!r} names no back end. Schemes: {list(SCHEMES)}.", hint=suggest(scheme, SCHEMES) or "give a folder")
+
+
+def _with_online(ports: Ports, url: str | None) -> Ports:
+    if url is None:
+        return ports
+    from endcap.storage.backends.online_redis import RedisOnline
+
+    return replace(ports, online=RedisOnline(url))

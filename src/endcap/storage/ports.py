@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=msgspec.Struct)
 
 _MOST_FOLDER_BYTES = 240  # file systems end at 255
+_MOST_KEY_BYTES = 2048
+_MOST_SPACE_BYTES = 400
+STAMP_BYTES = 16
+_STAMP = struct.Struct(">QQ")
+_ZERO = 1 << 63  # shifts a signed number so that its bytes compare as it does
 
 
 @dataclass(frozen=True)
@@ -174,19 +180,118 @@ class TableStore(Protocol):
         ...
 
 
+class OnlineStore(Protocol):
+    """The newest row of each key, by space: what answers within microseconds.
+
+    A row is bytes that begin with its stamp, as ``pack_stamp`` makes it: when it was true, and from when that was known. A key is any bytes, up
+    to 2 KiB; a space any text of up to 400 bytes. What is in here can always be made anew from what is kept elsewhere.
+    """
+
+    @property
+    def n_rows_at_once(self) -> int:
+        """How many rows a batch should have at most, so that neither other writers nor readers wait for more than some milliseconds."""
+        ...
+
+    def write(self, space: str, *, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
+        """Put rows in the place of older ones of their keys. Returns how many; a row whose stamp is older than what stands is passed over.
+
+        One with the same stamp replaces, so that writing twice changes nothing; of a key that comes twice in a batch, what was said of rows
+        standing holds between the two. All of the batch or nothing, for every reader in any process and whenever the writer is killed.
+        Raises InvalidInput for a row without a stamp, StorageFull where there is no room.
+        """
+        ...
+
+    def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        """The rows of many keys in many spaces, in the order they were asked for; None for a key that has none.
+
+        All of them as they stood at one instant: of a batch, every row or none. Cost grows with the keys asked for.
+        """
+        ...
+
+    def get(self, space: str, key: bytes) -> bytes | None:
+        """The row of one key: what ``read`` says of it, by the shortest way."""
+        ...
+
+    def sample(self, space: str, n: int) -> list[tuple[bytes, bytes]]:
+        """Up to ``n`` keys with their rows, each key at most once and as likely as any other; the store draws by chances of its own."""
+        ...
+
+    def count(self, space: str) -> int:
+        """How many keys a space has; one never written to has none."""
+        ...
+
+    def drop(self, space: str) -> None:
+        """Forget a space; forgetting what is not there changes nothing."""
+        ...
+
+    def spaces(self) -> list[str]:
+        """The spaces that hold a row, sorted."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Ports:
-    """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process)."""
+    """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process).
+
+    ``online`` opens what it needs when it is first used.
+    """
 
     url: str
     records: RecordStore
     blobs: BlobStore
     tables: TableStore
+    online: OnlineStore
     landing: LandingFolder = field(default_factory=LandingFolder)
 
     def close(self) -> None:
         self.records.close()
+        self.online.close()
         self.landing.close()
+
+
+def pack_stamp(event_us: int, known_us: int) -> bytes:
+    """The head of an online row: two instants in microseconds of UTC since 1970, such that of two stamps the later is the greater as bytes.
+
+    >>> pack_stamp(-1, 5) < pack_stamp(0, 3) < pack_stamp(0, 4)
+    True
+    """
+    return _STAMP.pack(event_us + _ZERO, known_us + _ZERO)
+
+
+def read_stamp(row: bytes) -> tuple[int, int]:
+    """The two instants of an online row's stamp.
+
+    >>> read_stamp(pack_stamp(-1, 5) + b"the rest")
+    (-1, 5)
+    """
+    event, known = _STAMP.unpack_from(row)
+    return event - _ZERO, known - _ZERO
+
+
+def require_batch(space: str, keys: Sequence[bytes], rows: Sequence[bytes]) -> None:
+    """Raise InvalidInput unless there is a row with a stamp for each key, and the space and the keys are not too long."""
+    require_space(space)
+    if len(keys) != len(rows):
+        raise InvalidInput(f"A batch for '{space}' has {len(keys)} keys and {len(rows)} rows.")
+    if rows and min(map(len, rows)) < STAMP_BYTES:
+        raise InvalidInput(f"A row for '{space}' has {min(map(len, rows))} bytes; the first {STAMP_BYTES} are its stamp.", hint="see pack_stamp")
+    if keys and max(map(len, keys)) > _MOST_KEY_BYTES:
+        raise InvalidInput(
+            f"A key for '{space}' has {max(map(len, keys)):,} bytes; the most are {_MOST_KEY_BYTES:,}.", hint="key by an id, not by a text"
+        )
+
+
+def require_space(space: str) -> bytes:
+    """A space's name as bytes. Raises InvalidInput for one that is too long or not Unicode."""
+    try:
+        name = space.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{space!r} is not Unicode, so no online space is called so.") from error
+    if len(name) > _MOST_SPACE_BYTES:
+        raise InvalidInput(f"An online space is called by {len(name)} bytes: {space[:40]!r} ... The most are {_MOST_SPACE_BYTES}.")
+    return name
 
 
 def partition_folders(partition: Mapping[str, str]) -> tuple[str, ...]:

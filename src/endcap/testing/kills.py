@@ -239,7 +239,7 @@ class Storm:
                     error = f"{raised.code}: {raised}"
             return msgspec.json.encode(Ended(tuple(instants.names), error))
 
-        given = _apart(work, kill_after_s=kill_after_s)
+        given = apart(work, kill_after_s=kill_after_s)
         return msgspec.json.decode(given, type=Ended) if given else None
 
     def _look(self, *, dead: str | None = None) -> Seen:
@@ -251,7 +251,7 @@ class Storm:
                 seen = Seen(describe(session, self._world.model), tuple(find_faults(session, self._home)), newest[0] if newest else None, marked)
                 return msgspec.json.encode(seen)
 
-        found = _apart(work)
+        found = apart(work)
         return msgspec.json.decode(found, type=Seen) if found else Seen(None, ("the home cannot be read",))
 
 
@@ -284,14 +284,14 @@ def _act(world: World, home: Path, now: datetime) -> bytes:
 
 
 def _begin_world(world: World) -> None:
-    assert _apart(lambda: _act(world, world.base, world.now)) is not None, "the run before the storm failed"
+    assert apart(lambda: _act(world, world.base, world.now)) is not None, "the run before the storm failed"
 
 
 def _open(home: Path, now: datetime) -> House:
     return open_house(home, clock=ManualClock(now), zone=ZONE)
 
 
-def _apart(work: Callable[[], bytes], *, kill_after_s: float | None = None) -> bytes | None:
+def apart(work: Callable[[], bytes], *, kill_after_s: float | None = None) -> bytes | None:
     """Do something in a process of its own; what it gave, None where it was killed or failed."""
     reading, writing = os.pipe()
     child = os.fork()

@@ -20,11 +20,12 @@ def make_session(
     workspace: str = "default",
     start: datetime = datetime(2026, 1, 5, 8, tzinfo=UTC),
     zone: str = "UTC",
+    online: str | None = None,
 ) -> Session:
     """A session in the home at ``url``. Its clock is a ManualClock that stands at ``start``, its ids are CountingIds.
 
-    The caller closes a home that has files: ``session.ports.close()``. For another actor or workspace in the same home use
-    ``dataclasses.replace(session, ...)``.
+    ``online`` is as ``open_ports`` takes it. The caller closes a home that has files: ``session.ports.close()``. For another actor or workspace
+    in the same home use ``dataclasses.replace(session, ...)``.
 
     >>> session = make_session()
     >>> session.now().isoformat(), session.new_id("run")
@@ -35,7 +36,7 @@ def make_session(
         role=role,
         workspace=workspace,
         zone=zone,
-        ports=open_ports(url),
+        ports=open_ports(url, online=online),
         clock=ManualClock(start),
         new_id=CountingIds(),
     )

@@ -108,3 +108,10 @@ def test_two_verbs_of_one_name_are_refused() -> None:
     first, second = module_of("endcap.first", a=make_verb("a")), module_of("endcap.second", x=make_verb("a"))
     with pytest.raises(DefinitionError, match="Two functions claim the verb 'a': first and second"):
         collect_verbs(first, second)
+
+
+@pytest.mark.parametrize("below", ["features search", "features search twice"])
+def test_a_name_is_a_verb_or_a_topic(below: str) -> None:
+    assert set(collect_verbs(module_of("first", a=make_verb(below), b=make_verb("search"), c=make_verb("features show")))) > {below}
+    with pytest.raises(DefinitionError, match=f"The verb 'features' is the topic of the verb '{below}'"):
+        collect_verbs(module_of("first", a=make_verb("features"), b=make_verb(below)))

@@ -16,7 +16,7 @@ from endcap.project.applying import apply, plan
 def test_a_plan_says_what_would_be_done_and_does_nothing(project: Any) -> None:
     found = plan(project.session, folder=project.folder)
     assert found.changes
-    assert [(p.model, p.change, p.tables) for p in found.models] == [("store-day", "new", ("sales", "plan", "stores"))]
+    assert [(p.name, p.change, p.tables) for p in found.models] == [("store-day", "new", ("sales", "plan", "stores"))]
     assert found.file == str(project.file)
     assert project.session.records.find(MODELS, workspace="default") == []
     assert list_audit(project.session) == []
@@ -57,7 +57,7 @@ def test_a_model_that_left_the_file_stays_as_it_is(project: Any) -> None:
     apply(project.session, folder=project.folder)
     project.change('"store-day"', '"shop-day"')
     found = apply(project.session, folder=project.folder)
-    assert {p.model: p.change for p in found.models} == {"shop-day": "new", "store-day": "not in the file"}
+    assert {p.name: p.change for p in found.models} == {"shop-day": "new", "store-day": "not in the file"}
     assert get_model(project.session, "store-day").name == "store-day"
     project.file.write_text("", encoding="utf-8")
     assert not plan(project.session, folder=project.folder).changes

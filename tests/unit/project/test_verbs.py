@@ -12,19 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 import endcap
 from endcap.core import permissions
+from endcap.core.definitions.aggregates import Aggregate
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.watches import Quality
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
 from endcap.governance.audit import list_audit
+from endcap.governance.sessions import Change
 from endcap.governance.verbs import Verb
 from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.deployment.records import Batch
 from endcap.loop.evaluation.records import Groups, Verdict
+from endcap.loop.features.catalogue import find_view, register_view
+from endcap.loop.features.online import write_online
+from endcap.loop.features.records import SNAPSHOTS, VIEW_HEADS, VIEW_VERSIONS, Snapshot
 from endcap.loop.registry.records import COMPARISONS, Comparison, Version
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.project.definitions import load_definitions
@@ -58,7 +65,7 @@ def test_every_module_of_the_table_has_a_verb() -> None:
 @pytest.mark.parametrize(("name", "entry"), ALL)
 def test_a_verb_has_a_permission_help_and_a_session(name: str, entry: Verb) -> None:
     assert isinstance(entry.permission, Permission)
-    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+    assert re.fullmatch(r"[a-z]+([- ][a-z]+)*", name)
     assert len(entry.summary) > 20
     assert entry.summary.endswith((".", ":"))
     assert next(iter(inspect.signature(entry.call).parameters)) == "session"
@@ -180,11 +187,60 @@ def compared(scene: Scene) -> str:
     return "store-day"
 
 
+def materialised(scene: Scene) -> str:
+    """A view with two snapshots, as materialisations leave them."""
+    session = scene.session
+    with session.records.transact() as tx:
+        for n in (1, 2):
+            snapshot = Snapshot(
+                id=f"snapshot_{n}", view="traffic", version="v", at=session.now(), n_rows=0, first_event=None, last_event=None, profiles=()
+            )
+            if tx.get(SNAPSHOTS, workspace=session.workspace, id=snapshot.id) is None:
+                tx.append(SNAPSHOTS, workspace=session.workspace, record=snapshot)
+    return "traffic"
+
+
+def viewed(scene: Scene) -> str:
+    """A feature view of the stores' sales that was applied before anyone looked."""
+    session, folder = scene.session, scene.project.folder
+    sales = load_definitions(folder).tables["sales"]
+    view = FeatureView(name="store_units", source=sales, features={"units_7d": Aggregate("sum", "units", window="7d")})
+    if session.records.get(VIEW_HEADS, workspace=session.workspace, id=view.name) is None:
+        with session.records.transact() as tx:
+            register_view(session, Change(tx), view, folder=folder)
+    return view.name
+
+
+def served(scene: Scene) -> str:
+    """The view, with a row online, as materialisations leave it."""
+    session, name = scene.session, viewed(scene)
+    version = find_view(session, name)
+    if not version.stored_types:
+        types = {
+            "key_types": {"store_id": "text"},
+            "feature_types": {"units_7d": "number"},
+            "stored_types": {"store_id": "VARCHAR", "units_7d": "DOUBLE"},
+        }
+        version = msgspec.structs.replace(version, **types)
+        with session.records.transact() as tx:
+            _, n = tx.get_versioned(VIEW_VERSIONS, workspace=session.workspace, id=version.id) or (None, 0)
+            tx.put(VIEW_VERSIONS, workspace=session.workspace, record=version, expected_version=n)
+        at = pa.array([session.now().replace(tzinfo=None)], pa.timestamp("us"))
+        write_online(session, version, pa.table({"store_id": ["S1"], "__event_at": at, "__known_at": at, "units_7d": [1.0]}))
+    return name
+
+
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "audit": lambda _: {"actor": "ada"},
     "comparison": lambda s: {"model": compared(s)},
     "comparisons": lambda s: {"model": compared(s)},
+    "features drift": lambda s: {"view": materialised(s)},
+    "features online": lambda s: {"views": [served(s)], "keys": {"store_id": ["S1"]}},
+    "features page": lambda s: {"view": viewed(s), "out": s.scratch / "view.html"},
+    "features pages": lambda s: {"out": s.scratch / "views"},
+    "features search": lambda s: {"words": [viewed(s)]},
+    "features show": lambda s: {"view": viewed(s)},
     "history": lambda _: {"model": "store-day"},
     "incidents": lambda _: {},
     "list-ingests": lambda _: {},
@@ -211,13 +267,17 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
+    "features label": lambda s: {"view": viewed(s), "label": "gold"},
+    "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
 }
 MADE_OF_OTHERS = {
     "compare": "it draws the groups; start-comparison is audited",
     "run": "each of its parts is audited: apply, ingest, register, record-verdict, promote, log-predictions",
     "forecast": "a run of a definition file that it wrote",
+    "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",
 }
 NOT_CHAINED = {
+    "features push": "what is pushed is data in flow; each push is on record (tests/unit/loop/features/test_pushes.py)",
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
     "check-members": "as check-quality (tests/unit/loop/monitoring/test_members.py)",
     "join-outcomes": "outcomes are data in flow",

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from endcap.core.definitions.aggregates import Aggregate, mean
+from endcap.core.definitions.aggregates import AGGREGATES, Aggregate, mean
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.gates import DAY_METRICS, HOUR_METRICS, Gate
 from endcap.core.definitions.tables import Table, as_names, set_field
 from endcap.core.definitions.watches import MemberQuality, Quality, Watch
@@ -60,6 +61,7 @@ class Forecast(msgspec.Struct, frozen=True):
         known_ahead: facts about the target day by name (promotion, price, opening), as known at the origin: a list of the table's columns
             (their mean is taken) or Aggregates by name, of this or another table.
         past: columns that are known only afterwards (weather as observed, visitors), in the same form.
+        features: feature views by some of its keys, whose numbers the trees read as they were known at each origin.
         static: a table (or several) of facts per series, by some of its keys; its other columns describe the series.
         likeness: how the series of an hourly forecast resemble each other: static columns or keys, nearest first (product, category). Empty:
             every key but the first, then the static columns that belong to it, those of most values first.
@@ -80,6 +82,7 @@ class Forecast(msgspec.Struct, frozen=True):
         backtest_origins: how many weekly origins are used in back-tests, at most; fewer when the history is short. None: 8, hourly 4, of
             which the older half serves to choose (hourly: the oldest one) and the rest to judge.
         seed: for everything random in training.
+        purpose: what the model is for. Tables and feature views that state their purposes refuse a model of another one. None: not said.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Forecast(msgspec.Struct, frozen=True):
     horizon: str = "7d"
     known_ahead: dict[str, Aggregate] = {}
     past: dict[str, Aggregate] = {}
+    features: tuple[FeatureView, ...] = ()
     static: tuple[Table, ...] = ()
     likeness: tuple[str, ...] = ()
     place: str | None = None
@@ -107,10 +111,15 @@ class Forecast(msgspec.Struct, frozen=True):
     watch: tuple[Watch, ...] = (Quality(),)
     backtest_origins: int | None = None
     seed: int = 7
+    purpose: str | None = None
 
     def __post_init__(self) -> None:
         require_name(self.name, what="model")
         what = f"Forecast '{self.name}'"
+        if self.purpose is not None and (not isinstance(self.purpose, str) or not self.purpose.strip()):
+            raise DefinitionError(
+                f"{what} has purpose={self.purpose!r}.", hint="say what it is for in a word, such as purpose='demand', or leave it out"
+            )
         if not isinstance(self.table, Table):
             raise DefinitionError(f"{what} has no table: {self.table!r}.", hint="give an ec.Table")
         if self.table.event_time is None:
@@ -119,6 +128,7 @@ class Forecast(msgspec.Struct, frozen=True):
             set_field(self, "target", Aggregate("sum", self.target))
         if not isinstance(self.target, Aggregate):
             raise DefinitionError(f"{what} has the target {self.target!r}.", hint="give a column's name or ec.sum('units')")
+        _require_plain(self.target, what=f"{what} target")
         set_field(self, "target", self.target.on(self.table))
         set_field(self, "keys", as_names(self.keys, what=f"{what} keys") or self.table.keys)
         if not self.keys:
@@ -135,16 +145,38 @@ class Forecast(msgspec.Struct, frozen=True):
             censored = mean(self.censored) if isinstance(self.censored, str) else self.censored
             if not isinstance(censored, Aggregate):
                 raise DefinitionError(f"{what} has censored={censored!r}.", hint="give a column's name or ec.mean('column')")
+            _require_plain(censored, what=f"{what} censored")
             set_field(self, "censored", censored.on(self.table))
         static: Any = self.static
         set_field(self, "static", () if static is None else tuple(static) if isinstance(static, tuple | list) else (static,))
         for table in self.static:
             if not isinstance(table, Table):
                 raise DefinitionError(f"{what} has static={table!r}.", hint="give an ec.Table, or a list of them")
+        self._check_features(what)
         self._check_times(what)
         self._check_likeness(what)
         self._check_members(what)
         self._check_choices(what)
+
+    def _check_features(self, what: str) -> None:
+        features: Any = self.features
+        set_field(self, "features", tuple(features) if isinstance(features, tuple | list) else (features,))
+        owners: dict[str, str] = {}
+        for view in self.features:
+            if not isinstance(view, FeatureView):
+                raise DefinitionError(f"{what} has features={view!r}.", hint="give ec.FeatureViews")
+            for key in view.keys:
+                if key not in self.keys:
+                    raise DefinitionError(
+                        f"{what} cannot look up feature view '{view.name}' by {key!r}. Keys of the forecast: {list(self.keys)}.",
+                        hint=suggest(key, self.keys) or "make a view that is keyed by them, or by some of them",
+                    )
+            for name in view.features:
+                if name in owners:
+                    raise DefinitionError(
+                        f"{what} gets the feature {name!r} from '{owners[name]}' and from '{view.name}'.", hint="call it otherwise in one of them"
+                    )
+                owners[name] = view.name
 
     def _check_times(self, what: str) -> None:
         if parse_duration(self.every) not in (parse_duration("1d"), parse_duration("1h")):
@@ -188,8 +220,8 @@ class Forecast(msgspec.Struct, frozen=True):
                 raise DefinitionError(
                     f"{what} takes the fact '{name}' from '{aggregate.table.name}', which has known_at; that is read for daily ones only."
                 )
-        if self.past or self.open is not None or self.demand:
-            raise DefinitionError(f"{what} is hourly and has past, open or demand, which only daily forecasts have.")
+        if self.past or self.features or self.open is not None or self.demand:
+            raise DefinitionError(f"{what} is hourly and has past, features, open or demand, which only daily forecasts have.")
 
     def _check_members(self, what: str) -> None:
         set_field(self, "members", as_names(self.members, what=f"{what} members"))
@@ -205,6 +237,8 @@ class Forecast(msgspec.Struct, frozen=True):
         set_field(self, "slices", as_names(self.slices, what=f"{what} slices"))
         if not isinstance(self.gate, Gate):
             raise DefinitionError(f"{what} has gate={self.gate!r}.", hint="give an ec.Gate")
+        if self.gate.parity is not None and not self.features:
+            raise DefinitionError(f"{what} has a gate that asks for parity, and reads no feature view.", hint="leave Gate.parity out")
         watch: Any = self.watch
         set_field(self, "watch", tuple(watch) if isinstance(watch, tuple | list) else (watch,))
         for entry in self.watch:
@@ -283,6 +317,7 @@ class Forecast(msgspec.Struct, frozen=True):
         aggregates = [self.target, *self.known_ahead.values(), *self.past.values(), *([self.censored] if self.censored else [])]
         found = {a.table.name: a.table for a in aggregates if a.table is not None}
         found |= {table.name: table for table in self.static}
+        found |= {table.name: table for view in self.features for table in view.sources}
         return tuple(found.values())
 
     @property
@@ -300,5 +335,15 @@ def _as_aggregates(value: Any, *, table: Table, what: str) -> dict[str, Aggregat
         aggregate = mean(entry) if isinstance(entry, str) else entry
         if not isinstance(aggregate, Aggregate):
             raise DefinitionError(f"{what} has {name!r}: {aggregate!r}.", hint="give a column's name or ec.mean('column')")
+        _require_plain(aggregate, what=f"{what} {name!r}")
         found[str(name)] = aggregate.on(table)
     return found
+
+
+def _require_plain(aggregate: Aggregate, *, what: str) -> None:
+    """Raise DefinitionError for an aggregate that looks back: a forecast folds the day or the hour itself."""
+    if aggregate.fold not in AGGREGATES or aggregate.window or aggregate.same or aggregate.where:
+        raise DefinitionError(
+            f"{what} is {aggregate}; a forecast folds a day or an hour by {list(AGGREGATES)}.",
+            hint="windows and conditions belong to an ec.FeatureView",
+        )

@@ -110,6 +110,8 @@ class Table(msgspec.Struct, frozen=True):
             without time.
         zone: the IANA zone in which times without an offset are read. None: the workspace's.
         columns: derived columns by name, each a SQL expression over the file's columns.
+        interval: the length of time that a row sums up, from its event time on, such as ``1h``; ``0h``: rows are of an instant. None: a day
+            where the event time is a date, otherwise an instant; where every one of many is a midnight, feature views ask for it to be said.
         known_after: how long after the end of its interval a row is known.
         known_at: a column (or SQL expression) with the instant at which a row became known, for tables with late or restated
             rows; a restatement is a new row with the same keys and event time and a later known-at.
@@ -121,7 +123,7 @@ class Table(msgspec.Struct, frozen=True):
             times. Only rows near and above the greatest that was read are read again. None: the relation is read whole each time.
         overlap: how far below the greatest watermark reading begins again, for rows whose transaction ended late: a duration
             (None: 10 minutes), or a count for whole numbers (None: 10,000).
-        purposes: what the rows may be used for; none: anything.
+        purposes: what the rows may be used for; empty: anything. A model that states another purpose, or none, is not trained on them.
         personal: columns that hold personal data, of whose values profiles keep counts alone.
         owner: who answers questions about the table.
     """
@@ -132,6 +134,7 @@ class Table(msgspec.Struct, frozen=True):
     event_time: str | None = None
     zone: str | None = None
     columns: dict[str, str] = {}
+    interval: str | None = None
     known_after: str = "0h"
     known_at: str | None = None
     contract: Contract = Contract()
@@ -150,6 +153,8 @@ class Table(msgspec.Struct, frozen=True):
             what = "purposes" if name == "purposes" else "column names"
             set_field(self, name, as_names(getattr(self, name), what=f"Table '{self.name}' {name}", of=what))
         parse_duration(self.known_after)
+        if self.interval is not None:
+            parse_duration(self.interval)
         if self.zone is not None:
             load_zone(self.zone)
         if self.contract.volume is not None and self.event_time is None:

@@ -1,17 +1,21 @@
-"""Commands from verbs: what stands before ``*`` in a verb's signature is an argument, what stands after it an option."""
+"""Commands from verbs: what stands before ``*`` in a verb's signature is an argument, what stands after it an option.
+
+A verb whose name holds spaces is a command in a group: ``features search`` is ``endcap features search WORDS``.
+"""
 
 from __future__ import annotations
 
 import inspect
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import click
 
 from endcap.core.errors import InvalidInput, NotFound
+from endcap.faces.cli.service import build_up, open_project, where_options
+from endcap.faces.parameters import describe_parameter, reflow, strip_none
 from endcap.governance.verbs import Verb
 from endcap.project.verbs import load_verbs
 
@@ -20,6 +24,8 @@ _LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
 _GIVEN = ("folder", "reporter")  # filled in by the face: --project, and the progress shown
+TOPICS = {"features": "The feature store: find views, show, fill, read and compare them."}
+"""What a group of commands is about, by the words that its verbs' names begin with."""
 
 
 def offered_verbs() -> dict[str, Verb]:
@@ -32,14 +38,6 @@ def offered_verbs() -> dict[str, Verb]:
 def is_plain(parameter: inspect.Parameter) -> bool:
     """Whether a parameter can be given on a command line (or is filled in by the face)."""
     return parameter.name in _GIVEN or strip_none(parameter.annotation) in (*_PLAIN, _LIST)
-
-
-def strip_none(annotation: Any) -> Any:
-    """``str | None`` without the None."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        kept = [part for part in get_args(annotation) if part is not type(None)]
-        return kept[0] if len(kept) == 1 else annotation
-    return annotation
 
 
 class _Names(click.ParamType):  # type: ignore[type-arg]  # generic in its stubs only
@@ -87,7 +85,20 @@ def build_group() -> click.Group:
         click.Option(["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version.")
     )
     for verb in offered_verbs().values():
-        group.add_command(_build_command(verb))
+        *topics, _ = verb.name.split(" ")
+        _find_topic(group, topics).add_command(_build_command(verb))
+    group.add_command(build_up())
+    return group
+
+
+def _find_topic(group: click.Group, topics: Sequence[str]) -> click.Group:
+    """The group under ``group`` that the topics name, made where it is not there."""
+    for i, topic in enumerate(topics):
+        below = group.commands.get(topic)
+        if not isinstance(below, click.Group):
+            below = _Group(topic, help=TOPICS.get(" ".join(topics[: i + 1])))
+            group.add_command(below)
+        group = below
     return group
 
 
@@ -110,57 +121,37 @@ def _build_command(verb: Verb) -> click.Command:
         given = {} if required or parameter.default is None else {"default": parameter.default}  # a default of None would count as a value
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             flag = kind is bool
-            names, words = [f"--{parameter.name.replace('_', '-')}", parameter.name], _describe(verb, parameter.name)
+            names, words = [f"--{parameter.name.replace('_', '-')}", parameter.name], describe_parameter(verb, parameter.name)
             if flag:
                 params.append(click.Option(names, is_flag=True, help=words, **given))
             else:
                 shown = bool(given) and str(parameter.default) not in ("", ".")
                 params.append(click.Option(names, type=type_, required=required, show_default=shown, help=words, **given))
+        elif kind == _LIST:  # words, as many as are typed
+            params.append(click.Argument([parameter.name], type=str, nargs=-1, required=required))
         else:
             params.append(click.Argument([parameter.name], type=type_, required=required, **given))
     params += [
         click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
-        click.Option(["--project", "project"], type=click.Path(path_type=Path), default=Path(), help="The folder of project.py.  [default: here]"),
-        click.Option(["--home", "home"], type=str, default=None, help="Where the state rests: a folder.  [default: .endcap in the project]"),
-        click.Option(["--workspace-zone", "workspace_zone"], type=str, default="UTC", help="The zone of times that say none.", show_default=True),
+        *where_options(),
     ]
     if verb.name == "apply":
         params.append(click.Option(["--yes", "yes"], is_flag=True, help="Do not ask."))
     if verb.name == "audit":
         params.append(click.Option(["--verify", "verify"], is_flag=True, help="Walk the whole chain and check every link."))
-    return click.Command(verb.name, params=params, callback=_callback(verb), help=_reflow(verb.help), short_help=_reflow(verb.summary))
-
-
-def _reflow(text: str) -> str:
-    """Doubled backquotes are for readers of the source."""
-    return text.replace("``", "'")
-
-
-def _describe(verb: Verb, name: str) -> str | None:
-    """The words of a verb's help that follow the option's name in backquotes, up to the end of the clause, as a sentence."""
-    text = " ".join(verb.help.split())
-    start = text.find(f"``{name}`` ")
-    if start < 0:
-        return None
-    clause = text[start + len(name) + 5 :].removeprefix("is ")
-    ends = [i for i in (clause.find(". "), clause.find("; "), clause.find(", ``")) if i >= 0]
-    said = _reflow(clause[: min(ends)] if ends else clause.rstrip("."))
-    return f"{said[:1].upper()}{said[1:]}."
+    *_, name = verb.name.split(" ")
+    return click.Command(name, params=params, callback=_callback(verb), help=reflow(verb.help), short_help=reflow(verb.summary))
 
 
 def _callback(verb: Verb) -> Any:
     def call(*, as_json: bool, project: Path, home: str | None, workspace_zone: str, yes: bool = True, verify: bool = False, **values: Any) -> int:
-        from endcap.assembly import open_house
         from endcap.faces.cli.progress import TerminalReporter
         from endcap.faces.cli.rendering import render
 
         names = {parameter.name for parameter in verb.parameters}
         if "verify" in names:
             values["verify"] = verify
-        if verb.name not in _LAYING_OUT and not project.is_dir():
-            raise NotFound(f"There is no folder {project}.", hint="give --project the folder of project.py")
-        where = home if home is not None else str(project / ".endcap")
-        with open_house(where, zone=workspace_zone) as house:
+        with open_project(project, home=home, zone=workspace_zone, laying_out=verb.name in _LAYING_OUT) as house:
             session = house.session()
             chosen = load_verbs()["verify-audit"] if verb.name == "audit" and verify else verb
             if chosen is not verb:

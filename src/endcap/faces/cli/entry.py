@@ -6,24 +6,8 @@ import sys
 from typing import NoReturn
 
 from endcap.core.errors import EndcapError, InvalidInput
+from endcap.faces.codes import EXIT_CODES
 
-EXIT_CODES = {
-    "error": 1,
-    "invalid_input": 2,
-    "invalid_definition": 2,
-    "contract_broken": 2,
-    "not_found": 3,
-    "permission_denied": 4,
-    "conflict": 5,
-    "lease_lost": 5,
-    "gate_refused": 6,
-    "integrity_broken": 7,
-    "step_failed": 8,
-    "storage_full": 9,
-    "unreachable": 10,
-    "step_timed_out": 8,
-}
-"""What the shell gets: 0 done, 1 unforeseen (and a reader that went away), 2 bad input (wrong options too), and so on by the error's code."""
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 

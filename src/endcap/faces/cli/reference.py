@@ -1,19 +1,22 @@
-"""The reference page of the command line, written from the table of verbs: ``--write FILE`` or ``--check FILE``."""
+"""The reference page of the faces, written from the table of verbs: ``--write FILE`` or ``--check FILE``."""
 
 from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from endcap.core.permissions import Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
-from endcap.faces.cli.entry import EXIT_CODES
+from endcap.faces.cli.service import UP
+from endcap.faces.codes import EXIT_CODES, HTTP_STATUSES
+from endcap.faces.http.remote import local_verbs, remote_verbs
 from endcap.project.verbs import load_verbs
 
 
 def write_reference() -> str:
-    """The page as Markdown: commands, the verbs that only Python calls, exit codes, and who may do what."""
+    """The page as Markdown: commands, the verbs that only Python calls, HTTP, who may do what, and what an error gives."""
     offered = offered_verbs()
     lines = ["# Reference", "", "Written from the table of verbs by `make docs`; a check fails when it is out of date.", "", "## Commands", ""]
     lines += [
@@ -36,20 +39,33 @@ def write_reference() -> str:
             f"Permission: {verb.permission}. Python: `endcap.{verb.room}.{verb.call.__name__}`.",
             "",
         ]
+    lines += ["### `endcap up`", "", UP, "Options: `--port`, `--host`. ", ""]
     lines += ["## Verbs that only Python calls", ""]
     for name, verb in load_verbs().items():
         if name not in offered:
             lines += [f"- **{name}** (`endcap.{verb.room}.{verb.call.__name__}`, permission {verb.permission}): {verb.summary.replace('``', '`')}"]
-    lines += ["", "## Who may do what", "", f"| verb | {' | '.join(Role)} |", f"|---|{'---|' * len(Role)}"]
+    lines += ["", *_list_paths(), "", "## Who may do what", "", f"| verb | {' | '.join(Role)} |", f"|---|{'---|' * len(Role)}"]
     for name, verb in load_verbs().items():
         marks = ["yes" if verb.permission in permissions_of(role) else "-" for role in Role]
         lines.append(f"| {name} | {' | '.join(marks)} |")
-    lines += ["", "## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | done |"]
-    by_code: dict[int, list[str]] = {}
-    for name, code in EXIT_CODES.items():
-        by_code.setdefault(code, []).append(name.replace("_", " "))
-    lines += [f"| {code} | {', '.join(names)} |" for code, names in sorted(by_code.items())]
+    lines += ["", "## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | done |", *_list_codes(EXIT_CODES)]
+    lines += ["", "## Statuses of HTTP", "", "| status | meaning |", "|---|---|", "| 200 | done |", *_list_codes(HTTP_STATUSES)]
     return "\n".join([*lines, ""])
+
+
+def _list_paths() -> list[str]:
+    """What HTTP calls and what it does not, with the reason."""
+    lines = ["## HTTP", "", "`endcap up` answers; `/api/v1/openapi.json` describes each parameter and result, `/healthz` says that it is up.", ""]
+    lines += ["| path | methods | verb |", "|---|---|---|"]
+    lines += [f"| `{entry.path}` | {'GET, POST' if entry.by_query else 'POST'} | {name} |" for name, entry in remote_verbs().items()]
+    return [*lines, "", "Not over HTTP:", "", *(f"- **{name}**: {reason}" for name, reason in local_verbs().items())]
+
+
+def _list_codes(codes: Mapping[str, int]) -> list[str]:
+    by_code: dict[int, list[str]] = {}
+    for name, code in codes.items():
+        by_code.setdefault(code, []).append(name.replace("_", " "))
+    return [f"| {code} | {', '.join(names)} |" for code, names in sorted(by_code.items())]
 
 
 def main(arguments: list[str]) -> int:

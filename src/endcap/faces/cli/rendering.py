@@ -16,10 +16,12 @@ from rich.text import Text
 
 from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
+from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
 from endcap.governance.records import AuditRow
-from endcap.loop.data.records import Ingest, QuarantineView, describe_volume
+from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
+from endcap.loop.features.records import DriftReport, Materialisation, ParityReport
 from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
 from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Version
@@ -29,8 +31,9 @@ from endcap.project.applying import Plan
 from endcap.project.running import RunResult
 from endcap.project.showing import ModelLine, ModelView, VersionView
 from endcap.project.starting import FirstForecast, Started
+from endcap.project.view_showing import FoundView, ViewPage
 
-_NO_RELEASE = 6
+_NOT_PASSED = 6
 _MEASURES = ("wape", "mae", "rmsse", "rmspe")
 _HOUR_MEASURES = ("rmse", "crps", "day_wape", "wape")
 
@@ -43,14 +46,15 @@ class _Paper(Console):
 
 
 def render(result: Any, *, as_json: bool) -> int:
-    """Print a result and return the exit code: 6 where a run ended without a version that may answer, otherwise 0."""
+    """Print a result and return the exit code: 6 where a run ended without a version that may answer or parity did not pass, otherwise 0."""
     if as_json:
         sys.stdout.write(msgspec.json.encode(result, order="deterministic").decode() + "\n")
     else:
         # What is not read on a terminal is read by a program or later: nothing is folded there.
         show(result, _Paper(highlight=False) if sys.stdout.isatty() else _Paper(highlight=False, width=240, soft_wrap=True))
     outcome = result.run if isinstance(result, FirstForecast) else result
-    return _NO_RELEASE if isinstance(outcome, RunResult) and outcome.champion is None else 0
+    failed = not outcome.passed if isinstance(outcome, ParityReport) else isinstance(outcome, RunResult) and outcome.champion is None
+    return _NOT_PASSED if failed else 0
 
 
 @singledispatch
@@ -68,6 +72,10 @@ def show(result: Any, console: Console) -> None:
 def _show_list(rows: list[Any], console: Console) -> None:
     if not rows:
         console.print("nothing yet")
+        return
+    if isinstance(rows[0], FoundView):
+        for line, style in tell_found(rows):
+            console.print(Text(line, style=style))
         return
     renderer = _ROWS.get(type(rows[0]))
     columns = list(renderer(rows[0])) if renderer else list(rows[0].__struct_fields__)
@@ -114,13 +122,39 @@ def _(result: FirstForecast, console: Console) -> None:
 
 
 @show.register
+def _(result: Materialisation, console: Console) -> None:
+    span = f", {result.first_tick:%Y-%m-%d %H:%M} to {result.last_tick:%Y-%m-%d %H:%M}" if result.first_tick and result.last_tick else ""
+    console.print(Text(f"{result.view}@{result.version}: batch {result.n}, {result.n_rows:,} rows{span}"))
+    console.print(Text(f"  said anew   {result.n_restated:,} rows, {result.n_keys_recomputed:,} keys computed again"))
+    console.print(Text(f"  online      {'not kept' if result.online == 'none' else f'{result.n_online:,} keys'}"))
+    console.print(Text(f"  known until {result.known_until:%Y-%m-%d %H:%M:%S} UTC"))
+    console.print(Text(f"  took        {format_duration(result.wall_s)}, {result.cpu_s:.2f} CPU-s"))
+
+
+@show.register
 def _(result: Plan, console: Console) -> None:
-    for planned in result.models:
-        console.print(Text(f"{planned.change:<16} {planned.model}  {', '.join(planned.tables)}"))
-        for difference in planned.differences:
-            console.print(Text(f"{'':<16}   {difference}"))
-    if not result.models:
-        console.print(Text(f"{result.file} defines no model"))
+    for sort, all_planned in (("view", result.views), ("model", result.models)):
+        for planned in all_planned:
+            name = f"{planned.name}@{planned.version}" if planned.version else planned.name
+            console.print(Text(f"{planned.change:<16} {sort} {name}  {', '.join(planned.tables)}"))
+            for difference in planned.differences:
+                console.print(Text(f"{'':<16}   {difference}"))
+            for touch in planned.touches:
+                console.print(Text(f"{'':<16}   touches {touch}", style="yellow"))
+    if not result.models and not result.views:
+        console.print(Text(f"{result.file} defines no model and no feature view"))
+
+
+@show.register
+def _(result: ViewPage, console: Console) -> None:
+    for line, style in tell_view(result):
+        console.print(Text(line, style=style))
+
+
+@show.register
+def _(result: ParityReport, console: Console) -> None:
+    for line, style in tell_parity(result):
+        console.print(Text(line, style=style))
 
 
 @show.register
@@ -226,6 +260,64 @@ def _(result: ComparisonView, console: Console) -> None:
         console.print(Text(f"end it with: endcap stop-comparison {result.comparison.model} --keep a|b", style="dim"))
     else:
         console.print(Text(f"when it ended: {result.comparison.finding}"))
+
+
+@show.register
+def _(result: DriftReport, console: Console) -> None:
+    sides = ((result.snapshot, result.snapshot_at, result.snapshot_rows), (result.reference, result.reference_at, result.reference_rows))
+    new, old = (f"{name} ({n:,} rows, {_plain(at)})" for name, at, n in sides)
+    console.print(Text(f"{result.view}: {new} against {old}"))
+    drifted = len(result.drifted)
+    judged = sum(distance.enough for distance in result.distances)
+    console.print(Text(f"{drifted:,} of {judged:,} features drifted", style="red" if drifted else "green"))
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("feature", overflow="fold")
+    for column in ("leaned on", "distance"):
+        grid.add_column(column, justify="right")
+    grid.add_column("")
+    for column in ("PSI", "KS", "moved by", "missing", "q"):
+        grid.add_column(column, justify="right")
+    grid.add_column("what", overflow="fold")
+    for distance in result.distances:
+        moved = "-" if distance.wasserstein_scaled is None else f"{distance.wasserstein_scaled:.2f} sd"
+        missing = "-" if distance.null_share_a is None else f"{_percent(distance.null_share_a)} > {_percent(distance.null_share_b)}"
+        figures = (distance.psi, distance.ks)
+        grid.add_row(
+            Text(tame(distance.column), style="red" if distance.drifted else ""),
+            _percent(distance.importance),
+            _number(distance.jensen_shannon),
+            Text(_bar(distance.jensen_shannon), style="red" if distance.drifted else "dim"),
+            *(_number(figure) for figure in figures),
+            moved,
+            missing,
+            _number(distance.q),
+            Text(tame(_describe_distance(distance))),
+        )
+    console.print(grid)
+    for word, names in (("only in the snapshot", result.new), ("no longer there", result.vanished)):
+        if names:
+            console.print(Text(f"{word}: {', '.join(names)}"))
+    order = f"how much {result.model} leans on a feature times its distance" if result.model else "distance"
+    console.print(Text(f"  ranked by {order} (Jensen-Shannon, 0 to 1); q: probability by chance, all features counted", style="dim"))
+    _show_doubts(result.notes, console)
+
+
+def _bar(share: float | None, *, width: int = 12) -> str:
+    """A distance from 0 to 1 as a bar, to an eighth of a character."""
+    eighths = round((share or 0.0) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(width)
+
+
+def _describe_distance(distance: ColumnDistance) -> str:
+    """What a reader should know of a feature beside its figures."""
+    parts = ["DRIFTED"] if distance.drifted else []
+    parts += [distance.reason] if distance.reason else []
+    for word, named, n in (("new", distance.new, distance.n_new), ("gone", distance.vanished, distance.n_vanished)):
+        if n:
+            shown = ", ".join(f"{name} ({rows:,})" for name, rows in named[:3])
+            parts.append(f"{word}: {shown}{f' and {n - 3:,} more' if n > 3 else ''}")
+    return "; ".join(parts)
 
 
 def _show_leaderboard(version: Version, console: Console, *, metric: str) -> None:

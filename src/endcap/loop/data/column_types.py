@@ -21,6 +21,7 @@ _OFFSET = r"\s*([Zz]|[+-]\d{2}(:?\d{2})?)"
 _ENDS_IN_OFFSET = r":\d{2}([.]\d+)?" + _OFFSET + r"\s*$"
 _N_SAMPLED = 20_000
 FILE = "__file"  # the path of the file that a row came from
+PLACE = "__place"  # the place of a row among the rows of its file, in files that are read in order
 ROW = "__row"  # what a row is known by within its file: its number in Parquet, counted from 0; all its texts in CSV, sorted by column
 NO_VALUES = "NULL"  # what stands for the type of a text column that no row has a value of: what comes later decides
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
 from endcap.core.names import quote, quote_text
-from endcap.loop.data.column_types import FILE, ROW, Exclusion, KnownTypes, detect_types
+from endcap.loop.data.column_types import FILE, PLACE, ROW, Exclusion, KnownTypes, detect_types
 from endcap.loop.data.failures import reading
 from endcap.loop.data.parquet_files import require_free_name, require_same_columns
 from endcap.loop.data.paths import DataFiles, sql_list
@@ -28,7 +28,13 @@ class _Layout(NamedTuple):
 
 
 def relate_csv(
-    files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection, known: KnownTypes | None = None, excluded: Exclusion | None = None
+    files: DataFiles,
+    *,
+    table: Table,
+    engine: duckdb.DuckDBPyConnection,
+    known: KnownTypes | None = None,
+    excluded: Exclusion | None = None,
+    placed: bool = False,
 ) -> str:
     r"""A SELECT over all rows of CSV files (UTF-8, a header, quotes ``"``), with types.
 
@@ -38,7 +44,8 @@ def relate_csv(
     delimiters is missing; ``NA`` is a text. Raises InvalidInput naming file and line for a line that does not fit the header.
     Rows that are ``excluded`` are as if the files had never held them, for the types too.
     ``known`` types are preferred to what the values say, or where they are ``fixed`` taken without a look. Each row carries its file's
-    path in ``__file``. Cost: one scan of the files for the types (two where a known type does not fit), none where they are fixed.
+    path in ``__file``, and if ``placed`` in ``__place`` a number that grows from row to row of a file. Cost: one scan of the files for the
+    types (two where a known type does not fit), none where they are fixed.
     """
     layouts = {path: _read_layout(path, table=table) for path in files.paths}
     first = files.paths[0]
@@ -46,7 +53,9 @@ def relate_csv(
     for path, layout in layouts.items():
         require_same_columns(list(layouts[first].names), list(layout.names), first=first, other=path, table=table)
         groups.setdefault(layout, []).append(path)
-    raw = " UNION ALL BY NAME ".join(part for layout, paths in groups.items() for part in _read_parts(layout, paths, files=files, excluded=excluded))
+    raw = " UNION ALL BY NAME ".join(
+        part for layout, paths in groups.items() for part in _read_parts(layout, paths, files=files, excluded=excluded, placed=placed)
+    )
     names = [*layouts[first].names, *(name for name in files.partitions if name not in layouts[first].names)]
     promised = {name: check.type for name, check in table.contract.columns.items() if check.type}
     if known is not None and known.fixed:
@@ -57,7 +66,7 @@ def relate_csv(
     # Rows that are left out may be met before they are: those need not fit.
     cast = "CAST" if excluded is None else "TRY_CAST"
     columns = ", ".join(quote(name) if types[name] == "VARCHAR" else f"{cast}({quote(name)} AS {types[name]}) AS {quote(name)}" for name in names)
-    return f"SELECT {columns}, {FILE}{f', {ROW}' if excluded and excluded.marked else ''} FROM ({raw})"
+    return f"SELECT {columns}, {FILE}{f', {PLACE}' if placed else ''}{f', {ROW}' if excluded and excluded.marked else ''} FROM ({raw})"
 
 
 def _read_layout(path: Path, *, table: Table) -> _Layout:
@@ -120,19 +129,19 @@ def _looks_like_value(text: str) -> bool:
     return digits.isdigit()
 
 
-def _read_parts(layout: _Layout, paths: list[Path], *, files: DataFiles, excluded: Exclusion | None) -> list[str]:
+def _read_parts(layout: _Layout, paths: list[Path], *, files: DataFiles, excluded: Exclusion | None, placed: bool) -> list[str]:
     """The files of one layout: those that are read whole, those that have rows to leave out, and those with lines to pass over."""
     if excluded is None:
-        return [_read_raw(layout, paths, files=files)]
+        return [_read_raw(layout, paths, files=files, placed=placed)]
     parts = []
     whole = [path for path in paths if path not in excluded.files]
     if whole:
-        raw = _read_raw(layout, whole, files=files)
+        raw = _read_raw(layout, whole, files=files, placed=placed)
         parts.append(_mark_rows(raw, layout, files=files) if excluded.marked else raw)
     for torn in (False, True):
         chosen = [path for path in paths if path in excluded.files and (path in excluded.torn) == torn]
         if chosen:
-            parts.append(excluded.apply(_mark_rows(_read_raw(layout, chosen, files=files, torn=torn), layout, files=files)))
+            parts.append(excluded.apply(_mark_rows(_read_raw(layout, chosen, files=files, torn=torn, placed=placed), layout, files=files)))
     return parts
 
 
@@ -174,15 +183,17 @@ def _say_torn(type_: str, message: str) -> str:
     return {"INVALID ENCODING": "it is not UTF-8", "LINE SIZE OVER MAXIMUM": "it is longer than a line may be"}.get(type_, "its quotes do not fit")
 
 
-def _read_raw(layout: _Layout, paths: list[Path], *, files: DataFiles, torn: bool = False) -> str:
+def _read_raw(layout: _Layout, paths: list[Path], *, files: DataFiles, torn: bool = False, placed: bool = False) -> str:
     struct = ", ".join(f"{quote_text(name)}: 'VARCHAR'" for name in layout.names)
     hive = "hive_partitioning = true, hive_types_autocast = false" if files.partitions else "hive_partitioning = false"
     outer = [name for name in dict.fromkeys(files.outer) if name not in files.partitions]
     kept = f"* EXCLUDE ({', '.join(quote(name) for name in outer)})" if outer else "*"
     # By one thread, so that each reading passes over the same lines.
     errors = "ignore_errors = true, store_rejects = true, rejects_limit = 0, parallel = false" if torn else "ignore_errors = false"
+    # Numbered as they are read, by one thread, if anybody asks for it: otherwise the engine leaves it out.
+    place = f", row_number() OVER () AS {PLACE}" if placed else ""
     return (
-        f"SELECT {kept} FROM read_csv({sql_list(paths)}, columns = {{{struct}}}, delim = {quote_text(layout.delimiter)},"
+        f"SELECT {kept}{place} FROM read_csv({sql_list(paths)}, columns = {{{struct}}}, delim = {quote_text(layout.delimiter)},"
         " quote = '\"', escape = '\"',"
         f" filename = '{FILE}', header = true, auto_detect = false, strict_mode = true, null_padding = false, {errors}, nullstr = '',"
         f" {hive})"

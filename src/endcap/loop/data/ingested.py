@@ -27,13 +27,14 @@ def open_ingested(
     engine: duckdb.DuckDBPyConnection,
     only: Sequence[FileIdentity] | None = None,
     put_aside: pa.Table | None = None,
+    placed: bool = False,
 ) -> Source:
     """The rows that an ingest let in as one SELECT, without those it put aside; see ``open_source``.
 
     ``only`` reads some of the ingest's files, such as ``new_files`` names (None: all); ``put_aside`` are the rows that this very ingest put
-    aside, while they are not written yet. Raises InvalidInput for files that are not as the ingest
-    found them. Cost: that of ``open_source`` without a scan, and the reading of the rows put aside; files that have such rows are read by
-    all their columns, or in Parquet by their rows' numbers, CSV files with lines that do not fit by one thread.
+    aside, while they are not written yet; ``placed`` adds instants and places to ``sql_by_file``. Raises InvalidInput for files that are not
+    as the ingest found them. Cost: that of ``open_source`` without a scan, and the reading of the rows put aside; files that have such rows
+    are read by all their columns, or in Parquet by their rows' numbers, CSV files with lines that do not fit by one thread.
     """
     from endcap.loop.data.quarantine import load_exclusion
     from endcap.loop.data.sources import open_source
@@ -50,6 +51,7 @@ def open_ingested(
         ingest=ingest,
         only=only,
         excluded=lambda files: load_exclusion(ingest, files, quarantined=read, engine=engine),
+        placed=placed,
         landing=session.ports.landing.path if table.is_landed else None,
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
 from endcap.core.names import quote, quote_text
-from endcap.loop.data.column_types import FILE, NO_VALUES, ROW, Exclusion, KnownTypes, detect_types, duckdb_type, holds_all, name_type
+from endcap.loop.data.column_types import FILE, NO_VALUES, PLACE, ROW, Exclusion, KnownTypes, detect_types, duckdb_type, holds_all, name_type
 from endcap.loop.data.failures import reading
 from endcap.loop.data.paths import DataFiles, sql_list
 
@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 
 
 def relate_parquet(
-    files: DataFiles, *, table: Table, engine: duckdb.DuckDBPyConnection, known: KnownTypes | None = None, excluded: Exclusion | None = None
+    files: DataFiles,
+    *,
+    table: Table,
+    engine: duckdb.DuckDBPyConnection,
+    known: KnownTypes | None = None,
+    excluded: Exclusion | None = None,
+    placed: bool = False,
 ) -> str:
     """A SELECT over all rows of Parquet files.
 
     Every file must have the same columns, in any order, of the same types; whole numbers beside fractions are read as fractions.
     A column without any value in any file takes the type its contract promises, or text. Partition folders are columns, typed by
     all their values. ``known`` types that hold all of a column's own are preferred to it; where they are ``fixed``, every column has
-    its known type. Rows that are ``excluded`` are left out. Each row carries its file's path in ``__file``. Raises InvalidInput naming
-    the file that is no Parquet, is cut off, or differs. Cost: the footer of each file.
+    its known type. Rows that are ``excluded`` are left out. Each row carries its file's path in ``__file``, and its place in that
+    file in ``__place`` if ``placed``. Raises InvalidInput naming the file that is no Parquet, is cut off, or differs. Cost: the footer of each file.
     """
-    schemas = {path: _read_schema(path, table=table) for path in files.paths}
+    schemas = {path: _read_schema(path, table=table, numbered=placed) for path in files.paths}
     by_schema: dict[str, Path] = {}
     for path, schema in schemas.items():
         by_schema.setdefault(schema.remove_metadata().to_string(truncate_metadata=False), path)
@@ -37,13 +43,13 @@ def relate_parquet(
     types = {path: _describe(path, schemas[path], table=table, engine=engine) for path in representatives}
     for path in representatives[1:]:
         _require_same(types[representatives[0]], types[path], first=representatives[0], other=path, table=table)
-    relation = _relate(files, by_name=len(representatives) > 1, excluded=excluded)
+    relation = _relate(files, by_name=len(representatives) > 1, excluded=excluded, placed=placed)
     return _type_columns(relation, files, types, table=table, engine=engine, known=known)
 
 
-def _relate(files: DataFiles, *, by_name: bool, excluded: Exclusion | None) -> str:
+def _relate(files: DataFiles, *, by_name: bool, excluded: Exclusion | None, placed: bool) -> str:
     def read(paths: list[Path], *, numbered: bool) -> str:
-        number = f", file_row_number AS {ROW}" if numbered else ""
+        number = (f", file_row_number AS {ROW}" if numbered else "") + (f", file_row_number AS {PLACE}" if placed else "")
         return f"SELECT {_excluding(files)}{number} FROM read_parquet({sql_list(paths)}, {_options(files, by_name=by_name)})"
 
     if excluded is None:
@@ -54,7 +60,7 @@ def _relate(files: DataFiles, *, by_name: bool, excluded: Exclusion | None) -> s
     return " UNION ALL BY NAME ".join(parts)
 
 
-def _read_schema(path: Path, *, table: Table) -> pa.Schema:
+def _read_schema(path: Path, *, table: Table, numbered: bool) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -65,7 +71,7 @@ def _read_schema(path: Path, *, table: Table) -> pa.Schema:
         said = "it is empty" if path.stat().st_size == 0 else "it is no Parquet file, or it is cut off"
         raise InvalidInput(f"Table '{table.name}' cannot be read: {path}: {said} ({error}).", hint="write the file again") from error
     # A column by the engine's own name for a row's number would be taken for it.
-    require_free_name(schema.names, path=path, more=("file_row_number",) if table.contract.quarantine is not None else ())
+    require_free_name(schema.names, path=path, more=("file_row_number",) if numbered or table.contract.quarantine is not None else ())
     lowered: dict[str, str] = {}
     for name in schema.names:
         if lowered.setdefault(name.lower(), name) != name or schema.names.count(name) > 1:
@@ -102,7 +108,7 @@ def _require_same(a: dict[str, str], b: dict[str, str], *, first: Path, other: P
 def require_free_name(names: Iterable[str], *, path: Path, more: tuple[str, ...] = ()) -> None:
     """Raise InvalidInput where a file has a column by a name under which rows carry where they come from."""
     for name in names:
-        if name.lower() in (FILE, ROW, *more):
+        if name.lower() in (FILE, PLACE, ROW, *more):
             raise InvalidInput(f"{path} has a column '{name}'; the name is Endcap's own.", hint="rename it")
 
 

@@ -1,30 +1,24 @@
-"""Profiles: what each column of a table holds, and how far two profiles are apart."""
+"""Profiles of a table's files: what each column holds, by one scan of the query engine."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Collection, Sequence
-from itertools import pairwise
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from endcap.core.errors import InvalidInput
 from endcap.core.names import quote
 from endcap.loop.data.failures import reading
-from endcap.loop.data.records import ColumnProfile
+from endcap.loop.data.records import MOST_TEXTS, QUANTILES, ColumnProfile
 from endcap.loop.data.sources import Source
 
 if TYPE_CHECKING:
     import duckdb
 
-QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 MOST_EXACT_ROWS = 5_000_000
 N_SAMPLED = 1_000_000
-_MOST_TEXTS = 1000
 _N_TOP = 20
 _SEED = 7
 _SAMPLE = "__profile_sample"
-_LEAST_SHARE = 1e-4
 
 
 def profile_source(
@@ -64,7 +58,7 @@ class _Profiling:
         folded = self._fold({name: values[4] for name, values in quantiles.items()})
         profiles = []
         for name, type_ in self.source.columns.items():
-            n_null, n_distinct, least, most, shift_mean, square_mean = folded[name]
+            n_null, n_distinct, least, most, shift_mean, square_mean, n_infinite = folded[name]
             shown = name not in self.personal
             mean, deviation = _moments(quantiles.get(name, [0.0] * 9)[4], shift_mean, square_mean)
             profiles.append(
@@ -79,7 +73,8 @@ class _Profiling:
                     mean=mean if shown else None,
                     deviation=deviation if shown and type_ != "bool" else None,
                     quantiles=quantiles.get(name) if shown else None,
-                    top=self._top(name) if shown and type_ == "text" and 0 < n_distinct <= _MOST_TEXTS else [],
+                    n_infinite=n_infinite if shown else 0,
+                    top=self._top(name) if shown and type_ == "text" and 0 < n_distinct <= MOST_TEXTS else [],
                 )
             )
         return profiles
@@ -97,14 +92,14 @@ class _Profiling:
         return found
 
     def _fold(self, centres: dict[str, float]) -> dict[str, tuple[Any, ...]]:
-        """One scan: missing, distinct, least, most, and the means of the difference from a centre and of its square.
+        """One scan: missing, distinct, least, most, the means of the difference from a centre and of its square, and infinite.
 
         The differences are small where the values are large, which keeps the deviation's digits (Chan, Golub and LeVeque, 1983).
         """
         asked = [part for name in self.source.columns for part in self._asks(name, centres.get(name, 0.0))]
         rows = self.source.sql if self.sampled else f"SELECT * FROM {_SAMPLE}"
         row = self._one(f"SELECT {', '.join(asked)} FROM ({rows})") if asked else ()
-        return {name: tuple(row[6 * i : 6 * i + 6]) for i, name in enumerate(self.source.columns)}
+        return {name: tuple(row[7 * i : 7 * i + 7]) for i, name in enumerate(self.source.columns)}
 
     def _asks(self, name: str, centre: float) -> list[str]:
         column, type_ = quote(name), self.source.columns[name]
@@ -119,15 +114,16 @@ class _Profiling:
                 *(f"CAST({fold}({column}){kept} AS DOUBLE)" for fold in ("min", "max")),
                 f"avg({apart}){kept}",
                 f"avg({apart} * {apart}){kept}",
+                f"count(*) FILTER (WHERE isinf({column}))" if floating else "0",
             ]
         counted = column if type_ in ("text", "date", "timestamp", "bool") else f"hash({column})"
         asks = [f"count(*) - count({column})", f"approx_count_distinct({counted}) FILTER (WHERE {column} IS NOT NULL)"]
         if type_ == "bool":
-            return [*asks, "NULL", "NULL", f"avg(CAST({column} AS INTEGER))", "NULL"]
+            return [*asks, "NULL", "NULL", f"avg(CAST({column} AS INTEGER))", "NULL", "0"]
         if type_ in ("date", "timestamp"):
             ends = [f"replace(CAST({fold}({column}) AS VARCHAR), ' ', 'T')" for fold in ("min", "max")]
-            return [*asks, *ends, "NULL", "NULL"]
-        return [*asks, "NULL", "NULL", "NULL", "NULL"]
+            return [*asks, *ends, "NULL", "NULL", "0"]
+        return [*asks, "NULL", "NULL", "NULL", "NULL", "0"]
 
     def _top(self, name: str) -> list[tuple[str, int]]:
         column = quote(name)
@@ -151,62 +147,3 @@ def _moments(centre: float, shift_mean: float | None, square_mean: float | None)
     if square_mean is None:
         return shift_mean, None
     return centre + shift_mean, math.sqrt(max(square_mean - shift_mean * shift_mean, 0.0))
-
-
-def profile_distance(a: ColumnProfile, b: ColumnProfile) -> float | None:
-    """The population stability index of ``b`` against ``a``: the sum of (q - p) ln(q / p) over bins (Siddiqi, Credit Risk
-    Scorecards, 2006).
-
-    Bins of numbers lie between ``a``'s quantiles, equal ones merged; of text they are ``a``'s top values and the rest; missing
-    values are a bin of their own. Shares come from the profiles alone: between quantiles a distribution is read as even, so a
-    change inside a bin of ``a``, or in the outer percent, is not seen. Shares below 0.0001 count as that. 0 for equal profiles;
-    above 0.1 a shift, above 0.25 a great one, by custom. None when one has no rows, or no quantiles or top values to compare.
-    Raises InvalidInput for profiles of a number and of text.
-    """
-    if (a.type == "text") != (b.type == "text"):
-        raise InvalidInput(f"Column '{a.name}' is {a.type} in one profile and {b.type} in the other: there is no distance between them.")
-    if a.n == 0 or b.n == 0:
-        return None
-    if a.quantiles is not None and b.quantiles is not None:
-        edges = sorted(set(a.quantiles))
-        p, q = _shares_between(a, edges), _shares_between(b, edges)
-    elif a.top and b.top:
-        names = [name for name, _ in a.top]
-        p, q = _shares_of(a, names), _shares_of(b, names)
-    else:
-        return None
-    p, q = [a.n_null / a.n, *p], [b.n_null / b.n, *q]
-    return math.fsum((y - x) * math.log(y / x) for x, y in zip(map(_floored, p), map(_floored, q), strict=True))
-
-
-def _floored(share: float) -> float:
-    return max(share, _LEAST_SHARE)
-
-
-def _shares_between(profile: ColumnProfile, edges: Sequence[float]) -> list[float]:
-    """Of all rows, the shares up to the first edge, between edges, and above the last."""
-    present = 1 - profile.n_null / profile.n
-    below = [0.0, *(_share_up_to(profile, edge) for edge in edges), 1.0]
-    return [present * (high - low) for low, high in pairwise(below)]
-
-
-def _share_up_to(profile: ColumnProfile, value: float) -> float:
-    """The share of values at or below ``value``, read off the quantiles by straight lines."""
-    assert profile.quantiles is not None, "the caller has looked"
-    least, most = profile.least, profile.most
-    points = [float(least) if least is not None else profile.quantiles[0], *profile.quantiles]
-    points.append(float(most) if most is not None else profile.quantiles[-1])
-    levels = (0.0, *QUANTILES, 1.0)
-    place = bisect_right(points, value)
-    if place == 0:
-        return 0.0
-    if place == len(points):
-        return 1.0
-    low, high = points[place - 1], points[place]
-    return levels[place - 1] + (levels[place] - levels[place - 1]) * (value - low) / (high - low)
-
-
-def _shares_of(profile: ColumnProfile, names: Sequence[str]) -> list[float]:
-    counts = dict(profile.top)
-    shares = [counts.get(name, 0) / profile.n for name in names]
-    return [*shares, max(1 - profile.n_null / profile.n - math.fsum(shares), 0.0)]

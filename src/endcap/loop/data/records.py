@@ -9,6 +9,9 @@ import msgspec
 from endcap.core.durations import parse_duration
 from endcap.storage.ports import Kind
 
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+MOST_TEXTS = 1000  # distinct texts of a column whose categories are listed
+
 
 class FileIdentity(msgspec.Struct, frozen=True):
     """A file by what it holds. ``path`` is absolute; ``sha256`` is remembered by size, ``mtime_ns`` and ``inode``."""
@@ -27,14 +30,29 @@ class RememberedDigest(msgspec.Struct, frozen=True):
     file: FileIdentity
 
 
+class Histogram(msgspec.Struct, frozen=True):
+    """How the finite numbers of a column are spread: ``counts[i]`` of them lie above ``edges[i]`` and up to ``edges[i + 1]``.
+
+    ``edges`` rise, one more than ``counts``, and every number lies between the first and the last. Values that are frequent have a bin of their
+    own, which begins at the number next below; other edges but the outermost are rounded. ``positions`` say where in its bin the mean of a
+    bin's numbers is: 0 at the lower edge, 1 at the upper.
+    """
+
+    edges: list[float]
+    counts: list[int]
+    positions: list[float]
+
+
 class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
     """What one column holds.
 
-    ``n`` counts rows, ``n_null`` missing values and NaN, ``n_distinct`` distinct values (an estimate, some percent off).
-    ``least`` and ``most`` are numbers, or ISO text for dates and times; None for text, whose extremes would be single values of
-    somebody. ``mean`` and ``deviation`` (of the population) are over finite numbers; the mean of a bool is its share of true.
-    ``quantiles`` are those of ``QUANTILES``, None for anything but numbers. ``top`` are the most frequent texts with their rows,
-    empty unless the column is text of at most 1,000 distinct values that is not personal.
+    ``n`` counts rows, ``n_null`` missing values and NaN, ``n_infinite`` infinite ones (from 1e300 on), ``n_distinct`` distinct values (an
+    estimate, some percent off). ``least`` and ``most`` are numbers, or ISO text for dates and times; None for text, whose extremes would be
+    single values of somebody. ``mean`` and ``deviation`` (of the population) are over finite numbers; the mean of a bool is its share of
+    true. ``quantiles`` are those of ``QUANTILES``, None for anything but numbers. ``top`` are the most frequent categories with their rows,
+    most frequent first, long ones shortened: of text of at most 1,000 distinct values, and where a ``histogram`` was asked for also of bools
+    and of integers of at most 50. What rows they leave is ``n_other``: where that is 0, they are all there are. Of a personal column there
+    are counts only.
     """
 
     name: str
@@ -48,6 +66,67 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
     deviation: float | None = None
     quantiles: list[float] | None = None
     top: list[tuple[str, int]] = []
+    n_infinite: int = 0
+    histogram: Histogram | None = None
+
+    @property
+    def n_other(self) -> int:
+        """Rows with a value that is not among ``top``."""
+        return max(self.n - self.n_null - sum(n for _, n in self.top), 0)
+
+
+class ColumnDistance(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a column of one profile (b) is from the same column of another (a); None: not measured, as ``reason`` may say.
+
+    ``n_a`` and ``n_b`` count rows. ``psi`` is the population stability index, with ``psi_by_chance`` the value that one sample in twenty
+    exceeds by chance alone; ``jensen_shannon`` lies between 0 and 1; ``ks`` is the greatest difference of shares up to a value, at most ``ks_error``
+    from that of the rows; ``wasserstein`` is in the column's unit, at most ``wasserstein_error`` from that of the rows, and
+    ``wasserstein_scaled`` in deviations of a. The ``_p`` are probabilities of as much difference by chance if rows were independent; ``p``
+    is that of the column as a whole, ``q`` the same adjusted for the number of columns. ``new`` and ``vanished`` are categories with their
+    rows, the most frequent first and at most 20, ``n_new`` and ``n_vanished`` how many are known of (None: the side that should have them does
+    not list all it has).
+
+    ``enough``: both samples are large enough to judge. ``importance`` is how much the model leans on the column, ``weight`` what columns are
+    ranked by, ``drifted`` whether it is far by its distances and beyond chance as well.
+    """
+
+    column: str
+    type: str
+    n_a: int
+    n_b: int
+    null_share_a: float | None = None
+    null_share_b: float | None = None
+    null_p: float | None = None
+    psi: float | None = None
+    psi_by_chance: float | None = None
+    jensen_shannon: float | None = None
+    ks: float | None = None
+    ks_error: float | None = None
+    ks_p: float | None = None
+    wasserstein: float | None = None
+    wasserstein_error: float | None = None
+    wasserstein_scaled: float | None = None
+    chi_square: float | None = None
+    chi_square_p: float | None = None
+    new: list[tuple[str, int]] = []
+    vanished: list[tuple[str, int]] = []
+    n_new: int | None = None
+    n_vanished: int | None = None
+    p: float | None = None
+    q: float | None = None
+    importance: float | None = None
+    weight: float = 0.0
+    enough: bool = False
+    drifted: bool = False
+    reason: str = ""
+
+
+class ProfileComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the columns of one profile are from those of another, those first that matter most; and the columns that only one side has."""
+
+    distances: tuple[ColumnDistance, ...]
+    vanished: tuple[str, ...]
+    new: tuple[str, ...]
 
 
 class BrokenCheck(msgspec.Struct, frozen=True):

@@ -11,20 +11,23 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken, InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
-from endcap.loop.data.column_types import FILE, ROW, Exclusion, KnownTypes, has_offset, name_type
+from endcap.loop.data.column_types import FILE, PLACE, ROW, Exclusion, KnownTypes, has_offset, name_type
 from endcap.loop.data.csv_files import relate_csv
 from endcap.loop.data.failures import reading
-from endcap.loop.data.file_sets import subtract_files
+from endcap.loop.data.file_sets import span_of, subtract_files
 from endcap.loop.data.parquet_files import relate_parquet
 from endcap.loop.data.parts import find_landed
 from endcap.loop.data.paths import DataFiles, find_files
 from endcap.loop.data.records import FileIdentity, Ingest
+from endcap.loop.data.wall_times import Years, quick_utc_sql, utc_sql
 
 if TYPE_CHECKING:
     import duckdb
 
 EVENT_TIME = "__event_time"
 KNOWN_AT = "__known_at"
+_UTC = ("UTC", "Etc/UTC")
+EVENT_AT = "__event_at"
 
 
 class OtherTypes(Exception):
@@ -38,7 +41,11 @@ class Source:
     ``columns`` gives Endcap's type of every column, first those of the files, then the derived ones (DuckDB's name in lower case
     for a type that Endcap has no name for); ``file_columns`` are the former, of which ``partitions`` are folders, ``stored_types``
     DuckDB's own types of all. ``sql`` is a SELECT of every column and, where declared, ``__event_time`` (local wall time in ``zone``)
-    and ``__known_at`` (UTC), both plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``.
+    and ``__known_at`` (UTC), both plain timestamps. ``sql_by_file`` is the same with the path of each row's file in ``__file``; of a source
+    opened with ``placed`` it also has ``__place``, the row's place in that file, and where there is an event time the instant of it (UTC) in
+    ``__event_at``: a wall time that a change of clocks repeats is the later of both instants, one that it skips the instant at which a
+    clock that was not changed would show it. Columns that nobody asks for cost nothing. ``event_type`` is DuckDB's type of the event time as
+    the table declares it ('': it declares none). ``years`` are those in which event times lie, None where that is not known.
     """
 
     table: Table
@@ -51,7 +58,15 @@ class Source:
     stored_types: dict[str, str]
     format: str  # parquet | csv
     partitions: tuple[str, ...]
+    event_type: str
+    years: Years | None
     engine: duckdb.DuckDBPyConnection = field(repr=False, compare=False)
+
+    def in_utc(self, wall: str) -> str:
+        """SQL for the instant (a plain timestamp in UTC) of a wall time of the table's zone."""
+        if self.years is None:
+            return utc_sql(wall, zone=self.zone)
+        return quick_utc_sql(wall, zone=self.zone, years=self.years, engine=self.engine)
 
     def resolve(self, expression: str) -> str:
         """SQL for a column's name or an expression over the columns.
@@ -76,6 +91,7 @@ def open_source(
     ingest: Ingest | None = None,
     only: Sequence[FileIdentity] | None = None,
     excluded: Callable[[Sequence[FileIdentity]], Exclusion | None] | None = None,
+    placed: bool = False,
     landing: Path | None = None,
 ) -> Source:
     """Find a table's files, bind its expressions, and give it back as one SELECT.
@@ -84,14 +100,15 @@ def open_source(
     change of clocks skips or repeats is not moved, its day is what counts), a timestamp with a zone or ISO text with offsets (an
     instant, turned into the wall time of ``zone``; offsets may differ from row to row, text without one is wall time). Text that
     is no time becomes null, and ``check_contract`` counts it. ``known_at`` takes the same and becomes UTC; a wall time that
-    occurs twice is the one the zone database gives first.
+    occurs twice is the later of both instants.
 
     ``zone`` is where times without an offset are read unless the table says its own. ``digests`` gives the identity of a file.
     ``ingest`` reads what that ingest let in and nothing else: its files, though others may have come since, in the types that it found,
     so that CSV files are not scanned for them (None: all files there are, and what their values say). ``only`` reads some of the files,
     as ``new_files`` names them (None: all); with ``ingest`` they have the types of the whole table. ``excluded`` says which rows of files the
-    ingest put aside (None: it put none aside); ``landing`` is the home's folder of files that were fetched from databases, whose tables are read
-    through an ingest alone; ``open_ingested`` fills in all of these.
+    ingest put aside (None: it put none aside); ``placed`` adds instants and places to ``sql_by_file`` (quicker with ``ingest``, which knows the
+    years); ``landing`` is the home's folder of files that were fetched from databases, whose tables are read through an ingest alone;
+    ``open_ingested`` fills in all of these.
 
     Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), that are not as
     the ingest found them, a key that is no column, an expression that does not bind, or a time of another type. Cost: the footer of
@@ -116,7 +133,7 @@ def open_source(
         )
     known = KnownTypes(ingest.stored_types, fixed=True) if ingest is not None else None
     left_out = excluded(identities) if excluded is not None else None
-    return open_files(table, files, identities, zone=zone, engine=engine, known=known, excluded=left_out)
+    return open_files(table, files, identities, zone=zone, engine=engine, known=known, excluded=left_out, placed=placed, years=_years(ingest))
 
 
 def open_files(
@@ -128,6 +145,8 @@ def open_files(
     engine: duckdb.DuckDBPyConnection,
     known: KnownTypes | None = None,
     excluded: Exclusion | None = None,
+    placed: bool = False,
+    years: Years | None = None,
 ) -> Source:
     """The same for files that were found already.
 
@@ -137,7 +156,7 @@ def open_files(
     zone = table.zone or zone
     load_zone(zone)
     relate = relate_parquet if files.format == "parquet" else relate_csv
-    base = relate(files, table=table, engine=engine, known=known, excluded=excluded)
+    base = relate(files, table=table, engine=engine, known=known, excluded=excluded, placed=placed)
     stored = _describe(base, table=table, engine=engine)
     file_columns = tuple(stored)
     if known is not None and not known.fixed:
@@ -149,20 +168,32 @@ def open_files(
     for key in (*table.keys, *table.personal):
         if key not in stored:
             raise InvalidInput(unknown("column", key, stored, where=f"Table '{table.name}'"), hint=suggest(key, stored))
-    sql = _add_times(sql, list(stored), zone=zone, table=table, engine=engine)
+    sql, event_type = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed, years=years)
+    inner = [FILE, *([ROW] if excluded and excluded.marked else []), *([PLACE] if placed else [])]
+    inner += [EVENT_AT] if placed and table.event_time is not None else []
     return Source(
         table=table,
         zone=zone,
         files=identities,
         columns={name: name_type(type_) for name, type_ in stored.items()},
-        sql=f"SELECT * EXCLUDE ({FILE}{f', {ROW}' if excluded and excluded.marked else ''}) FROM ({sql})",
+        sql=f"SELECT * EXCLUDE ({', '.join(inner)}) FROM ({sql})",
         sql_by_file=sql,
         file_columns=file_columns,
         stored_types=stored,
         format=files.format,
         partitions=files.partitions,
+        event_type=event_type,
+        years=years,
         engine=engine,
     )
+
+
+def _years(ingest: Ingest | None) -> Years | None:
+    """The years in which the rows of an ingest lie; None where that is not known."""
+    span = span_of(ingest.facts) if ingest is not None else None
+    if span is None or span.first_event is None or span.last_event is None:
+        return None
+    return int(span.first_event[:4]), int(span.last_event[:4])
 
 
 def _choose_ingested(files: DataFiles, ingest: Ingest, *, table: Table, digests: Callable[[Path], FileIdentity]) -> DataFiles:
@@ -212,9 +243,9 @@ def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection)
     with reading(table.name):
         stored = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {relation}").fetchall()}
     for name in stored:
-        if name.lower() in (EVENT_TIME, KNOWN_AT):
+        if name.lower() in (EVENT_TIME, KNOWN_AT, EVENT_AT):
             raise InvalidInput(f"The files of table '{table.name}' have a column '{name}'; the name is Endcap's own.", hint="rename it")
-    for name in (FILE, ROW):
+    for name in (FILE, PLACE, ROW):
         stored.pop(name, None)
     return stored
 
@@ -222,7 +253,7 @@ def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection)
 def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
     if not table.columns:
         return base, stored
-    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, FILE, ROW)}
+    taken = {name.lower() for name in (*stored, EVENT_TIME, KNOWN_AT, EVENT_AT, FILE, PLACE, ROW)}
     types = dict(stored)
     parts = []
     for name, expression in table.columns.items():
@@ -238,21 +269,31 @@ def _derive(base: str, stored: dict[str, str], *, table: Table, engine: duckdb.D
     return f"SELECT *, {', '.join(parts)} FROM ({base})", types
 
 
-def _add_times(sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection) -> str:
-    times = []
+def _add_times(
+    sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection, instants: bool, years: Years | None
+) -> tuple[str, str]:
+    """The rows with their times, and DuckDB's type of the event time ('': there is none)."""
+    times, event_type, event_at = [], "", ""
     for what, name, expression in (("event_time", EVENT_TIME, table.event_time), ("known_at", KNOWN_AT, table.known_at)):
         if expression is None:
             continue
         value = quote(expression) if expression in columns else expression
         type_ = bind(value, relation=sql, columns=columns, table=table, engine=engine)
-        local = _local_time(f"({value})", type_, zone=zone, what=f"Table '{table.name}' {what} {expression!r}")
-        times.append(f"{local if name == EVENT_TIME else _in_utc(local, f'({value})', type_, zone=zone)} AS {name}")
-    return f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql
+        local = local_time(f"({value})", type_, zone=zone, what=f"Table '{table.name}' {what} {expression!r}")
+        if name == EVENT_TIME:
+            event_type = type_
+            event_at = in_utc(EVENT_TIME, f"({value})", type_, zone=zone, years=years, engine=engine) if instants else ""
+        else:
+            local = in_utc(local, f"({value})", type_, zone=zone, years=years, engine=engine)
+        times.append(f"{local} AS {name}")
+    sql = f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql
+    return f"SELECT *, {event_at} AS {EVENT_AT} FROM ({sql})" if event_at else sql, event_type
 
 
-def _local_time(value: str, type_: str, *, zone: str, what: str) -> str:
+def local_time(value: str, type_: str, *, zone: str, what: str) -> str:
+    """SQL for the wall time in a zone of a time of DuckDB's type ``type_``. Raises InvalidInput, saying ``what``, for what is no time."""
     if type_ == "TIMESTAMP WITH TIME ZONE":
-        return f"CAST(timezone({quote_text(zone)}, {value}) AS TIMESTAMP)"
+        return _utc(value) if zone in _UTC else f"CAST(timezone({quote_text(zone)}, {value}) AS TIMESTAMP)"
     if name_type(type_) in ("date", "timestamp"):
         return f"CAST({value} AS TIMESTAMP)"
     if name_type(type_) == "text":
@@ -267,11 +308,20 @@ def _local_time(value: str, type_: str, *, zone: str, what: str) -> str:
     raise InvalidInput(f"{what} is of type {name_type(type_)}, which is no time.", hint=hint)
 
 
-def _in_utc(local: str, value: str, type_: str, *, zone: str) -> str:
-    from_wall = f"timezone('UTC', timezone({quote_text(zone)}, {local}))"
+def in_utc(local: str, value: str, type_: str, *, zone: str, years: Years | None, engine: duckdb.DuckDBPyConnection) -> str:
+    """SQL for the instant (UTC) of a time, given as it is and as the zone's wall time."""
+    if zone in _UTC:
+        from_wall = local
+    else:
+        from_wall = quick_utc_sql(local, zone=zone, years=years, engine=engine) if years else utc_sql(local, zone=zone)
     if type_ == "TIMESTAMP WITH TIME ZONE":
-        return f"timezone('UTC', {value})"
+        return _utc(value)
     if name_type(type_) == "text":
         text = f"CAST({value} AS VARCHAR)"
         return f"CASE WHEN {has_offset(text)} THEN timezone('UTC', TRY_CAST({text} AS TIMESTAMPTZ)) ELSE {from_wall} END"
     return from_wall
+
+
+def _utc(value: str) -> str:
+    """An instant as a plain timestamp in UTC. Zones are looked up row by row, which takes longer than reading the rows; UTC needs no looking up."""
+    return f"CASE WHEN isfinite({value}) THEN make_timestamp(epoch_us({value})) ELSE CAST(timezone('UTC', {value}) AS TIMESTAMP) END"

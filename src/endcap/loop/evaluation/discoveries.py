@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from endcap.loop.data.significance import adjust_p_values
 from endcap.loop.evaluation.member_days import MemberDays
 
 Vector = NDArray[np.float64]
@@ -33,24 +34,6 @@ class Falls:
     p: Vector
     q: Vector
     common: float
-
-
-def adjust_p_values(p: Vector) -> Vector:
-    """p-values adjusted by the method of Benjamini and Hochberg: naming all up to a rate keeps the false discovery rate at it.
-
-    *Controlling the false discovery rate*, Journal of the Royal Statistical Society B 57 (1995). It holds for independent tests and for
-    one-sided tests that depend positively on one another (Benjamini and Yekutieli, Annals of Statistics 29, 2001, theorem 1.2), as errors of
-    stores do that share weather; their correction for any dependence whatever costs a factor of 8 at 2,200 members and is not made. One sort.
-
-    >>> adjust_p_values(np.array([0.04, 0.001, 0.03])).round(3).tolist()
-    [0.04, 0.003, 0.04]
-    """
-    n = p.size
-    order = np.argsort(p)
-    scaled = p[order] * n / np.arange(1, n + 1)
-    adjusted = np.empty(n)
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return adjusted
 
 
 def find_falls(live: MemberDays, *, validated: Vector, factor: float, rate: float, least_days: int) -> Falls:

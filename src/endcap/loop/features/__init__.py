@@ -1,4 +1,4 @@
-"""Features: regular panels of series and days, the kernels that compute their features, and what may be seen at which instant.
+"""Features: views and what was known of them at which instant, offline and online; and regular panels of series and days with their kernels.
 
-A model never reads a table: it reads what this room lets it see. Nothing here fits, judges or stores a model.
+A model never reads a table: it reads what this room lets it see. Nothing here fits, judges or releases a model.
 """

@@ -77,6 +77,8 @@ class Panel:
         censored: the share of each cell on which demand could not be seen; None when the model does not declare it.
         ahead: known-ahead facts, n_series x (origin + lead + horizon); NaN where not known at the origin.
         past: facts known afterwards, n_series x n_seen.
+        known: features of declared views by name, n_series x (origin + 1): each cell what was known at the start of its tick; NaN where nothing was.
+        offered: those of them that a new fit reads; the others are of versions that answer already.
         statics: facts per series.
         open_fact: which known-ahead fact says that a series is open.
         censored_most: above this share a cell is masked.
@@ -95,6 +97,8 @@ class Panel:
     censored: Floats | None = None
     ahead: dict[str, Floats] = field(default_factory=dict)
     past: dict[str, Floats] = field(default_factory=dict)
+    known: dict[str, Floats] = field(default_factory=dict)
+    offered: tuple[str, ...] = ()
     statics: dict[str, Statics] = field(default_factory=dict)
     open_fact: str | None = None
     censored_most: float = 0.0
@@ -156,6 +160,7 @@ class Panel:
             censored=None if self.censored is None else self._cut("censored", self.censored, n_seen, origin),
             ahead={name: self._cut(name, values, n_ahead, origin) for name, values in self.ahead.items()},
             past={name: self._cut(name, values, n_seen, origin) for name, values in self.past.items()},
+            known={name: values[:, : origin + 1].copy() for name, values in self.known.items()},
             revisions={name: _keep_known(revisions, origin=origin) for name, revisions in self.revisions.items()},
         )
 
@@ -175,6 +180,7 @@ class Panel:
             censored=None if self.censored is None else self.censored[series],
             ahead={name: values[series] for name, values in self.ahead.items()},
             past={name: values[series] for name, values in self.past.items()},
+            known={name: values[series] for name, values in self.known.items()},
             statics={name: Statics(fact.codes[series], fact.labels) for name, fact in self.statics.items()},
             revisions={name: cut(revisions) for name, revisions in self.revisions.items()},
         )
@@ -203,6 +209,8 @@ class _Head(msgspec.Struct):
     horizon: int
     ahead: list[str]
     past: list[str]
+    known: list[str]
+    offered: tuple[str, ...]
     statics: dict[str, tuple[str, ...]]
     open_fact: str | None
     censored_most: float
@@ -222,6 +230,8 @@ def encode_panel(panel: Panel) -> bytes:
         horizon=panel.horizon,
         ahead=list(panel.ahead),
         past=list(panel.past),
+        known=list(panel.known),
+        offered=panel.offered,
         statics={name: fact.labels for name, fact in panel.statics.items()},
         open_fact=panel.open_fact,
         censored_most=panel.censored_most,
@@ -231,7 +241,7 @@ def encode_panel(panel: Panel) -> bytes:
     arrays: dict[str, NDArray[Any]] = {"head": np.frombuffer(msgspec.json.encode(head), dtype=np.uint8), "observed": panel.observed}
     if panel.censored is not None:
         arrays["censored"] = panel.censored
-    for group, facts in (("ahead", panel.ahead), ("past", panel.past)):
+    for group, facts in (("ahead", panel.ahead), ("past", panel.past), ("known", panel.known)):
         arrays.update({f"{group}.{i}": values for i, values in enumerate(facts.values())})
     arrays.update({f"statics.{i}": fact.codes for i, fact in enumerate(panel.statics.values())})
     arrays.update({f"calendar.{i}": flags for i, flags in enumerate(panel.calendar.values())})
@@ -260,6 +270,8 @@ def decode_panel(payload: bytes) -> Panel:
                 censored=arrays["censored"] if "censored" in arrays.files else None,
                 ahead={name: arrays[f"ahead.{i}"] for i, name in enumerate(head.ahead)},
                 past={name: arrays[f"past.{i}"] for i, name in enumerate(head.past)},
+                known={name: arrays[f"known.{i}"] for i, name in enumerate(head.known)},
+                offered=head.offered,
                 statics={name: Statics(arrays[f"statics.{i}"], labels) for i, (name, labels) in enumerate(head.statics.items())},
                 open_fact=head.open_fact,
                 censored_most=head.censored_most,

@@ -11,6 +11,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, Verdict
+from endcap.loop.features.records import TRAINING_PROFILES, TrainingProfile
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ def get_version(session: Session, version: str) -> Version:
 
 
 @verb("register", permission=Permission.EDIT)
-def register_version(session: Session, version: Version) -> Version:
+def register_version(session: Session, version: Version, *, profile: TrainingProfile | None = None) -> Version:
     """Keep a version, its number given here: the next of its model.
 
-    A version of the same identity that stands already is returned instead: training the same twice gives one version.
+    ``profile`` is what the features were like that it was trained on, kept under the version's name (None: it reads no feature view). A
+    version of the same identity that stands already is returned instead: training the same twice gives one version.
     """
     where = {"identity": version.identity}
     with session.change("register", thing=f"model/{version.model}", detail={"candidate": version.candidate}) as change:
@@ -69,6 +71,8 @@ def register_version(session: Session, version: Version) -> Version:
         n = len(change.tx.find(VERSIONS, workspace=session.workspace, where={"model": version.model})) + 1
         kept = msgspec.structs.replace(version, id=f"{version.model}-v{n}", n=n)
         change.tx.append(VERSIONS, workspace=session.workspace, record=kept)
+        if profile is not None:
+            change.tx.append(TRAINING_PROFILES, workspace=session.workspace, record=msgspec.structs.replace(profile, id=kept.id))
         change.detail.update(version=kept.id)
     return kept
 

@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from endcap.core.definitions.purposes import require_purpose
+from endcap.core.errors import PermissionDenied
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS, Ingest
@@ -20,6 +22,7 @@ from endcap.loop.monitoring.watches import check_watch, describe_reading
 from endcap.loop.registry.records import MODELS, VERSIONS, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version
+from endcap.loop.registry.view_uses import find_answering_views
 from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
 from endcap.loop.retraining.tasks import DataRef, Members, Task, Training
@@ -64,10 +67,13 @@ def turn(
     """One turn of a model's cycle, as a run whose steps are kept by identity. One model turns once at a time: where another run of it
     goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it.
 
+    A model whose purpose the tables and views do not all allow is refused (PermissionDenied, audited) before anything is read.
+
     ``train`` True trains whatever the state, False never, None when there is a reason: no champion yet, a changed definition, a watch's
     breach with the reaction ``retrain``, or 28 days since the last training. ``origin`` None: chosen from the data and the clock.
     """
     subject = f"model/{task.name}"
+    _require_purpose(session, task)
     with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold:
         cycle = _Cycle(hold.session, task, folder=folder, origin=origin, train=train, verify=verify)
         done = run_steps(hold.session, cycle.steps(), subject=subject, reporter=reporter)
@@ -82,6 +88,14 @@ def turn(
         champion=champion.version if champion else None,
         batch=values["forecast"],
     )
+
+
+def _require_purpose(session: Session, task: Task) -> None:
+    try:
+        require_purpose(task.purpose, asker=f"Model '{task.name}'", tables=task.tables, views=task.views)
+    except PermissionDenied as error:
+        session.record_refusal("run", thing=f"model/{task.name}", detail={"purpose": task.purpose, "why": error.what})
+        raise
 
 
 class _Cycle:
@@ -101,7 +115,7 @@ class _Cycle:
                 self._assemble,
                 DataRef,
                 needs=names,
-                parts=(task.identity, now, str(self.origin)),
+                parts=(task.identity, now, str(self.origin), *find_answering_views(self.session, task.name)),
                 stands=lambda data: self.session.blobs.has(data.digest),
             ),
             Step("watch", self._watch, Watched, needs=("assemble",)),

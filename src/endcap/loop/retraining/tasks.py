@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import Watch
 from endcap.core.zones import name_moment
 from endcap.governance.sessions import Session
-from endcap.loop.data.records import Ingest
+from endcap.loop.data.records import ColumnProfile, Ingest
 from endcap.loop.evaluation.records import Metrics
 from endcap.loop.registry.records import SliceMetrics, Version, VersionFile
 from endcap.pipelines.graph import StepContext
@@ -45,7 +46,8 @@ EVERYBODY = Members(but=True)
 class DataRef(msgspec.Struct, frozen=True, kw_only=True):
     """What a model reads at one origin, kept as bytes under ``digest``; it is the training set and the source of forecasts in one.
 
-    ``hour`` is the local hour of an hourly model's origin; None for a daily one's, which is the start of the day.
+    ``hour`` is the local hour of an hourly model's origin; None for a daily one's, which is the start of the day. ``views`` are the versions
+    of the feature views by name that a new fit reads, ``profiles`` what their features were like on the ``n_profiled`` rows it may learn from.
     """
 
     digest: str
@@ -56,6 +58,9 @@ class DataRef(msgspec.Struct, frozen=True, kw_only=True):
     n_series: int
     notes: tuple[str, ...] = ()
     hour: int | None = None
+    views: dict[str, str] = {}
+    profiles: tuple[ColumnProfile, ...] = ()
+    n_profiled: int = 0
 
     @property
     def moment(self) -> str:
@@ -64,7 +69,10 @@ class DataRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One trained candidate that may become a version, with its evidence kept under a digest."""
+    """One trained candidate that may become a version, with its evidence kept under a digest.
+
+    ``importances`` says how much it leans on each feature of the views, as shares of all that it reads; empty: it does not tell.
+    """
 
     candidate: str
     files: tuple[VersionFile, ...]
@@ -75,6 +83,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str
     members: int = 0
     members_fallen_back: dict[str, str] = {}
+    importances: dict[str, float] = {}
     trained_until: date
     notes: tuple[str, ...] = ()
 
@@ -115,6 +124,16 @@ class Task(Protocol):
 
     @property
     def tables(self) -> tuple[Table, ...]: ...
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """The feature views that it reads, whose tables are among ``tables``."""
+        ...
+
+    @property
+    def purpose(self) -> str | None:
+        """What it is for, which the tables and views must allow."""
+        ...
+
     @property
     def keys(self) -> tuple[str, ...]: ...
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
@@ -26,7 +27,8 @@ class DefinedTask:
 
     @property
     def identity(self) -> str:
-        return identify(self.forecast)
+        # Words for people make no new version of a view, and none of what is made from it.
+        return identify(msgspec.structs.replace(self.forecast, features=tuple(view.plain for view in self.forecast.features)))
 
     @property
     def definition(self) -> str:
@@ -35,6 +37,14 @@ class DefinedTask:
     @property
     def tables(self) -> tuple[Table, ...]:
         return self.forecast.tables
+
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        return self.forecast.features
+
+    @property
+    def purpose(self) -> str | None:
+        return self.forecast.purpose
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ def name_columns(panel: Panel) -> list[str]:
             if name in (HOLIDAY_FACT, WORKDAY_FACT):
                 columns += [f"ahead {name} before", f"ahead {name} after"]
     columns += [f"past {name}" for name in panel.past]
+    columns += [f"view {name}" for name in panel.offered]
     return columns + [f"static {name}" for name, fact in panel.statics.items() if len(fact.labels) > 1]
 
 
@@ -123,6 +124,9 @@ class _Builder:
             return self._at(self.log, self.targets - 364, limit=self.last) - self.base[:, :, None]
         if word == "past":
             return self._past(rest)
+        if word == "view":
+            known = self.panel.known.get(rest)
+            return np.full((1, 1, 1), np.nan) if known is None else known[:, self.origins].T.astype(np.float64)[:, :, None]
         if word == "static":
             return self._static(rest)[None, :, None]
         return self._fact(name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,15 @@ from numpy.typing import NDArray
 from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.governance.sessions import Session
-from endcap.loop.data.records import Ingest, describe_arrival
+from endcap.loop.data.records import ColumnProfile, Ingest, describe_arrival
 from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
+from endcap.loop.features.known import feature_of, load_known
+from endcap.loop.features.lineage import find_personal
 from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
 from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
+from endcap.loop.registry.view_uses import find_answering_views
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
 from endcap.loop.training.artefacts import Artefact
 from endcap.pipelines.executors import open_configured
@@ -28,7 +33,9 @@ from endcap.pipelines.graph import StepContext
 from endcap.solutions.forecasting.backtests import Cube, PanelFit
 from endcap.solutions.forecasting.candidates.members import BLOCK_BYTES, MapBlocks
 from endcap.solutions.forecasting.defined import DefinedTask
+from endcap.solutions.forecasting.design import training_origins
 from endcap.solutions.forecasting.finishing import finish
+from endcap.solutions.forecasting.importances import share_importances
 from endcap.solutions.forecasting.intervals import Intervals
 from endcap.solutions.forecasting.member_figures import describe_fallen, measure_members, note_states
 from endcap.solutions.forecasting.memberships import describe_retired, find_active, find_members
@@ -43,6 +50,7 @@ from endcap.solutions.forecasting.training import (
 )
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 _KEPT_PANELS = 2
@@ -69,21 +77,42 @@ class ForecastTask(DefinedTask):
             context.on_stop.append(engine.interrupt)
             sources = {table.name: open_ingested(session, table, ingests[table.name], folder=folder, engine=engine) for table in self.tables}
             loaded = load_panel(self.forecast, sources=sources, engine=engine, now=now, origin=_parse_day(origin))
-        digest = session.blobs.put(encode_panel(loaded.panel))
-        self._keep(digest, loaded.panel)
-        self._note_states(session, loaded.panel)
+            panel = self._add_features(session, loaded.panel, ingests=ingests, folder=folder, engine=engine)
+        digest = session.blobs.put(encode_panel(panel))
+        self._keep(digest, panel)
+        self._note_states(session, panel)
+        profiles, n_profiled = profile_features(panel, personal={name for view in self.forecast.features for name in find_personal(view)})
         notes = tuple(f"{doubt.n:,} {doubt.what}: {doubt.treatment}" for doubt in loaded.doubts)
-        notes += describe_retired(loaded.panel, self.forecast)
+        notes += describe_retired(panel, self.forecast)
         notes += tuple(note for found in ingests.values() for note in describe_arrival(found))
         return DataRef(
             digest=digest,
-            origin=loaded.panel.day(loaded.panel.origin),
+            origin=panel.day(panel.origin),
             first_day=loaded.first_day,
             last_day=loaded.last_day,
             n_rows=loaded.n_rows,
-            n_series=loaded.panel.n_series,
+            n_series=panel.n_series,
             notes=notes,
+            views={view.name: view.version for view in self.forecast.features},
+            profiles=profiles,
+            n_profiled=n_profiled,
         )
+
+    def _add_features(self, session: Session, panel: Panel, *, ingests: dict[str, Ingest], folder: Path, engine: duckdb.DuckDBPyConnection) -> Panel:
+        """The panel with what was known of the features of the forecast's views, and of those that answering versions were trained on."""
+        views = {view.id: (view, folder, ingests) for view in self.forecast.features}
+        for kept in find_answering_views(session, self.name).values():
+            views.setdefault(kept.id, (kept.view, Path(kept.folder), {}))
+        known: dict[str, Floats] = {}
+        offered: list[str] = []
+        for id_, (view, where, found) in views.items():
+            loaded = load_known(session, view, panel, zone=self.zone(session), folder=where, engine=engine, ingests=found)
+            known |= loaded
+            offered += loaded if id_ in {own.id for own in self.forecast.features} else ()
+        twice = [name for name, n in Counter(map(feature_of, offered)).items() if n > 1]
+        if twice:
+            raise InvalidInput(f"Model '{self.name}' gets the features {twice} from more than one view.", hint="call them otherwise in one of them")
+        return replace(panel, known=known, offered=tuple(offered)) if known else panel
 
     def read_panel(self, session: Session, data: DataRef) -> Panel:
         """The panel of a data reference; the latest two are kept in memory."""
@@ -185,7 +214,7 @@ class ForecastTask(DefinedTask):
             MEMBER_METRICS, partition={"workspace": session.workspace, "evidence": evidence}, table=measure_members(panel, self.forecast, trial)
         )
         files = [_put_file(session, name, artefact) for name, artefact in sorted(trial.to_artefacts().items())]
-        members = trial.fit.members
+        members, shares = trial.fit.members, share_importances(trial.fit) if panel.offered else {}
         return Trial(
             candidate=trial.candidate,
             files=tuple(files),
@@ -196,6 +225,7 @@ class ForecastTask(DefinedTask):
             evidence=evidence,
             members=len(members.fitted),
             members_fallen_back=members.fallen_back,
+            importances={feature_of(name): shares[f"view {name}"] for name in panel.offered if f"view {name}" in shares},
             trained_until=panel.day(panel.n_seen - 1),
             notes=(*data.notes, *trial.notes, *describe_fallen(members)),
         )
@@ -215,6 +245,19 @@ class ForecastTask(DefinedTask):
         self._panels[digest] = panel
         while len(self._panels) > _KEPT_PANELS:
             self._panels.popitem(last=False)
+
+
+def profile_features(panel: Panel, *, personal: Collection[str]) -> tuple[tuple[ColumnProfile, ...], int]:
+    """What the features of views were like at the origins that trees may learn from, by the features' names; and on how many rows."""
+    import pyarrow as pa
+
+    from endcap.loop.data.column_profiles import profile_columns
+
+    origins = training_origins(panel)
+    if not panel.offered or not origins.size:
+        return (), 0
+    columns = {feature_of(name): pa.array(panel.known[name][:, origins].reshape(-1).astype(np.float64)) for name in panel.offered}
+    return tuple(profile_columns(pa.table(columns), personal=personal)), panel.n_series * origins.size
 
 
 def key_columns(panel: Panel, *, repeat: int) -> dict[str, pa.Array]:

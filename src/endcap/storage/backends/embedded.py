@@ -1,4 +1,4 @@
-"""The embedded back end: one folder. ``records.sqlite`` (WAL), ``blobs/`` by digest, ``tables/`` as Parquet.
+"""The embedded back end: one folder. ``records.sqlite`` (WAL), ``blobs/`` by digest, ``tables/`` as Parquet, ``online.sqlite``.
 
 Many threads and processes of one machine may share a home; the folder must be on a local disk, as WAL asks.
 SQLite by the standard library: three statements need no mapper, and opening a home costs milliseconds.
@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
-from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, StorageFull
+from endcap.core.errors import EndcapError, IntegrityBroken, InvalidInput, StorageFull
 from endcap.core.names import require_name
-from endcap.storage.files import is_full, remove_left_behind, replacing, storage_full, telling_full
+from endcap.storage.backends.online_sqlite import SqliteOnline
+from endcap.storage.backends.sqlite_file import SqliteFile
+from endcap.storage.files import remove_left_behind, replacing, telling_full
 from endcap.storage.landing import LandingFolder
 from endcap.storage.parquet import open_files, open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
@@ -30,7 +30,6 @@ from endcap.storage.ports import (
     ended_transaction,
     matches,
     missing_bytes,
-    nested_transaction,
     partition_folders,
     require_limit,
 )
@@ -40,10 +39,7 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 _LAYOUT = 1
-_BUSY_S = 30.0
-_SWITCH_S = 0.02
 _ROWS = "rows.parquet"
-_TAKES_NO_MORE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
 
 # A record's body is the JSON of its type; `filed` holds one row per declared index and one, named '', for the kind itself.
 _CREATE = """
@@ -72,22 +68,16 @@ _FILE = "INSERT INTO filed (kind, workspace, name, value, sequence) VALUES (?, ?
 class _Reader(ABC):
     """Reads through a connection, and so sees what that connection has written and not yet committed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
 
     @abstractmethod
     def _connection(self) -> sqlite3.Connection: ...
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Turn SQLite's errors into those of the house, chained."""
-        try:
+        with self._file.telling():
             yield
-        except sqlite3.DatabaseError as error:
-            told = _explain(error, self._path)
-            if told is None:
-                raise
-            raise told from error
 
     def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
         found = self.get_versioned(kind, workspace=workspace, id=id)
@@ -121,8 +111,8 @@ class _Reader(ABC):
 class SqliteTransaction(_Reader):
     """Writes through a connection on which a transaction was begun. Without one, each statement would be kept on its own."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        super().__init__(path)
+    def __init__(self, file: SqliteFile, connection: sqlite3.Connection) -> None:
+        super().__init__(file)
         self._own: sqlite3.Connection | None = connection
         self._broken: EndcapError | None = None
 
@@ -178,137 +168,24 @@ class SqliteRecords(_Reader):
     """Records in SQLite, one connection a thread. Writers take turns by ``BEGIN IMMEDIATE`` and wait up to 30 s for theirs."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._local = threading.local()
-        self._open: dict[threading.Thread, sqlite3.Connection] = {}
-        self._lock = threading.Lock()
-        try:
-            with self._telling():
-                self._lay_out(self._connection())
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE))
 
     @contextmanager
     def transact(self) -> Iterator[SqliteTransaction]:
-        with self._telling():
-            if getattr(self._local, "frozen", None) is not None:
-                self._drop(self._local.connection)  # there may be room again
-            connection = self._connection()
-            if connection.in_transaction:
-                raise nested_transaction()
-            connection.execute("BEGIN IMMEDIATE")
-        tx = SqliteTransaction(self._path, connection)
+        connection = self._file.begin()
+        tx = SqliteTransaction(self._file, connection)
         try:
             yield tx
             tx.commit()
         finally:
             tx.end()
-            self._roll_back(connection)
+            self._file.roll_back(connection)
 
     def close(self) -> None:
-        with self._lock:
-            for connection in self._open.values():
-                connection.close()
-            self._open.clear()
-        self._local = threading.local()
+        self._file.close()
 
     def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is not None and getattr(self._local, "frozen", None) not in (None, self._stamp()):
-            self._drop(connection)  # somebody writes again
-            connection = None
-        if connection is None:
-            connection = self._connect()
-            with self._lock:
-                for thread in [thread for thread in self._open if not thread.is_alive()]:
-                    self._open.pop(thread).close()
-                self._open[threading.current_thread()] = connection
-            self._local.connection = connection
-        return connection
-
-    def _connect(self) -> sqlite3.Connection:
-        # Other threads close it (all at the end, or one after its thread has ended), hence check_same_thread.
-        connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        try:
-            _switch_to_log(connection)
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA user_version").fetchone()
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            if not isinstance(_explain(error, self._path), StorageFull) or not self._path.exists() or self._stamp()[2]:
-                raise
-            # Even reading asks for a few pages beside the file, for the log and its index. Nothing is in the log, so the file alone is all.
-            frozen = f"file:{quote(str(self._path.absolute()))}?mode=ro&immutable=1"
-            connection = sqlite3.connect(frozen, uri=True, isolation_level=None, check_same_thread=False)
-            self._local.frozen = self._stamp()
-        return connection
-
-    def _stamp(self) -> tuple[int, int, int]:
-        """Time and size of the file, and the size of its log: what changes when somebody writes."""
-        found = self._path.stat()
-        try:
-            n_logged = self._path.with_name(f"{self._path.name}-wal").stat().st_size
-        except OSError:
-            n_logged = 0
-        return found.st_mtime_ns, found.st_size, n_logged
-
-    def _roll_back(self, connection: sqlite3.Connection) -> None:
-        """Take back what was not committed; SQLite does so by itself after some errors, such as a full disk."""
-        if connection.in_transaction:
-            try:
-                connection.execute("ROLLBACK")
-            except sqlite3.DatabaseError:
-                self._drop(connection)  # closing takes it back, too
-
-    def _drop(self, connection: sqlite3.Connection) -> None:
-        connection.close()
-        with self._lock:
-            if self._open.get(threading.current_thread()) is connection:
-                del self._open[threading.current_thread()]
-        self._local.connection = self._local.frozen = None
-
-    def _lay_out(self, connection: sqlite3.Connection) -> None:
-        (layout,) = connection.execute("PRAGMA user_version").fetchone()
-        if layout > _LAYOUT:
-            raise InvalidInput(
-                f"{self._path} was written by a newer Endcap (layout {layout}; this one knows {_LAYOUT}).",
-                hint="upgrade endcap",
-            )
-        if layout < _LAYOUT:
-            connection.executescript(_CREATE + f"PRAGMA user_version = {_LAYOUT};")
-
-
-def _switch_to_log(connection: sqlite3.Connection) -> None:
-    """Ask for WAL. While another process switches a new file, SQLite says at once that it is busy, whatever the timeout."""
-    until = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-        else:
-            return
-        time.sleep(_SWITCH_S)
-
-
-def _explain(error: sqlite3.DatabaseError, path: Path) -> EndcapError | None:
-    """What an error of SQLite means for whoever uses the home; None for one that means nothing of the kind."""
-    primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if primary in _TAKES_NO_MORE or (primary == sqlite3.SQLITE_CANTOPEN and is_full(path.parent)):
-        return storage_full(path.parent, str(error))
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return IntegrityBroken(
-            f"The records in {path} were changed at rest, or are none of Endcap's: {error}.",
-            hint=f"restore the file from a backup, with {path.name}-wal where there is one",
-        )
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Conflict(
-            f"The records in {path} took no writer for {_BUSY_S:.0f} s: {error}.",
-            hint="another process holds a transaction open; try again",
-        )
-    return None
+        return self._file.connection()
 
 
 class FolderBlobs:
@@ -414,4 +291,5 @@ def open_embedded(folder: Path) -> Ports:
     unfinished = folder / "unfinished"
     remove_left_behind(unfinished)
     blobs, tables = FolderBlobs(folder / "blobs", unfinished=unfinished), FolderTables(folder / "tables", unfinished=unfinished)
-    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, landing=LandingFolder(folder / "landed"))
+    online, landing = SqliteOnline(folder / "online.sqlite"), LandingFolder(folder / "landed")
+    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, landing=landing)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from endcap.core.errors import InvalidInput
 from endcap.core.names import require_name
+from endcap.storage.backends.online_memory import MemoryOnline
 from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
     Kind,
@@ -243,4 +244,4 @@ def _address(dataset: str, partition: Mapping[str, str]) -> tuple[str, ...]:
 
 def open_memory() -> Ports:
     """Ports of an empty home in memory."""
-    return Ports(url="memory://", records=MemoryRecords(), blobs=MemoryBlobs(), tables=MemoryTables())
+    return Ports(url="memory://", records=MemoryRecords(), blobs=MemoryBlobs(), tables=MemoryTables(), online=MemoryOnline())

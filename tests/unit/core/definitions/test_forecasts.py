@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from endcap.core.definitions.aggregates import Aggregate, max, mean, sum  # noqa: A004 - the words of the house
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
+from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import MemberQuality, Quality
 from endcap.core.errors import DefinitionError, InvalidInput
@@ -100,6 +102,7 @@ def test_the_identity_follows_what_is_said_and_not_how() -> None:
         ({"known_ahead": {"target": "price"}}, r"uses the names \['target'\] twice"),
         ({"past": ["target"]}, r"uses the names \['target'\] twice"),
         ({"gate": None}, "has gate=None"),
+        ({"gate": Gate(parity="7d")}, "has a gate that asks for parity, and reads no feature view"),
         ({"watch": None}, "has the watch None"),
         ({"watch": ["wape"]}, "has the watch 'wape'"),
     ],
@@ -179,3 +182,31 @@ def test_an_hourly_forecast_that_cannot_be_made_is_refused(options: dict[str, An
 def test_days_have_no_likeness_and_no_place(options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match="is daily and has likeness or place"):
         make(**options)
+
+
+TRAFFIC = FeatureView(name="traffic", source=WEATHER, keys=("store",), features={"rain_7d": sum("mm", "7d")})
+
+
+def test_feature_views_bring_their_tables() -> None:
+    forecast = make(features=TRAFFIC)
+    assert forecast.features == (TRAFFIC,)
+    assert [table.name for table in forecast.tables] == ["sales", "weather"]
+    assert identify(forecast) != identify(make())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"features": ["traffic"]}, "give ec.FeatureViews"),
+        ({"features": [FeatureView(name="v", source=WEATHER, keys=("city",), features=["mm"])]}, "by 'city'"),
+        ({"features": [TRAFFIC, FeatureView(name="v", source=WEATHER, features=["rain_7d"])]}, "from 'traffic' and from 'v'"),
+        ({"features": [TRAFFIC], "every": "1h", "horizon": "24h"}, "only daily forecasts have"),
+        ({"known_ahead": {"rain": mean("mm", "7d", table=WEATHER)}}, "windows and conditions belong to"),
+        ({"target": sum("units", where="units > 0")}, "windows and conditions belong to"),
+        ({"censored": max("sold_out", "7d")}, "windows and conditions belong to"),
+    ],
+)
+def test_features_that_fit_no_forecast_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        make(**options)
+    assert said in f"{caught.value.what} {caught.value.hint}"

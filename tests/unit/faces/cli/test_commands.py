@@ -11,7 +11,8 @@ import pytest
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.core.permissions import Permission
 from endcap.faces.cli import commands
-from endcap.faces.cli.commands import build_group, is_plain, offered_verbs, read_names, strip_none
+from endcap.faces.cli.commands import build_group, is_plain, offered_verbs, read_names
+from endcap.faces.parameters import strip_none
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Verb, verb
 from endcap.project.verbs import load_verbs
@@ -65,6 +66,17 @@ def brewed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         return result  # type: ignore[no-any-return]
 
     return run
+
+
+def find_commands(group: click.Group, topic: str = "") -> dict[str, click.Command]:
+    """Every command by its whole name, in the order they are listed."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        found |= find_commands(command, f"{topic}{name} ") if isinstance(command, click.Group) else {f"{topic}{name}": command}
+    return found
+
+
+COMMANDS = {name: command for name, command in find_commands(build_group()).items() if name != "up"}
 
 
 def test_what_stands_before_the_star_is_an_argument_and_after_it_an_option(brewed: Callable[..., dict[str, Any]]) -> None:
@@ -146,7 +158,7 @@ def test_every_verb_of_plain_parameters_is_a_command_and_every_other_is_not() ->
     for name, entry in load_verbs().items():
         types = {strip_none(p.annotation) for p in entry.parameters if p.name not in ("folder", "reporter")}
         assert (name in offered) == (types <= {str, int, float, bool, Path, Sequence[str]}), name
-    assert offered == set(build_group().commands)
+    assert offered == set(COMMANDS)
     assert len(offered) > 15
     assert {"register", "record-verdict", "log-predictions", "check-quality"} & offered == set()
 
@@ -156,12 +168,18 @@ def test_the_daily_commands_come_first() -> None:
     assert names[:4] == ["forecast", "init", "apply", "run"]
     rest = names[names.index("audit") + 1 :]
     assert rest == sorted(rest)
-    assert build_group().list_commands(click.Context(build_group())) == names
+    assert build_group().list_commands(click.Context(build_group())) == [*dict.fromkeys(name.split()[0] for name in names), "up"]
+
+
+def test_every_group_says_what_it_is_about() -> None:
+    topics = {name.rpartition(" ")[0] for name in offered_verbs() if " " in name}
+    assert topics <= set(commands.TOPICS)
+    assert all(words.endswith(".") for words in commands.TOPICS.values())
 
 
 @pytest.mark.parametrize("name", list(offered_verbs()))
 def test_every_command_and_every_option_has_help(name: str) -> None:
-    command = build_group().commands[name]
+    command = COMMANDS[name]
     assert command.help
     assert command.short_help
     assert "`" not in command.help + command.short_help
@@ -179,8 +197,8 @@ def test_every_command_and_every_option_has_help(name: str) -> None:
 def test_what_a_command_requires_is_what_its_verb_requires(name: str) -> None:
     entry: Verb = offered_verbs()[name]
     required = {p.name for p in entry.parameters if p.default is inspect.Parameter.empty}
-    assert {p.name for p in build_group().commands[name].params if p.required} == required
-    for parameter in build_group().commands[name].params:
+    assert {p.name for p in COMMANDS[name].params if p.required} == required
+    for parameter in COMMANDS[name].params:
         assert not (parameter.required and getattr(parameter, "show_default", False))
 
 
@@ -219,6 +237,56 @@ def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "binary"):
         with pytest.raises(InvalidInput, match="cannot be read as a list of names"):
             read_names(f"@{path}")
+
+
+@verb("tea pour", permission=Permission.READ)
+def pour_tea(session: Session, leaves: Sequence[str], *, cups: int = 2) -> tuple[tuple[str, ...], int]:
+    """Pour ``leaves``. ``cups`` is how many."""
+    return tuple(leaves), cups
+
+
+@verb("tea list", permission=Permission.READ)
+def list_tea(session: Session) -> str:
+    """List what there is."""
+    return "assam"
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs one of the commands of the group ``tea``."""
+    verbs = {entry.name: entry for entry in (list_tea.__verb__, pour_tea.__verb__, brew.__verb__)}  # type: ignore[attr-defined]
+    monkeypatch.setattr(commands, "load_verbs", lambda: verbs)
+    monkeypatch.setattr(commands, "TOPICS", {"tea": "What is drunk."})
+    kept: list[Any] = []
+    monkeypatch.setattr("endcap.faces.cli.rendering.render", lambda result, **_: kept.append(result) or 0)
+
+    def run(*arguments: str) -> Any:
+        kept.clear()
+        assert build_group().main(args=["tea", *arguments, "--home", "memory://"], standalone_mode=False) == 0
+        return kept[0]
+
+    return run
+
+
+def test_a_name_of_two_words_is_a_command_in_a_group(served: Callable[..., Any]) -> None:
+    group = build_group()
+    assert list(group.commands) == ["brew", "tea", "up"]
+    tea = group.commands["tea"]
+    assert isinstance(tea, click.Group)
+    assert (list(tea.commands), tea.help) == (["list", "pour"], "What is drunk.")
+    assert served("list") == "assam"
+
+
+def test_a_list_before_the_star_takes_all_the_words_that_are_typed(served: Callable[..., Any]) -> None:
+    assert served("pour", "assam", "sencha, late", "--cups", "3") == (("assam", "sencha, late"), 3)
+    assert served("pour", "--cups", "3", "assam") == (("assam",), 3)
+    with pytest.raises(click.MissingParameter, match="leaves"):
+        served("pour", "--cups", "3")
+
+
+def test_a_word_that_no_group_has_is_told(served: Callable[..., Any]) -> None:
+    with pytest.raises(click.UsageError, match="No such command 'puor'"):
+        served("puor")
 
 
 def test_an_option_that_takes_a_list_hands_it_on() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from endcap.core.errors import EndcapError, GateRefused, InvalidInput, NotFound
 from endcap.faces.cli import entry
-from endcap.faces.cli.entry import EXIT_CODES, main, print_error, tame
+from endcap.faces.cli.entry import main, print_error, tame
+from endcap.faces.codes import EXIT_CODES
 
 
 def walk(kind: type[EndcapError]) -> Iterator[type[EndcapError]]:

@@ -13,9 +13,10 @@ import pytest
 from endcap.faces.cli.rendering import render
 from endcap.governance.audit import AuditCheck
 from endcap.governance.records import AuditRow
-from endcap.loop.data.records import BrokenCheck, FileIdentity, Ingest, KeyVolume, QuarantineView, VolumeDoubt
+from endcap.loop.data.records import BrokenCheck, ColumnDistance, FileIdentity, Ingest, KeyVolume, QuarantineView, VolumeDoubt
 from endcap.loop.deployment.records import Batch, Delivery, TraceStep
 from endcap.loop.evaluation.records import Balance, CheckResult, Finding, Metrics, Verdict
+from endcap.loop.features.records import DriftReport, ParityCause, ParityExample, ParityReport
 from endcap.loop.monitoring.records import ComparisonView, Incident, MembersRead, Reading
 from endcap.loop.registry.records import Champion, Comparison, MemberLine, MemberSummary, ModelRecord, Release, SliceMetrics, Version, VersionFile
 from endcap.loop.retraining.records import Judged
@@ -205,9 +206,9 @@ SAID: dict[str, tuple[Any, list[str]]] = {
     ),
     "plan": (
         Plan("project.py", (Planned("a", "new", ("sales", "plan")), Planned("b", "changed", (), ('horizon: "7d" -> "14d"',)))),
-        ["new              a  sales, plan", "changed          b  ", '                   horizon: "7d" -> "14d"'],
+        ["new              model a  sales, plan", "changed          model b  ", '                   horizon: "7d" -> "14d"'],
     ),
-    "empty plan": (Plan("/tmp/[/bold]/project.py", ()), ["/tmp/[/bold]/project.py defines no model"]),
+    "empty plan": (Plan("/tmp/[/bold]/project.py", ()), ["/tmp/[/bold]/project.py defines no model and no feature view"]),
     "started": (Started(("project.py", "data/[x].csv")), ["wrote project.py", "wrote data/[x].csv", "next: endcap run store-day"]),
     "delivery": (
         Delivery("store-day", "store-day-v2", DAY.isoformat(), 1400, "f.csv", "store-day-v2~2026-03-02~O'Hara; rm -rf /~2026-03-02T00:00"),
@@ -464,7 +465,108 @@ def test_a_run_that_left_nothing_to_answer_is_no_success(capsys: pytest.CaptureF
     assert as_json or "no forecasts: no version passed its gate\n" in out
 
 
-EVERYTHING = [*(result for result, _ in SAID.values()), *(rows for rows, _ in LISTS.values()), FIRST, VIEW, VersionView(VERSION, VERDICT, True)]
+PARITY = ParityReport(
+    id="parity_000001",
+    view="traffic",
+    version="1a2b3c4d5e6f",
+    served_version="1a2b3c4d5e6f",
+    at=AT,
+    actor="ada",
+    passed=False,
+    n_keys=200,
+    instants=(AT,),
+    n_sampled=200,
+    n_equal=198,
+    n_missing=1,
+    differences=(
+        ParityCause(
+            cause="stale",
+            n=2,
+            features={"units_7d": 2},
+            examples=(
+                ParityExample(
+                    at=AT,
+                    key={"store_id": 7},
+                    about="it was older",
+                    served_at=AT,
+                    expected_at=AT,
+                    differs={"units_7d": (1, 2)},
+                ),
+                ParityExample(at=AT, key={}, about="it was too old", served_at=None, expected_at=None, differs={}),
+            ),
+        ),
+    ),
+    behind="0h",
+    seed=7,
+)
+
+
+def test_parity_tells_the_causes_and_is_no_success_where_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert render(PARITY, as_json=False) == 6
+    assert capsys.readouterr().out.splitlines() == [
+        "traffic@1a2b3c4d5e6f: parity failed, 198 of 200 samples (200 keys at 1 instants) are what the sources say",
+        "  stale                  2  units_7d 2",
+        "    2026-03-03 14:05Z store_id=7: it was older (units_7d 1 instead of 2)",
+        "    2026-03-03 14:05Z : it was too old",
+    ]
+    assert render(msgspec.structs.replace(PARITY, passed=True, differences=()), as_json=True) == 0
+
+
+DRIFT = DriftReport(
+    view="traffic",
+    snapshot="s2",
+    snapshot_at=AT,
+    snapshot_rows=1200,
+    reference="store-day-v2",
+    reference_at=AT,
+    reference_rows=40_000,
+    model="store-day",
+    distances=(
+        ColumnDistance(
+            column="units",
+            type="number",
+            n_a=40_000,
+            n_b=1200,
+            null_share_a=0.0,
+            null_share_b=0.1,
+            psi=0.31,
+            jensen_shannon=0.25,
+            ks=0.22,
+            wasserstein_scaled=0.5,
+            q=0.001,
+            importance=0.8,
+            weight=0.2,
+            enough=True,
+            drifted=True,
+        ),
+        ColumnDistance(
+            column="ci\x1bty",
+            type="text",
+            n_a=40_000,
+            n_b=1200,
+            null_share_a=0.0,
+            null_share_b=0.0,
+            psi=0.01,
+            jensen_shannon=0.03,
+            q=0.4,
+            importance=0.1,
+            enough=True,
+            new=[("U\x1blm", 3), ("Gera", 2), ("Jena", 2), ("Hof", 1)],
+            n_new=5,
+        ),
+        ColumnDistance(column="born", type="date", n_a=40_000, n_b=1200, reason="values of type date are not compared"),
+    ),
+    new=("visits",),
+    notes=("the view was defined otherwise then: version a, now b",),
+)
+EVERYTHING = [
+    *(result for result, _ in SAID.values()),
+    *(rows for rows, _ in LISTS.values()),
+    FIRST,
+    VIEW,
+    DRIFT,
+    VersionView(VERSION, VERDICT, True),
+]
 
 
 @pytest.mark.parametrize("result", EVERYTHING, ids=lambda result: type(result).__name__)
@@ -485,6 +587,23 @@ def test_names_from_files_are_shown_as_they_are_and_rule_nothing(capsys: pytest.
     out = capsys.readouterr().out
     assert out.count("a\\x1b[2J[bold]b[/bold]\\x9d\\x00 ü") == 4
     assert not {"\x1b", "\x9d", "\x00"} & set(out)
+
+
+def test_drift_is_a_table_with_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    render(DRIFT, as_json=False)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "traffic: s2 (1,200 rows, 2026-03-03 14:05:06) against store-day-v2 (40,000 rows, 2026-03-03 14:05:06)",
+        "1 of 2 features drifted",
+        "feature leaned on distance PSI KS moved by missing q what",
+        "units 80.0% 0.2500 ███ 0.3100 0.2200 0.50 sd 0.0% > 10.0% 0.0010 DRIFTED",
+        "ci\\x1bty 10.0% 0.0300 ▍ 0.0100 - - 0.0% > 0.0% 0.4000 new: U\\x1blm (3), Gera (2), Jena (2) and 2 more",
+        "born - - - - - - - values of type date are not compared",
+        "only in the snapshot: visits",
+        "ranked by how much store-day leans on a feature times its distance (Jensen-Shannon, 0 to 1); q: probability by chance, all features counted",
+        "Doubts",
+        "the view was defined otherwise then: version a, now b",
+    ]
 
 
 class _Terminal(io.StringIO):

@@ -11,15 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import InvalidInput
 from endcap.loop.data import profiles
 from endcap.loop.data.engine import open_engine
-from endcap.loop.data.profiles import QUANTILES, profile_distance, profile_source
-from endcap.loop.data.records import ColumnProfile, FileIdentity
+from endcap.loop.data.profiles import profile_source
+from endcap.loop.data.records import QUANTILES, ColumnProfile, FileIdentity
 from endcap.loop.data.sources import open_source
 
 if TYPE_CHECKING:
@@ -45,7 +42,7 @@ def profiled(folder: Path, engine: duckdb.DuckDBPyConnection, rows: dict[str, An
 def test_numbers_are_described_over_finite_values(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
     finite = [float(i) for i in range(101)]
     found = profiled(tmp_path, engine, {"x": [*finite, None, float("nan"), float("inf")]})["x"]
-    assert (found.type, found.n, found.n_null, found.least, found.most) == ("number", 104, 2, 0.0, 100.0)
+    assert (found.type, found.n, found.n_null, found.n_infinite, found.least, found.most) == ("number", 104, 2, 1, 0.0, 100.0)
     assert found.mean == pytest.approx(50.0)
     assert found.deviation == pytest.approx(statistics.pstdev(finite))
     assert found.quantiles == pytest.approx([100 * q for q in QUANTILES])
@@ -105,61 +102,3 @@ def test_large_tables_are_sampled_the_same_way_each_time(tmp_path: Path, engine:
     assert [name for name, _ in first["s"].top] == ["a", "b", "c"]
     assert sum(n for _, n in first["s"].top) == pytest.approx(200_000, abs=3)
     assert first["s"].top[0][1] == pytest.approx(140_000, rel=0.05)
-
-
-def numbers(values: list[float], n_null: int = 0) -> ColumnProfile:
-    return ColumnProfile(
-        name="x",
-        type="number",
-        n=len(values) + n_null,
-        n_null=n_null,
-        n_distinct=len(set(values)),
-        least=min(values),
-        most=max(values),
-        quantiles=[float(q) for q in np.quantile(values, QUANTILES)],
-    )
-
-
-def texts(top: list[tuple[str, int]], n: int) -> ColumnProfile:
-    return ColumnProfile(name="s", type="text", n=n, n_null=0, n_distinct=len(top), top=top)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50))
-def test_distance_is_zero_to_itself_and_never_negative(a: list[float], b: list[float]) -> None:
-    assert profile_distance(numbers(a), numbers(a)) == 0.0
-    distance = profile_distance(numbers(a), numbers(b))
-    assert distance is not None
-    assert distance >= 0.0
-
-
-def test_distance_is_near_the_index_computed_from_the_values() -> None:
-    rng = np.random.default_rng(5)
-    a, b = rng.normal(0, 1, 20_000), rng.normal(0.5, 1, 20_000)
-    edges = np.quantile(a, QUANTILES)
-    p, q = (np.bincount(np.searchsorted(edges, v), minlength=10) / v.size for v in (a, b))
-    expected = float(((q - p) * np.log(q / p)).sum())
-    assert profile_distance(numbers(list(a)), numbers(list(b))) == pytest.approx(expected, rel=0.15)
-
-
-def test_distance_grows_with_the_shift_and_sees_ties_and_nulls() -> None:
-    zeros = [0.0] * 80 + [1.0] * 20
-    fewer = [0.0] * 40 + [1.0] * 60
-    near, far = profile_distance(numbers(zeros), numbers(fewer)), profile_distance(numbers(zeros), numbers([5.0] * 100))
-    assert near is not None
-    assert far is not None
-    assert 0.1 < near < far
-    assert (profile_distance(numbers(zeros), numbers(zeros, n_null=100)) or 0.0) > 0.25
-
-
-def test_distance_of_text() -> None:
-    a = texts([("x", 70), ("y", 30)], 100)
-    assert profile_distance(a, a) == 0.0
-    assert profile_distance(a, texts([("x", 700), ("y", 300)], 1000)) == pytest.approx(0.0)
-    assert (profile_distance(a, texts([("z", 100)], 100)) or 0.0) > 1.0
-
-
-def test_profiles_that_cannot_be_compared() -> None:
-    with pytest.raises(InvalidInput, match="no distance"):
-        profile_distance(texts([("x", 1)], 1), numbers([1.0]))
-    assert profile_distance(texts([], 0), texts([("x", 1)], 1)) is None
-    assert profile_distance(texts([], 5), texts([("x", 1)], 1)) is None

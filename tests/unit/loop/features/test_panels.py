@@ -37,6 +37,8 @@ def make(**options: Any) -> Panel:
             "censored": floats([[0, 0, 0.5, NAN, 0], [0.1, 0, 0, 0, 0]]),
             "ahead": {"open": floats([[1, 0, 1, 1, 1, 1, 1, 0, NAN], [NAN] * 9]), "promo": floats([list(range(9))] * 2)},
             "past": {"rain": floats([[1, 2, 3, 4, 5]] * 2)},
+            "known": {"units_7d of traffic@1": floats([[NAN, 1, 2, 3, 4, 5, 6]] * 2), "units_7d of traffic@0": floats([[0] * 7] * 2)},
+            "offered": ("units_7d of traffic@1",),
             "statics": {"region": Statics(np.array([0, -1], dtype=np.int32), ("north",))},
             "open_fact": "open",
             "censored_most": 0.2,
@@ -51,7 +53,7 @@ def assert_same(one: Panel, other: Panel) -> None:
         left, right = getattr(one, part.name), getattr(other, part.name)
         if part.name in ("observed", "censored"):
             np.testing.assert_array_equal(left, right)
-        elif part.name in ("ahead", "past", "calendar"):
+        elif part.name in ("ahead", "past", "known", "calendar"):
             assert list(left) == list(right)
             for name in left:
                 np.testing.assert_array_equal(left[name], right[name])
@@ -163,3 +165,9 @@ def test_other_bytes_are_refused() -> None:
 def test_several_keys_are_joined() -> None:
     assert join_keys({"store": ("1", "2")}) == ["1", "2"]
     assert join_keys(make().keys) == ["1/a", "2/a"]
+
+
+def test_what_was_known_ends_with_the_origin_itself() -> None:
+    known = make().seen_at(4).known["units_7d of traffic@1"]
+    np.testing.assert_array_equal(known, floats([[NAN, 1, 2, 3, 4]] * 2))
+    assert make().choose(np.array([1])).known["units_7d of traffic@1"].shape == (1, 7)

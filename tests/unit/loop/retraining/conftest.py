@@ -64,6 +64,8 @@ class FakeTask:
 
     name = "store-day"
     solution = "fake"
+    purpose: str | None = None
+    views = ()
     keys = ("store_id",)
     seed = 7
     contract = Contract(columns={"units": Check(type="number", least=0)}, unique=("store_id", "date"))

@@ -5,11 +5,14 @@ from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 
+from endcap.core.definitions.aggregates import count
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.watches import MemberQuality, Quality
-from endcap.core.errors import ContractBroken, IntegrityBroken, StepFailed
+from endcap.core.errors import ContractBroken, IntegrityBroken, PermissionDenied, StepFailed
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.loop.data.records import INGESTS
@@ -453,3 +456,27 @@ def test_every_verdict_says_what_it_was_judged_against(world: Any) -> None:
         ("store-day-v1", None, True, 6),
         ("store-day-v2", "store-day-v1", True, 6),
     ]
+
+
+@pytest.mark.parametrize("purpose", [None, "credit"])
+def test_a_model_of_another_purpose_is_refused_before_anything_is_read(world: Any, purpose: str | None) -> None:
+    (sales,) = world.task.tables
+    world.task.tables = (msgspec.structs.replace(sales, purposes=("demand",)),)
+    world.task.purpose = purpose
+    with pytest.raises(PermissionDenied, match=r"table 'sales' may be used for 'demand' only"):
+        world.turn()
+    assert world.task.called == []
+    assert world.session.records.find(INGESTS, workspace="default") == world.session.records.find(RUNS, workspace="default") == []
+    (detail,) = audited(world, "run", "refused")
+    assert detail["purpose"] == purpose
+    assert "may be used for 'demand' only" in str(detail["why"])
+    world.task.purpose = "demand"
+    assert world.turn().champion == "store-day-v1"
+
+
+def test_a_view_of_another_purpose_refuses_too(world: Any) -> None:
+    (sales,) = world.task.tables
+    world.task.views = (FeatureView(name="visits", source=sales, features={"n": count("*", "7d")}, purposes=("staffing",)),)
+    with pytest.raises(PermissionDenied, match=r"feature view 'visits' may be used for 'staffing' only"):
+        world.turn(train=False)
+    assert world.task.called == []

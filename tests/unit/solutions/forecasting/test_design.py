@@ -156,3 +156,15 @@ def test_facts_with_names_that_begin_alike_are_told_apart(make_panel: MakePanel)
     design = build_design(panel, np.array([50]), columns)
     for name, values in facts.items():
         np.testing.assert_array_equal(column(panel, design, columns, f"ahead {name}")[0], values[:, 50:57])
+
+
+def test_features_of_views_are_read_as_known_at_the_origin(make_panel: MakePanel) -> None:
+    known = np.arange(6 * 101, dtype=np.float32).reshape(6, 101)
+    panel = replace(make_panel(n_seen=100), known={"traffic of v@2": known, "traffic of v@1": -known}, offered=("traffic of v@2",))
+    columns, origins = name_columns(panel), np.array([50, 100])
+    assert [name for name in columns if name.startswith("view ")] == ["view traffic of v@2"]
+    design = build_design(panel, origins, [*columns, "view traffic of v@1", "view gone of v@0"])
+    for name, values in (("view traffic of v@2", known), ("view traffic of v@1", -known)):
+        found = column(panel, design, [*columns, "view traffic of v@1", "view gone of v@0"], name)
+        np.testing.assert_array_equal(found, np.broadcast_to(values[:, origins].T[:, :, None], found.shape))
+    assert np.isnan(design.values[:, -1]).all()

@@ -82,6 +82,11 @@ class FittedTrees:
     def members(self) -> MemberFits:
         return NO_MEMBERS
 
+    def gains(self) -> Floats:
+        """What all splits on each column gained."""
+        gains: Floats = np.asarray(self._booster.feature_importance(importance_type="gain"), dtype=np.float32)
+        return gains
+
     def predict(self, data: Panel) -> Floats:
         design: Design = build_design(data, np.array([data.origin]), list(self.columns), statics=self.statics)
         known = np.isfinite(design.base)

@@ -1,0 +1,60 @@
+"""``endcap up``, the one command that is no verb; and where any command finds its project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from endcap.core.errors import NotFound
+from endcap.faces.http import PORT
+
+if TYPE_CHECKING:
+    from endcap.assembly import House
+
+UP = """Answer over HTTP, until it is stopped (Ctrl-C).
+
+Every verb is POST /api/v1/NAME with its parameters as JSON, those that read are GET too; /api/v1/openapi.json describes them all, /healthz says that
+it is up. Answers this machine only, as its owner: there is no sign-in yet. Prints where it listens.
+"""
+
+
+def where_options() -> list[click.Parameter]:
+    """The options of every command that say which project it works on."""
+    return [
+        click.Option(["--project", "project"], type=click.Path(path_type=Path), default=Path(), help="The folder of project.py.  [default: here]"),
+        click.Option(["--home", "home"], type=str, default=None, help="Where the state rests: a folder.  [default: .endcap in the project]"),
+        click.Option(["--workspace-zone", "workspace_zone"], type=str, default="UTC", help="The zone of times that say none.", show_default=True),
+    ]
+
+
+def open_project(project: Path, *, home: str | None, zone: str, laying_out: bool = False) -> House:
+    """The home of a project. Raises NotFound when there is no such folder, unless the command is ``laying_out`` one."""
+    from endcap.assembly import open_house
+
+    if not laying_out and not project.is_dir():
+        raise NotFound(f"There is no folder {project}.", hint="give --project the folder of project.py")
+    return open_house(home if home is not None else str(project / ".endcap"), zone=zone)
+
+
+def build_up() -> click.Command:
+    """The command ``up``."""
+    params = [
+        click.Option(["--port", "port"], type=int, default=PORT, show_default=True, help="The port; 0 is any free one."),
+        click.Option(["--host", "host"], type=str, default="127.0.0.1", show_default=True, help="The address; only this machine's own."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print where it listens as JSON."),
+        *where_options(),
+    ]
+    return click.Command("up", params=params, callback=_up, help=UP, short_help="Answer over HTTP, until it is stopped.")
+
+
+def _up(*, port: int, host: str, as_json: bool, project: Path, home: str | None, workspace_zone: str) -> int:
+    from endcap.faces.http.serving import serve
+
+    def announce(url: str) -> None:
+        click.echo(f'{{"url":"{url}"}}' if as_json else f"Endcap listens on {url}")
+
+    with open_project(project, home=home, zone=workspace_zone) as house:
+        serve(house, folder=project, host=host, port=port, announce=announce)
+    return 0

@@ -1,0 +1,96 @@
+"""The routes: one a verb, the description, and whether it is up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from endcap.assembly import House
+from endcap.core.errors import EndcapError, InvalidInput, NotFound, suggest
+from endcap.faces.http.answers import encode_error, encode_result, status_of, tell_unforeseen
+from endcap.faces.http.calls import Calls
+from endcap.faces.http.gateway import Gateway
+from endcap.faces.http.online import OnlineReads
+from endcap.faces.http.openapi import describe_service
+from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
+from endcap.governance.sessions import Session
+
+
+def build_application(house: House, *, folder: Path, calls: Calls | None = None, announce: Callable[[], None] = lambda: None) -> Gateway:
+    """The service over an open house, as its local owner, for the project in ``folder``. ``announce`` is called once it is ready."""
+    session, calls = house.session(), calls or Calls()
+
+    @asynccontextmanager
+    async def live(_: Starlette) -> AsyncIterator[None]:
+        announce()
+        yield
+
+    remotes = remote_verbs()
+    quick = {remote.path: OnlineReads(session, remote, calls).answer for name, remote in remotes.items() if name == "features online"}
+    routes = [
+        Route("/healthz", _answer_health, methods=["GET"]),
+        Route(f"{API}/openapi.json", _answer_description, methods=["GET"]),
+        *(_route(remote, session, folder, calls) for remote in remotes.values() if remote.path not in quick),
+    ]
+    handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=live)  # type: ignore[arg-type]  # each handler takes its own kind of error
+    app.router.redirect_slashes = False
+    return Gateway(app, quick)
+
+
+def _route(remote: RemoteVerb, session: Session, folder: Path, calls: Calls) -> Route:
+    async def answer(request: Request) -> Response:
+        said = await request.body() if request.method == "POST" else None
+        values = remote.parse_query(request.scope["query_string"]) if said is None else remote.parse_body(said)
+        call = remote.bind(values, folder=folder)
+        return _json(await calls.run(lambda: encode_result(call(session))))
+
+    return Route(remote.path, answer, methods=["GET", "POST"] if remote.by_query else ["POST"], name=remote.verb.name)
+
+
+async def _answer_health(_: Request) -> Response:
+    return _json(encode_result({"status": "up", "version": version("endcap")}))
+
+
+async def _answer_description(_: Request) -> Response:
+    return _json(_description())
+
+
+@lru_cache(maxsize=1)
+def _description() -> bytes:
+    return encode_result(describe_service())
+
+
+async def _tell(_: Request, error: EndcapError) -> Response:
+    return _json(encode_error(error), status=status_of(error))
+
+
+async def _tell_http(request: Request, error: HTTPException) -> Response:
+    """No such path, or no such method."""
+    told: EndcapError
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "POST")
+        told = InvalidInput(f"{request.url.path} takes {allowed}, not {request.method}.", hint=f"send it by {allowed.rpartition(', ')[2]}")
+    else:
+        paths = [remote.path for remote in remote_verbs().values()]
+        told = NotFound(
+            f"There is nothing at {request.url.path!r}.", hint=suggest(request.url.path, paths) or f"the paths stand in {API}/openapi.json"
+        )
+    return Response(encode_error(told), status_code=error.status_code, media_type="application/json", headers=error.headers)
+
+
+async def _tell_unforeseen(_: Request, error: Exception) -> Response:
+    return _json(encode_error(tell_unforeseen(error)), status=500)
+
+
+def _json(body: bytes, *, status: int = 200) -> Response:
+    return Response(body, status_code=status, media_type="application/json")

@@ -1,0 +1,54 @@
+"""The read that must answer within a millisecond: ``features online``, without a thread and without looking the views up each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from endcap.faces.http.answers import encode_result
+from endcap.faces.http.calls import Calls
+from endcap.faces.http.remote import RemoteVerb
+from endcap.governance.sessions import Session
+from endcap.loop.features.online import OnlineReader, open_online
+
+READER_S = 1.0
+"""How long a reader is kept: by then a version that has become the standing one is seen."""
+_MOST_READERS = 256
+_FEW_KEYS = 200  # more take over two milliseconds, in which nobody else would be answered
+
+
+class OnlineReads:
+    """Answers ``features online``. Readers are kept for a second, by the views they read."""
+
+    def __init__(self, session: Session, remote: RemoteVerb, calls: Calls) -> None:
+        self._session = session
+        self._remote = remote
+        self._calls = calls
+        self._decode = msgspec.json.Decoder(remote.parameters).decode
+        self._readers: dict[tuple[str, ...], tuple[float, OnlineReader]] = {}
+        self._near = session.settings.online is None  # else a round trip to a server, in which others are answered
+
+    async def answer(self, body: bytes) -> bytes:
+        """The answer to a body, as the verb gives it. Raises what the verb raises."""
+        try:
+            asked: Any = self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            asked = self._remote.parse_body(body)  # says what is wrong with it
+        n_keys = max(map(len, asked.keys.values()), default=0)
+        if self._near and n_keys <= _FEW_KEYS:
+            return encode_result(self._open(asked.views).answer(asked.keys))
+        return await self._calls.run(lambda: encode_result(self._open(asked.views).answer(asked.keys)))
+
+    def _open(self, views: Sequence[str]) -> OnlineReader:
+        now, wanted = monotonic(), tuple(views)
+        kept = self._readers.get(wanted)
+        if kept is not None and now - kept[0] < READER_S:
+            return kept[1]
+        reader = open_online(self._session, wanted)
+        if len(self._readers) >= _MOST_READERS:
+            self._readers.clear()
+        self._readers[wanted] = (now, reader)
+        return reader

@@ -1,0 +1,466 @@
+"""Training sets: spine rows with the features of their keys as they were known at their instants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.purposes import require_purpose
+from endcap.core.definitions.tables import Table
+from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, PermissionDenied
+from endcap.core.identity import identify
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.data.records import Ingest
+from endcap.loop.features.catalogue import find_view, require_zone
+from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
+from endcap.storage.files import delivering
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    from endcap.loop.features.contents import Contents
+    from endcap.loop.features.spines import Given, Spine
+    from endcap.loop.features.view_joins import Asked, Chosen
+    from endcap.loop.features.view_rows import FeatureRows
+
+    Sink = Callable[[pa.Table], None]
+
+TRAINING_ROWS = "training-sets"
+"""The dataset of rows that were asked for without a file: by workspace, training set and part."""
+
+_CHOICE_SHARE, _BLOCK_SHARE = 1 / 4, 1 / 16
+"""Of the memory limit, what a view's keys and times may take while one chooses, and what a block of rows on its way out may."""
+
+_FEATURE_BYTES = 16
+_SPINE_ROWS = 1_000_000
+_HINT = "give out= a file, such as rows.parquet or rows.csv, in a folder that you may write to"
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of a training set, and its record."""
+
+    table: pa.Table
+    record: TrainingSet
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """A view that is being joined: its rows, the SQL that reads them, what the spine asks of it, and what its features are called."""
+
+    rows: FeatureRows
+    relation: str
+    asked: Asked
+    names: dict[str, str]
+    n_bound: int | None
+
+
+@verb("training-set", permission=Permission.EDIT)
+def build_training_set(
+    session: Session,
+    spine: Given,
+    views: Sequence[FeatureView | str],
+    *,
+    at: str,
+    zone: str | None = None,
+    folder: Path = Path(),
+    out: Path | None = None,
+    full_names: bool = False,
+    purpose: str | None = None,
+) -> TrainingSet:
+    """Join rows of keys and instants to feature views, each as it was known at that instant, and keep what came of it.
+
+    For each row of the spine and each view: the newest row of that key whose event time and known-at are not after the instant; by event time,
+    then known-at, then order of ingest. Missing where there is none, or where it is older than the view's ``max_age``. There are as many rows as
+    the spine has, in its order; a row with a null in a key, or without an instant, stays and finds nothing.
+
+    ``spine`` is a pyarrow, pandas or Polars table, the path of a Parquet or CSV file (or folder), or a declared table. ``views`` are definitions, or names
+    of views that stand (``user_7d``, ``user_7d@1a2b3c4d5e6f``). ``at`` names the column of instants; ``zone`` is that of times without one
+    (None: the one that the spine's table declares). ``folder`` is where relative paths begin. ``out`` is the file, replaced whole: CSV where
+    its name ends in ``.csv``, otherwise Parquet; None: the house keeps the rows, see ``read_training_set``. ``full_names`` calls features
+    ``view__feature``. ``purpose`` is what the rows are for (None: not said), which views and tables that state purposes must allow.
+
+    The same spine, views and ingests are not joined twice: the record that stands is returned. Raises InvalidInput for what does not fit
+    (a key that is not there or of another type, instants without a zone, features that share a name), NotFound for a view that is not known,
+    PermissionDenied, audited, for a purpose that is not allowed; then nothing is written. Cost: a reading of the views' keys and times, and one of
+    their features; in time and memory in line with rows, what does not fit into the memory limit is read by turns.
+    """
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    from endcap.loop.data.column_profiles import profile_columns
+    from endcap.loop.data.engine import open_engine
+    from endcap.loop.features.spines import open_spine, read_instants
+
+    wanted = _resolve(session, views, folder=folder)
+    _require_purpose(session, purpose, [view for view, _ in wanted], spine)
+    with open_engine(session.settings) as engine:
+        given = open_spine(session, spine, folder=folder, engine=engine)
+        instants = read_instants(given, at, zone=zone, engine=engine)
+        joined = _open_views(session, wanted, given, instants, full_names=full_names, engine=engine)
+        spine_sha256 = _digest_spine(given)
+        identity = _identify(session, spine_sha256, joined, at=at, zone=zone or given.zone, full_names=full_names)
+        standing = _find_standing(session, identity, out=out)
+        if standing is not None:
+            return standing
+        id_ = session.new_id("training-set")
+        tally = _Tally([name for view in joined for name in view.names.values()])
+        with _open_sink(session, id_, out=out) as sink:
+            passed = (batch for block in tally.passing(_join(session, given, joined), sink) for batch in block.to_batches())
+            profiles = profile_columns(passed, personal=_list_personal(joined), n_threads=session.settings.n_threads)
+    record = TrainingSet(
+        id=id_,
+        identity=identity,
+        at=session.now(),
+        views={view.rows.view.name: view.rows.view.version for view in joined},
+        ingests={table: ingest.id for view in joined for table, ingest in view.rows.ingests.items()},
+        spine_sha256=spine_sha256,
+        sha256=tally.sha256,
+        n_rows=given.n_rows,
+        n_missing=tally.n_missing,
+        profiles=tuple(profiles),
+        path=None if out is None else str(out.resolve()),
+        cpu_s=time.process_time() - cpu_s,
+        wall_s=time.perf_counter() - began_s,
+        purpose=purpose,
+    )
+    with session.change("training-set", thing=f"training-set/{id_}", detail={"rows": given.n_rows, "purpose": purpose}) as change:
+        change.tx.append(TRAINING_SETS, workspace=session.workspace, record=record)
+    return record
+
+
+def training_set(
+    session: Session,
+    spine: Given,
+    views: Sequence[FeatureView | str],
+    *,
+    at: str,
+    zone: str | None = None,
+    folder: Path = Path(),
+    full_names: bool = False,
+    purpose: str | None = None,
+) -> TrainingRows:
+    """The rows of a training set in memory, with their record; see ``build_training_set``, whose arguments these are. The house keeps them too."""
+    from endcap.loop.features.spines import as_arrow
+
+    given = spine if isinstance(spine, str | Path | Table) else as_arrow(spine)
+    made = build_training_set(session, given, views, at=at, zone=zone, folder=folder, full_names=full_names, purpose=purpose)
+    rows = read_training_set(session, made)
+    if isinstance(given, str | Path | Table):
+        return TrainingRows(rows, made)
+    schema = rows.schema
+    for i, field in enumerate(given.schema.remove_metadata()):
+        schema = schema.set(i, field)  # Parquet has no name for a few types of Arrow, such as days counted in milliseconds
+    return TrainingRows(rows.cast(schema), made)
+
+
+def read_training_set(session: Session, record: TrainingSet) -> pa.Table:
+    """The rows of a training set: of the house, or of the Parquet file that it was written to.
+
+    Raises NotFound where they are gone, InvalidInput for a CSV file, whose types are lost, and IntegrityBroken where they are not what was
+    written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if record.path is None:
+        return session.tables.read(TRAINING_ROWS, partition=_place(session, record.id))
+    if _is_csv(Path(record.path)):
+        raise InvalidInput(
+            f"The rows of training set '{record.id}' are the CSV file {record.path}, whose types are lost.", hint="build it as Parquet"
+        )
+    try:
+        rows = pq.read_table(record.path, partitioning=None)
+    except FileNotFoundError as error:
+        raise NotFound(f"The rows of training set '{record.id}' are gone: there is no {record.path}.", hint="build it again") from error
+    except (pa.ArrowException, OSError) as error:
+        raise IntegrityBroken(f"The rows of training set '{record.id}' cannot be read: {error}.", hint="build it again") from error
+    if _digest(rows) != record.sha256:
+        raise IntegrityBroken(f"{record.path} no longer holds the rows of training set '{record.id}'.", hint="build it again")
+    return rows
+
+
+def _resolve(session: Session, views: Sequence[FeatureView | str], *, folder: Path) -> list[tuple[FeatureView, Path]]:
+    """The definitions, each with the folder in which the relative paths of its tables begin."""
+    given = [views] if isinstance(views, FeatureView | str) else list(views)
+    if not given:
+        raise InvalidInput("A training set needs a feature view.", hint="views=['user_7d']")
+    found: list[tuple[FeatureView, Path]] = []
+    for entry in given:
+        if isinstance(entry, str):
+            version = find_view(session, entry)
+            require_zone(session, version.view, version)
+            found.append((version.view, Path(version.folder)))
+        elif isinstance(entry, FeatureView):
+            found.append((entry, folder))
+        else:
+            raise InvalidInput(f"{entry!r} is no feature view.", hint="give an ec.FeatureView or the name of one that stands")
+    names = [view.name for view, _ in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(
+                f"Feature view '{name}' is asked for twice: {[view.id for view, _ in found if view.name == name]}.", hint="name it once"
+            )
+    return found
+
+
+def _require_purpose(session: Session, purpose: str | None, views: Sequence[FeatureView], spine: Given) -> None:
+    try:
+        require_purpose(purpose, asker="The training set", tables=[spine] if isinstance(spine, Table) else [], views=views)
+    except PermissionDenied as error:
+        session.record_refusal("training-set", thing=f"workspace/{session.workspace}", detail={"purpose": purpose, "why": error.what})
+        raise
+
+
+def _open_views(
+    session: Session,
+    wanted: Sequence[tuple[FeatureView, Path]],
+    spine: Spine,
+    instants: tuple[Any, Any],
+    *,
+    full_names: bool,
+    engine: duckdb.DuckDBPyConnection,
+) -> list[_Joined]:
+    """Open every view, with all that may be wrong with it, before a row is joined. A table that two views read is ingested once."""
+    from endcap.loop.features.spines import fit_keys
+    from endcap.loop.features.view_joins import ask
+    from endcap.loop.features.view_rows import open_view
+
+    at, there = instants
+    taken = dict.fromkeys((name.lower() for name in spine.schema.names), "the spine")
+    ingests: dict[str, Ingest] = {}
+    joined = []
+    for n, (view, folder) in enumerate(wanted):
+        known = {table.name: ingests[_mark(table, folder)] for table in view.sources if _mark(table, folder) in ingests}
+        rows = open_view(session, view, folder=folder, engine=engine, ingests=known)
+        ingests |= {_mark(table, folder): rows.ingests[table.name] for table in view.sources if table.name in rows.ingests}
+        names = _name_features(rows, taken, full_names=full_names)
+        keys = fit_keys(spine, rows.key_types, view=view.name, engine=engine)
+        asked = ask(keys, at=at, there=there, stored=rows.stored_types, name=f"__spine_{n}", engine=engine)
+        rows, relation, n_bound = _make_readable(session, rows, asked, folder=folder, name=f"__view_{n}")
+        joined.append(_Joined(rows, relation, asked, names, n_bound))
+    return joined
+
+
+def _list_personal(joined: Sequence[_Joined]) -> set[str]:
+    """The features that hold personal data, as they are called among the rows."""
+    from endcap.loop.features.lineage import find_personal
+
+    stated = [(entry.names, find_personal(entry.rows.view)) for entry in joined]
+    return {name for names, personal in stated for feature, name in names.items() if feature in personal}
+
+
+def _mark(table: Table, folder: Path) -> str:
+    return identify(table, str(folder.resolve()))
+
+
+def _name_features(rows: FeatureRows, taken: dict[str, str], *, full_names: bool) -> dict[str, str]:
+    """What each feature is called, and note who has which name. Names are told apart whatever their case, since engines do not."""
+    view = rows.view
+    names = {feature: f"{view.name}__{feature}" if full_names else feature for feature in rows.feature_types}
+    for feature, name in names.items():
+        other = taken.setdefault(name.lower(), f"feature view '{view.name}'")
+        if other != f"feature view '{view.name}'":
+            hint = "rename the spine's column" if full_names else f"full_names=True calls it '{view.name}__{feature}'"
+            raise InvalidInput(f"Feature view '{view.name}' has the feature {feature!r}, and {other} has a column {name!r}.", hint=hint)
+    return names
+
+
+def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder: Path, name: str) -> tuple[FeatureRows, str, int | None]:
+    """The view with what is wanted of it, SQL that may be run twice, and how many rows there are at most (None: unknown).
+
+    Rows of Parquet files are read twice, each time the columns that are wanted. What must be computed or parsed is kept in the engine, which
+    spills what does not fit.
+    """
+    from endcap.loop.features.view_rows import open_view
+
+    view, engine = rows.view, rows.engine
+    span = asked.span(view.max_age)
+    if span is None:
+        return rows, f"SELECT * FROM ({rows.sql}) LIMIT 0", 0
+    files = [file.path for ingest in rows.ingests.values() for file in ingest.files]
+    if view.source is not None and not view.windowed and all(path.endswith(".parquet") for path in files):
+        rows = open_view(session, view, folder=folder, engine=engine, ingests=rows.ingests, span=span)
+        return rows, rows.sql, None if view.pushed else sum(ingest.n_rows for ingest in rows.ingests.values())
+    rows = open_view(session, view, folder=folder, engine=engine, ingests=rows.ingests, keys=asked.relation, span=span)
+    from endcap.loop.data.failures import reading
+
+    with reading(view.name):
+        engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {rows.sql}")
+        ((n,),) = engine.execute(f"SELECT count(*) FROM {name}").fetchall()
+    return rows, f"SELECT * FROM {name}", int(n)
+
+
+def _join(session: Session, spine: Spine, joined: Sequence[_Joined]) -> Iterator[pa.Table]:
+    """The spine's rows with their features, in blocks in their order; one without rows where the spine has none."""
+    from endcap.loop.features.view_joins import choose_features, fetch_features
+    from endcap.pipelines.machine import limit_memory
+
+    limit = limit_memory(session.settings)
+    chosen: list[Chosen] = [
+        choose_features(
+            view.rows, view.relation, view.asked, max_age=view.rows.view.max_age, n_bytes=int(limit * _CHOICE_SHARE), n_bound=view.n_bound
+        )
+        for view in joined
+    ]
+    most_bytes = int(limit * _BLOCK_SHARE)
+    block = max(1, most_bytes // (_FEATURE_BYTES * (1 + sum(len(view.names) for view in joined))))
+    for start in range(0, max(1, spine.n_rows), block):
+        stop = min(start + block, spine.n_rows)
+        found = [fetch_features(view.rows, view.relation, view.asked, own, start=start, stop=stop) for view, own in zip(joined, chosen, strict=True)]
+        step = max(1, int(most_bytes / max(1.0, sum(features.row_bytes for features in found))))
+        for first in range(start, max(start + 1, stop), step):
+            last = min(first + step, stop)
+            rows = spine.read(None, first, last)
+            for view, features in zip(joined, found, strict=True):
+                for name, column in features.take(first - start, last - start).items():
+                    rows = rows.append_column(view.names[name], column)
+            yield rows
+
+
+class _Tally:
+    """What passed on its way out: its digest and, by feature, how many values are missing (NaN among them)."""
+
+    def __init__(self, features: Sequence[str]) -> None:
+        self.n_missing = dict.fromkeys(features, 0)
+        self._contents: Contents | None = None
+
+    def passing(self, blocks: Iterator[pa.Table], sink: Sink) -> Iterator[pa.Table]:
+        """Hand on each block to the sink; yields its features."""
+        import pyarrow.compute as pc
+
+        from endcap.loop.features.contents import Contents
+
+        for block in blocks:
+            self._contents = self._contents or Contents(block.schema)
+            self._contents.add(block)
+            for name in self.n_missing:
+                self.n_missing[name] += pc.sum(pc.is_null(block[name], nan_is_null=True)).as_py() or 0
+            sink(block)
+            yield block.select(list(self.n_missing))
+
+    @property
+    def sha256(self) -> str:
+        assert self._contents is not None, "there is a block even without rows"
+        return self._contents.hexdigest()
+
+
+def _digest(rows: pa.Table) -> str:
+    from endcap.loop.features.contents import Contents
+
+    contents = Contents(rows.schema)
+    contents.add(rows)
+    return contents.hexdigest()
+
+
+def _digest_spine(spine: Spine) -> str:
+    from endcap.loop.features.contents import Contents
+
+    contents = Contents(spine.schema)
+    for start in range(0, spine.n_rows, _SPINE_ROWS):
+        contents.add(spine.read(None, start, min(start + _SPINE_ROWS, spine.n_rows)))
+    return contents.hexdigest()
+
+
+def _identify(session: Session, spine_sha256: str, joined: Sequence[_Joined], *, at: str, zone: str | None, full_names: bool) -> str:
+    """The hash of all that the rows depend on."""
+    views = []
+    for view in (entry.rows.view for entry in joined):
+        where = {"view": view.name, "version": view.version}
+        pushed = session.records.find(PUSHES, workspace=session.workspace, where=where, newest_first=True, limit=1) if view.pushed else []
+        views.append([view.id, [push.id for push in pushed]])
+    ingests = [sorted((name, ingest.identity) for name, ingest in entry.rows.ingests.items()) for entry in joined]
+    return identify("training-set", spine_sha256, at, zone, full_names, views, ingests)
+
+
+def _find_standing(session: Session, identity: str, *, out: Path | None) -> TrainingSet | None:
+    """A training set that is the same, with its rows where they are wanted; None where they must be joined."""
+    for record in session.records.find(TRAINING_SETS, workspace=session.workspace, where={"identity": identity}, newest_first=True):
+        kept = record.path is None and bool(session.tables.partitions(TRAINING_ROWS, partition=_place(session, record.id)))
+        if kept and out is None:
+            return record
+        if kept and out is not None:
+            with _open_file(out) as sink:
+                sink(read_training_set(session, record))
+            return msgspec.structs.replace(record, path=str(out.resolve()))
+        if out is not None and record.path == str(out.resolve()) and _still_there(session, record):
+            return record
+    return None
+
+
+def _still_there(session: Session, record: TrainingSet) -> bool:
+    try:
+        read_training_set(session, record)
+    except (NotFound, InvalidInput, IntegrityBroken):
+        return False
+    return True
+
+
+def _place(session: Session, id_: str) -> dict[str, str]:
+    return {"workspace": session.workspace, "training_set": id_}
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+@contextmanager
+def _open_sink(session: Session, id_: str, *, out: Path | None) -> Iterator[Sink]:
+    """Where rows go: the file, which is there whole or not at all; or parts kept by the house, none of which stay when the block raises."""
+    if out is not None:
+        with _open_file(out) as sink:
+            yield sink
+        return
+    parts: list[dict[str, str]] = []
+
+    def keep(rows: pa.Table) -> None:
+        parts.append({**_place(session, id_), "part": f"{len(parts):05d}"})
+        with _explaining("The rows"):
+            session.tables.write(TRAINING_ROWS, partition=parts[-1], table=rows)
+
+    try:
+        yield keep
+    except BaseException:
+        for part in parts:
+            session.tables.delete(TRAINING_ROWS, partition=part)
+        raise
+
+
+@contextmanager
+def _open_file(out: Path) -> Iterator[Sink]:
+    import pyarrow.csv as pacsv
+
+    from endcap.storage.parquet import open_writer
+
+    with delivering(out, what=str(out), hint=_HINT) as file:
+        writer: Any = None
+
+        def write(rows: pa.Table) -> None:
+            nonlocal writer
+            with _explaining(str(out)):
+                if writer is None:
+                    writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else open_writer(rows.schema, sink=file)
+                writer.write_table(rows)
+
+        yield write
+        if writer is not None:
+            writer.close()
+
+
+@contextmanager
+def _explaining(what: str) -> Iterator[None]:
+    """Say of columns that a file cannot hold what is the matter."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise InvalidInput(f"{what} cannot be written: {error}.", hint="leave out columns of nested or unusual types, or write Parquet") from error

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from endcap.core.errors import NotFound
+from endcap.faces.cli.commands import build_group
+from endcap.faces.cli.service import build_up, open_project
+from endcap.faces.http import PORT
+
+
+def test_a_home_is_made_in_the_folder_of_the_project(tmp_path: Path) -> None:
+    with open_project(tmp_path, home=None, zone="Asia/Tokyo") as house:
+        assert house.zone == "Asia/Tokyo"
+    assert (tmp_path / ".endcap").is_dir()
+    with open_project(tmp_path, home=str(tmp_path / "home"), zone="UTC"):
+        assert (tmp_path / "home").is_dir()
+
+
+def test_a_project_that_is_not_there_has_no_home_unless_it_is_laid_out(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="There is no folder"):
+        open_project(tmp_path / "absent", home=None, zone="UTC")
+    assert not (tmp_path / "absent").exists()
+    with open_project(tmp_path / "new", home=None, zone="UTC", laying_out=True):
+        assert (tmp_path / "new" / ".endcap").is_dir()
+
+
+def test_up_is_the_last_command_and_says_what_it_takes() -> None:
+    assert list(build_group().commands)[-1] == "up"
+    options = {p.name: p for p in build_up().params if isinstance(p, click.Option)}
+    assert set(options) == {"port", "host", "as_json", "project", "home", "workspace_zone"}
+    assert options["port"].default == PORT
+    assert all(option.help and option.help.endswith((".", "]")) for option in options.values())
+
+
+@pytest.mark.parametrize(("flags", "said"), [((), "Endcap listens on http://127.0.0.1:9\n"), (("--json",), '{"url":"http://127.0.0.1:9"}\n')])
+def test_up_hands_on_what_was_given_and_says_where_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def fake(house: Any, *, announce: Any, **given: Any) -> None:
+        seen.append({"zone": house.zone, **given})
+        announce("http://127.0.0.1:9")
+
+    monkeypatch.setattr("endcap.faces.http.serving.serve", fake)
+    arguments = ["up", "--port", "9", "--project", str(tmp_path), "--workspace-zone", "Europe/Berlin", *flags]
+    assert build_group().main(args=arguments, standalone_mode=False) == 0
+    assert seen == [{"zone": "Europe/Berlin", "folder": tmp_path, "host": "127.0.0.1", "port": 9}]
+    assert capsys.readouterr().out == said

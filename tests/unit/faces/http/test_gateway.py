@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from endcap.core.errors import Conflict
+from endcap.faces.http import gateway
+from endcap.faces.http.gateway import Gateway, read_body
+
+HOST = ("host", "127.0.0.1:8420")
+JSON = ("content-type", "application/json")
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the body that it got, as an application behind the gateway."""
+    assert scope["type"] == "http"
+    message = await receive() if scope["method"] == "POST" else {"body": b"got"}
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": message["body"]})
+
+
+async def reverse(body: bytes) -> bytes:
+    if body == b"clash":
+        raise Conflict("It stands already.", hint="read it again")
+    if body == b"fail":
+        raise RuntimeError("secret")
+    return body[::-1]
+
+
+def ask(*headers: tuple[str, str], method: str = "POST", path: str = "/slow", body: list[Message] | None = None) -> tuple[int, dict[str, str], bytes]:
+    """One request through the gateway: status, headers, body."""
+    sent: list[Any] = []
+    left = body if body is not None else [{"type": "http.request", "body": b"hello", "more_body": False}]
+
+    async def receive() -> Message:
+        if not left:
+            await anyio.sleep_forever()
+        return left.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers]}
+    anyio.run(Gateway(echo, {"/quick": reverse}), scope, receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}, sent[1]["body"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8420", "localhost", "LOCALHOST:1", "[::1]", "[::1]:8420"])
+def test_a_loopback_name_is_let_in_by_any_port(host: str) -> None:
+    assert ask(("host", host), JSON) == (200, {}, b"hello")
+    assert ask(("host", host), method="GET") == (200, {}, b"got")
+    assert ask(("host", host), ("origin", f"http://{host}"), JSON)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        (("host", ""),),
+        (("host", "evil.example"),),
+        (("host", "127.0.0.1.evil.example"),),
+        (("host", "localhost.evil.example:8420"),),
+        (("host", "10.0.0.1"),),
+        (("host", "[::2]"),),
+        (("host", "évil"),),
+        (HOST, ("host", "evil.example")),
+        (HOST, HOST),
+        (HOST, ("origin", "http://evil.example")),
+        (HOST, ("origin", "null")),
+        (HOST, ("origin", "http://localhost:8420")),
+        (HOST, ("origin", "http://127.0.0.1:3000")),
+        (HOST, ("origin", "https://127.0.0.1:8420")),
+        (HOST, ("sec-fetch-site", "cross-site")),
+        (HOST, ("sec-fetch-site", "same-site")),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+@pytest.mark.parametrize("path", ["/slow", "/quick"])
+def test_another_name_or_another_site_is_not(headers: tuple[tuple[str, str], ...], method: str, path: str) -> None:
+    status, answered, body = ask(*headers, JSON, method=method, path=path)
+    assert (status, answered["content-type"], answered["connection"]) == (403, "application/json", "close")
+    assert json.loads(body)["code"] == "permission_denied"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/json; charset=utf-8", 'application/json;charset="UTF-8"'])
+def test_json_is_taken(kind: str) -> None:
+    assert ask(HOST, ("content-type", kind), ("sec-fetch-site", "same-origin"))[2] == b"hello"
+
+
+@pytest.mark.parametrize(
+    "kind", [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "application/json; charset=latin-1"]
+)
+@pytest.mark.parametrize("path", ["/slow", "/quick"])
+def test_what_a_form_of_another_site_could_send_is_not(kind: str | None, path: str) -> None:
+    status, _, body = ask(HOST, *([] if kind is None else [("content-type", kind)]), path=path)
+    assert (status, json.loads(body)["hint"]) == (415, "send the header Content-Type: application/json")
+
+
+def test_a_packed_body_is_not_unpacked() -> None:
+    assert ask(HOST, JSON, ("content-encoding", "identity"))[0] == 200
+    status, _, body = ask(HOST, JSON, ("content-encoding", "gzip"))
+    assert (status, json.loads(body)["error"]) == (415, "The body is encoded as 'gzip'.")
+
+
+def test_a_quick_path_is_answered_without_the_application() -> None:
+    status, headers, body = ask(HOST, JSON, path="/quick")
+    assert (status, body) == (200, b"olleh")
+    assert headers == {"content-type": "application/json", "content-length": "5"}
+    status, headers, body = ask(HOST, method="GET", path="/quick")
+    assert (status, headers["allow"], json.loads(body)["error"]) == (405, "POST", "/quick takes POST, not GET.")
+
+
+def one(body: bytes) -> list[Message]:
+    return [{"type": "http.request", "body": body, "more_body": False}]
+
+
+def test_an_error_of_a_quick_path_has_the_one_shape() -> None:
+    status, headers, body = ask(HOST, JSON, path="/quick", body=one(b"clash"))
+    assert (status, "connection" in headers) == (409, False)
+    assert json.loads(body) == {"code": "conflict", "error": "It stands already.", "hint": "read it again"}
+
+
+def test_an_error_that_nobody_foresaw_is_told_without_its_text_and_logged() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Message:
+        return one(b"fail")[0]
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/quick", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")]}
+    with pytest.raises(RuntimeError, match="secret"):
+        anyio.run(Gateway(echo, {"/quick": reverse}), scope, receive, send)
+    assert sent[0]["status"] == 500
+    assert json.loads(sent[1]["body"])["error"] == "The service failed: RuntimeError."
+
+
+def chunks(*parts: bytes, more: bool = False) -> list[Message]:
+    last = len(parts) - 1
+    return [{"type": "http.request", "body": part, "more_body": more or i < last} for i, part in enumerate(parts)]
+
+
+def test_a_body_comes_in_parts() -> None:
+    assert ask(HOST, JSON, body=chunks(b"he", b"", b"llo"))[2] == b"hello"
+    assert ask(HOST, JSON, body=chunks(b"he", b"llo"), path="/quick")[2] == b"olleh"
+    assert ask(HOST, JSON, body=[{"type": "http.request"}])[2] == b""
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setattr(gateway, "MOST_BODY_BYTES", 4)
+    return ask
+
+
+def test_a_body_that_is_too_large_is_read_to_its_end_and_refused(small: Callable[..., Any]) -> None:
+    assert small(HOST, JSON, body=chunks(b"four"))[0] == 200
+    for body in (chunks(b"fives"), chunks(b"fo", b"ur", b"s"), chunks(*[b"12345"] * 6)):
+        status, headers, said = small(HOST, JSON, body=body)
+        assert (status, headers["connection"], body) == (413, "close", [])
+        assert json.loads(said)["code"] == "invalid_input"
+
+
+def test_a_body_without_end_is_not_read_to_its_end(small: Callable[..., Any]) -> None:
+    endless = chunks(*[b"12345"] * 1000, more=True)
+    assert small(HOST, JSON, body=endless)[0] == 413
+    assert len(endless) > 990
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "_BODY_S", 0.05)
+    status, headers, said = ask(HOST, JSON, body=chunks(b"he", more=True))
+    assert (status, headers["connection"]) == (408, "close")
+    assert json.loads(said)["error"] == "The body did not come within 0.05 s."
+
+
+def test_a_client_that_goes_away_gets_no_answer() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def drive() -> None:
+        assert await read_body(receive) is None
+        scope = {"type": "http", "method": "POST", "path": "/quick", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")]}
+        await Gateway(echo, {"/quick": reverse})(scope, receive, send)
+
+    anyio.run(drive)
+    assert sent == []
