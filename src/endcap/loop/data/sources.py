@@ -310,8 +310,12 @@ def local_time(value: str, type_: str, *, zone: str, what: str) -> str:
 
 def in_utc(local: str, value: str, type_: str, *, zone: str, years: Years | None, engine: duckdb.DuckDBPyConnection) -> str:
     """SQL for the instant (UTC) of a time, given as it is and as the zone's wall time."""
-    from_wall = quick_utc_sql(local, zone=zone, years=years, engine=engine) if years else utc_sql(local, zone=zone)
-    from_wall = local if zone in _UTC else from_wall
+    if zone in _UTC:
+        from_wall = local
+    elif years is not None:
+        from_wall = quick_utc_sql(local, zone=zone, years=years, engine=engine)
+    else:
+        from_wall = utc_sql(local, zone=zone)
     if type_ == "TIMESTAMP WITH TIME ZONE":
         return _utc(value)
     if name_type(type_) == "text":
