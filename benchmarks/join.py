@@ -117,7 +117,9 @@ def join_raw(folder: Path, out: Path, side: str) -> Callable[[], None]:
     import duckdb
 
     named = ", ".join(FEATURES)
-    spine = f"(SELECT user_id, event_timestamp AS ts, label, file_row_number AS n FROM read_parquet('{folder}/spine.parquet', file_row_number = true))"
+    spine = (
+        f"(SELECT user_id, event_timestamp AS ts, label, file_row_number AS n FROM read_parquet('{folder}/spine.parquet', file_row_number = true))"
+    )
     file = f"read_parquet('{folder}/features0.parquet', file_row_number = true)"
     times = "event_time AS e, known_at AS k, greatest(event_time, known_at) AS v, file_row_number AS o"
     rows, young = f"(SELECT user_id, {times}, {named} FROM {file})", f">= s.ts - INTERVAL {MAX_AGE_DAYS} DAY"
@@ -215,7 +217,11 @@ def digest_result(path: Path) -> tuple[int, str]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    columns = [np.asarray(table["user_id"]), np.asarray(table["event_timestamp"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())), np.asarray(table["label"])]
+    columns = [
+        np.asarray(table["user_id"]),
+        np.asarray(table["event_timestamp"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())),
+        np.asarray(table["label"]),
+    ]
     columns += [np.asarray(table[name].cast(pa.float64()).fill_null(float("nan"))) + 0.0 for name in FEATURES]
     order = np.lexsort(columns[::-1])
     hashed = hashlib.sha256()
@@ -287,7 +293,11 @@ def check(folder: Path, sides: list[str]) -> tuple[int, str, dict[str, float]]:
     for side in ("raw", "window"):
         if side in sides and digest_result(folder / f"{side}.parquet") != (n_rows, sha256):
             raise SystemExit(f"The result of '{side}' is not ours.")
-    return n_rows, sha256, {side: round(compare(folder / "ours.parquet", folder / f"{side}.parquet"), 4) for side in sides if side in ("plain", "feast")}
+    return (
+        n_rows,
+        sha256,
+        {side: round(compare(folder / "ours.parquet", folder / f"{side}.parquet"), 4) for side in sides if side in ("plain", "feast")},
+    )
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ _HOMES = {
     "min": "endcap.core.definitions.aggregates",
     "open_house": "endcap.assembly",
     "predictions": "endcap.loop.deployment.deliveries:deliver_predictions",
+    "predictions_of": "endcap.core.definitions.predictions",
     "promote": "endcap.loop.registry.releases",
     "ratio": "endcap.core.definitions.aggregates",
     "rollback": "endcap.loop.registry.releases",
@@ -55,6 +56,7 @@ _HOMES = {
     "sum": "endcap.core.definitions.aggregates",
     "time_since": "endcap.core.definitions.aggregates",
     "trace": "endcap.loop.deployment.tracing",
+    "training_set": "endcap.loop.features.training_sets",
     "verify_audit": "endcap.governance.audit",
 }
 
@@ -86,6 +88,7 @@ __all__ = [
     "min",
     "open_house",
     "predictions",
+    "predictions_of",
     "promote",
     "ratio",
     "rollback",
@@ -95,6 +98,7 @@ __all__ = [
     "sum",
     "time_since",
     "trace",
+    "training_set",
     "verify_audit",
 ]
 

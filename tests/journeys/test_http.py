@@ -146,11 +146,18 @@ def test_what_a_request_can_get_wrong_is_told_in_one_shape(service: Service) -> 
     assert service.ask("GET", "/healthz").status == 200
 
 
-def test_what_is_refused_on_its_merits_is_422_and_audited(service: Service) -> None:
+def test_what_cannot_be_done_as_things_stand_is_told(service: Service) -> None:
     service.post("run", model=MODEL)
     again = service.post("rollback", model=MODEL)
     assert (again.status, again.json["code"]) == (409, "conflict")
     assert "is its first release" in again.json["error"]
+    project = Path(planned_file(service))
+    text = project.read_text(encoding="utf-8")
+    project.write_text(f"{text}\nec.Table('', '')\n", encoding="utf-8")
+    broken = service.post("plan")
+    project.write_text(text, encoding="utf-8")
+    assert (broken.status, broken.json["code"]) == (422, "invalid_definition")
+    assert service.post("plan").status == 200
 
 
 VIEWS = """
@@ -158,6 +165,7 @@ import endcap as ec
 
 visits = ec.Table("visits", "visits/*.parquet", keys=["store_id"], event_time="ts", zone="UTC")
 traffic = ec.FeatureView(name="traffic", source=visits, every="1d", features={"n_7d": ec.sum("n", "7d"), "n_1d": ec.sum("n", "1d")}, max_age="3650d")
+live = ec.FeatureView(name="live", source=visits, features=["n"], pushed=True)
 """
 ONLINE = "features/online"
 
@@ -171,7 +179,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) ->
     write_visits(folder, "1.parquet", [datetime(2026, 3, day) for day in range(1, 11)])  # noqa: DTZ001 - the table's zone says it
     assert cli("apply", "--yes", "--project", folder).code == 0
     with open_house(folder / ".endcap") as house:
-        assert materialise(house.session(), "traffic").online == "done"
+        for view in ("traffic", "live"):
+            assert materialise(house.session(), view).online == "done"
     with started("--port", 0, "--project", folder) as up:
         yield up
 
@@ -207,6 +216,44 @@ def test_ten_thousand_keys_are_read_at_once_and_no_more(stored: Service) -> None
     assert len(large.body) < 1000
     assert stored.post(ONLINE, views=["trafic"], keys={"store_id": [1]}).json["hint"] == "did you mean 'traffic'?"
     assert stored.post(ONLINE, views=["traffic"], keys={"__proto__'; DROP TABLE": [1]}).status == 400
+
+
+def test_what_is_pushed_is_read_at_once(stored: Service) -> None:
+    rows = [{"store_id": 3, "n": 33, "__event_at": "2026-03-11T08:00:00Z"}, {"store_id": 9, "n": None, "__event_at": "2026-03-11T08:00:00Z"}]
+    pushed = stored.post("features/push", view="live", rows=rows)
+    assert (pushed.status, pushed.json["n_rows"], pushed.json["n_online"]) == (200, 2, 2)
+    (view,) = stored.post(ONLINE, views=["live"], keys={"store_id": [3, 9, 10]}).json["views"]
+    assert (view["features"]["n"], view["reasons"]) == ([33, None, None], [None, None, "absent"])
+    assert view["event_at"] == ["2026-03-11T08:00:00Z", "2026-03-11T08:00:00Z", None]
+    older = stored.post("features/push", view="live", rows=[{"store_id": 3, "n": 1, "__event_at": "2026-03-01T08:00:00Z"}])
+    assert (older.status, older.json["n_online"]) == (200, 0)
+    assert stored.post("parity", view="live", keys=10, instants=0).json["passed"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"n": "33"}, "33"),
+        ({"n": 1.5}, "1.5"),
+        ({"store_id": None}, "store_id"),
+        ({"store_id": "x" * 2**20}, "store_id"),
+        ({"n": {"a": 1}}, "'n'"),
+        ({"m": 1}, "'m'"),
+        ({"__event_at": "2999-01-01T00:00:00Z"}, "2999"),
+        ({"__event_at": "soon"}, "soon"),
+    ],
+)
+def test_a_push_that_is_not_as_the_view_is_changes_nothing(stored: Service, changed: dict[str, object], what: str) -> None:
+    asked = {"views": ["live"], "keys": {"store_id": [1, 2]}}
+    before = stored.post(ONLINE, **asked).json["views"]
+    rows = [{"store_id": 1, "n": 5, "__event_at": "2026-03-11T08:00:00Z"}, {"store_id": 2, "n": 5, "__event_at": "2026-03-11T08:00:00Z", **changed}]
+    said = stored.post("features/push", view="live", rows=rows)
+    assert (said.status, said.json["code"]) == (400, "invalid_input")
+    assert what in said.json["error"]
+    assert len(said.body) < 2000
+    after = stored.post(ONLINE, **asked).json["views"]
+    assert [view["features"] for view in after] == [view["features"] for view in before]
+    assert stored.post("features/push", view="traffic", rows=rows).status == 400, "it takes no pushes"
 
 
 def test_parity_by_http_and_by_the_command_line(stored: Service, cli: Callable[..., Any]) -> None:
@@ -303,7 +350,7 @@ import sys, time
 from pathlib import Path
 from endcap.assembly import open_house
 from endcap.core.permissions import Permission
-from endcap.faces.http import application
+from endcap.faces.http import application, gateway
 from endcap.faces.http.remote import make_remote
 from endcap.faces.http.serving import serve
 from endcap.governance.verbs import verb
@@ -314,21 +361,54 @@ def doze(session, *, hours: float = 0.0) -> str:
     time.sleep(hours * 3600)
     return "rested"
 
-application.remote_verbs = lambda: {"doze": make_remote(doze.__verb__)}
+@verb("break", permission=Permission.READ)
+def fail(session) -> str:
+    raise RuntimeError("the secret of the house")
+
+gateway._BODY_S = 0.2
+application.remote_verbs = lambda: {"doze": make_remote(doze.__verb__), "break": make_remote(fail.__verb__)}
 with open_house("memory://") as house:
-    serve(house, folder=Path(), port=0, grace_s=1, announce=lambda url: print(f"Endcap listens on {url}", flush=True))
+    serve(house, folder=Path(), port=0, grace_s=int(sys.argv[1]), announce=lambda url: print(f"Endcap listens on {url}", flush=True))
 """
 
 
-@pytest.mark.parametrize(("hours", "code", "answer"), [(0.0002, 0, b"200 OK"), (1.0, 8, b"")])
+@pytest.mark.parametrize(("hours", "code", "answer"), [(0.0002, 0, b"200 OK"), (1.0, 8, b"503 Service Unavailable")])
 def test_what_is_being_answered_is_waited_for_a_while(hours: float, code: int, answer: bytes) -> None:
-    with started(command=[sys.executable, "-c", SLOW]) as slow, socket.create_connection(("127.0.0.1", slow.port), timeout=60) as connection:
+    with started(1, command=[sys.executable, "-c", SLOW]) as slow, socket.create_connection(("127.0.0.1", slow.port), timeout=60) as connection:
         connection.sendall(f"GET /api/v1/doze?hours={hours} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         assert slow.process.stdout is not None
         assert slow.process.stdout.readline() == "dozing\n"
         left = slow.stop()
         assert left[0] == code
-        assert ("stopped with 1 calls unfinished" in left[2]) == (code == 8)
+        assert left[2].endswith("stopped with 1 calls unfinished\n" if code else "")
+        assert "Traceback" not in left[2]
         got = b"".join(iter(lambda: connection.recv(65_536), b""))
         assert answer in got
         assert (b"rested" in got) == (code == 0)
+        assert (b"was stopped before this call had ended" in got) == (code == 8)
+
+
+def test_whoever_asks_twice_is_not_kept_waiting() -> None:
+    with started(600, command=[sys.executable, "-c", SLOW]) as slow, socket.create_connection(("127.0.0.1", slow.port), timeout=60) as connection:
+        connection.sendall(b"GET /api/v1/doze?hours=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert slow.process.stdout is not None
+        assert slow.process.stdout.readline() == "dozing\n"
+        slow.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            slow.process.wait(timeout=0.5)
+        code, _, err = slow.stop(signal.SIGINT)
+        assert (code, err) == (8, "stopped with 1 calls unfinished\n")
+
+
+def test_what_nobody_foresaw_is_told_without_its_text_and_logged(tmp_path: Path) -> None:
+    with started(1, command=[sys.executable, "-c", SLOW]) as service:
+        said = service.ask("GET", "/api/v1/break")
+        assert (said.status, said.json["code"], said.json["error"]) == (500, "error", "The service failed: RuntimeError.")
+        half = b"POST /api/v1/break HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
+        slow = talk(service.port, half)
+        assert slow.startswith(b"HTTP/1.1 408")
+        assert json.loads(slow.partition(b"\r\n\r\n")[2])["code"] == "invalid_input"
+        assert service.ask("GET", "/healthz").status == 200
+        code, _, err = service.stop()
+    assert code == 0
+    assert "RuntimeError: the secret of the house" in err

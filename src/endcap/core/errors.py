@@ -12,8 +12,8 @@
     │   └── LeaseLost           a run was silent for so long that another took its place
     ├── GateRefused             a version without a passing verdict was asked to be released
     ├── IntegrityBroken         bytes or an audit chain are not what they were
-    ├── Unreachable             something elsewhere that is needed does not answer, or stopped in the middle
     ├── StorageFull             a disk takes no more: it is full, its quota is used up, it is read-only or fails
+    ├── Unreachable             something elsewhere that is needed does not answer, or stopped in the middle
     └── StepFailed              a step of a run failed after its retries
         └── StepTimedOut        or ran out of time
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
@@ -174,8 +175,9 @@ def _usage(view: ViewPage) -> Iterator[str]:
     yield f"# any spine with {keys} and a time, as the view was known then"
     yield f'ec.training_set(session, spine, ["{view.name}"], at="time")'
     yield ""
-    yield "# what a program asks for at the moment it answers"
-    yield f"endcap features online {view.name} ..."
+    yield "# what a program asks for at the moment it answers; over HTTP: POST /api/v1/features/online (endcap up)"
+    yield "from endcap.loop.features.online import read_online"
+    yield f'read_online(session, ["{view.name}"], {{{", ".join(f"{json.dumps(key.name, ensure_ascii=False)}: [...]" for key in view.keys)}}})'
 
 
 def _write(out: Path, page: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,16 +24,20 @@ from endcap.loop.features.records import (
     KNOWN_AT,
     MATERIALISATIONS,
     MATERIALISED,
+    PARITY_REPORTS,
     SNAPSHOTS,
     VIEW_HEADS,
     VIEW_VERSIONS,
     Materialisation,
+    ParityReport,
     Snapshot,
     ViewVersion,
 )
 from endcap.loop.features.searching import Entry, Match, search
 from endcap.loop.registry.view_uses import ViewUse, find_view_uses
-from endcap.storage.ports import require_limit
+from endcap.storage.ports import Kind, require_limit
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 _SHOWN_BATCHES = 5
 _LOOKED_AT = 200  # rows among which an example is chosen
@@ -111,12 +115,22 @@ class VersionLine(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[str, ...]
 
 
+class ParityLine(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest verdict on whether what is served is what the sources say; ``causes`` counts the samples that differed by why they did."""
+
+    at: datetime
+    passed: bool
+    n_sampled: int
+    n_equal: int
+    causes: dict[str, int]
+
+
 class ViewPage(msgspec.Struct, frozen=True, kw_only=True):
     """The specification of a feature view: all that is needed to build a model from it.
 
     ``sort`` is ``windows``, ``rows`` or ``sql``; ``time`` says in sentences when values are there, how long they hold, and how they are restated.
     ``purposes`` are those that the view and its tables allow (None: any). ``example`` is one of the rows kept, personal columns hidden (None: no
-    rows are kept). ``materialisations`` are the newest.
+    rows are kept). ``materialisations`` are the newest, ``parity`` is the newest verdict on the version (None: never judged).
     """
 
     id: str
@@ -144,8 +158,29 @@ class ViewPage(msgspec.Struct, frozen=True, kw_only=True):
     uses: tuple[ViewUse, ...]
     profile: ProfileLine | None
     materialisations: tuple[Materialisation, ...]
+    parity: ParityLine | None
     versions: tuple[VersionLine, ...]
     example: dict[str, str] | None
+
+
+class _Counts(msgspec.Struct):
+    n: int
+    n_null: int
+
+
+class _Glance(msgspec.Struct, frozen=True):
+    """Of a snapshot what a list shows; what the values were like is passed over."""
+
+    id: str
+    view: str
+    version: str
+    at: datetime
+    n_rows: int
+    last_event: datetime | None
+    profiles: tuple[_Counts, ...]
+
+
+_GLANCES = Kind(SNAPSHOTS.name, _Glance, SNAPSHOTS.id, SNAPSHOTS.indexes)
 
 
 @verb("features search", permission=Permission.READ)
@@ -154,7 +189,8 @@ def search_views(session: Session, words: Sequence[str] = (), *, limit: int | No
 
     Every word must match somewhere: in a name, a key, a feature, a tag, a label, an owner, a description, a meaning, or in what the view is made
     of (tables, their columns, SQL). A word matches what begins with it, whatever its case and accents. Without words all views are listed.
-    ``limit`` is how many are shown at most (None: all). Cost grows with the number of views: 10,000 take less than a second.
+    ``limit`` is how many are shown at most (None: all). Cost grows with the number of views: 10,000 take half a second, and 50 microseconds for each
+    that is shown.
     """
     require_limit(limit)
     records, workspace = session.records, session.workspace
@@ -165,7 +201,7 @@ def search_views(session: Session, words: Sequence[str] = (), *, limit: int | No
     found = []
     for match in matches:
         head = heads[match.place]
-        snapshot = _find_snapshot(session, head.name, head.version)
+        snapshot = _find_newest(session, _GLANCES, head.name, head.version)
         profile = _line_of(snapshot, now=session.now()) if snapshot else None
         found.append(_describe_found(match, versions[head.id], head.labels, uses=uses.get(head.name, ()), profile=profile))
     return found
@@ -187,7 +223,7 @@ def describe_view(session: Session, kept: ViewVersion, *, uses: tuple[ViewUse, .
     definition, head = kept.view, find_head(session, kept.name)
     sources = find_sources(definition, columns=find_columns(session, definition.sources), parser=parser)
     personal = find_personal(definition, sources)
-    snapshot = _find_snapshot(session, kept.name, kept.version)
+    snapshot = _find_newest(session, SNAPSHOTS, kept.name, kept.version)
     profiles = {profile.name: profile for profile in snapshot.profiles} if snapshot else {}
     where = {"view": kept.name, "version": kept.version}
     batches = session.records.find(MATERIALISATIONS, workspace=session.workspace, where=where, newest_first=True, limit=_SHOWN_BATCHES)
@@ -217,6 +253,7 @@ def describe_view(session: Session, kept: ViewVersion, *, uses: tuple[ViewUse, .
         uses=uses,
         profile=_line_of(snapshot, now=session.now()) if snapshot else None,
         materialisations=tuple(batches),
+        parity=_describe_parity(_find_newest(session, PARITY_REPORTS, kept.name, kept.version)),
         versions=tuple(_describe_versions(list_versions(session, kept.name), standing=head.version)),
         example=_find_example(session, kept, personal),
     )
@@ -284,17 +321,25 @@ def _describe_found(
     )
 
 
-def _find_snapshot(session: Session, name: str, version: str) -> Snapshot | None:
+def _find_newest(session: Session, kind: Kind[R], name: str, version: str) -> R | None:
+    """The newest record of a version of a view."""
     where = {"view": name, "version": version}
-    found = session.records.find(SNAPSHOTS, workspace=session.workspace, where=where, newest_first=True, limit=1)
+    found = session.records.find(kind, workspace=session.workspace, where=where, newest_first=True, limit=1)
     return found[0] if found else None
 
 
-def _line_of(snapshot: Snapshot, *, now: datetime) -> ProfileLine:
+def _line_of(snapshot: Snapshot | _Glance, *, now: datetime) -> ProfileLine:
     n, n_null = sum(profile.n for profile in snapshot.profiles), sum(profile.n_null for profile in snapshot.profiles)
     last = snapshot.last_event
     age_s = (now - (last if last.tzinfo else last.replace(tzinfo=UTC))).total_seconds() if last is not None and last.year > 1 else None
     return ProfileLine(snapshot.at, snapshot.n_rows, n_null / n if n else None, last, age_s)
+
+
+def _describe_parity(report: ParityReport | None) -> ParityLine | None:
+    if report is None:
+        return None
+    causes = {cause.cause: cause.n for cause in report.differences}
+    return ParityLine(at=report.at, passed=report.passed, n_sampled=report.n_sampled, n_equal=report.n_equal, causes=causes)
 
 
 def _describe_keys(kept: ViewVersion, view: FeatureView, sources: ViewSources, personal: frozenset[str]) -> Iterable[FeatureLine]:
@@ -321,9 +366,15 @@ def _describe_features(
             meaning=view.meanings.get(name, ""),
             type=kept.feature_types.get(name) or (profile.type if profile else None),
             personal=name in personal,
-            profile=profile,
+            profile=_count_only(profile) if profile is not None and name in personal else profile,
             **_split(sources.features.get(name, ())),
         )
+
+
+def _count_only(profile: ColumnProfile) -> ColumnProfile:
+    """The counts of a personal column, whatever was kept of it before somebody said that it is personal."""
+    nothing: dict[str, Any] = {"least": None, "most": None, "mean": None, "deviation": None, "quantiles": None, "top": [], "histogram": None}
+    return msgspec.structs.replace(profile, **nothing)
 
 
 def _split(columns: Iterable[SourceColumn]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Kill storms of materialisation: a run is killed at an instant, run again without harm, and held against a run that nobody killed.
 
-``python -m endcap.testing.feature_kills [kill|full[:INSTANT] ...]`` tries the instants named (numbers, or shares such as 30%; none: all) and prints one
-JSON line for each, the last one a summary. A windowed view and a row view were materialised; then a file came with rows of the day and late
+``python -m endcap.testing.feature_kills [kill|full[:INSTANT] ...]`` tries the instants named (numbers, or shares such as 30%; none: all) and prints
+one JSON line for each, the last one a summary. A windowed view and a row view were materialised; then a file came with rows of the day and late
 ones of days before, and another was replaced. ``kill`` kills the run there; ``full`` lets the disk take no more from there on, until the second run.
 Every run is a process of its own, forked from one that has imported everything; it needs an operating system that forks.
 """
@@ -39,6 +39,7 @@ from endcap.testing.faults import Instants, fill, kill, striking
 from endcap.testing.kills import apart, choose
 
 VIEWS = ("windows", "rows")
+_STRIKES: dict[str, Callable[[str], object]] = {"kill": kill, "full": fill}
 _FIRST = datetime(2026, 3, 2, 9, tzinfo=UTC)
 _MODULES = ("duckdb", "numba", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "endcap.loop.features.tiles", "endcap.loop.features.windows")
 
@@ -94,7 +95,7 @@ class Storm:
     def try_(self, how: str, instant: int) -> Trial:
         """Hurt a run at an instant, run again, and see."""
         self._restore()
-        ended = self._run(at=instant, strike=kill if how == "kill" else fill, lasts=how == "full")
+        ended = self._run(at=instant, strike=_STRIKES[how], lasts=how == "full")
         problems = []
         if self._run(at=None) is None:
             problems.append("the second run failed")
@@ -198,7 +199,8 @@ def _begin(home: Path, project: Path) -> bytes:
     """Apply the views and materialise what there is."""
     sales = Table("sales", "sales", keys=("store",), event_time="at")
     folded = {"units": aggregates.sum("units", "2d"), "stores": aggregates.distinct("units", "1d"), "mean": aggregates.mean("units", "2d")}
-    views = (FeatureView(name="windows", source=sales, features=folded), FeatureView(name="rows", source=sales, features=["units"]))
+    latest = FeatureView(name="rows", source=sales, features={"units": aggregates.Aggregate("value", "units")})
+    views = (FeatureView(name="windows", source=sales, features=folded), latest)
     with _open(home, _FIRST) as house:
         session = house.session(actor="ada")
         for view in views:

@@ -1,9 +1,10 @@
 """Storms on online stores: the writer is killed again and again while another process reads.
 
-``python -m endcap.testing.online_storms HOME N [redis://...]`` kills a writer N times and prints one JSON object. The writer puts batches of 400 rows into
-two spaces in turn, the same number in every row of a batch, and says each number once it was acknowledged. It is killed with SIGKILL after
-some milliseconds, wherever it is. A reader in a process of its own looks at all rows all the time. Lost is what was acknowledged and does
-not stand; torn is a look that finds two numbers among the rows of a space, or the second space ahead of the first.
+``python -m endcap.testing.online_storms HOME N [redis://...]`` kills a writer N times and prints one JSON object. The writer puts batches of
+400 rows into two spaces in turn, the same number in every row of a batch, and says each number once both were acknowledged. It is killed
+with SIGKILL after some milliseconds, wherever it is. A reader in a process of its own looks at all rows all the time. Lost is what was
+acknowledged and does not stand; torn is a look that finds two numbers among the rows of a space, or one space ahead of the other by more
+than the batch that is on its way.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def storm(home: Path, *, n_kills: int, online: str | None = None, seed: int = 0) -> Outcome:
-    """Kill the writer of a home's online store ``n_kills`` times; ``online`` is as ``open_ports`` takes it. Raises RuntimeError when a process fails."""
+    """Kill the writer of a home's online store ``n_kills`` times. ``online`` is as ``open_ports`` takes it.
+
+    Raises RuntimeError when a process fails by itself.
+    """
     rng = np.random.default_rng(seed)
     ports = open_ports(home, online=online)
     _write(ports.online, 0)

@@ -32,7 +32,9 @@ def shuffle(value: Any) -> Any:
 
 
 def spell(value: Any) -> str:
-    """A text that tells values and their types apart, whatever the order of dicts."""
+    """A text that tells values and their types apart, whatever the order of dicts; of numbers only what they are."""
+    if isinstance(value, float) and value.is_integer():
+        return repr(int(value))
     if isinstance(value, dict):
         return "{" + ",".join(f"{key!r}:{spell(value[key])}" for key in sorted(value)) + "}"
     return "[" + ",".join(map(spell, value)) + "]" if isinstance(value, list) else repr(value)
@@ -41,6 +43,15 @@ def spell(value: Any) -> str:
 @given(VALUES)
 def test_the_order_of_dicts_means_nothing(value: Any) -> None:
     assert identify(value) == identify(shuffle(value))
+
+
+def test_a_definition_that_was_kept_and_read_back_is_the_same() -> None:
+    class Check(msgspec.Struct):
+        least: float | None = None
+
+    kept = msgspec.json.decode(msgspec.json.encode(Check(least=0)), type=Check)
+    assert repr(kept.least) == "0.0"
+    assert identify(kept) == identify(Check(least=0))
 
 
 @given(VALUES, VALUES)
@@ -52,7 +63,7 @@ def test_identities_are_equal_only_when_the_values_are(left: Any, right: Any) ->
     ("left", "right"),
     [
         ((1,), ("1",)),
-        ((1,), (1.0,)),
+        ((1,), (1.5,)),
         ((1,), (True,)),
         ((0,), (None,)),
         ((None,), ()),

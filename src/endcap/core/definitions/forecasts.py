@@ -237,6 +237,8 @@ class Forecast(msgspec.Struct, frozen=True):
         set_field(self, "slices", as_names(self.slices, what=f"{what} slices"))
         if not isinstance(self.gate, Gate):
             raise DefinitionError(f"{what} has gate={self.gate!r}.", hint="give an ec.Gate")
+        if self.gate.parity is not None and not self.features:
+            raise DefinitionError(f"{what} has a gate that asks for parity, and reads no feature view.", hint="leave Gate.parity out")
         watch: Any = self.watch
         set_field(self, "watch", tuple(watch) if isinstance(watch, tuple | list) else (watch,))
         for entry in self.watch:

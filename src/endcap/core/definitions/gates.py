@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from endcap.core.definitions.tables import as_names, set_field
+from endcap.core.durations import parse_duration
 from endcap.core.errors import DefinitionError, suggest
 
 METRICS = ("wape", "mae", "rmse", "rmsse", "rmspe")
@@ -24,6 +25,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         bias: the greatest absolute bias, as a share of the actual sum. None: not checked.
         coverage_90: the least and greatest coverage of the 90 % interval. None: not checked.
         most: absolute limits by metric, such as ``{"wape": 0.12}``.
+        parity: how old the newest parity report of each feature view that the model reads may be, such as ``7d``; each must have passed
+            (``endcap parity VIEW``). None: not checked.
     """
 
     metric: str = "wape"
@@ -31,6 +34,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     bias: float | None = 0.05
     coverage_90: tuple[float, float] | None = None
     most: dict[str, float] = {}
+    parity: str | None = None
 
     def __post_init__(self) -> None:
         for name in (self.metric, *self.most):
@@ -46,6 +50,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         for name, limit in self.most.items():
             if not limit > 0:
                 raise DefinitionError(f"Gate.most asks for {name} of at most {limit}; it must be above 0.")
+        if self.parity is not None and not parse_duration(self.parity):
+            raise DefinitionError(f"Gate.parity is {self.parity!r}: no report would be young enough.", hint="write 7d, or None not to ask")
         if self.coverage_90 is not None and not _is_range(self.coverage_90):
             raise DefinitionError(f"Gate.coverage_90 is {self.coverage_90}; it must be two shares in order, such as (0.88, 0.92).")
 

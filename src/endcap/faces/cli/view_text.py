@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from endcap.core.durations import format_duration
 from endcap.loop.data.records import ColumnProfile
 from endcap.loop.features.records import ParityReport
-from endcap.project.view_showing import FeatureLine, FoundView, ProfileLine, TableLine, ViewPage
+from endcap.project.view_showing import FeatureLine, FoundView, ParityLine, ProfileLine, TableLine, ViewPage
 
 Line = tuple[str, str]
 _SHOWN_FEATURES = 8
@@ -80,6 +80,8 @@ def tell_view(page: ViewPage) -> Iterator[Line]:
     if not page.uses:
         yield "  no model yet: name it in ec.Forecast(..., features=[...])", ""
     yield from _tell_kept(page)
+    if page.online:
+        yield tell_verdict(page.parity), ""
     yield "versions", "bold"
     for version in page.versions[:_SHOWN_VERSIONS]:
         yield f"  v{version.n} {version.id}  {version.at:%Y-%m-%d %H:%M} by {version.actor}{', stands' if version.stands else ''}", ""
@@ -131,6 +133,16 @@ def tell_profile(profile: ProfileLine | None) -> str:
     missing = "" if profile.null_share is None else f", {profile.null_share:.1%} missing"
     age = "" if profile.age_s is None else f", newest value {format_duration(max(profile.age_s, 0.0))} old"
     return f"{profile.n_rows:,} keys{missing}{age}"
+
+
+def tell_verdict(parity: ParityLine | None) -> str:
+    """The newest verdict on what is served, in a line."""
+    if parity is None:
+        return "parity: never judged"
+    if parity.passed:
+        return f"parity: all of {parity.n_sampled:,} samples were what the sources say, on {parity.at:%Y-%m-%d %H:%M}"
+    why = ", ".join(f"{cause} {n:,}" for cause, n in parity.causes.items())
+    return f"parity: REFUSED, {parity.n_sampled - parity.n_equal:,} of {parity.n_sampled:,} samples differed on {parity.at:%Y-%m-%d %H:%M} ({why})"
 
 
 def tell_column(profile: ColumnProfile, *, personal: bool) -> str:

@@ -273,19 +273,21 @@ def _add_times(
     sql: str, columns: list[str], *, zone: str, table: Table, engine: duckdb.DuckDBPyConnection, instants: bool, years: Years | None
 ) -> tuple[str, str]:
     """The rows with their times, and DuckDB's type of the event time ('': there is none)."""
-    times, event_type = [], ""
+    times, event_type, event_at = [], "", ""
     for what, name, expression in (("event_time", EVENT_TIME, table.event_time), ("known_at", KNOWN_AT, table.known_at)):
         if expression is None:
             continue
         value = quote(expression) if expression in columns else expression
         type_ = bind(value, relation=sql, columns=columns, table=table, engine=engine)
         local = local_time(f"({value})", type_, zone=zone, what=f"Table '{table.name}' {what} {expression!r}")
-        instant = in_utc(local, f"({value})", type_, zone=zone, years=years, engine=engine)
-        times.append(f"{local if name == EVENT_TIME else instant} AS {name}")
         if name == EVENT_TIME:
             event_type = type_
-            times += [f"{instant} AS {EVENT_AT}"] if instants else []
-    return f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql, event_type
+            event_at = in_utc(EVENT_TIME, f"({value})", type_, zone=zone, years=years, engine=engine) if instants else ""
+        else:
+            local = in_utc(local, f"({value})", type_, zone=zone, years=years, engine=engine)
+        times.append(f"{local} AS {name}")
+    sql = f"SELECT *, {', '.join(times)} FROM ({sql})" if times else sql
+    return f"SELECT *, {event_at} AS {EVENT_AT} FROM ({sql})" if event_at else sql, event_type
 
 
 def local_time(value: str, type_: str, *, zone: str, what: str) -> str:

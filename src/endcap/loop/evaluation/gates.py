@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -232,10 +233,10 @@ def checks_of(gate: Gate) -> list[Check]:
     return found
 
 
-def judge(evidence: Evidence, *, gate: Gate, seed: int) -> tuple[CheckResult, ...]:
-    """Every check of a gate on the evidence; the same evidence and seed give the same results."""
+def judge(evidence: Evidence, *, gate: Gate, seed: int, further: Sequence[Check] = ()) -> tuple[CheckResult, ...]:
+    """Every check of a gate on the evidence, then the ``further`` ones; the same evidence and seed give the same results."""
     rng = np.random.default_rng(seed)
-    return tuple(check.judge(evidence, rng=rng) for check in checks_of(gate))
+    return tuple(check.judge(evidence, rng=rng) for check in [*checks_of(gate), *further])
 
 
 def scale_of(observed: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -103,7 +103,8 @@ class Advance:
 
 @dataclass(frozen=True)
 class Added:
-    """What is to be written: feature rows (None: there are none), tiles, and which of those that stand these replace.
+    """What is to be written: feature rows (None: there are none), tiles with their first and last tick, and which of those that stand
+    these replace.
 
     ``waits_until`` is the latest instant after the run at which something counts that is here already. ``stored_types`` are DuckDB's types of
     the view's columns.
@@ -113,6 +114,7 @@ class Added:
     stored_types: dict[str, str]
     n_keys_recomputed: int = 0
     tiles: str | None = None
+    tile_ticks: tuple[datetime, datetime] | None = None
     replaced: tuple[tuple[datetime, datetime], ...] = ()
     waits_until: datetime | None = None
 
@@ -120,19 +122,20 @@ class Added:
 def add_rows(advance: Advance) -> Added:
     """What a row view or a SQL view adds. A row view's new files are read and no others, unless further times are to be covered.
 
-    Where a file was replaced, and of a SQL view whenever one came, the rows are held against those that stand, and what does not differ is not
-    written again; rows that are no longer there take nothing back.
+    Where a file was replaced, and of a SQL view whenever one came or went, the rows are held against those that stand, and what does not differ
+    is not written again; rows that are no longer there take nothing back.
     """
     view, parts = advance.view, []
     opened: FeatureRows | None = None
     if advance.added:
         opened = _open(advance)
         parts.append(f"SELECT *, false AS {RESTATED} FROM ({opened.sql}) WHERE {within(EVENT_AT, advance.added)}")
-    came = any(arrival.new or arrival.replaced for arrival in advance.arrivals.values())
-    if advance.covered and came:
-        opened = _open(advance, whole=view.sql is not None)
+    came, query = any(arrival.new for arrival in advance.arrivals.values()), view.sql is not None
+    seen = {name: found.id for name, found in advance.ingests.items()}
+    if advance.last is not None and (came or (query and advance.last.ingests != seen)):
+        opened = _open(advance, whole=query)
         rows = advance.arrive(f"SELECT * FROM ({opened.sql}) WHERE {within(EVENT_AT, advance.covered)}")
-        again = view.sql is not None or any(arrival.replaced for arrival in advance.arrivals.values())
+        again = query or any(arrival.replaced for arrival in advance.arrivals.values())
         parts.append(advance.differ(rows) if again else rows)
     return Added(" UNION ALL BY NAME ".join(parts) if parts else None, opened.stored_types if opened else {})
 

@@ -54,6 +54,8 @@ def _check_query(view: FeatureView, parser: Parser) -> None:
     ctes |= {part["cte_name"].lower() for part in walk(tree) if part.get("type") == "RECURSIVE_CTE_NODE"}
     for part in walk(tree):
         kind = part.get("type")
+        if part.get("sample"):
+            raise DefinitionError("its sql draws a sample, which is not the same when it is drawn again.", hint="choose rows by a hash of their key")
         if kind == "BASE_TABLE":
             name = ".".join(str(word) for word in (part["catalog_name"], part["schema_name"], part["table_name"]) if word)
             if name.lower() not in declared | ctes:

@@ -21,7 +21,7 @@ class Contents:
     """
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._head = [[field.name, str(field.type)] for field in schema]
+        self._head = [[field.name, _name(_plain(field.type))] for field in schema]
         self._columns = [[hashlib.sha256() for _ in range(3)] for _ in schema]
         self.n_rows = 0
 
@@ -43,32 +43,52 @@ def _hash(chunk: pa.Array, hashes: list[hashlib._Hash]) -> None:
     import pyarrow.compute as pc
 
     values, lengths, nulls = hashes
-    nulls.update(np.asarray(pc.is_null(chunk)).view(np.uint8))
-    type_ = chunk.type
-    if pa.types.is_null(type_):
-        return
-    if isinstance(type_, pa.BaseExtensionType):
-        chunk, type_ = chunk.storage, type_.storage_type
-    if pa.types.is_dictionary(type_):
-        chunk, type_ = chunk.cast(type_.value_type), type_.value_type
+    nulls.update(memoryview(np.asarray(pc.is_null(chunk))).cast("B"))
     if chunk.null_count:
         chunk = chunk.drop_null()  # what stands in the place of a null means nothing
-    if pa.types.is_string(type_) or pa.types.is_binary(type_) or pa.types.is_string_view(type_) or pa.types.is_binary_view(type_):
-        chunk, type_ = chunk.cast(pa.large_binary()), pa.large_binary()
+    if isinstance(chunk.type, pa.BaseExtensionType):
+        chunk = chunk.storage
+    type_ = _plain(chunk.type)
+    chunk = chunk if chunk.type == type_ else chunk.cast(type_)
+    if not len(chunk) or pa.types.is_null(type_):
+        return
     if pa.types.is_large_string(type_) or pa.types.is_large_binary(type_):
-        offsets = np.frombuffer(chunk.buffers()[1], np.int64, len(chunk) + 1, 8 * chunk.offset) if len(chunk) else np.zeros(1, np.int64)
-        lengths.update(np.diff(offsets))
+        offsets = np.frombuffer(chunk.buffers()[1], np.int64, len(chunk) + 1, 8 * chunk.offset)
+        lengths.update(np.diff(offsets).tobytes())
         if offsets[-1] > offsets[0]:
             values.update(memoryview(chunk.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
     elif pa.types.is_boolean(type_):
-        values.update(np.asarray(chunk.cast(pa.uint8())))
+        values.update(np.asarray(chunk.cast(pa.uint8())).tobytes())
     elif pa.types.is_primitive(type_) or pa.types.is_decimal(type_) or pa.types.is_fixed_size_binary(type_):
         width = type_.bit_width // 8
-        if len(chunk):
-            values.update(memoryview(chunk.buffers()[1])[chunk.offset * width : (chunk.offset + len(chunk)) * width])
+        values.update(memoryview(chunk.buffers()[1])[chunk.offset * width : (chunk.offset + len(chunk)) * width])
     else:
         for start in range(0, len(chunk), _AT_ONCE):
             for value in chunk.slice(start, _AT_ONCE).to_pylist():
                 text = json.dumps(value, default=str).encode()
                 lengths.update(len(text).to_bytes(8, "little"))
                 values.update(text)
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    """One type for all that a file may give back in place of one another."""
+    import pyarrow as pa
+
+    is_a = pa.types
+    if is_a.is_dictionary(type_):
+        return _plain(type_.value_type)
+    if is_a.is_string(type_) or is_a.is_string_view(type_):
+        return pa.large_string()
+    if is_a.is_binary(type_) or is_a.is_binary_view(type_):
+        return pa.large_binary()
+    if is_a.is_date64(type_):
+        return pa.date32()
+    if is_a.is_timestamp(type_) and type_.unit == "s":
+        return pa.timestamp("ms", type_.tz)
+    return pa.time32("ms") if type_ == pa.time32("s") else type_
+
+
+def _name(type_: pa.DataType) -> str:
+    import pyarrow as pa
+
+    return "nested" if pa.types.is_nested(type_) else str(type_)

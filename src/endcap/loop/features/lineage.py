@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -123,20 +123,21 @@ Origins = frozenset[SourceColumn]
 
 @dataclass
 class _Relation:
-    """What a FROM or a query gives: the origins of its columns by lower name, the tables whose other columns pass through it, and the tables
-    that columns nobody can name come from.
+    """What a FROM or a query gives: the origins of its columns by lower name, the tables whose other columns pass through it, the tables
+    that columns nobody can name come from, the tables whose rows it is made of, and what decides which rows there are.
     """
 
     names: dict[str, Origins] = field(default_factory=dict)
     passing: tuple[Table, ...] = ()
     vague: tuple[str, ...] = ()
     bases: frozenset[str] = frozenset()
+    limits: Origins = frozenset()
 
     @property
     def everything(self) -> Origins:
-        """All that it holds."""
+        """All that it depends on."""
         tables = (*(table.name for table in self.passing), *self.vague)
-        return frozenset[SourceColumn]().union(*self.names.values(), {SourceColumn(name, UNTOLD) for name in tables})
+        return self.limits.union(*self.names.values(), {SourceColumn(name, UNTOLD) for name in tables})
 
 
 @dataclass
@@ -179,11 +180,6 @@ class _Tracer:
             found |= self.column(table, name, role) if derived else {SourceColumn(table.name, name, role)}
         return frozenset(found)
 
-    def owns(self, table: Table, name: str) -> bool | None:
-        """Whether a table has a column; None: not known."""
-        known = self.known[table.name]
-        return True if name in known.names else False if known.whole else None
-
     # Queries
 
     def query(self, node: Node, ctes: dict[str, _Relation], outer: _Scope | None) -> _Relation:
@@ -193,7 +189,10 @@ class _Tracer:
         if node["type"] == "SELECT_NODE":
             return self._select(node, ctes, outer)
         if node["type"] == "SET_OPERATION_NODE":
-            return _unite([self.query(child, ctes, outer) for child in node["children"]])
+            united = _unite([self.query(child, ctes, outer) for child in node["children"]], by_name=node["setop_type"] == "UNION_BY_NAME")
+            if node["setop_type"] in ("EXCEPT", "INTERSECT") or not node["setop_all"]:  # which rows there are depends on all they hold
+                return _narrow(united, united.everything)
+            return united
         if node["type"] == "RECURSIVE_CTE_NODE":
             first = self.query(node["left"], ctes, outer)
             return _unite([first, self.query(node["right"], ctes | {node["cte_name"].lower(): first}, outer)])
@@ -201,30 +200,55 @@ class _Tracer:
 
     def _select(self, node: Node, ctes: dict[str, _Relation], outer: _Scope | None) -> _Relation:
         scope = _Scope({}, ctes, outer)
-        conditions = set(self._from(node["from_table"], scope))
-        for part in ("where_clause", "group_expressions", "having", "qualify"):
-            conditions |= self._references(node[part], scope)
-        limits = [part for modifier in node["modifiers"] for part in walk(modifier) if "expression" in part or "distinct_on_targets" in part]
+        conditions = set(self._from(node["from_table"], scope)).union(*(relation.limits for relation in scope.relations.values()))
         found = _Relation(bases=frozenset[str]().union(*(r.bases for r in scope.relations.values())))
         items: dict[str, Origins] = {}
         for place, item in enumerate(node["select_list"]):
-            if item["class"] == "STAR" and not item["columns"]:
+            if _multiplies(item):
+                conditions |= self._references(item, scope)
+            if item["class"] == "STAR":
                 self._spread(item, scope, found)
                 items |= found.names
+            elif not item["alias"] and _gives_several(item):
+                self._give_untold(self._references(item, scope), found)
             else:
                 name = item["alias"] or (item["column_names"][-1] if item["class"] == "COLUMN_REF" else f"column {place}")
                 self.spelled[name.lower()] = name
                 items[name.lower()] = scope.aliases[name.lower()] = self._references(item, scope)
-        conditions |= self._references(limits, scope)
-        extra = frozenset(_as_condition(c) for c in conditions)
-        found.names = {name: _merge(origins, extra) for name, origins in items.items()}
+        found.names = items
+        for part in (node["where_clause"], self._groups(node), node["having"], node["qualify"]):  # these may name items of the SELECT
+            conditions |= self._references(part, scope)
+        kinds = {modifier["type"] for modifier in node["modifiers"]}
+        if kinds - {"ORDER_MODIFIER"}:  # an order alone changes no row; with a limit, or as the first of several, it decides
+            conditions |= self._references(node["modifiers"], scope)
+        if any(modifier["type"] == "DISTINCT_MODIFIER" and not modifier["distinct_on_targets"] for modifier in node["modifiers"]):
+            conditions |= found.everything
+        return _narrow(found, frozenset(conditions))
+
+    def _groups(self, node: Node) -> list[Node]:
+        """What the rows of a SELECT are grouped by: expressions, the places of items, or all items without an aggregate."""
+        items: list[Node] = node["select_list"]
+        if node["aggregate_handling"] == "FORCE_AGGREGATES":
+            return [item for item in items if not any(part.get("function_name") in self.parser.aggregates for part in walk(item))]
+        found = []
+        for group in node["group_expressions"]:
+            place = group["literal"]["text"] if group["class"] == "CONSTANT" else ""
+            found.append(items[int(place) - 1] if place.isdigit() and 0 < int(place) <= len(items) else group)
         return found
+
+    def _give_untold(self, origins: Origins, found: _Relation) -> None:
+        """Add columns whose names nobody knows before the query runs."""
+        found.vague += tuple(sorted({column.table for column in origins})) or tuple(table.name for table in self.tables.values())
 
     def _spread(self, star: Node, scope: _Scope, found: _Relation) -> None:
         """Add what a star gives, all of the relations or of the one it names."""
         wanted = star["relation_name"].lower()
         left_out = {str(name).lower() for name in star["exclude_list"]}
         renamed = {entry["key"]["column"].lower(): entry["value"].lower() for entry in star["rename_list"]}
+        if wanted and wanted not in scope.relations:  # the fields of a struct
+            self._give_untold(self._lookup(star["relation_name"], scope), found)
+        if star["columns"]:  # some of them, by a pattern
+            self._give_untold(frozenset().union(*(relation.everything for relation in scope.relations.values())), found)
         for alias, relation in scope.relations.items():
             if wanted and alias != wanted:
                 continue
@@ -242,8 +266,12 @@ class _Tracer:
         """Add what a FROM names to the scope; returns what its joins ask about."""
         kind, alias = node["type"], (node["alias"] or "").lower()
         if kind == "JOIN":
-            found = self._from(node["left"], scope) | self._from(node["right"], scope)
-            found |= frozenset[SourceColumn]().union(*(self._lookup(name, scope) for name in node["using_columns"]))
+            found = self._from(node["left"], scope)
+            before = dict(scope.relations)
+            found |= self._from(node["right"], scope)
+            if node["ref_type"] == "NATURAL":
+                found |= self._share(list(before.values()), [r for name, r in scope.relations.items() if name not in before])
+            found = found.union(*(self._of(relation, name) for name in node["using_columns"] for relation in scope.relations.values()))
             return found | self._references(node["condition"], scope)
         if kind == "BASE_TABLE":
             name = node["table_name"].lower()
@@ -256,14 +284,27 @@ class _Tracer:
         elif kind == "TABLE_FUNCTION":
             origins = self._references(node["function"], scope)
             name = alias or node["function"]["function_name"].lower()
-            columns = [str(column).lower() for column in node["column_name_alias"]] or [name]
+            own = node["function"]["function_name"].lower()
+            columns = [str(column).lower() for column in node["column_name_alias"]] or [own]
+            columns += [name] if name not in columns else []  # the row itself is named so
+            columns += ["ordinality"] if node["with_ordinality"] == "WITH_ORDINALITY" else []
             scope.relations[name] = _Relation(dict.fromkeys(columns, origins), vague=tuple(sorted({c.table for c in origins})))
+            return origins  # as many rows as they say
         elif kind == "EXPRESSION_LIST":
             columns = [f"col{i}" for i in range(len(node["values"][0]))]
             scope.relations[alias or "values"] = _Relation(dict.fromkeys(columns, frozenset()))
         elif kind != "EMPTY":
             scope.relations[alias or kind] = self._vague()
         return frozenset()
+
+    @staticmethod
+    def _share(left: list[_Relation], right: list[_Relation]) -> Origins:
+        """The columns that two sides of a natural join have in common."""
+        names = {name for relation in left for name in relation.names} & {name for relation in right for name in relation.names}
+        found = frozenset[SourceColumn]().union(*(relation.names.get(name, frozenset()) for relation in (*left, *right) for name in names))
+        loose = {table.name for relation in (*left, *right) for table in relation.passing}
+        loose |= {name for relation in (*left, *right) for name in relation.vague}
+        return found | frozenset(SourceColumn(name, UNTOLD) for name in loose)
 
     def _table(self, table: Table | None) -> _Relation:
         if table is None:
@@ -283,9 +324,9 @@ class _Tracer:
             return relation
         names = [str(alias).lower() for alias in aliases]
         if relation.passing or relation.vague:  # which column has which place is not known
-            return _Relation(dict.fromkeys(names, relation.everything), relation.passing, relation.vague, relation.bases)
+            return replace(relation, names=dict.fromkeys(names, relation.everything))
         kept = [*names, *list(relation.names)[len(names) :]]
-        return _Relation(dict(zip(kept, relation.names.values(), strict=False)), bases=relation.bases)
+        return replace(relation, names=dict(zip(kept, relation.names.values(), strict=False)))
 
     # Expressions
 
@@ -355,18 +396,36 @@ def _find_relation(name: str, scope: _Scope | None) -> _Relation | None:
     return None
 
 
-def _unite(relations: list[_Relation]) -> _Relation:
+def _gives_several(item: Node) -> bool:
+    """Whether an item of a SELECT may become several columns, or columns of other names."""
+    return any(part.get("class") == "STAR" for part in walk(item)) or (item["class"] == "FUNCTION" and item["function_name"] == "unnest")
+
+
+def _multiplies(item: Node) -> bool:
+    """Whether an item of a SELECT makes several rows of one."""
+    return any(part.get("class") == "FUNCTION" and part["function_name"] == "unnest" for part in walk(item))
+
+
+def _narrow(relation: _Relation, conditions: Origins) -> _Relation:
+    """The same rows, of which conditions leave some."""
+    extra = frozenset(_as_condition(column) for column in conditions)
+    names = {name: _merge(origins, extra) for name, origins in relation.names.items()}
+    return replace(relation, names=names, limits=relation.limits | extra)
+
+
+def _unite(relations: list[_Relation], *, by_name: bool = False) -> _Relation:
     """Rows of several queries under the names of the first: by place where all places are known, otherwise from anywhere."""
     first = relations[0]
     bases = frozenset[str]().union(*(relation.bases for relation in relations))
-    if any(relation.passing or relation.vague for relation in relations):
+    limits = frozenset[SourceColumn]().union(*(relation.limits for relation in relations))
+    if by_name or any(relation.passing or relation.vague for relation in relations):
         tables = tuple({table.name: table for relation in relations for table in relation.passing}.values())
         vague = tuple(dict.fromkeys(name for relation in relations for name in relation.vague))
         names = {name: frozenset[SourceColumn]().union(*(r.names.get(name, frozenset()) for r in relations)) for r in relations for name in r.names}
-        return _Relation(names, tables, vague, bases)
+        return _Relation(names, tables, vague, bases, limits)
     places = [list(relation.names.values()) for relation in relations]
     names = {name: frozenset[SourceColumn]().union(*(p[i] for p in places if i < len(p))) for i, name in enumerate(first.names)}
-    return _Relation(names, bases=bases)
+    return _Relation(names, bases=bases, limits=limits)
 
 
 def named_columns(node: Any) -> list[tuple[str, ...]]:
@@ -432,10 +491,10 @@ def _trace_query(view: FeatureView, tracer: _Tracer) -> ViewSources:
         if text.lower() in relation.names:
             return _sorted(relation.names[text.lower()])
         try:
-            tree = tracer.parser.parse_expression(text)
+            found = tracer._references(tracer.parser.parse_expression(text), scope)
         except DefinitionError:
-            return _sorted(tracer._lookup(text, scope))
-        return _sorted(tracer._references(tree, scope))
+            found = frozenset()
+        return _sorted(_merge(found or tracer._lookup(text, scope), relation.limits))
 
     taken = {name.lower() for name in (*view.keys, *(text for text in (view.event_time, view.known_at) if text))}
     given = {name: feature.column for name, feature in view.features.items()}

@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import numpy as np
@@ -77,7 +78,7 @@ class RowCodec:
         # Neighbours of one width are one field of the array: what they hold is taken out, and put in, at once.
         self._blocks = [(f"at {start}", start, n_alike) for start, n_alike in _find_runs(list(features.values()))]
         cells = [(name, _ARRAYS[codes[start]], (n,)) for name, start, n in self._blocks]
-        self._dtype = np.dtype([("event", ">u8"), ("known", ">u8"), ("print", ">u4"), ("nulls", "u1", (n_bits,)), *cells])
+        self._dtype = np.dtype([("stamp", ">u8", (2,)), ("print", ">u4"), ("nulls", "u1", (n_bits,)), *cells])
         self._print = int.from_bytes(self.fingerprint, "big")
         self._texts = [place for place, type_ in enumerate(features.values()) if type_ == "text"]
         self._others = [(place, _READ_ONE[type_]) for place, type_ in enumerate(features.values()) if type_ in _READ_ONE]
@@ -108,6 +109,9 @@ class RowCodec:
         """Many keys, given by columns of Python values in the order of the keys. Cost: a fraction of a microsecond a key; see ``encode_keys``."""
         if self._sole is None:
             return [self.encode_key(values) for values in zip(*columns, strict=True)]
+        if self._sole is _key_integer and set(map(type, columns[0])) == {int}:
+            with suppress(OverflowError):
+                return [(value + _ZERO).to_bytes(8, "big") for value in columns[0]]
         found = list(map(self._sole, columns[0]))
         if None in found:
             wrong = next((value for value, key in zip(columns[0], found, strict=True) if key is None and value is not None), None)
@@ -158,11 +162,11 @@ class RowCodec:
         """
         n = table.num_rows
         cells = np.zeros(n, self._dtype)
-        for name, field in ((EVENT_AT, "event"), (KNOWN_AT, "known")):
+        for place, name in enumerate((EVENT_AT, KNOWN_AT)):
             stamp = self._column(table, name, "timestamp")
             if stamp.null_count:
                 raise InvalidInput(f"{self._what} has rows without {name}.")
-            cells[field] = stamp.cast(pa.int64()).to_numpy().view(np.uint64) + np.uint64(_ZERO)
+            cells["stamp"][:, place] = stamp.cast(pa.int64()).to_numpy().view(np.uint64) + np.uint64(_ZERO)
         cells["print"] = self._print
         slots = [cells[block][:, place] for block, _, n_alike in self._blocks for place in range(n_alike)]
         nulls = np.zeros((n, len(self.features)), bool)
@@ -212,18 +216,19 @@ class RowCodec:
         if len(rows) < _FEW:
             return self._decode_few(rows)
         width = self._width
-        standing = [row if row is not None and len(row) >= width else b"" for row in rows]
-        whole = not self._texts and b"" not in standing
-        heads = b"".join(standing if whole else [row[:width] or bytes(width) for row in standing])
-        if len(heads) != width * len(rows):  # rows of other columns, longer than ours
+        standing = cast("list[bytes]", rows) if None not in rows else [row or b"" for row in rows]
+        if set(map(len, standing)) == {width}:
+            heads = b"".join(standing)
+        else:
+            standing = [row if len(row) >= width else b"" for row in standing]
             heads = b"".join([row[:width] or bytes(width) for row in standing])
         cells = np.frombuffer(heads, self._dtype)
         ours = cells["print"] == self._print
-        missing = [] if ours.all() else np.flatnonzero(~ours).tolist()
-        event, known = ((cells[field] + np.uint64(_ZERO)).view(np.int64).tolist() for field in ("event", "known"))
+        missing = [] if np.count_nonzero(ours) == len(rows) else np.flatnonzero(~ours).tolist()
+        event, known = (cells["stamp"] + np.uint64(_ZERO)).view(np.int64).T.tolist()
         columns = self._take_columns(cells, standing, ours)
         bits = cells["nulls"]
-        if bits.any():
+        if np.count_nonzero(bits):
             for place, column in enumerate(columns):
                 for row in np.flatnonzero(bits[:, place >> 3] >> (place & 7) & 1).tolist():
                     column[row] = None

@@ -122,11 +122,9 @@ def find_parity(session: Session, view: str) -> ParityReport | None:
 
 
 def _find_served(session: Session, standing: ViewVersion) -> ViewVersion:
-    """The version whose rows are online: the one asked for, or else the newest before it that has some. Itself where none has."""
-    if session.online.count(name_space(session, standing)):
-        return standing
-    others = [version for version in list_versions(session, standing.name) if version.id != standing.id]
-    return next((version for version in others if version.view.online and session.online.count(name_space(session, version))), standing)
+    """The version whose rows are online: the one asked for, or else the newest other of the same keys that has some. Itself where none has."""
+    versions = [version for version in list_versions(session, standing.name) if version.view.online and version.view.keys == standing.view.keys]
+    return next((version for version in [standing, *versions] if session.online.count(name_space(session, version))), standing)
 
 
 def _draw_moments(session: Session, served: ViewVersion, n: int, *, now: datetime, back: timedelta, rng: np.random.Generator) -> list[datetime]:

@@ -81,10 +81,11 @@ def read_held(session: Session, version: ViewVersion, *, engine: duckdb.DuckDBPy
     """Of each key in ``KEYS`` all rows that batches and pushes brought, in order of event time, known-at and batch."""
     found: list[list[Held]] = [[] for _ in range(n_keys)]
     try:
-        sql = open_materialised(session, version, engine=engine, keys=KEYS)
+        sql = open_materialised(session, version, engine=engine)
     except NotFound:
         return found  # it was never materialised, or has no rows
-    joined = " AND ".join(f"r.{quote(key)} = k.{quote(key)}" for key in version.view.keys)
+    # A UUID lies at rest as text.
+    joined = " AND ".join(f"CAST(r.{quote(key)} AS {version.stored_types[key]}) = k.{quote(key)}" for key in version.view.keys)
     features = "".join(f", r.{quote(name)}" for name in version.feature_types)
     by = f"ORDER BY k.n, r.{EVENT_AT}, r.{KNOWN_AT}, r.{ORDER}"
     sql = f"SELECT k.n, r.{ORDER}, r.{EVENT_AT}, r.{KNOWN_AT}{features} FROM ({sql}) r JOIN {KEYS} k ON {joined} {by}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,12 @@ class Parser:
     def __init__(self, engine: duckdb.DuckDBPyConnection) -> None:
         self.engine = engine
         self._trees: dict[str, Node] = {}
+
+    @cached_property
+    def aggregates(self) -> frozenset[str]:
+        """The names of the engine's aggregate functions."""
+        rows = self.engine.execute("SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'").fetchall()
+        return frozenset(name for (name,) in rows)
 
     def parse_query(self, sql: str) -> Node:
         """The tree of one SELECT. Raises DefinitionError for what does not parse, for anything else, and for several statements.

@@ -76,7 +76,8 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     times that are covered, each from its first to before its last instant (None: without end), those of earlier batches among them.
     ``waits_until`` is the instant at which the last of the rows will count that lie in the future (None: none does). ``kept`` names, by table,
     what the files held that went and whose rows stay known. ``replaced`` are the ends (both included) of intervals whose tiles in earlier batches
-    no longer count. ``online`` is ``pending`` until the online store has the rows, then ``done``, or ``none`` for a view that is not kept there.
+    no longer count, ``tiles`` those of the ticks whose tiles this batch added. ``merged_from`` is the first of the batches whose rows rest in one
+    place with this one's (None: they rest by batch). ``online`` is ``pending`` until the online store has the rows, then ``done``, or ``none`` for a view that is not kept there.
     """
 
     id: str
@@ -102,6 +103,8 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     waits_until: datetime | None = None
     kept: dict[str, tuple[str, ...]] = {}
     replaced: tuple[tuple[datetime, datetime], ...] = ()
+    tiles: tuple[datetime, datetime] | None = None
+    merged_from: int | None = None
     online: str = "none"
 
 
@@ -241,7 +244,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether what a view serves online is what its sources say: the verdict on a sample of keys and instants.
 
     ``version`` is the one that stands, ``served_version`` the one whose rows are served. ``instants`` begins with the moment of the check, where
-    the online store itself was read; at the others its batches were. ``behind`` is how late rows may come. It ``passed`` when every sample was equal.
+    the online store itself was read; at the others its batches were. ``behind`` is how late rows may come, ``n_missing`` for how many samples nothing
+    was served. It ``passed`` when every sample was equal.
     """
 
     id: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -72,17 +73,22 @@ def open_spine(session: Session, spine: Given, *, folder: Path, engine: duckdb.D
     return _open_arrow(spine)
 
 
-def _open_arrow(spine: Any) -> Spine:
+def as_arrow(spine: Any) -> pa.Table:
+    """The rows of a frame. Raises InvalidInput for what holds none."""
     import pyarrow as pa
 
-    if not isinstance(spine, pa.Table):
-        if not hasattr(spine, "__arrow_c_stream__"):
-            raise InvalidInput(
-                f"The spine is {type(spine).__name__!r}, which holds no rows.",
-                hint="give a pyarrow, pandas or Polars table, the path of a file, or an ec.Table",
-            )
-        spine = pa.RecordBatchReader.from_stream(spine).read_all()
-    table: pa.Table = spine
+    if isinstance(spine, pa.Table):
+        return spine
+    if not hasattr(spine, "__arrow_c_stream__"):
+        raise InvalidInput(
+            f"The spine is {type(spine).__name__!r}, which holds no rows.",
+            hint="give a pyarrow, pandas or Polars table, the path of a file, or an ec.Table",
+        )
+    return pa.RecordBatchReader.from_stream(spine).read_all()
+
+
+def _open_arrow(spine: Any) -> Spine:
+    table = as_arrow(spine)
     return _made("The spine", table.schema, table.num_rows, None, lambda names, a, b: _select(table, names).slice(a, b - a))
 
 
@@ -96,15 +102,18 @@ def _open_parquet(path: Path) -> Spine:
         raise InvalidInput(f"The spine {path} cannot be read: {error}.", hint="is it a Parquet file?") from error
     starts = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
 
-    def read(names: Sequence[str] | None, start: int, stop: int) -> pa.Table:
-        groups = [i for i in range(file.num_row_groups) if starts[i] < stop and starts[i + 1] > start]
-        columns = None if names is None else list(names)
+    @lru_cache(maxsize=1)  # blocks of rows end within groups
+    def read_groups(names: tuple[str, ...] | None, first: int, last: int) -> pa.Table:
         try:
-            rows = file.read_row_groups(groups, columns=columns) if groups else file.schema_arrow.empty_table()
+            return file.read_row_groups(range(first, last), columns=names and list(names)) if last > first else file.schema_arrow.empty_table()
         except (pa.ArrowException, OSError) as error:
             raise InvalidInput(f"The spine {path} cannot be read: {error}.", hint="write it anew") from error
-        first = int(starts[groups[0]]) if groups else 0
-        return _select(rows, names).slice(start - first, stop - start)
+
+    def read(names: Sequence[str] | None, start: int, stop: int) -> pa.Table:
+        first, last = int(np.searchsorted(starts, start, side="right")) - 1, int(np.searchsorted(starts, stop))
+        first = min(first, last)
+        rows = read_groups(None if names is None else tuple(names), first, last)
+        return _select(rows, names).slice(start - int(starts[first]), stop - start)
 
     return _made(f"The spine {path}", file.schema_arrow, file.metadata.num_rows, None, read)
 
@@ -153,7 +162,7 @@ def read_instants(spine: Spine, at: str, *, zone: str | None, engine: duckdb.Duc
     """The instants of a column in microseconds of UTC, and which rows have one.
 
     A time with a zone is an instant. One without is wall time of ``zone``, or where that is None of the zone that the spine declares; a date
-    is its local midnight. A wall time that a change of clocks repeats is the one the zone database gives first. Finer times than
+    is its local midnight. A wall time that a change of clocks repeats is the earlier instant, one that it skips is read as if the clocks had not changed. Finer times than
     microseconds are rounded down, so that nothing later is seen. Raises InvalidInput where no zone is said, for a column that is no time and
     for times that microseconds cannot hold.
     """
@@ -181,8 +190,13 @@ def read_instants(spine: Spine, at: str, *, zone: str | None, engine: duckdb.Duc
         )
     if zone in _UTC:
         return whole, there
+    named, day = quote_text(zone), _DAY_US
     with lent(engine, {"wall": pa.array(whole).cast(pa.timestamp("us")), "n": pa.array(np.arange(len(whole)))}) as name:
-        got = engine.sql(f"SELECT n, epoch_us(timezone({quote_text(zone)}, wall)) AS at_us FROM {name}").to_arrow_table()
+        late = f"SELECT n, epoch_us(wall) AS wall, epoch_us(timezone({named}, wall)) AS late FROM {name}"  # of two, the engine gives the later
+        shown = f"epoch_us(timezone({named}, make_timestamptz({{}})))"
+        early = f"SELECT *, wall - ({shown.format(f'late - {day}')} - (late - {day})) AS early FROM ({late})"
+        is_shown = f"early < late AND {shown.format('early')} = wall"
+        got = engine.sql(f"SELECT n, CASE WHEN {is_shown} THEN early ELSE late END AS at_us FROM ({early})").to_arrow_table()
     instants = np.empty(len(whole), np.int64)
     instants[got["n"].to_numpy()] = got["at_us"].to_numpy()
     return instants, there

@@ -149,8 +149,17 @@ def training_set(
     purpose: str | None = None,
 ) -> TrainingRows:
     """The rows of a training set in memory, with their record; see ``build_training_set``, whose arguments these are. The house keeps them too."""
-    made = build_training_set(session, spine, views, at=at, zone=zone, folder=folder, full_names=full_names, purpose=purpose)
-    return TrainingRows(read_training_set(session, made), made)
+    from endcap.loop.features.spines import as_arrow
+
+    given = spine if isinstance(spine, str | Path | Table) else as_arrow(spine)
+    made = build_training_set(session, given, views, at=at, zone=zone, folder=folder, full_names=full_names, purpose=purpose)
+    rows = read_training_set(session, made)
+    if isinstance(given, str | Path | Table):
+        return TrainingRows(rows, made)
+    schema = rows.schema
+    for i, field in enumerate(given.schema.remove_metadata()):
+        schema = schema.set(i, field)  # Parquet has no name for a few types of Arrow, such as days counted in milliseconds
+    return TrainingRows(rows.cast(schema), made)
 
 
 def read_training_set(session: Session, record: TrainingSet) -> pa.Table:
@@ -414,11 +423,11 @@ def _open_sink(session: Session, id_: str, *, out: Path | None) -> Iterator[Sink
 
     def keep(rows: pa.Table) -> None:
         parts.append({**_place(session, id_), "part": f"{len(parts):05d}"})
-        session.tables.write(TRAINING_ROWS, partition=parts[-1], table=rows)
+        with _explaining("The rows"):
+            session.tables.write(TRAINING_ROWS, partition=parts[-1], table=rows)
 
     try:
-        with _explaining("The rows"):
-            yield keep
+        yield keep
     except BaseException:
         for part in parts:
             session.tables.delete(TRAINING_ROWS, partition=part)
@@ -431,14 +440,15 @@ def _open_file(out: Path) -> Iterator[Sink]:
 
     from endcap.storage.parquet import open_writer
 
-    with delivering(out, what=str(out), hint=_HINT) as file, _explaining(str(out)):
+    with delivering(out, what=str(out), hint=_HINT) as file:
         writer: Any = None
 
         def write(rows: pa.Table) -> None:
             nonlocal writer
-            if writer is None:
-                writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else open_writer(rows.schema, sink=file)
-            writer.write_table(rows)
+            with _explaining(str(out)):
+                if writer is None:
+                    writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else open_writer(rows.schema, sink=file)
+                writer.write_table(rows)
 
         yield write
         if writer is not None:

@@ -63,6 +63,7 @@ def run_query(
     known-at, since nothing says which of them counts; StepTimedOut for a SELECT that runs longer than ``timeout_s``, StepFailed for one that needs
     more than its memory and eight times as much on disk. Cost: the SELECT's own; memory: a quarter of the memory limit.
     """
+    check_view(view, columns={})  # before anything is read for it
     shards = keys if view.shard_by is not None else None
     with _own_engine(session.settings, engine) as own:
         tables = {
@@ -75,7 +76,6 @@ def run_query(
         if standing is not None:
             return name, standing, found
         name += _number_shards(name, engine) if shards is not None else ""
-        check_view(view, columns={table: list(opened.source.columns) for table, opened in tables.items()})
         _name_tables(view, tables, own, shards=_read_shards(view, shards, engine))
         _lock(own, [file.path for opened in tables.values() for file in opened.source.files])
         with _limited(own, timeout_s, view=view), reading(view.name):
@@ -97,7 +97,7 @@ def _name_result(view: FeatureView, tables: Mapping[str, OpenTable]) -> str:
 
 
 def _number_shards(name: str, engine: duckdb.DuckDBPyConnection) -> str:
-    (n,) = engine.execute("SELECT count(*) FROM duckdb_tables() WHERE starts_with(table_name, ?)", [f"{name}_"]).fetchone() or (0,)
+    ((n,),) = engine.execute("SELECT count(*) FROM duckdb_tables() WHERE starts_with(table_name, ?)", [f"{name}_"]).fetchall()
     return f"_{n}"
 
 
@@ -109,7 +109,7 @@ def _stored_types(name: str, engine: duckdb.DuckDBPyConnection) -> dict[str, str
 @contextmanager
 def _own_engine(settings: Settings, asking: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
     """An engine with half the memory, since the engine that asks holds the rows meanwhile."""
-    (n_threads,) = asking.execute("SELECT CAST(current_setting('threads') AS BIGINT)").fetchone() or (None,)
+    ((n_threads,),) = asking.execute("SELECT CAST(current_setting('threads') AS BIGINT)").fetchall()
     n_bytes = int(limit_memory(settings) * ENGINE_SHARE / 2)
     with open_engine(settings, n_threads=n_threads) as own:
         own.execute(f"SET memory_limit = '{n_bytes}B'")
@@ -175,11 +175,13 @@ def _zone_of(view: FeatureView, tables: Mapping[str, OpenTable]) -> str:
 
 def _feature_rows(view: FeatureView, own: duckdb.DuckDBPyConnection, *, zone: str) -> tuple[str, dict[str, str]]:
     """The SELECT of the view's feature rows over its own SELECT, and DuckDB's types of keys and features."""
+    import duckdb
+
     assert view.sql is not None, "the caller has looked"
-    statement = f"CREATE TEMP VIEW {_VIEW} AS {view.sql}"
-    if len(own.extract_statements(statement)) != 1:
-        raise DefinitionError(f"Feature view '{view.name}' has several statements in its sql.", hint="a view's sql is one SELECT")
-    own.execute(statement)
+    statements = own.extract_statements(view.sql)
+    if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+        raise DefinitionError(f"The sql of feature view '{view.name}' is not one SELECT.", hint="a view's sql is one SELECT")
+    own.execute(f"CREATE TEMP VIEW {_VIEW} AS {view.sql}")
     given = {row[0]: row[1] for row in own.execute(f"DESCRIBE SELECT * FROM {_VIEW}").fetchall()}
     names = {name.lower(): name for name in given}
     for key in view.keys:
@@ -233,9 +235,10 @@ def _times(view: FeatureView, own: duckdb.DuckDBPyConnection, names: Mapping[str
 def _require_unlike(view: FeatureView, name: str, engine: duckdb.DuckDBPyConnection) -> None:
     """Raise InvalidInput for two rows that only their features tell apart; the table is dropped then."""
     alike = ", ".join([*map(quote, view.keys), EVENT_AT, KNOWN_AT])
-    found = engine.execute(f"SELECT {alike}, count(*) FROM {name} GROUP BY {alike} HAVING count(*) > 1 LIMIT 1").fetchone()
-    if found is None:
+    rows = engine.execute(f"SELECT {alike}, count(*) FROM {name} GROUP BY {alike} HAVING count(*) > 1 LIMIT 1").fetchall()
+    if not rows:
         return
+    (found,) = rows
     engine.execute(f"DROP TABLE {name}")
     keys = ", ".join(key if key in view.personal else f"{key}={value!r}" for key, value in zip(view.keys, found, strict=False))
     raise InvalidInput(

@@ -6,6 +6,7 @@ from endcap.core.errors import GateRefused, PermissionDenied
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.gates import judge
+from endcap.loop.evaluation.parity_checks import ask_parity
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.features.records import TrainingProfile
 from endcap.loop.registry.records import Version
@@ -66,7 +67,8 @@ def offer_version(session: Session, task: Task, data: DataRef, trial: Trial, ver
         return Judged(version.id, trial.candidate, True, False, "it is the champion already")
     standing = get_version(session, champion.version) if champion else None
     evidence = task.weigh(session, data, trial, champion=standing, n_tried=n_tried)
-    checks = judge(evidence, gate=task.gate, seed=task.seed)
+    further = [] if task.gate.parity is None else [ask_parity(session, data.views, within=task.gate.parity)]
+    checks = judge(evidence, gate=task.gate, seed=task.seed, further=further)
     verdict = Verdict(
         id=session.new_id("verdict"),
         model=task.name,

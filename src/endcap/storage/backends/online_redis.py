@@ -181,7 +181,8 @@ class RedisOnline:
         """What an error of Redis means; None for one that means nothing of the kind."""
         import redis
 
-        where, text = f"The online store {hide_password(self._url)}", str(error)
+        where = f"The online store {hide_password(self._url)}"
+        text = str(error).rpartition("of pipeline caused error: ")[2]  # before it stands the command with its keys, which may be personal
         if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError | redis.exceptions.AuthorizationError):
             return InvalidInput(f"{where} lets nobody in so: {text}.", hint="look at the user and the password in ENDCAP_ONLINE")
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):

@@ -7,6 +7,7 @@ import pytest
 from endcap.core.definitions.aggregates import Aggregate, max, mean, sum  # noqa: A004 - the words of the house
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
+from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.definitions.watches import MemberQuality, Quality
 from endcap.core.errors import DefinitionError, InvalidInput
@@ -101,6 +102,7 @@ def test_the_identity_follows_what_is_said_and_not_how() -> None:
         ({"known_ahead": {"target": "price"}}, r"uses the names \['target'\] twice"),
         ({"past": ["target"]}, r"uses the names \['target'\] twice"),
         ({"gate": None}, "has gate=None"),
+        ({"gate": Gate(parity="7d")}, "has a gate that asks for parity, and reads no feature view"),
         ({"watch": None}, "has the watch None"),
         ({"watch": ["wape"]}, "has the watch 'wape'"),
     ],

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from endcap.core.definitions.gates import METRICS, Gate
-from endcap.core.errors import DefinitionError
+from endcap.core.errors import DefinitionError, InvalidInput
 
 NAN = float("nan")
 
@@ -15,6 +15,7 @@ def test_a_gate_has_defaults_that_ask_for_something() -> None:
     assert gate.better_than == ("baseline", "champion")
     assert gate.bias == 0.05
     assert gate.coverage_90 is None
+    assert gate.parity is None
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -49,8 +50,16 @@ def test_a_gate_may_ask_for_less() -> None:
         ({"coverage_90": (0.8, 0.9, 1.0)}, "two shares in order"),
         ({"coverage_90": 0.9}, "two shares in order"),
         ({"coverage_90": ("a", "b")}, "two shares in order"),
+        ({"parity": "0d"}, "Gate.parity is '0d': no report would be young enough"),
     ],
 )
 def test_what_no_version_can_meet_or_means_nothing_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DefinitionError, match=message):
         Gate(**options)
+
+
+@pytest.mark.parametrize("parity", ["lately", "", 7])
+def test_how_old_a_parity_report_may_be_is_a_length_of_time(parity: Any) -> None:
+    assert Gate(parity="7d").parity == "7d"
+    with pytest.raises(InvalidInput, match="is not a length of time"):
+        Gate(parity=parity)

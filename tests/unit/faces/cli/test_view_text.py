@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from endcap.faces.cli.rendering import render
-from endcap.faces.cli.view_text import tell_column, tell_found, tell_profile, tell_view
+from endcap.faces.cli.view_text import tell_column, tell_found, tell_profile, tell_verdict, tell_view
 from endcap.loop.data.records import ColumnProfile
 from endcap.loop.registry.view_uses import ViewUse
-from endcap.project.view_showing import FeatureLine, FoundView, ProfileLine, TableLine, VersionLine, ViewPage
+from endcap.project.view_showing import FeatureLine, FoundView, ParityLine, ProfileLine, TableLine, VersionLine, ViewPage
 
 AT = datetime(2026, 1, 5, 8, tzinfo=UTC)
 PROFILE = ProfileLine(AT, 1200, 0.025, AT, 7200.0)
@@ -40,7 +40,7 @@ def page(**given: Any) -> ViewPage:
         "id": "store_traffic@abc", "name": "store_traffic", "version": "abc", "n": 2, "stands": True, "sort": "windows", "description": "",
         "owner": "", "tags": (), "labels": (), "purposes": None, "keys": (line(name="store", what="key"),), "features": (line(),), "time": ("Soon.",),
         "every": "1d", "where": None, "sql": None, "known_after": "0h", "max_age": None, "pushed": False, "online": True, "tables": (table,),
-        "uses": (), "profile": None, "materialisations": (), "example": None,
+        "uses": (), "profile": None, "materialisations": (), "parity": None, "example": None,
         "versions": (VersionLine(id="store_traffic@abc", n=2, at=AT, actor="ada", stands=True, differences=("owner: x",)),),
     }  # fmt: skip
     return ViewPage(**(plain | given))
@@ -82,6 +82,16 @@ def test_a_view_is_told_whole() -> None:
         assert part in told, part
     assert "mean" not in told
     assert "nothing: its tables' purposes exclude each other" in text(tell_view(page(purposes=())))
+
+
+def test_parity_is_told_in_a_line() -> None:
+    assert tell_verdict(None) == "parity: never judged"
+    good = ParityLine(at=AT, passed=True, n_sampled=1000, n_equal=1000, causes={})
+    assert tell_verdict(good) == "parity: all of 1,000 samples were what the sources say, on 2026-01-05 08:00"
+    bad = ParityLine(at=AT, passed=False, n_sampled=1000, n_equal=990, causes={"stale": 8, "late row": 2})
+    assert tell_verdict(bad) == "parity: REFUSED, 10 of 1,000 samples differed on 2026-01-05 08:00 (stale 8, late row 2)"
+    assert tell_verdict(bad) in text(tell_view(page(parity=bad)))
+    assert "parity" not in text(tell_view(page(online=False)))
 
 
 def test_a_profile_is_told_in_a_line() -> None:

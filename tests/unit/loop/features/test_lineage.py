@@ -116,12 +116,12 @@ def test_a_select_through_ctes_joins_and_conditions() -> None:
         ("SELECT store, l.u FROM (SELECT store, items FROM sales) s, unnest(s.items) AS l(u)", "sales.items"),
         ("SELECT store, (SELECT max(visitors) FROM plan p WHERE p.store = s.store) AS u FROM sales s", "plan.visitors | plan.store, sales.store"),
         ("SELECT store, row_number() OVER (PARTITION BY store ORDER BY day) AS u FROM sales", "sales.day, sales.store"),
-        ("SELECT store, count(*) AS u FROM sales GROUP BY ALL", "sales (rows)"),
-        ("SELECT store, sum(units) FILTER (WHERE web) AS u FROM sales GROUP BY 1", "sales.units, sales.web"),
+        ("SELECT store, count(*) AS u FROM sales GROUP BY ALL", "sales (rows) | sales.store"),
+        ("SELECT store, sum(units) FILTER (WHERE web) AS u FROM sales GROUP BY 1", "sales.units, sales.web | sales.store"),
         ("SELECT * EXCLUDE (hour) RENAME (units AS u) FROM sales", "sales.units"),
         ("SELECT * REPLACE (price * 2 AS u) FROM sales", "sales.price"),
         ("SELECT store, dear AS u FROM sales", "sales.price"),
-        ("SELECT DISTINCT store, 1 AS u FROM sales WHERE open QUALIFY rank() OVER (ORDER BY day) = 1", " | sales.day, sales.open"),
+        ("SELECT DISTINCT store, 1 AS u FROM sales WHERE open QUALIFY rank() OVER (ORDER BY day) = 1", " | sales.day, sales.open, sales.store"),
         ("FROM sales SELECT store, UNITS AS U", "sales.UNITS"),
         ("SELECT s.store, p.promo AS u FROM sales s ASOF JOIN plan p ON s.store = p.store AND s.day >= p.day", None),
     ],
@@ -133,7 +133,7 @@ def test_selects_of_many_forms(sql: str, found: str | None) -> None:
 
 def test_where_a_column_cannot_be_told_its_tables_are_named() -> None:
     joined = "SELECT * FROM sales JOIN plan USING (store)"
-    assert of_sql(joined, "units") == {"units": "plan (some columns), sales (some columns)"}
+    assert of_sql(joined, "units") == {"units": "plan (some columns), sales (some columns) | plan.store, sales.store"}
     known = {"sales": ["store", "units"], "plan": ["store", "visitors"]}
     told = of_sql(joined, "units", "visitors", columns=known)
     assert told == {"units": "sales.units | plan.store, sales.store", "visitors": "plan.visitors | plan.store, sales.store"}

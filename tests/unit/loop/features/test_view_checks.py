@@ -62,6 +62,8 @@ def test_what_can_be_computed_passes(view: FeatureView, columns: dict[str, list[
         (of_sql("SELECT store, now() AS day FROM sales"), "asks for now"),
         (of_sql("SELECT store, current_date AS day FROM sales"), "asks for current_date"),
         (of_sql("SELECT store, day, random() AS r FROM sales"), "asks for random"),
+        (of_sql("SELECT store, day FROM sales TABLESAMPLE 10%"), "draws a sample"),
+        (of_sql("SELECT store, day FROM sales USING SAMPLE 3"), "draws a sample"),
         (of_sql("SELECT store, day, getenv('HOME') AS h FROM sales"), "asks for getenv"),
         (of_sql("SELECT store, day, $1 AS p FROM sales"), "has a parameter"),
         (of_sql("SELECT shop AS store_id, day FROM sales"), "gives no column 'store'. Columns: ['store_id', 'day']"),

@@ -5,8 +5,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from endcap.core.definitions.gates import Gate
 from endcap.core.errors import Conflict, IntegrityBroken
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
@@ -66,6 +68,19 @@ def test_a_version_that_passes_is_released_with_the_reason(world: Any, made: Any
     verdict = latest_verdict(world.session, judged.version)
     assert verdict is not None
     assert (verdict.passed, verdict.against, verdict.n_pairs, verdict.at) == (True, None, 6, world.session.now())
+
+
+def test_a_gate_may_ask_for_the_parity_of_what_the_version_reads(world: Any, made: Any) -> None:
+    world.task.gate = Gate(bias=None, parity="7d")
+    made.data = msgspec.structs.replace(made.data, views={"traffic": "1a2b3c4d5e6f"})
+    judged = offer(world, made, made.good)
+    assert (judged.passed, judged.released) == (False, False)
+    assert judged.sentence == "parity of 'traffic@1a2b3c4d5e6f' was never checked (endcap parity traffic)"
+    verdict = latest_verdict(world.session, judged.version)
+    assert verdict is not None
+    assert [(check.check, check.passed) for check in verdict.checks][-1] == ("parity", False)
+    made.data = msgspec.structs.replace(made.data, views={})
+    assert offer(world, made, made.good).released
 
 
 def test_a_refusal_is_a_sentence_and_an_audit_row_and_no_exception(world: Any, made: Any) -> None:
