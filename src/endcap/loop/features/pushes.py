@@ -21,6 +21,7 @@ from uuid import UUID
 
 import msgspec
 
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.errors import Conflict, InvalidInput, NotFound, StorageFull, suggest
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
@@ -67,10 +68,11 @@ def push(session: Session, view: str, rows: Rows) -> Push:
     than what stands online stays offline. Raises InvalidInput, and nothing is changed. Cost: some 10 ms, most of it waiting for the disk.
     """
     version = find_view(session, view)
-    if not version.view.pushed:
+    definition = version.view
+    if not definition.pushed:
         raise InvalidInput(f"Feature view '{version.id}' takes no pushes.", hint="define it with pushed=True, and apply it")
     codec = make_codec(version)
-    table = _Checker(session, version).check(rows)
+    table = _Checker(session, version, definition).check(rows)
     now = session.now()
     table = table.append_column(KNOWN_AT, _repeat(now.replace(tzinfo=None), table.num_rows))
     keys, packed = codec.encode_keys(table).to_pylist(), codec.encode_rows(table).to_pylist()
@@ -80,8 +82,8 @@ def push(session: Session, view: str, rows: Rows) -> Push:
     begun = _begin(session, version, n_rows=table.num_rows, at=now)
     table = table.append_column(ORDER, _repeat(PUSHED_FIRST + begun.n, table.num_rows))
     session.tables.write(PUSHED, partition=_partition(session, version, begun.id), table=table)
-    n_online = session.online.write(name_space(session, version), keys=keys, rows=packed) if version.view.online else 0
-    done = _settle(session, begun, online="done" if version.view.online else "none", n_online=n_online)
+    n_online = session.online.write(name_space(session, version), keys=keys, rows=packed) if definition.online else 0
+    done = _settle(session, begun, online="done" if definition.online else "none", n_online=n_online)
     if begun.n % MERGE_FROM == 0:
         with suppress(StorageFull):  # what was pushed is kept; the next ones try again
             merge_pushes(session, version)
@@ -103,7 +105,10 @@ def finish_pushes(session: Session, version: ViewVersion) -> int:
                 _settle(session, begun, online="void", n_online=0)
                 n_finished += 1
             continue
-        _settle(session, begun, online="done", n_online=_put_online(session, version, make_codec(version), table))
+        if version.view.online:
+            _settle(session, begun, online="done", n_online=_put_online(session, version, make_codec(version), table))
+        else:
+            _settle(session, begun, online="none", n_online=0)
         n_finished += 1
     return n_finished
 
@@ -207,13 +212,12 @@ def _require_single(version: ViewVersion, keys: Sequence[bytes]) -> None:
 class _Checker:
     """Holds what was pushed against a view's types. Rows are counted from 0 in its errors; values of personal columns are not shown."""
 
-    def __init__(self, session: Session, version: ViewVersion) -> None:
+    def __init__(self, session: Session, version: ViewVersion, view: FeatureView) -> None:
         self._now = session.now()
         self._version = version
         self._keys = version.key_types
         self._types = {**version.key_types, EVENT_AT: "instant", **version.feature_types}
-        self._personal = set(version.view.personal)
-        view = version.view
+        self._personal = set(view.personal)
         self._zone = view.zone or (view.sources[0].zone if view.sources else None)
 
     def check(self, rows: Any) -> pa.Table:
