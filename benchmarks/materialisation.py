@@ -73,7 +73,7 @@ def run(home: Path, folder: Path, now: datetime, name: str, threads: int) -> dic
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(name, found, done.stdout.splitlines()[:-1], flush=True)
+    print(name, found, flush=True)
     return found
 
 

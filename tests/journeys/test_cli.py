@@ -90,7 +90,7 @@ def test_init_lays_out_a_project_that_can_be_applied(tmp_path: Path, cli: Cli) -
     ]
     assert all(Path(file).is_file() for file in said.json["files"])
     assert list(load_definitions(project).models) == [MODEL]
-    assert cli("apply", "--project", project).out == "new              store-day  sales, plan, stores\n"
+    assert cli("apply", "--project", project).out == "new              model store-day  sales, plan, stores\n"
     text = (project / "project.py").read_bytes()
     again = cli("init", "--project", project, "--seed", "8")
     assert (again.code, again.out) == (5, "")
@@ -103,10 +103,10 @@ def test_init_lays_out_a_project_that_can_be_applied(tmp_path: Path, cli: Cli) -
 
 def test_apply_shows_its_plan_and_then_nothing_is_left_to_do(lived: Lived) -> None:
     assert lived.said["plan"] == lived.said["apply"]
-    assert lived.said["apply"].out == "new              store-day  sales, plan, stores\n"
-    assert lived.said["apply again"].out == "unchanged        store-day  sales, plan, stores\n"
+    assert lived.said["apply"].out == "new              model store-day  sales, plan, stores\n"
+    assert lived.said["apply again"].out == "unchanged        model store-day  sales, plan, stores\n"
     changed = lived.said["changed plan"].json["models"]
-    assert [(model["model"], model["change"]) for model in changed] == [(MODEL, "changed")]
+    assert [(model["name"], model["change"]) for model in changed] == [(MODEL, "changed")]
     assert changed[0]["differences"] == ['candidates: ["weekday_mean"] -> ["shrunk_rates"]']
 
 
@@ -121,7 +121,7 @@ def test_apply_asks_at_a_terminal(tmp_path: Path, cli: Cli, open_shop: Callable[
         monkeypatch.setattr(sys, "stdin", _Terminal(answer))
         said = cli("apply", "--project", tmp_path)
         assert said.code == 0
-        assert said.out.startswith("new              store-day  sales, plan, stores\n")
+        assert said.out.startswith("new              model store-day  sales, plan, stores\n")
         assert "apply this? [Y/n]" in said.out
         shown = cli("ls", "--project", tmp_path).out
         assert shown == listed if listed else MODEL in shown
@@ -481,7 +481,7 @@ def _process(*arguments: object, cwd: Path, **given: Any) -> subprocess.Complete
 
 def test_the_installed_command_works_in_its_folder(tmp_path: Path, open_shop: Callable[..., Any]) -> None:
     open_shop(tmp_path)
-    assert _process("apply", cwd=tmp_path, stdin=subprocess.DEVNULL).stdout == "new              store-day  sales, plan, stores\n"
+    assert _process("apply", cwd=tmp_path, stdin=subprocess.DEVNULL).stdout == "new              model store-day  sales, plan, stores\n"
     listed = _process("ls", cwd=tmp_path)
     assert (listed.returncode, listed.stderr) == (0, "")
     assert listed.stdout.splitlines()[1].startswith("store-day")

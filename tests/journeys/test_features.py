@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,3 +131,20 @@ def test_a_model_of_another_purpose_is_refused_and_the_refusal_audited(shelf: Sh
     (row,) = [row for row in shelf.do("audit", "--json").json if row["outcome"] == "refused"]
     assert (row["verb"], row["thing"], row["detail"]["purpose"]) == ("run", "model/store-day", "credit")
     assert shelf.do("list-ingests", "--json").json == shelf.do("runs", "--json").json == []
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_a_change_touches_is_shown_before_it_is_asked_for(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.change('purpose="credit"', 'purpose="credit", features=[store_traffic]')
+    shelf.do("apply", "--yes")
+    shelf.change('known_after="6h"', 'known_after="2h"')
+    for answer, n_versions in (("n\n", 1), ("y\n", 2)):
+        monkeypatch.setattr(sys, "stdin", _Terminal(answer))
+        said = shelf.do("apply").out
+        asked = said.index("apply this? [Y/n]")
+        assert "touches model store-day: it is trained on the new version at its next run" in said[:asked]
+        assert len(shelf.do("features", "show", "store_traffic", "--json").json["versions"]) == n_versions

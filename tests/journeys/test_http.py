@@ -368,26 +368,40 @@ def fail(session) -> str:
 gateway._BODY_S = 0.2
 application.remote_verbs = lambda: {"doze": make_remote(doze.__verb__), "break": make_remote(fail.__verb__)}
 with open_house("memory://") as house:
-    serve(house, folder=Path(), port=0, grace_s=1, announce=lambda url: print(f"Endcap listens on {url}", flush=True))
+    serve(house, folder=Path(), port=0, grace_s=int(sys.argv[1]), announce=lambda url: print(f"Endcap listens on {url}", flush=True))
 """
 
 
-@pytest.mark.parametrize(("hours", "code", "answer"), [(0.0002, 0, b"200 OK"), (1.0, 8, b"")])
+@pytest.mark.parametrize(("hours", "code", "answer"), [(0.0002, 0, b"200 OK"), (1.0, 8, b"503 Service Unavailable")])
 def test_what_is_being_answered_is_waited_for_a_while(hours: float, code: int, answer: bytes) -> None:
-    with started(command=[sys.executable, "-c", SLOW]) as slow, socket.create_connection(("127.0.0.1", slow.port), timeout=60) as connection:
+    with started(1, command=[sys.executable, "-c", SLOW]) as slow, socket.create_connection(("127.0.0.1", slow.port), timeout=60) as connection:
         connection.sendall(f"GET /api/v1/doze?hours={hours} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         assert slow.process.stdout is not None
         assert slow.process.stdout.readline() == "dozing\n"
         left = slow.stop()
         assert left[0] == code
-        assert ("stopped with 1 calls unfinished" in left[2]) == (code == 8)
+        assert left[2].endswith("stopped with 1 calls unfinished\n" if code else "")
+        assert "Traceback" not in left[2]
         got = b"".join(iter(lambda: connection.recv(65_536), b""))
         assert answer in got
         assert (b"rested" in got) == (code == 0)
+        assert (b"was stopped before this call had ended" in got) == (code == 8)
+
+
+def test_whoever_asks_twice_is_not_kept_waiting() -> None:
+    with started(600, command=[sys.executable, "-c", SLOW]) as slow, socket.create_connection(("127.0.0.1", slow.port), timeout=60) as connection:
+        connection.sendall(b"GET /api/v1/doze?hours=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert slow.process.stdout is not None
+        assert slow.process.stdout.readline() == "dozing\n"
+        slow.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            slow.process.wait(timeout=0.5)
+        code, _, err = slow.stop(signal.SIGINT)
+        assert (code, err) == (8, "stopped with 1 calls unfinished\n")
 
 
 def test_what_nobody_foresaw_is_told_without_its_text_and_logged(tmp_path: Path) -> None:
-    with started(command=[sys.executable, "-c", SLOW]) as service:
+    with started(1, command=[sys.executable, "-c", SLOW]) as service:
         said = service.ask("GET", "/api/v1/break")
         assert (said.status, said.json["code"], said.json["error"]) == (500, "error", "The service failed: RuntimeError.")
         half = b"POST /api/v1/break HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"

@@ -152,8 +152,11 @@ def test_the_kernel_is_its_twin(rows: list[Any], asked: list[Any], max_age: int 
     columns = [np.array([row[i] for row in taken], np.int32 if i == 0 else np.int64) for i in range(4)]
     keys, at = np.array([key for key, _ in asked], np.int32), np.array([time * scale for _, time in asked], np.int64)
     age = None if max_age is None else max_age if not far else 0
-    got = choose_rows(keys, at, rows=RowTimes(*columns), n_keys=4, max_age_us=age)
-    for number, (key, time) in zip(got.tolist(), asked, strict=True):
+    places, used = choose_rows(keys, at, rows=RowTimes(*columns), n_keys=4, max_age_us=age)
+    assert len(set(used.tolist())) == len(used)
+    assert set(places.tolist()) - {MISSING} == set(range(len(used)))
+    for place, (key, time) in zip(places.tolist(), asked, strict=True):
+        number = MISSING if place == MISSING else int(used[place])
         seen = [row[1:] for row in taken if row[0] == key and max(row[1], row[2]) <= time * scale]
         expected = max(seen) if seen and key >= 0 else None
         if expected is not None and age is not None and expected[0] < time * scale - age:
@@ -162,10 +165,17 @@ def test_the_kernel_is_its_twin(rows: list[Any], asked: list[Any], max_age: int 
         assert number == MISSING or taken[number][0] == key
 
 
+CHANGES = [datetime(2026, 3, 29, 2), datetime(2026, 10, 25, 2), datetime(2020, 11, 1), datetime(2018, 11, 4), datetime(2026, 4, 5, 1, 30)]  # noqa: DTZ001
+WALL_TIMES = st.one_of(
+    st.datetimes(datetime(1950, 1, 1), datetime(2037, 12, 31)),  # noqa: DTZ001 - wall times
+    st.builds(lambda change, minutes: change + minutes * MINUTE, st.sampled_from(CHANGES), st.integers(-90, 90)),
+)
+
+
 @settings(max_examples=80, deadline=None)
 @given(
-    local=st.lists(st.datetimes(datetime(1950, 1, 1), datetime(2037, 12, 31)), max_size=20),  # noqa: DTZ001 - wall times
-    zone=st.sampled_from(["UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Kolkata", "Australia/Lord_Howe"]),
+    local=st.lists(WALL_TIMES, max_size=20),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Asia/Kolkata", "Australia/Lord_Howe"]),
     unit=st.sampled_from(["s", "ms", "us", "ns"]),
 )
 def test_wall_times_are_the_instants_that_the_zone_database_gives(

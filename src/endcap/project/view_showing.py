@@ -366,9 +366,15 @@ def _describe_features(
             meaning=view.meanings.get(name, ""),
             type=kept.feature_types.get(name) or (profile.type if profile else None),
             personal=name in personal,
-            profile=profile,
+            profile=_count_only(profile) if profile is not None and name in personal else profile,
             **_split(sources.features.get(name, ())),
         )
+
+
+def _count_only(profile: ColumnProfile) -> ColumnProfile:
+    """The counts of a personal column, whatever was kept of it before somebody said that it is personal."""
+    nothing: dict[str, Any] = {"least": None, "most": None, "mean": None, "deviation": None, "quantiles": None, "top": [], "histogram": None}
+    return msgspec.structs.replace(profile, **nothing)
 
 
 def _split(columns: Iterable[SourceColumn]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,7 @@ def served(scene: Scene) -> str:
     return name
 
 
+SPINE = pa.table({"store_id": ["S1", None], "at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))})
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "audit": lambda _: {"actor": "ada"},
@@ -267,6 +269,7 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
+    "training-set": lambda s: {"spine": SPINE, "views": [viewed(s)], "at": "at"},
     "features label": lambda s: {"view": viewed(s), "label": "gold"},
     "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
 }

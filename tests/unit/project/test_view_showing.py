@@ -141,6 +141,7 @@ def test_a_view_is_shown_in_full(session: Session, tmp_path: Path) -> None:
     assert (units.sources, n.sources, n.conditions) == (("sales.units",), ("sales (rows)",), ("sales.channel",))
     assert (clerk.personal, clerk.sources) == (True, ("sales.till_clerk",))
     assert units.profile is not None
+    assert b"Ada L" not in msgspec.json.encode(page)
     assert [key.name for key in page.keys] == ["store"]
     (table,) = page.tables
     assert (table.n_rows, table.read_at, table.owner, table.last_event) == (1, arrived.at, "tills team", "2026-01-01T00:00:00")

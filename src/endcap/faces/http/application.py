@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -29,11 +28,6 @@ def build_application(house: House, *, folder: Path, calls: Calls | None = None,
     """The service over an open house, as its local owner, for the project in ``folder``. ``announce`` is called once it is ready."""
     session, calls = house.session(), calls or Calls()
 
-    @asynccontextmanager
-    async def live(_: Starlette) -> AsyncIterator[None]:
-        announce()
-        yield
-
     remotes = remote_verbs()
     quick = {remote.path: OnlineReads(session, remote, calls).answer for name, remote in remotes.items() if name == "features online"}
     routes = [
@@ -42,9 +36,9 @@ def build_application(house: House, *, folder: Path, calls: Calls | None = None,
         *(_route(remote, session, folder, calls) for remote in remotes.values() if remote.path not in quick),
     ]
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
-    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=live)  # type: ignore[arg-type]  # each handler takes its own kind of error
+    app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # each handler takes its own kind of error
     app.router.redirect_slashes = False
-    return Gateway(app, quick)
+    return Gateway(app, quick, announce)
 
 
 def _route(remote: RemoteVerb, session: Session, folder: Path, calls: Calls) -> Route:

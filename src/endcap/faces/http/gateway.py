@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from endcap.core.errors import EndcapError, InvalidInput, PermissionDenied
+from endcap.core.errors import EndcapError, InvalidInput, PermissionDenied, Unreachable
 from endcap.faces.http.answers import RequestRefused, encode_error, send_json, status_of, tell_unforeseen
 
 MOST_BODY_BYTES = 16 * 2**20
@@ -21,25 +22,41 @@ _BODY_S = 30.0
 _DRAINED_BODIES = 8
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+_STOPPED = Unreachable("The service was stopped before this call had ended.", hint="what it had not written is not done: call again once it is up")
+
 Quick = Callable[[bytes], Awaitable[bytes]]
 """A route from the bytes of a body to those of an answer."""
 
 
 class Gateway:
-    """The ASGI application: lets requests in, reads their bodies, answers ``quick`` paths itself and hands the rest on."""
+    """The ASGI application: lets requests in, reads their bodies, answers ``quick`` paths itself and hands the rest on.
 
-    def __init__(self, app: ASGIApp, quick: Mapping[str, Quick]) -> None:
+    ``announce`` is called once, when requests are answered.
+    """
+
+    def __init__(self, app: ASGIApp, quick: Mapping[str, Quick], announce: Callable[[], None] = lambda: None) -> None:
         self._app = app
         self._quick = quick
+        self._announce = announce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            with suppress(asyncio.CancelledError):  # an end that waits for nothing
+                await self._live(receive, send)
             return
         try:
             await self._answer(scope, receive, send)
         except RequestRefused as refused:
             await send_json(send, encode_error(refused.error), status=refused.status, headers=refused.headers)
+        except asyncio.CancelledError:  # the service ends and does not wait for it
+            with suppress(RuntimeError):  # an answer that had begun is left as it is
+                await send_json(send, encode_error(_STOPPED), status=status_of(_STOPPED), headers=((b"connection", b"close"),))
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] == "lifespan.startup":
+            self._announce()
+            await send({"type": "lifespan.startup.complete"})
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         require_local(scope)

@@ -60,7 +60,8 @@ def describe_service() -> dict[str, Any]:
 
 def _describe_verb(remote: RemoteVerb, parameters: dict[str, Any], result: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
     verb = remote.verb
-    name, words = verb.name.replace(" ", "-"), f"{reflow(verb.help)}\n\nPermission: {verb.permission}."
+    more = reflow(verb.help.partition("\n")[2]).strip()
+    name, words = verb.name.replace(" ", "-"), f"{more}\n\nPermission: {verb.permission}.".strip()
     post = _operation(name, reflow(verb.summary), words, result)
     post["requestBody"] = {"required": bool(_required(remote)), "content": {"application/json": {"schema": parameters}}}
     if not remote.by_query:

@@ -31,7 +31,7 @@ def serve(
     """Answer requests until SIGTERM or SIGINT. ``announce`` is called with the URL once requests are answered.
 
     Port 0 is any free one. Raises InvalidInput for a host that is not of this machine alone and for a port that cannot be, Conflict for one that is
-    taken. A second signal does not wait for what is being answered.
+    taken. A SIGINT after a signal does not wait for what is being answered.
     """
     with open_socket(host, port) as listening:
         calls = Calls()

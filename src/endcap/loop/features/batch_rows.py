@@ -103,7 +103,8 @@ class Advance:
 
 @dataclass(frozen=True)
 class Added:
-    """What is to be written: feature rows (None: there are none), tiles, and which of those that stand these replace.
+    """What is to be written: feature rows (None: there are none), tiles with their first and last tick, and which of those that stand
+    these replace.
 
     ``waits_until`` is the latest instant after the run at which something counts that is here already. ``stored_types`` are DuckDB's types of
     the view's columns.
@@ -113,6 +114,7 @@ class Added:
     stored_types: dict[str, str]
     n_keys_recomputed: int = 0
     tiles: str | None = None
+    tile_ticks: tuple[datetime, datetime] | None = None
     replaced: tuple[tuple[datetime, datetime], ...] = ()
     waits_until: datetime | None = None
 

@@ -83,13 +83,13 @@ def first_order(n: int) -> int:
 
 
 def scan_batches(session: Session, dataset: str, version: ViewVersion, batches: Sequence[str]) -> pads.Dataset | None:
-    """The rows of batches as one lazy dataset, None where they have none. A part that is not there is missed by who counts rows."""
+    """The rows of batches as one lazy dataset; None where one of them is not there. Holds a file open for each part."""
     import pyarrow.dataset as pads
 
     there = {found[_BATCH] for found in session.tables.partitions(dataset, partition=place(session, version))}
-    opened = [session.tables.scan(dataset, partition=place(session, version, batch)) for batch in batches if batch in there]
-    if not opened:
+    if not batches or not there.issuperset(batches):
         return None
+    opened = [session.tables.scan(dataset, partition=place(session, version, batch)) for batch in batches]
     return opened[0] if len(opened) == 1 else pads.dataset(opened)
 
 

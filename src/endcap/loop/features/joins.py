@@ -51,8 +51,8 @@ class RowTimes:
         return cls(keys.astype(np.int32, copy=False), *rest)
 
 
-def choose_rows(keys: Codes, at: Instants, *, rows: RowTimes, n_keys: int, max_age_us: int | None) -> Numbers:
-    """For each key and instant the number of the feature row that counts, or MISSING.
+def choose_rows(keys: Codes, at: Instants, *, rows: RowTimes, n_keys: int, max_age_us: int | None) -> tuple[Numbers, Numbers]:
+    """For each key and instant the feature row that counts, by its place among those that count for any (MISSING: none does); and their numbers.
 
     It is the greatest by (event time, known-at, order) among the key's rows whose event time and known-at are not after the instant; none
     where that row's event time is earlier than the instant less ``max_age_us`` (None: any age). ``keys`` are numbers below ``n_keys``, or
@@ -114,6 +114,8 @@ def _sort(entries: Any, values: Any) -> None:
 @_compiled
 def _choose(keys: Any, at: Any, row_keys: Any, event_at: Any, known_at: Any, order: Any, n_keys: int, max_age_us: int) -> Any:
     chosen = np.full(len(keys), -1, np.int64)
+    used = np.empty(len(keys), np.int64)
+    n_used = 0
     row_starts, rows = _group(row_keys, n_keys)
     starts, asked = _group(keys, n_keys)
     for k in range(n_keys):
@@ -127,7 +129,7 @@ def _choose(keys: Any, at: Any, row_keys: Any, event_at: Any, known_at: Any, ord
         instants = asked[starts[k] : starts[k + 1]]
         times = at[instants]
         _sort(instants, times)
-        best, e, kn, o, i = -1, _EVER, _EVER, _EVER, 0
+        best, told, e, kn, o, i = -1, -1, _EVER, _EVER, _EVER, 0
         for j in range(len(instants)):
             while i < len(own) and visible[i] <= times[j]:
                 row = own[i]
@@ -135,5 +137,9 @@ def _choose(keys: Any, at: Any, row_keys: Any, event_at: Any, known_at: Any, ord
                 if best < 0 or event_at[row] > e or (event_at[row] == e and (known_at[row] > kn or (known_at[row] == kn and order[row] > o))):
                     best, e, kn, o = row, event_at[row], known_at[row], order[row]
             if best >= 0 and (max_age_us < 0 or times[j] - max_age_us <= e):
-                chosen[instants[j]] = best
-    return chosen
+                if best != told:  # what was passed never comes back
+                    told = best
+                    used[n_used] = best
+                    n_used += 1
+                chosen[instants[j]] = n_used - 1
+    return chosen, used[:n_used].copy()

@@ -17,13 +17,14 @@ killed and is run again writes the same rows under the same id.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from endcap.core.clock import ManualClock
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput
 from endcap.core.identity import identify
@@ -42,7 +43,7 @@ from endcap.loop.features.batch_rows import Added, Advance, add_rows
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.feature_batches import Written, remove_batches, scan_batches, write_batch
 from endcap.loop.features.lineage import find_personal
-from endcap.loop.features.materialised import list_batches, open_materialised
+from endcap.loop.features.materialised import list_batches, name_merged, name_places, open_materialised
 from endcap.loop.features.online import write_online
 from endcap.loop.features.records import (
     EVENT_AT,
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
 
 _VERB = "features materialise"
 _CAME = "__came"
+MOST_APART = 64
+"""Batches whose rows rest each in a place of its own; then they are brought together."""
 _ONLINE_ROWS = 200_000  # handed to the online store at once
 
 
@@ -96,8 +99,9 @@ def materialise(
     and time are unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
 
     Raises NotFound for an unknown view, ContractBroken for rows that break a table's contract, InvalidInput for tables that no longer have the
-    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Cost: that of ingesting what is new,
-    the new files and the tiles of the longest window, and the newest row of each key. Memory: that of the settings.
+    view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Where the online store does not
+    answer, the batch stands offline, and the next run brings it online. Cost: that of ingesting what is new, the new files and the tiles of the
+    longest window, and the newest row of each key. Memory: that of the settings.
     """
     version = find_view(session, view)
     subject = f"features/{version.id}"
@@ -161,9 +165,9 @@ class _Run:
 
     def _tidy(self, last: Materialisation | None) -> None:
         """Remove what killed runs left, and the newest rows of batches that are not the newest."""
-        batches = {batch.id for batch in list_batches(self.session, self.version)}
-        remove_batches(self.session, MATERIALISED, self.version, but=batches)
-        remove_batches(self.session, TILES, self.version, but=batches)
+        batches = list_batches(self.session, self.version)
+        remove_batches(self.session, MATERIALISED, self.version, but=name_places(batches))
+        remove_batches(self.session, TILES, self.version, but={batch.id for batch in batches})
         remove_batches(self.session, NEWEST, self.version, but={last.id} if last else ())
 
     def _ingest(self, *, verify: bool) -> dict[str, Ingest]:
@@ -192,6 +196,7 @@ class _Run:
             write_batch(self.session, TILES, version, id_, sql=added.tiles, engine=engine)
         rows = self._write_rows(advance, added, id_, n=n)
         self.reporter.step_ended("compute", status="done", wall_s=time.perf_counter() - began_s, note=f"{rows.n_rows:,} rows")
+        merged_from = self._merge(advance, version, id_, n_rows=rows.n_rows, n=n)
         newest = self._write_newest(advance, version, id_, n=n, rows=rows)
         snapshot = self._profile(advance, version, id_, newest)
         visible = rows.last_visible.replace(tzinfo=UTC) if rows.last_visible else None
@@ -220,6 +225,8 @@ class _Run:
             waits_until=max(waits, default=None),
             kept={name: arrival.kept for name, arrival in advance.arrivals.items() if arrival.kept},
             replaced=added.replaced,
+            tiles=added.tile_ticks,
+            merged_from=merged_from,
             online="pending" if advance.view.online else "none",
         )
         self._record(record, snapshot, version)
@@ -257,6 +264,21 @@ class _Run:
         sql = f"SELECT * FROM ({added.rows}) ORDER BY {by}"
         return write_batch(self.session, MATERIALISED, self.version, id_, sql=sql, engine=advance.engine, n=n, advance=report)
 
+    def _merge(self, advance: Advance, version: ViewVersion, id_: str, *, n_rows: int, n: int) -> int | None:
+        """Bring the rows of the last batches to rest in one place once they are many, since whoever reads them opens a file for each."""
+        apart = []
+        for batch in reversed(advance.before):
+            if batch.merged_from is not None:
+                break
+            apart.append(batch)
+        places = [batch.id for batch in apart[::-1] if batch.n_rows] + ([id_] if n_rows else [])
+        rows = scan_batches(self.session, MATERIALISED, version, places) if len(places) >= MOST_APART else None
+        if rows is None:
+            return None
+        advance.engine.register("__apart", rows)
+        write_batch(self.session, MATERIALISED, version, name_merged(id_), sql=f"SELECT * FROM __apart ORDER BY {ORDER}", engine=advance.engine)
+        return apart[-1].n if apart else n
+
     def _write_newest(self, advance: Advance, version: ViewVersion, id_: str, *, n: int, rows: Written) -> Written:
         """Of each key the newest row that counts: those that stood, and what came or began to count."""
         engine, last, until = advance.engine, advance.last, plain(advance.until)
@@ -289,7 +311,9 @@ class _Run:
         first = last = None
         profiles: list[ColumnProfile] = []
         if rows is not None:
-            profiles = profile_columns(rows.scanner(columns=names).to_reader(), personal=find_personal(version.view))
+            profiles = profile_columns(
+                rows.scanner(columns=names).to_reader(), personal=find_personal(version.view), n_threads=self.session.settings.n_threads
+            )
             advance.engine.register("__newest", rows)
             first, last = advance.engine.execute(f"SELECT min({EVENT_AT}), max({EVENT_AT}) FROM __newest").fetchall()[0]
         self.reporter.step_ended("profile", status="done", wall_s=time.perf_counter() - began_s, note=f"{newest.n_rows:,} keys")
@@ -334,12 +358,13 @@ class _Run:
         import pyarrow.compute as pc
 
         self.reporter.step_started("online")
+        session = replace(self.session, clock=ManualClock(record.known_until))  # by then the rows count, though the clock went back since
         began_s, n_online = time.perf_counter(), 0
         rows = scan_batches(self.session, NEWEST, self.version, [record.id])
         if rows is not None:
             n_rows = rows.count_rows(filter=pc.field(_CAME))
             for chunk in rows.scanner(filter=pc.field(_CAME), batch_size=_ONLINE_ROWS).to_batches():
-                n_online += write_online(self.session, self.version, pa.Table.from_batches([chunk]).drop_columns([_CAME]))
+                n_online += write_online(session, self.version, pa.Table.from_batches([chunk]).drop_columns([_CAME]))
                 self.reporter.step_advanced("online", done=n_online, total=n_rows)
         with self.session.records.transact() as tx:
             found = tx.get_versioned(MATERIALISATIONS, workspace=self.session.workspace, id=record.id)

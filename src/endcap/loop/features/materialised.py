@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from endcap.core.errors import IntegrityBroken, NotFound
@@ -38,7 +39,13 @@ def read_materialised(session: Session, version: ViewVersion) -> pads.Dataset | 
     batches = list_batches(session, version)
     if not batches:
         raise _never(version)
-    return _scan(session, MATERIALISED, version, batches)
+    places = name_places(batches)
+    found = scan_batches(session, MATERIALISED, version, places)
+    if found is None and name_places(list_batches(session, version)) != places:
+        return read_materialised(session, version)  # they were merged, and removed, since the records were read
+    if found is None and places:
+        raise IntegrityBroken(f"The rows of feature view '{version.id}' are gone.", hint="restore them from a backup")
+    return found
 
 
 def read_newest(session: Session, version: ViewVersion) -> pads.Dataset | None:
@@ -82,12 +89,24 @@ def open_materialised(
     return add_pushed(sql, session=session, view=view, stored=stored, engine=engine, tail=tail)
 
 
-def _scan(session: Session, dataset: str, version: ViewVersion, batches: list[Materialisation]) -> pads.Dataset | None:
-    with_rows = [batch.id for batch in batches if batch.n_rows]
-    found = scan_batches(session, dataset, version, with_rows)
-    if with_rows and found is None:
-        raise IntegrityBroken(f"The rows of feature view '{version.id}' are gone.", hint="restore them from a backup")
-    return found
+def name_places(batches: Sequence[Materialisation]) -> list[str]:
+    """Where the rows of batches rest: each under its own id, or together with those before it."""
+    found: list[str] = []
+    least = None
+    for batch in reversed(batches):
+        if least is not None and batch.n >= least:
+            continue
+        if batch.merged_from is not None:
+            found.append(name_merged(batch.id))
+            least = batch.merged_from
+        elif batch.n_rows:
+            found.append(batch.id)
+    return found[::-1]
+
+
+def name_merged(batch: str) -> str:
+    """The place of the rows of a batch and of those before it, where they rest together."""
+    return f"merged_{batch}"
 
 
 def _never(version: ViewVersion) -> NotFound:

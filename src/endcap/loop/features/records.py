@@ -76,7 +76,8 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     times that are covered, each from its first to before its last instant (None: without end), those of earlier batches among them.
     ``waits_until`` is the instant at which the last of the rows will count that lie in the future (None: none does). ``kept`` names, by table,
     what the files held that went and whose rows stay known. ``replaced`` are the ends (both included) of intervals whose tiles in earlier batches
-    no longer count. ``online`` is ``pending`` until the online store has the rows, then ``done``, or ``none`` for a view that is not kept there.
+    no longer count, ``tiles`` those of the ticks whose tiles this batch added. ``merged_from`` is the first of the batches whose rows rest in one
+    place with this one's (None: they rest by batch). ``online`` is ``pending`` until the online store has the rows, then ``done``, or ``none`` for a view that is not kept there.
     """
 
     id: str
@@ -102,6 +103,8 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     waits_until: datetime | None = None
     kept: dict[str, tuple[str, ...]] = {}
     replaced: tuple[tuple[datetime, datetime], ...] = ()
+    tiles: tuple[datetime, datetime] | None = None
+    merged_from: int | None = None
     online: str = "none"
 
 

@@ -162,7 +162,7 @@ def read_instants(spine: Spine, at: str, *, zone: str | None, engine: duckdb.Duc
     """The instants of a column in microseconds of UTC, and which rows have one.
 
     A time with a zone is an instant. One without is wall time of ``zone``, or where that is None of the zone that the spine declares; a date
-    is its local midnight. A wall time that a change of clocks repeats is the one the zone database gives first. Finer times than
+    is its local midnight. A wall time that a change of clocks repeats is the earlier instant, one that it skips is read as if the clocks had not changed. Finer times than
     microseconds are rounded down, so that nothing later is seen. Raises InvalidInput where no zone is said, for a column that is no time and
     for times that microseconds cannot hold.
     """
@@ -190,8 +190,13 @@ def read_instants(spine: Spine, at: str, *, zone: str | None, engine: duckdb.Duc
         )
     if zone in _UTC:
         return whole, there
+    named, day = quote_text(zone), _DAY_US
     with lent(engine, {"wall": pa.array(whole).cast(pa.timestamp("us")), "n": pa.array(np.arange(len(whole)))}) as name:
-        got = engine.sql(f"SELECT n, epoch_us(timezone({quote_text(zone)}, wall)) AS at_us FROM {name}").to_arrow_table()
+        late = f"SELECT n, epoch_us(wall) AS wall, epoch_us(timezone({named}, wall)) AS late FROM {name}"  # of two, the engine gives the later
+        shown = f"epoch_us(timezone({named}, make_timestamptz({{}})))"
+        early = f"SELECT *, wall - ({shown.format(f'late - {day}')} - (late - {day})) AS early FROM ({late})"
+        is_shown = f"early < late AND {shown.format('early')} = wall"
+        got = engine.sql(f"SELECT n, CASE WHEN {is_shown} THEN early ELSE late END AS at_us FROM ({early})").to_arrow_table()
     instants = np.empty(len(whole), np.int64)
     instants[got["n"].to_numpy()] = got["at_us"].to_numpy()
     return instants, there

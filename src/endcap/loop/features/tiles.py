@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import count, groupby
 
 from endcap.core.durations import parse_duration
 from endcap.core.names import quote
@@ -31,6 +31,7 @@ from endcap.loop.features.windows import LATE, TICK, WindowPlan, plan_windows, t
 _NEW, _AFFECTED = "__new_tiles", "__affected"
 _AT = "__tick_us"  # the instant of a tile's tick, microseconds since 1970 (UTC)
 _LEAST = timedelta(microseconds=1)
+_NAMES = count()  # of relations of tiles, so that none takes the place of one that a query is still to read
 
 
 def last_due(advance: Advance, now: datetime) -> datetime:
@@ -61,12 +62,13 @@ def add_windows(advance: Advance) -> Added:
         n_keys = 0
     sql = f"SELECT * FROM ({' UNION ALL BY NAME '.join(parts)}) WHERE {KNOWN_AT} <= {plain(advance.until)}"
     _, stored = plain_columns(f"SELECT * EXCLUDE ({RESTATED}) FROM ({sql})", view=advance.view, engine=engine)
-    (n_new,) = engine.execute(f"SELECT count(*) FROM {_NEW}").fetchall()[0]
+    ends = found.ticks_of_new()
     return Added(
         rows=sql,
         stored_types=stored,
         n_keys_recomputed=n_keys,
-        tiles=found.at_rest() if n_new else None,
+        tiles=found.at_rest() if ends else None,
+        tile_ticks=ends,
         replaced=found.replaced,
         waits_until=found.waits_until(),
     )
@@ -96,12 +98,11 @@ class _Windows:
 
     def _reach_back(self) -> WindowPlan:
         """The plan with ticks that hold all tiles at rest, those of files that went among them."""
-        tiles = self._at_rest(None, None)
-        ends = self.advance.engine.execute(f"SELECT min({_AT}), max({_AT}) FROM ({tiles})").fetchall()[0] if tiles else None
-        if not ends or ends[0] is None:
+        kept = [batch.tiles for batch in self.advance.before if batch.tiles]
+        if not kept:
             return self.plan
         zero, view = datetime.fromtimestamp(0, UTC), self.advance.view
-        first, last = (zero + timedelta(microseconds=end) for end in ends)
+        first, last = min(ends[0] for ends in kept), max(ends[1] for ends in kept)
         own = self.plan.ticks
         first, last = (
             min(first, zero + timedelta(microseconds=own.instant_us(own.first))),
@@ -141,6 +142,14 @@ class _Windows:
             parts.append(tiles_sql(plan, ticks=self.again))
         parts = parts or [f"SELECT * FROM ({tiles_sql(plan)}) WHERE false"]
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {_NEW} AS {' UNION ALL BY NAME '.join(parts)}")
+
+    def ticks_of_new(self) -> tuple[datetime, datetime] | None:
+        """The first and the last tick of the new tiles, None where there are none."""
+        first, last = self.advance.engine.execute(f"SELECT min({TICK}), max({TICK}) FROM {_NEW}").fetchall()[0]
+        if first is None:
+            return None
+        zero, ticks = datetime.fromtimestamp(0, UTC), self.plan.ticks
+        return zero + timedelta(microseconds=ticks.instant_us(first)), zero + timedelta(microseconds=ticks.instant_us(last))
 
     def at_rest(self) -> str:
         """The new tiles as they are kept, in the order of their ticks, so that few parts are read again, and the same whenever they are made."""
@@ -237,14 +246,16 @@ class _Windows:
         plan, engine = self.plan, self.advance.engine
         own = self.replaced if alive else ()
         parts = []
-        for place, (ranges, batches) in enumerate(_by_ranges(self.advance.before, own)):
-            tiles = scan_batches(self.advance.session, TILES, self.advance.version, batches)
+        first_us, last_us = None if low is None else plan.ticks.instant_us(low), None if high is None else plan.ticks.instant_us(high)
+        for ranges, batches in _by_ranges(self.advance.before, own):
+            met = [b.id for b in batches if b.tiles and not _apart(b.tiles, first_us, last_us)]
+            tiles = scan_batches(self.advance.session, TILES, self.advance.version, met) if met else None
             if tiles is None:
                 continue
-            name = f"__tiles_{place}"
+            name = f"__tiles_{next(_NAMES)}"
             engine.register(name, tiles)
-            wanted = [f"{_AT} >= {plan.ticks.instant_us(low)}"] if low is not None else []
-            wanted += [f"{_AT} <= {plan.ticks.instant_us(high)}"] if high is not None else []
+            wanted = [f"{_AT} >= {first_us}"] if first_us is not None else []
+            wanted += [f"{_AT} <= {last_us}"] if last_us is not None else []
             wanted += [f"{_AT} NOT BETWEEN {to_us(first)} AND {to_us(last)}" for first, last in ranges]
             parts.append(f"SELECT * FROM {name}" + (f" WHERE {' AND '.join(wanted)}" if wanted else ""))
         return f"SELECT *, {plan.ticks.number_sql(_AT)} AS {TICK} FROM ({' UNION ALL BY NAME '.join(parts)})" if parts else None
@@ -253,14 +264,19 @@ class _Windows:
 Ranges = tuple[tuple[datetime, datetime], ...]
 
 
-def _by_ranges(batches: tuple[Materialisation, ...], own: Ranges) -> list[tuple[Ranges, list[str]]]:
+def _by_ranges(batches: tuple[Materialisation, ...], own: Ranges) -> list[tuple[Ranges, list[Materialisation]]]:
     """Batches by the intervals in which their tiles no longer count, since later batches made them again."""
     later: Ranges = own
-    found: list[tuple[Ranges, str]] = []
+    found: list[tuple[Ranges, Materialisation]] = []
     for batch in reversed(batches):
-        found.append((later, batch.id))
+        found.append((later, batch))
         later = (*later, *batch.replaced)
-    return [(ranges, [id_ for _, id_ in group]) for ranges, group in groupby(found, key=lambda entry: entry[0])]
+    return [(ranges, [batch for _, batch in group]) for ranges, group in groupby(found, key=lambda entry: entry[0])]
+
+
+def _apart(ticks: tuple[datetime, datetime], first_us: int | None, last_us: int | None) -> bool:
+    """Whether tiles lie outside of what is wanted, so that their files need not be opened."""
+    return (first_us is not None and to_us(ticks[1]) < first_us) or (last_us is not None and to_us(ticks[0]) > last_us)
 
 
 def _ingest_before(advance: Advance, table: str) -> Ingest:

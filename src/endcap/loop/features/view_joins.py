@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEY, SLOT = "__key", "__slot"
+_BATCH_ROWS = 100_000
 _TINY = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - plain UTC, as instants of feature rows are
 
@@ -85,18 +86,18 @@ def choose_features(rows: FeatureRows, relation: str, asked: Asked, *, max_age: 
     if not np.any(asked.keys != MISSING):
         return Chosen(np.full(len(asked.keys), MISSING, np.int64), RowTimes.concat([]))
     most = max(1, n_bytes // BYTES_A_ROW)
-    ranges = [(0, asked.n_keys)]
+    ranges = [(0, asked.n_keys, n_bound or 0)]
     if n_bound is None or n_bound > most:
-        ranges = split_keys(_count_rows(rows, relation, asked), most=most)
+        counts = _count_rows(rows, relation, asked)
+        ranges = [(start, stop, int(counts[start:stop].sum())) for start, stop in split_keys(counts, most=most)]
     age_us = None if max_age is None else _count_us(max_age)
     numbers = np.full(len(asked.keys), MISSING, np.int64)
     parts: list[RowTimes] = []
     n = 0
-    for start, stop in ranges:
-        found = _read_times(rows, relation, asked, start=start, stop=stop)
+    for start, stop, n_most in ranges:
+        found = _read_times(rows, relation, asked, start=start, stop=stop, n_most=n_most)
         keys = asked.keys if len(ranges) == 1 else np.where((asked.keys >= start) & (asked.keys < stop), asked.keys, np.int32(MISSING))
-        chosen = choose_rows(keys, asked.at, rows=found, n_keys=asked.n_keys, max_age_us=age_us)
-        places, used = _close_up(chosen, n=len(found))
+        places, used = choose_rows(keys, asked.at, rows=found, n_keys=asked.n_keys, max_age_us=age_us)
         np.copyto(numbers, places + n, where=places != MISSING)
         parts.append(found.take(used))
         n += len(used)
@@ -126,31 +127,39 @@ def fetch_features(rows: FeatureRows, relation: str, asked: Asked, chosen: Chose
     Raises InvalidInput where two rows of a view are alike in key, times and order, so that nothing says which counts; Conflict where the
     view's rows are no longer those that were chosen from. Cost: one reading of the features, of which only those that count leave the engine.
     """
-    places, used = _close_up(chosen.numbers[start:stop], n=len(chosen.rows))
-    found = _read_features(rows, relation, asked, chosen.rows.take(used))
+    places, wanted = chosen.numbers[start:stop], chosen.rows
+    if len(places) < len(chosen.numbers):
+        places, used = _close_up(places, n=len(wanted))
+        wanted = wanted.take(used)
+    found = _read_features(rows, relation, asked, wanted)
     slots = np.asarray(found[SLOT])
     found = found.drop_columns([SLOT])
-    if len(slots) != len(used):
-        _refuse(rows, n_found=len(slots), n_wanted=len(used))
-    where = np.full(len(used) + 1, MISSING, np.int64)  # the last is where MISSING points
+    if len(slots) != len(wanted):
+        _refuse(rows, n_found=len(slots), n_wanted=len(wanted))
+    where = np.full(len(wanted) + 1, MISSING, np.int64)  # the last is where MISSING points
     where[slots] = np.arange(len(slots))
     columns = {name: found.column(i).combine_chunks() for i, name in enumerate(rows.feature_types)}
     return Fetched(columns, where[places], found.nbytes / max(1, len(slots)))
 
 
-def _read_times(rows: FeatureRows, relation: str, asked: Asked, *, start: int, stop: int) -> RowTimes:
+def _read_times(rows: FeatureRows, relation: str, asked: Asked, *, start: int, stop: int, n_most: int) -> RowTimes:
+    """What chooses between the rows of some keys, of which there are ``n_most`` at most; it goes from the engine into its place batch by batch."""
     part = "" if (start, stop) == (0, asked.n_keys) else f" AND k.{KEY} >= {start} AND k.{KEY} < {stop}"
     columns = f"k.{KEY}, CAST(r.{EVENT_AT} AS TIMESTAMP) AS e, CAST(r.{KNOWN_AT} AS TIMESTAMP) AS k, CAST(r.{ORDER} AS BIGINT) AS o"
+    arrays: list[NDArray[Any]] = [np.empty(n_most, np.int32), *(np.empty(n_most, np.int64) for _ in range(3))]
+    n = 0
     with reading(rows.view.name):
-        found = rows.engine.sql(
+        query = rows.engine.sql(
             f"SELECT {columns} FROM ({relation}) r JOIN {quote(asked.relation)} k ON {_equal(rows, 'k')}{part}"
             f" WHERE r.{EVENT_AT} IS NOT NULL AND r.{KNOWN_AT} IS NOT NULL"
-        ).to_arrow_table()
-    key, *times = (np.concatenate([np.asarray(c).view(t) for c in found.column(i).chunks] or [np.zeros(0, t)]) for i, t in enumerate(_TYPES))
-    return RowTimes(key, *times)
-
-
-_TYPES = (np.int32, np.int64, np.int64, np.int64)
+        )
+        for batch in query.to_arrow_reader(_BATCH_ROWS):
+            if n + batch.num_rows > n_most:
+                raise _changed(rows)
+            for array, column in zip(arrays, batch.columns, strict=True):
+                array[n : n + batch.num_rows] = np.asarray(column).view(array.dtype)
+            n += batch.num_rows
+    return RowTimes(*(array[:n] for array in arrays))
 
 
 def _count_rows(rows: FeatureRows, relation: str, asked: Asked) -> NDArray[np.int64]:
@@ -170,7 +179,8 @@ def _read_features(rows: FeatureRows, relation: str, asked: Asked, wanted: RowTi
     itself. Otherwise it is looked for by all that tells rows apart.
     """
     given: dict[str, NDArray[Any]] = {SLOT: np.arange(len(wanted), dtype=np.int64), ORDER: wanted.order}
-    if len(np.unique(wanted.order)) == len(wanted):
+    ordered = np.sort(wanted.order)
+    if not np.any(ordered[1:] == ordered[:-1]):
         found = _look_up(rows, relation, given, f"r.{ORDER} = w.{ORDER}")
         if found.num_rows == len(wanted):
             return found
@@ -207,7 +217,11 @@ def _refuse(rows: FeatureRows, *, n_found: int, n_wanted: int) -> None:
             f"Feature view '{view.name}' has two rows of the same {keys}, event time and known-at, and nothing says which of them came later.",
             hint="leave one of them out, or let known_at tell them apart",
         )
-    raise Conflict(f"The rows of feature view '{view.name}' changed while they were read.", hint="try again")
+    raise _changed(rows)
+
+
+def _changed(rows: FeatureRows) -> Conflict:
+    return Conflict(f"The rows of feature view '{rows.view.name}' changed while they were read.", hint="try again")
 
 
 def _close_up(numbers: Numbers, *, n: int) -> tuple[Numbers, Numbers]:

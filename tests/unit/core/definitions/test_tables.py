@@ -87,3 +87,62 @@ def test_an_unknown_key_is_answered_with_the_nearest() -> None:
     require_keys({"a": 1}, known=["a", "b"], what="x")
     with pytest.raises(DefinitionError, match=r"Gate has no 'baise'. It has: \['bias'\]. Hint: did you mean 'bias'"):
         require_keys({"baise": 1}, known=["bias"], what="Gate")
+
+
+SHOP = "postgresql://ada:$SHOP_PASSWORD@db/shop"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "postgresql://ada:s3cret@db/shop",
+        "postgresql://ada:s3cret$X@db/shop",
+        "postgresql://ada:s3@cret/x@db/shop",
+        "postgresql://ada@db/shop?password=s3cret",
+        "postgresql://ada@db/shop?sslmode=require&SSLPassword=s3cret",
+        "mysql://ada:s3cret@db/shop",
+    ],
+)
+def test_a_password_may_not_stand_in_a_definition_nor_in_the_error_that_says_so(source: str) -> None:
+    with pytest.raises(DefinitionError, match=r"Table 'orders' has a password in its source. Hint: take it from the environment") as refused:
+        Table("orders", source, relation="orders")
+    assert "s3" not in str(refused.value)
+
+
+@pytest.mark.parametrize("source", [SHOP, "postgresql://db/shop", "postgresql://ada@/shop?host=/run", "postgresql://ada:${A}$B@db/shop", "$SHOP_URL"])
+def test_a_database_is_named_by_its_url(source: str) -> None:
+    assert Table("orders", source, relation="public.orders", watermark="at", overlap="1h", select="at").is_landed  # type: ignore[arg-type]
+    assert not Table("orders", "orders/*.parquet").is_landed
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"relation": None}, "names no relation. Hint: declare relation='public.orders'"),
+        ({"relation": " "}, "has the relation ' '"),
+        ({"source": "orders.csv"}, "its source 'orders.csv' is no database"),
+        ({"source": "orders.csv", "relation": None, "watermark": "at"}, "declares watermark and no relation"),
+        ({"source": "orders.csv", "relation": None, "select": ("at",)}, "declares select and no relation"),
+        ({"watermark": "at", "select": ("id",)}, "has the watermark 'at', which it does not select"),
+        ({"watermark": ""}, "has the watermark ''"),
+        ({"overlap": "1h"}, "has an overlap and no watermark"),
+        ({"watermark": "at", "overlap": -1}, "has the overlap -1"),
+        ({"watermark": "at", "overlap": True}, "has the overlap True"),
+        ({"watermark": "at", "overlap": 1.5}, "has the overlap 1.5"),
+        ({"select": ("a", "a")}, "a name stands there twice"),
+        ({"personal": 5}, "it must be a list of column names"),
+        ({"purposes": ("",)}, "it must be a list of purposes"),
+        ({"purposes": (" staffing",)}, "begins or ends with a blank"),
+        ({"owner": 5}, "has the owner 5"),
+    ],
+)
+def test_what_fits_no_database_or_no_file_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(DefinitionError) as refused:
+        Table(**{"name": "orders", "source": SHOP, "relation": "public.orders", **changes})
+    assert said in str(refused.value)
+
+
+def test_purposes_personal_columns_and_the_owner_are_part_of_a_table() -> None:
+    table = Table("orders", "a.csv", purposes=["staffing"], personal="email", owner="demand")  # type: ignore[arg-type]  # what users write
+    assert (table.purposes, table.personal, table.owner) == (("staffing",), ("email",), "demand")
+    assert (Table("orders", "a.csv").purposes, Table("orders", "a.csv").personal) == ((), ())

@@ -208,6 +208,22 @@ SAID: dict[str, tuple[Any, list[str]]] = {
         Plan("project.py", (Planned("a", "new", ("sales", "plan")), Planned("b", "changed", (), ('horizon: "7d" -> "14d"',)))),
         ["new              model a  sales, plan", "changed          model b  ", '                   horizon: "7d" -> "14d"'],
     ),
+    "plan of views": (
+        Plan(
+            "project.py",
+            (),
+            (
+                Planned("v", "changed", ("sales",), ("+ feature [bold]u: sum(u, 7d)",), "abc", ("model m: m-v1 answers now",)),
+                Planned("w", "not in the file", version="def"),
+            ),
+        ),
+        [
+            "changed          view v@abc  sales",
+            "                   + feature [bold]u: sum(u, 7d)",
+            "                   touches model m: m-v1 answers now",
+            "not in the file  view w@def  ",
+        ],
+    ),
     "empty plan": (Plan("/tmp/[/bold]/project.py", ()), ["/tmp/[/bold]/project.py defines no model and no feature view"]),
     "started": (Started(("project.py", "data/[x].csv")), ["wrote project.py", "wrote data/[x].csv", "next: endcap run store-day"]),
     "delivery": (

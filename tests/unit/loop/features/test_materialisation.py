@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,12 +20,13 @@ from endcap.core.clock import ManualClock
 from endcap.core.definitions import aggregates as ag
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Contract, Table
-from endcap.core.errors import Conflict, ContractBroken, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
+from endcap.core.errors import Conflict, ContractBroken, IntegrityBroken, InvalidInput, NotFound, PermissionDenied, StorageFull
 from endcap.core.permissions import Role
 from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.sessions import Session
 from endcap.loop.data.engine import open_engine
+from endcap.loop.features import materialisation
 from endcap.loop.features.catalogue import find_view, register_view
 from endcap.loop.features.feature_batches import place, scan_batches
 from endcap.loop.features.materialisation import materialise
@@ -33,6 +35,7 @@ from endcap.loop.features.online import read_online
 from endcap.loop.features.records import ALWAYS, MATERIALISATIONS, MATERIALISED, NEWEST, SNAPSHOTS, TILES, Materialisation
 from endcap.pipelines.graph import SilentReporter
 from endcap.pipelines.leases import hold_lease
+from endcap.storage.backends.online_memory import MemoryOnline
 from endcap.testing.sessions import make_session
 
 START = datetime(2026, 3, 4, 9, tzinfo=UTC)
@@ -312,6 +315,7 @@ def test_a_clock_that_went_back_takes_nothing_back(shop: Shop) -> None:
     second = materialise(earlier, "daily")
     assert second.known_until == first.known_until
     assert {row[2] for row in shop.read("daily") if row[3] in (12, 13)} == {START.replace(tzinfo=None)}
+    assert shop.answer("daily", "a") == [12]
 
 
 TOTALS = FeatureView(
@@ -370,6 +374,24 @@ def test_one_run_at_a_time(shop: Shop) -> None:
     assert len(list_batches(shop.session, find_view(shop.session, "daily"))) == 1
 
 
+class Refusing(MemoryOnline):
+    """An online store that takes nothing."""
+
+    def write(self, space: str, *, keys: Sequence[bytes], rows: Sequence[bytes]) -> int:
+        raise StorageFull("It takes no more.")
+
+
+def test_what_the_online_store_did_not_take_is_brought_by_the_next_run(shop: Shop) -> None:
+    with pytest.raises(StorageFull):
+        materialise(replace(shop.session, ports=replace(shop.session.ports, online=Refusing())), "daily")
+    left = find_newest(shop.session, find_view(shop.session, "daily"))
+    assert left is not None
+    assert (left.online, left.n_online, len(shop.read("daily"))) == ("pending", 0, left.n_rows)
+    done = materialise(shop.session, "daily")
+    assert (done.id, done.online, done.n_online) == (left.id, "done", 2)
+    assert shop.answer("daily", "a") == [2]
+
+
 def test_what_a_killed_run_did_not_bring_online_is_brought_by_the_next(shop: Shop) -> None:
     first = materialise(shop.session, "daily")
     version = find_view(shop.session, "daily")
@@ -381,6 +403,24 @@ def test_what_a_killed_run_did_not_bring_online_is_brought_by_the_next(shop: Sho
     assert shop.answer("daily", "a") == [None]
     assert materialise(shop.session, "daily") == first
     assert shop.answer("daily", "a") == [2]
+
+
+def test_batches_come_to_rest_together(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(materialisation, "MOST_APART", 3)
+    version, found = find_view(shop.session, "daily"), []
+    for n in range(7):
+        shop.write(f"day-{n}", [("a", day(4 + n, 3), n), ("b", day(1 + n, 4), 1)])
+        found.append(materialise(shop.session, "daily"))
+        assert len(shop.read("daily")) == sum(batch.n_rows for batch in found)
+        shop.wait()
+    assert [batch.merged_from for batch in found] == [None, None, 1, None, None, 4, None]
+    there = [p["batch"] for p in shop.session.tables.partitions(MATERIALISED, partition=place(shop.session, version))]
+    assert there == [found[-1].id, f"merged_{found[2].id}", f"merged_{found[5].id}"]
+    materialise(shop.session, "daily")
+    other = Shop(shop.folder, replace(make_session(start=START), clock=shop.session.clock))
+    other.apply(DAILY)
+    materialise(other.session, "daily")
+    assert shop.answer("daily", "a", "b") == other.answer("daily", "a", "b")
 
 
 def test_what_a_killed_run_left_is_nobodys(shop: Shop) -> None:
