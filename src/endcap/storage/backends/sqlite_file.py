@@ -23,14 +23,15 @@ class SqliteFile:
     """The file at ``path``, laid out by the script ``create`` when it is new.
 
     ``holds`` says in errors what is in it; ``layout`` counts the layouts that a newer Endcap may have changed; ``pragmas`` are set on each
-    connection. What is committed is on the disk (``synchronous = FULL``): it outlives the power, too.
+    connection, ``page_bytes`` when the file is made. What is committed is on the disk (``synchronous = FULL``): it outlives the power, too.
     """
 
-    def __init__(self, path: Path, *, holds: str, layout: int, create: str = "", pragmas: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, *, holds: str, layout: int, create: str = "", pragmas: Sequence[str] = (), page_bytes: int = 4096) -> None:
         self._path = path
         self._holds = holds
         self._layout = layout
         self._create = create
+        self._page_bytes = page_bytes
         self._pragmas = ("synchronous = FULL", *pragmas)
         self._local = threading.local()
         self._open: dict[threading.Thread, sqlite3.Connection] = {}
@@ -122,6 +123,7 @@ class SqliteFile:
         # Other threads close it (all at the end, or one after its thread has ended), hence check_same_thread.
         connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256)
         try:
+            connection.execute(f"PRAGMA page_size = {self._page_bytes}")
             _switch_to_log(connection)
             for pragma in self._pragmas:
                 connection.execute(f"PRAGMA {pragma}")
