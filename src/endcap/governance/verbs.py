@@ -19,6 +19,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """How a parameter is said where there is only text, of one that takes more in Python: ``Annotated[Given, Spoken(Path)]`` is a path there."""
+
+    type: Any
+
+
+@dataclass(frozen=True)
 class Verb:
     """A row of the table of verbs. ``name`` is one word, or a topic and a word (``features search``); ``call`` is the checked function itself."""
 
@@ -36,7 +43,7 @@ class Verb:
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
-        """All parameters after the session. Types that are imported for the type checker only stay as text."""
+        """All parameters after the session, each as faces of text say it. Types that are imported for the type checker only stay as text."""
         found = list(inspect.signature(self.call).parameters.values())[1:]
         return [parameter.replace(annotation=self._resolve(parameter.annotation)) for parameter in found]
 

@@ -204,7 +204,7 @@ def _begin(home: Path, project: Path) -> bytes:
     with _open(home, _FIRST) as house:
         session = house.session(actor="ada")
         for view in views:
-            with session.change("apply", thing=f"feature-view/{view.id}") as change:
+            with session.change("apply", thing=f"view/{view.id}") as change:
                 register_view(session, change, view, folder=project)
             materialise(session, view.name)
     return b"done"

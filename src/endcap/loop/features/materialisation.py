@@ -338,7 +338,7 @@ class _Run:
             "sha256": record.sha256,
         }
         workspace = self.session.workspace
-        with self.session.change(_VERB, thing=f"feature-view/{version.id}", detail=detail) as change:
+        with self.session.change(_VERB, thing=f"view/{version.name}", detail=detail) as change:
             where = {"view": version.name, "version": version.version}
             standing = change.tx.find(MATERIALISATIONS, workspace=workspace, where=where, newest_first=True, limit=1)
             if (standing[0].id if standing else None) != record.previous:

@@ -107,7 +107,7 @@ def check_parity(
         behind=behind,
         seed=seed,
     )
-    with session.change("parity", thing=f"feature-view/{standing.id}") as change:
+    with session.change("parity", thing=f"view/{standing.name}") as change:
         change.detail.update(report=report.id, passed=report.passed, n_sampled=report.n_sampled, n_equal=report.n_equal)
         change.tx.append(PARITY_REPORTS, workspace=session.workspace, record=report)
     return report

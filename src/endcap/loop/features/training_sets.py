@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -18,7 +18,7 @@ from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, Permissi
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
-from endcap.governance.verbs import verb
+from endcap.governance.verbs import Spoken, verb
 from endcap.loop.data.records import Ingest
 from endcap.loop.features.catalogue import find_view, require_zone
 from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
@@ -68,8 +68,8 @@ class _Joined:
 @verb("training-set", permission=Permission.EDIT)
 def build_training_set(
     session: Session,
-    spine: Given,
-    views: Sequence[FeatureView | str],
+    spine: Annotated["Given", Spoken(Path)],  # noqa: UP037 - the name is the type checker's alone, and Spoken must be found without it
+    views: Annotated[Sequence[FeatureView | str], Spoken(Sequence[str])],
     *,
     at: str,
     zone: str | None = None,

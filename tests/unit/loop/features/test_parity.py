@@ -78,7 +78,7 @@ class World:
 
     def apply(self, **changed: Any) -> None:
         self.view = msgspec.structs.replace(self.view, **changed)
-        with self.session.change("apply", thing=f"feature-view/{self.view.id}") as change:
+        with self.session.change("apply", thing=f"view/{self.view.id}") as change:
             register_view(self.session, change, self.view, folder=self.folder)
 
     def materialise(self) -> None:
@@ -208,7 +208,7 @@ def test_keys_of_several_columns_and_types(tmp_path: Path) -> None:
     session = make_session(start=START)
     for name, keys in (("by_all", ("id", "shop", "day")), ("by_shop", ("shop",))):
         view = FeatureView(name=name, source=table, keys=keys, features=["price"])
-        with session.change("apply", thing=f"feature-view/{view.id}") as change:
+        with session.change("apply", thing=f"view/{view.id}") as change:
             register_view(session, change, view, folder=tmp_path)
         materialise(session, name)
         report = check_parity(session, name)
