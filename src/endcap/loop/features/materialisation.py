@@ -231,6 +231,7 @@ class _Run:
         )
         self._record(record, snapshot, version)
         remove_batches(self.session, NEWEST, version, but={id_})
+        remove_batches(self.session, MATERIALISED, version, but=name_places([*advance.before, record]))
         self.version = version
         return self._bring_online(record) if advance.view.online else record
 

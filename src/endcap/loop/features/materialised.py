@@ -39,13 +39,18 @@ def read_materialised(session: Session, version: ViewVersion) -> pads.Dataset | 
     batches = list_batches(session, version)
     if not batches:
         raise _never(version)
-    places = name_places(batches)
-    found = scan_batches(session, MATERIALISED, version, places)
-    if found is None and name_places(list_batches(session, version)) != places:
-        return read_materialised(session, version)  # they were merged, and removed, since the records were read
-    if found is None and places:
-        raise IntegrityBroken(f"The rows of feature view '{version.id}' are gone.", hint="restore them from a backup")
-    return found
+    places, n_rows = name_places(batches), sum(batch.n_rows for batch in batches)
+    if not places:
+        return None
+    try:
+        found = scan_batches(session, MATERIALISED, version, places)
+    except NotFound:
+        found = None
+    if found is not None and found.count_rows() == n_rows:
+        return found
+    if name_places(list_batches(session, version)) != places:
+        return read_materialised(session, version)  # they were brought together, and removed, since the records were read
+    raise IntegrityBroken(f"Feature view '{version.id}' was materialised with {n_rows:,} rows, and some are gone.", hint="restore them from a backup")
 
 
 def read_newest(session: Session, version: ViewVersion) -> pads.Dataset | None:
