@@ -19,7 +19,7 @@ from endcap.core.errors import EndcapError, InvalidInput
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.verbs import ingest
 from endcap.loop.features.records import PUSHED, ViewVersion
-from endcap.loop.features.view_rows import FeatureRows, describe_view, open_view
+from endcap.loop.features.view_rows import PUSHED_FIRST, FeatureRows, describe_view, open_view
 from endcap.testing.sessions import make_session
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def test_pushed_rows_come_last(tmp_path: Path, session: Session, engine: duckdb.
     at = utc(2026, 1, 5, 2)
     source = table(tmp_path, {"k": [1], "at": [utc(2026, 1, 5, 3)], "x": [1.0]})
     view = FeatureView(name="v", source=source, features=["x"], pushed=True)
-    pushed = pa.table({"k": [1, 2], "__event_at": [at, at], "__known_at": [at, at], "x": [2.0, 3.0]})
+    pushed = pa.table({"k": [1, 2], "__event_at": [at, at], "__known_at": [at, at], "__order": [PUSHED_FIRST + 1] * 2, "x": [2.0, 3.0]})
     partition = {"workspace": session.workspace, "view": "v", "version": view.version, "batch": "b1"}
     assert len(rows_of(open_view(session, view, folder=tmp_path, engine=engine))) == 1
     session.tables.write(PUSHED, partition=partition, table=pushed)
