@@ -146,6 +146,19 @@ def test_what_a_request_can_get_wrong_is_told_in_one_shape(service: Service) -> 
     assert service.ask("GET", "/healthz").status == 200
 
 
+def test_an_error_is_the_same_by_http_and_by_the_command_line(service: Service, cli: Callable[..., Any]) -> None:
+    where = ("--json", "--project", Path(planned_file(service)).parent)
+    for name, arguments, parameters in (
+        ("history", ("nothing",), {"model": "nothing"}),
+        ("history", (MODEL, "--at", "last Tuesday"), {"model": MODEL, "at": "last Tuesday"}),
+        ("show", ("store-dya",), {"thing": "store-dya"}),
+        ("features show", ("nothing",), {"view": "nothing"}),
+    ):
+        said = cli(*name.split(" "), *arguments, *where)
+        assert said.code in (2, 3)
+        assert said.error == service.post(name.replace(" ", "/"), **parameters).json
+
+
 def test_what_cannot_be_done_as_things_stand_is_told(service: Service) -> None:
     service.post("run", model=MODEL)
     again = service.post("rollback", model=MODEL)
@@ -317,17 +330,16 @@ def test_a_page_of_another_site_that_finds_the_port_gets_nothing(service: Servic
     assert service.ask("GET", "/api/v1/runs?limit=500").body == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_when_it_is_told_and_its_port_is_free(tmp_path: Path, number: int) -> None:
+def test_it_ends_when_it_is_told_and_its_port_is_free(tmp_path: Path) -> None:
     with started("--port", 0, "--project", tmp_path) as first:
-        taken = subprocess.run(
-            [*COMMAND, "--port", str(first.port), "--json", "--project", str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
-        )
+        again = [*COMMAND, "--port", str(first.port), "--json", "--project", str(tmp_path)]
+        taken = subprocess.run(again, capture_output=True, text=True, timeout=60, check=False)
         assert (taken.returncode, taken.stdout, json.loads(taken.stderr)["code"]) == (5, "", "conflict")
-        assert first.stop(number) == (0, "", "")
+        assert first.ask("GET", "/healthz").status == 200, "it was not disturbed"
+        assert first.stop(signal.SIGTERM) == (0, "", "")
     with started("--port", first.port, "--project", tmp_path) as second:
         assert second.port == first.port
-        assert second.ask("GET", "/healthz").status == 200
+        assert second.stop(signal.SIGINT) == (0, "", "")
 
 
 @pytest.mark.parametrize(
@@ -335,14 +347,16 @@ def test_it_ends_when_it_is_told_and_its_port_is_free(tmp_path: Path, number: in
     [
         (("--host", "0.0.0.0"), 2, "without sign-in the service answers its own machine only"),
         (("--port", "65536"), 2, "ports are 0 (any free one) to 65535"),
-        (("--port", "x"), 2, "'x' is not a valid integer"),
         (("--project", "absent"), 3, "There is no folder absent"),
     ],
 )
-def test_what_cannot_be_served_is_told(tmp_path: Path, arguments: tuple[str, ...], code: int, what: str) -> None:
-    said = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
-    assert (said.returncode, said.stdout) == (code, "")
-    assert what in said.stderr
+def test_what_cannot_be_served_is_told(
+    tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = cli("up", *arguments)
+    assert (said.code, said.out) == (code, "")
+    assert what in said.err
 
 
 SLOW = """

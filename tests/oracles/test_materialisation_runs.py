@@ -291,3 +291,35 @@ def test_files_that_are_replaced_say_anew_what_differs(make_world: Any, steps: l
     instants = instants_of(world)
     found = world.read_many("windows", instants)
     assert [found[at] for at in instants] == [slow.read(at) for at in instants]
+
+
+@pytest.mark.parametrize(("every", "same"), [("1h", "hour"), ("1d", "weekday")])
+@pytest.mark.parametrize("first", [datetime(2026, 3, 27), datetime(2026, 10, 23)])  # noqa: DTZ001 - wall times, days before the clocks change
+def test_ticks_keep_their_place_across_a_change_of_clocks(tmp_path: Path, every: str, same: Any, first: datetime) -> None:
+    world = World(tmp_path, make_session(start=(first - DAY).replace(tzinfo=UTC)))
+    table = Table("rows", "rows", keys=("key",), event_time="at", zone="Europe/Berlin", contract=Contract(future=True))
+    far = "3d" if every == "1h" else "14d"
+    features = {
+        "s": ag.sum("u", "1d"),
+        "same": ag.sum("u", far, same=same),
+        "std": ag.std("u", "2d"),
+        "last": ag.last("u", "1d"),
+        "lag": ag.lag("u", "1d"),
+    }
+    view = FeatureView(name="windows", source=table, features=features, every=every)
+    with world.session.change("apply", thing=view.name) as change:
+        register_view(world.session, change, view, folder=tmp_path)
+    for n in range(5):
+        world.put(str(n), [Row("ab"[hour % 2], first + n * DAY + timedelta(minutes=7 + 61 * hour), hour * n % 5) for hour in range(23)])
+        world.wait(24)
+        if n != 2:
+            world.run("windows")
+    version = find_view(world.session, "windows")
+    with open_engine(n_threads=1) as engine:
+        names = "key, __event_at, __known_at, s, same, round(std, 9), last, lag"
+        whole = open_view(world.session, view, folder=tmp_path, engine=engine)
+        until = world.runs[-1].isoformat(sep=" ")
+        expected = engine.execute(f"SELECT {names} FROM ({whole.sql}) WHERE __known_at <= TIMESTAMP '{until}' ORDER BY ALL").fetchall()
+        kept = engine.execute(f"SELECT {names} FROM ({open_materialised(world.session, version, engine=engine)}) ORDER BY ALL").fetchall()
+    assert len(expected) >= 8
+    assert kept == expected

@@ -182,7 +182,7 @@ def _check_views(session: Session, definitions: Definitions) -> None:
     """Raise DefinitionError, with its line, for the first view that could never be computed."""
     if not definitions.views:
         return
-    from endcap.loop.features.checks import check_view
+    from endcap.loop.features.checks import check_view, read_columns
     from endcap.loop.features.parsing import open_parser
 
     columns = find_columns(session, definitions.tables.values())
@@ -190,6 +190,11 @@ def _check_views(session: Session, definitions: Definitions) -> None:
         for view in definitions.views.values():
             try:
                 check_view(view, columns=columns, parser=parser)
+                continue
+            except DefinitionError:
+                now = read_columns(session, view.sources, folder=definitions.folder)  # files may have got columns since they were last let in
+            try:
+                check_view(view, columns=now, parser=parser)
             except DefinitionError as error:
                 line = definitions.lines.get(view.name)
                 where = f"{definitions.folder / FILE}{f', line {line}' if line else ''}"

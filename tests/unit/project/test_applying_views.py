@@ -214,3 +214,17 @@ def test_a_viewer_plans_and_does_not_apply(views: Views) -> None:
     with pytest.raises(PermissionDenied):
         apply(viewer, folder=views.folder)
     assert msgspec.json.encode(plan(viewer, folder=views.folder))
+
+
+def test_a_column_that_files_got_since_they_were_let_in_is_there(views: Views) -> None:
+    table = load_definitions(views.folder).tables["sales"]
+    ingest(views.session, table, folder=views.folder)
+    views.change('"units", "7d"', '"returns", "7d"')
+    with pytest.raises(DefinitionError, match="table 'sales' has no column 'returns'"):
+        plan(views.session, folder=views.folder)
+    before = len(list_audit(views.session))
+    (views.folder / "sales.csv").write_text("store,day,units,price,returns\na,2026-01-01,1,2.5,0\n", encoding="utf-8")
+    assert plan(views.session, folder=views.folder).views[0].change == "new"
+    assert len(list_audit(views.session)) == before
+    (views.folder / "sales.csv").unlink()
+    assert views.apply()["store_traffic"] == "new"  # what cannot be read is told by the first reading

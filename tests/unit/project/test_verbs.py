@@ -219,15 +219,15 @@ def served(scene: Scene) -> str:
     if not version.stored_types:
         types = {
             "key_types": {"store_id": "text"},
-            "feature_types": {"units_7d": "number"},
-            "stored_types": {"store_id": "VARCHAR", "units_7d": "DOUBLE"},
+            "feature_types": {"units_7d": "integer"},
+            "stored_types": {"store_id": "VARCHAR", "units_7d": "BIGINT"},
         }
         version = msgspec.structs.replace(version, **types)
         with session.records.transact() as tx:
             _, n = tx.get_versioned(VIEW_VERSIONS, workspace=session.workspace, id=version.id) or (None, 0)
             tx.put(VIEW_VERSIONS, workspace=session.workspace, record=version, expected_version=n)
         at = pa.array([session.now().replace(tzinfo=None)], pa.timestamp("us"))
-        write_online(session, version, pa.table({"store_id": ["S1"], "__event_at": at, "__known_at": at, "units_7d": [1.0]}))
+        write_online(session, version, pa.table({"store_id": ["S1"], "__event_at": at, "__known_at": at, "units_7d": [1]}))
     return name
 
 
@@ -269,6 +269,7 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
+    "features materialise": lambda s: {"view": viewed(s)},
     "training-set": lambda s: {"spine": SPINE, "views": [viewed(s)], "at": "at"},
     "features label": lambda s: {"view": viewed(s), "label": "gold"},
     "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},

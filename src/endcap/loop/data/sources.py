@@ -312,8 +312,10 @@ def in_utc(local: str, value: str, type_: str, *, zone: str, years: Years | None
     """SQL for the instant (UTC) of a time, given as it is and as the zone's wall time."""
     if zone in _UTC:
         from_wall = local
+    elif years is not None:
+        from_wall = quick_utc_sql(local, zone=zone, years=years, engine=engine)
     else:
-        from_wall = quick_utc_sql(local, zone=zone, years=years, engine=engine) if years else utc_sql(local, zone=zone)
+        from_wall = utc_sql(local, zone=zone)
     if type_ == "TIMESTAMP WITH TIME ZONE":
         return _utc(value)
     if name_type(type_) == "text":

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
+
+import msgspec
 
 from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.feature_views import FeatureView
-from endcap.core.definitions.tables import Table
-from endcap.core.errors import DefinitionError, suggest
+from endcap.core.definitions.tables import Contract, Table
+from endcap.core.errors import DefinitionError, InvalidInput, NotFound, suggest
+from endcap.governance.sessions import Session
+from endcap.loop.data.records import FileIdentity
 from endcap.loop.features.lineage import find_sources, named_columns
 from endcap.loop.features.parsing import Node, Parser, open_parser, walk
 
@@ -44,6 +49,28 @@ def check_view(view: FeatureView, *, columns: Mapping[str, Collection[str]], par
                 _check_expressions(view, view.source, chosen, known=columns.get(view.source.name))
         except DefinitionError as error:
             raise DefinitionError(f"{what}: {error.what}", hint=error.hint) from error
+
+
+def read_columns(session: Session, tables: Iterable[Table], *, folder: Path) -> dict[str, tuple[str, ...]]:
+    """The columns that the files of tables have now; tables that cannot be read are left out. Nothing is kept.
+
+    Cost: the footer of each Parquet file, a scan of CSV files for their types.
+    """
+    from endcap.loop.data.engine import open_engine
+    from endcap.loop.data.sources import open_source
+
+    found = {}
+    with open_engine(session.settings) as engine:
+        for table in tables:
+            plain = msgspec.structs.replace(table, contract=Contract())  # what rows promise is not asked
+            try:
+                source = open_source(
+                    plain, folder=folder, zone=session.zone, engine=engine, digests=lambda path: FileIdentity(str(path), 0, 0, 0, "")
+                )
+            except (InvalidInput, NotFound):
+                continue
+            found[table.name] = tuple(source.columns)
+    return found
 
 
 def _check_query(view: FeatureView, parser: Parser) -> None:

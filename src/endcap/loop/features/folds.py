@@ -1,4 +1,9 @@
-"""Folds: which partial values a tile keeps of its rows, and how those of a window become a feature."""
+"""Folds: which partial values a tile keeps of its rows, and how those of a window become a feature.
+
+Nulls are no values, and NaN is one of them; infinite numbers are. Whole numbers add up to whole numbers (of 64 bits: a greater sum fails when it is
+read), decimals and floats to doubles. Counts of nothing are 0, every other fold of nothing is missing. Deviations are merged from counts, means
+and squares about the mean, as Chan, Golub and LeVeque (1983) have it, so that nothing cancels where values are far from zero.
+"""
 
 from __future__ import annotations
 
@@ -152,34 +157,33 @@ class Folds:
             return self.partials[key]
         name = f"__p{len(self.partials)}"
         x = self._column(value.sql) if value.sql != "*" else "*"
-        only = f" FILTER (WHERE {self._column(value.where)})" if value.where is not None else ""
-        present = f" FILTER (WHERE {' AND '.join([*([self._column(value.where)] if value.where is not None else []), f'{x} IS NOT NULL'])})"
         whole = name_type(value.type) in ("integer", "bool")
+
+        def only(condition: str | None = None) -> str:
+            met = [*([self._column(value.where)] if value.where is not None else []), *([condition] if condition is not None else [])]
+            return f" FILTER (WHERE {' AND '.join(met)})" if met else ""
+
         type_, merged = value.type, sort
         if sort == "sum":
             type_ = "BIGINT" if whole else "DOUBLE"
-            tile = f"CAST(sum(CAST({x} AS {type_})){only} AS {type_})"
+            tile = f"CAST(sum(CAST({x} AS {type_})){only()} AS {type_})"
         elif sort == "count":
-            tile, type_, merged = f"count({x}){only}", "BIGINT", "sum"
+            tile, type_, merged = f"count({x}){only()}", "BIGINT", "sum"
         elif sort == "spread":
-            finite = f" FILTER (WHERE {' AND '.join([*([self._column(value.where)] if value.where is not None else []), f'isfinite({x})'])})"
+            finite = only(None if whole else f"isfinite({x})")  # the engine fails on infinite ones, which are counted beside
             tile, type_ = f"CAST((var_samp(CAST({x} AS DOUBLE)){finite} EXPORT_STATE) AS {SPREAD})", SPREAD
-            if whole:
-                tile = tile.replace(finite, only)
         elif sort == "odd":
-            tile, type_, merged = (f"count_if(isinf({x})){only}" if not whole else "CAST(0 AS BIGINT)"), "BIGINT", "sum"
-        elif sort == "least":
-            tile = f"min({x}){only}"
-        elif sort == "most":
-            tile = f"max({x}){only}"
+            tile, type_, merged = "CAST(0 AS BIGINT)" if whole else f"count_if(isinf({x})){only()}", "BIGINT", "sum"
         elif sort == "latest":
-            tile, type_, merged = f"max(__us){only}", "BIGINT", "most"
+            tile, type_, merged = f"max(__us){only()}", "BIGINT", "most"
         elif sort == "newest":
             self.needs_order = True
-            tile = f"max({{'us': __us, 'known': __known, 'place': __order, 'x': {x}}}){present}"
+            tile = f"max({{'us': __us, 'known': __known, 'place': __order, 'x': {x}}}){only(f'{x} IS NOT NULL')}"
             type_ = f"STRUCT(us BIGINT, known BIGINT, place BIGINT, x {value.type})"
+        elif sort == "values":
+            tile, type_ = f"list(DISTINCT {x}){only(f'{x} IS NOT NULL')}", f"{value.type}[]"
         else:
-            tile, type_ = f"list(DISTINCT {x}){present}", f"{value.type}[]"
+            tile = f"{'min' if sort == 'least' else 'max'}({x}){only()}"
         self.partials[key] = Partial(name, merged, tile, type_)
         return self.partials[key]
 

@@ -60,7 +60,7 @@ def choose_rows(keys: Codes, at: Instants, *, rows: RowTimes, n_keys: int, max_a
     within each key whose rows or instants do not come in order; memory: 4 bytes for each row and instant, 8 for each answer.
     """
     given: tuple[Any, ...] = (keys, at, rows.keys, rows.event_at, rows.known_at, rows.order)
-    own, times, row_keys, event_at, known_at, order = (np.require(values, requirements=("C", "W")) for values in given)  # else compiled for each mix
+    own, times, row_keys, event_at, known_at, order = (np.require(values, requirements="W") for values in given)
     return _choose(own, times, row_keys, event_at, known_at, order, n_keys, MISSING if max_age_us is None else max_age_us)
 
 
@@ -102,9 +102,16 @@ def _group(keys: Any, n_keys: int) -> Any:
 
 @_compiled
 def _sort(entries: Any, values: Any) -> None:
-    """Put entries and their values in the order of the values, where they are not."""
+    """Put entries and their values in the order of the values: by insertion while little is out of order, as it mostly is, else by merging."""
+    left = 16 * len(values)
     for i in range(1, len(values)):
-        if values[i] < values[i - 1]:
+        value, entry, place = values[i], entries[i], i
+        while place > 0 and values[place - 1] > value:
+            values[place], entries[place] = values[place - 1], entries[place - 1]
+            place -= 1
+        values[place], entries[place] = value, entry
+        left -= i - place
+        if left < 0:
             order = np.argsort(values, kind="mergesort")  # n log n whatever the order, which quicksort is not
             values[:] = values[order]
             entries[:] = entries[order]

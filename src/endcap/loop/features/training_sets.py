@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
@@ -438,8 +438,6 @@ def _open_sink(session: Session, id_: str, *, out: Path | None) -> Iterator[Sink
 def _open_file(out: Path) -> Iterator[Sink]:
     import pyarrow.csv as pacsv
 
-    from endcap.storage.parquet import open_writer
-
     with delivering(out, what=str(out), hint=_HINT) as file:
         writer: Any = None
 
@@ -447,12 +445,21 @@ def _open_file(out: Path) -> Iterator[Sink]:
             nonlocal writer
             with _explaining(str(out)):
                 if writer is None:
-                    writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else open_writer(rows.schema, sink=file)
+                    writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else _open_parquet(rows.schema, file)
                 writer.write_table(rows)
 
         yield write
         if writer is not None:
             writer.close()
+
+
+def _open_parquet(schema: pa.Schema, file: IO[bytes]) -> Any:
+    """A writer that every reader of Parquet understands. Fractions hardly repeat, so no dictionary is tried for them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    repeating = [field.name for field in schema if not pa.types.is_floating(field.type)]
+    return pq.ParquetWriter(file, schema, compression="snappy", use_dictionary=repeating)
 
 
 @contextmanager

@@ -146,7 +146,8 @@ def _read_times(rows: FeatureRows, relation: str, asked: Asked, *, start: int, s
     """What chooses between the rows of some keys, of which there are ``n_most`` at most; it goes from the engine into its place batch by batch."""
     part = "" if (start, stop) == (0, asked.n_keys) else f" AND k.{KEY} >= {start} AND k.{KEY} < {stop}"
     columns = f"k.{KEY}, CAST(r.{EVENT_AT} AS TIMESTAMP) AS e, CAST(r.{KNOWN_AT} AS TIMESTAMP) AS k, CAST(r.{ORDER} AS BIGINT) AS o"
-    arrays: list[NDArray[Any]] = [np.empty(n_most, np.int32), *(np.empty(n_most, np.int64) for _ in range(3))]
+    times = np.empty((n_most, 2), np.int64)  # a row's two times lie side by side, where one look fetches both
+    arrays: list[NDArray[Any]] = [np.empty(n_most, np.int32), times[:, 0], times[:, 1], np.empty(n_most, np.int64)]
     n = 0
     with reading(rows.view.name):
         query = rows.engine.sql(

@@ -67,6 +67,7 @@ def open_table(
     """
     found = ingest if ingest is not None else ingest_table(session, table, folder=folder)
     source = open_ingested(session, table, found, folder=folder, engine=engine, only=only, placed=True)
+    _require_outside(session, source)
     interval = _find_interval(source, folded=folded)
     event_at = _end_sql(interval, source=source) if table.event_time is not None else ALWAYS_SQL
     hidden = micros(table.known_after) if table.event_time is not None else 0
@@ -74,6 +75,19 @@ def open_table(
     if table.known_at is not None:
         known_at = f"coalesce({KNOWN_AT}, {known_at})"
     return OpenTable(source, found, interval, event_at, known_at, _order(session, source, found))
+
+
+def _require_outside(session: Session, source: Source) -> None:
+    """Raise InvalidInput for a table whose files are the home's own: what other workspaces keep there is not this one's to read."""
+    scheme, separator, rest = session.ports.url.partition("://")
+    if source.table.is_landed or (separator and scheme != "file"):
+        return
+    home = Path(rest if separator else scheme).resolve()
+    if any(Path(file.path).resolve().is_relative_to(home) for file in source.files):
+        raise InvalidInput(
+            f"Table '{source.table.name}' reads files of the home itself ({home}), where all workspaces keep what they made.",
+            hint="read features by their views, and predictions by ec.predictions(...)",
+        )
 
 
 def _find_interval(source: Source, *, folded: bool) -> timedelta:

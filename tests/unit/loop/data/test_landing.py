@@ -126,6 +126,14 @@ def test_the_same_rows_may_come_again_as_files_of_their_own(database: FakeDataba
         assert ids(read(session, take(session))) == [7] * n
 
 
+def test_of_equal_rows_as_many_go_as_the_relation_has_lost(database: FakeDatabase, session: Session) -> None:
+    database.key = ()
+    database.rows = [order(1), order(1), order(1), order(2)]
+    take(session)
+    database.rows = [order(1), order(2)]
+    assert ids(read(session, take(session))) == [1, 2]
+
+
 def test_a_row_whose_transaction_ended_late_is_found_within_the_overlap(database: FakeDatabase, session: Session) -> None:
     database.rows = [order(1, minutes=30)]
     take(session)

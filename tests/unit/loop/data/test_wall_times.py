@@ -21,7 +21,8 @@ def engine() -> Iterator[duckdb.DuckDBPyConnection]:
 @pytest.mark.parametrize("years", [(2026, 2026), (2025, 2027), (1970, 1973)])
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/St_Johns", "Asia/Shanghai", "Australia/Lord_Howe", "Africa/Casablanca", "UTC"])
 def test_the_quick_way_gives_the_engines_own_instants(zone: str, years: Years, engine: duckdb.DuckDBPyConnection) -> None:
-    walls = f"SELECT unnest(generate_series(TIMESTAMP '{years[0] - 1}-12-25', TIMESTAMP '{years[1] + 1}-01-05', INTERVAL 15 MINUTE)) + INTERVAL 1 SECOND AS w"
+    first, last = f"TIMESTAMP '{years[0] - 1}-12-25'", f"TIMESTAMP '{years[1] + 1}-01-05'"
+    walls = f"SELECT unnest(generate_series({first}, {last}, INTERVAL 15 MINUTE)) + INTERVAL 1 SECOND AS w"
     quick = quick_utc_sql("w", zone=zone, years=years, engine=engine)
     asked = f"count(*), count(*) FILTER ({quick} IS DISTINCT FROM {utc_sql('w', zone=zone)})"
     ((n, n_other),) = engine.execute(f"SELECT {asked} FROM ({walls} UNION ALL SELECT NULL UNION ALL SELECT TIMESTAMP 'infinity')").fetchall()

@@ -135,3 +135,9 @@ def test_rows_that_change_between_the_readings_are_noticed(engine: duckdb.DuckDB
     engine.execute("DELETE FROM kept WHERE k = 2")
     with pytest.raises(Conflict, match="changed while they were read"):
         fetch_features(rows, rows.sql, asked, chosen, start=0, stop=3)
+
+
+def test_many_rows_of_one_key_in_the_wrong_order_are_sorted_all_the_same() -> None:
+    n = 5_000
+    backwards = times(*((0, n - i, n - i, i) for i in range(n)))
+    assert choose([(0, i) for i in range(n + 2)], backwards) == [MISSING, *range(n - 1, -1, -1), 0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from endcap.loop.features.parity_causes import CAUSES, FeatureRow, Finding, Limits, explain, newest, same_value
 
@@ -173,6 +173,7 @@ LIMITS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(histories(), LIMITS, st.integers(0, 200))
 def test_what_stands_at_an_instant_is_never_a_difference(rows: list[FeatureRow], limits: Limits, hour: int) -> None:
     at = START + hour * HOUR
@@ -181,6 +182,7 @@ def test_what_stands_at_an_instant_is_never_a_difference(rows: list[FeatureRow],
     assert explain(before, rows, [], at=at, limits=limits) is None
 
 
+@settings(deadline=None)
 @given(histories(), histories(), st.none() | st.sampled_from(ROWS), LIMITS, st.integers(0, 200))
 def test_whatever_was_served_has_one_of_the_causes(
     rows: list[FeatureRow], then: list[FeatureRow], served: FeatureRow | None, limits: Limits, hour: int
@@ -191,6 +193,7 @@ def test_whatever_was_served_has_one_of_the_causes(
     assert (found is None or found.cause == "missing online") or served is not None
 
 
+@settings(deadline=None)
 @given(histories(), st.integers(0, 200))
 def test_the_newest_row_is_the_greatest_that_is_visible(rows: list[FeatureRow], hour: int) -> None:
     at = START + hour * HOUR

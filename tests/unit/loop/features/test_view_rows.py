@@ -19,7 +19,7 @@ from endcap.core.errors import EndcapError, InvalidInput
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.verbs import ingest
 from endcap.loop.features.records import PUSHED, ViewVersion
-from endcap.loop.features.view_rows import PUSHED_FIRST, FeatureRows, describe_view, open_view
+from endcap.loop.features.view_rows import FeatureRows, describe_view, open_view
 from endcap.testing.sessions import make_session
 
 if TYPE_CHECKING:
@@ -162,6 +162,23 @@ def test_names_are_quoted_whatever_they_hold(tmp_path: Path, session: Session, e
     assert opened.key_types == {hostile: "integer"}
 
 
+def test_the_home_itself_is_no_table(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
+    home = tmp_path / "home"
+    kept = make_session(home, workspace="other", start=datetime(2026, 12, 1, tzinfo=UTC))
+    kept.tables.write("features", partition={"workspace": "other", "view": "v"}, table=pa.table({"k": [1], "at": [utc(2026, 1, 5, 3)], "x": [7]}))
+    kept.ports.close()
+    (found,) = home.rglob("*.parquet")
+    session = make_session(home, start=datetime(2026, 12, 1, tzinfo=UTC))
+    views = [
+        FeatureView(name="v", source=(source := Table("t", str(found), keys=("k",), event_time="at", zone="UTC")), features=["x"]),
+        FeatureView(name="v", sql='SELECT k, "at", x FROM t', tables=(source,), keys=("k",), event_time="at"),
+    ]
+    for view in views:
+        with pytest.raises(InvalidInput, match="files of the home itself"):
+            open_view(session, view, folder=tmp_path, engine=engine)
+    session.ports.close()
+
+
 # --- the order of ingest
 
 
@@ -206,7 +223,8 @@ def test_pushed_rows_come_last(tmp_path: Path, session: Session, engine: duckdb.
     at = utc(2026, 1, 5, 2)
     source = table(tmp_path, {"k": [1], "at": [utc(2026, 1, 5, 3)], "x": [1.0]})
     view = FeatureView(name="v", source=source, features=["x"], pushed=True)
-    pushed = pa.table({"k": [1, 2], "__event_at": [at, at], "__known_at": [at, at], "__order": [PUSHED_FIRST + 1] * 2, "x": [2.0, 3.0]})
+    order = [1 << 62, (1 << 62) + 1]
+    pushed = pa.table({"k": [1, 2], "__event_at": [at, at], "__known_at": [at, at], "__order": order, "x": [2.0, 3.0]})
     partition = {"workspace": session.workspace, "view": "v", "version": view.version, "batch": "b1"}
     assert len(rows_of(open_view(session, view, folder=tmp_path, engine=engine))) == 1
     session.tables.write(PUSHED, partition=partition, table=pushed)
