@@ -199,7 +199,9 @@ class OnlineReader:
                 raise InvalidInput(f"The keys have no column {name!r}. Columns: {list(keys)}.", hint=suggest(name, keys))
         for name in keys:
             if name not in self.keys:
-                raise InvalidInput(f"These views have no key {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys) or "leave it out")
+                raise InvalidInput(
+                    f"None of these views is keyed by {name!r}. Keys: {list(self.keys)}.", hint=suggest(name, self.keys) or "leave it out"
+                )
         columns = [_as_values(name, keys[name]) for name in self.keys]
         counts = {name: len(column) for name, column in zip(self.keys, columns, strict=True)}
         if len(set(counts.values())) > 1:

@@ -226,7 +226,7 @@ def test_keys_of_every_type_are_found_in_each_form_that_they_come_in(session: Se
         ({"id": [7, 7.0, None]}, "a key has 7.0, a float"),
         ({"id": [7, True]}, "a key has True, a bool"),
         ({"user": [7]}, "The keys have no column 'id'. Columns: ['user']"),
-        ({"id": [7], "day": [1]}, "These views have no key 'day'. Keys: ['id']"),
+        ({"id": [7], "day": [1]}, "None of these views is keyed by 'day'. Keys: ['id']"),
         ({"id": 7}, "The key column 'id' is a int"),
         ({"id": "777"}, "The key column 'id' is a str"),
         ({"id": [7] * (MOST_KEYS + 1)}, "10,001 keys were asked for at once; the most are 10,000. Hint: ask in parts"),
