@@ -55,9 +55,10 @@ class Verb:
     def _resolve(self, annotation: Any) -> Any:
         names = getattr(inspect.unwrap(self.call), "__globals__", {})
         try:
-            return eval(annotation, names) if isinstance(annotation, str) else annotation
+            found = eval(annotation, names) if isinstance(annotation, str) else annotation
         except NameError:
             return annotation
+        return next((told.type for told in getattr(found, "__metadata__", ()) if isinstance(told, Spoken)), found)
 
     @property
     def room(self) -> str:

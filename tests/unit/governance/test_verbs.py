@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from endcap.core.permissions import Permission, Role
 from endcap.governance import audit
 from endcap.governance.audit import list_audit
 from endcap.governance.sessions import Session
-from endcap.governance.verbs import Verb, collect_verbs, verb
+from endcap.governance.verbs import Spoken, Verb, collect_verbs, verb
 from endcap.testing.sessions import make_session
 
 called: list[str] = []
@@ -115,3 +116,12 @@ def test_a_name_is_a_verb_or_a_topic(below: str) -> None:
     assert set(collect_verbs(module_of("first", a=make_verb(below), b=make_verb("search"), c=make_verb("features show")))) > {below}
     with pytest.raises(DefinitionError, match=f"The verb 'features' is the topic of the verb '{below}'"):
         collect_verbs(module_of("first", a=make_verb("features"), b=make_verb(below)))
+
+
+def test_a_parameter_is_said_as_text_where_python_takes_more() -> None:
+    @verb("speak", permission=Permission.READ)
+    def speak(session: Session, rows: Annotated["Unknown", Spoken(Path)]) -> None:  # type: ignore[name-defined]  # noqa: F821, UP037 - known to the checker alone
+        """Say it."""
+
+    (parameter,) = speak.__verb__.parameters  # type: ignore[attr-defined]  # as verbs carry it
+    assert parameter.annotation is Path
