@@ -42,7 +42,12 @@ def make_rows(seed: int) -> dict[str, np.ndarray]:
     """Events by the hour, half of them on time, others up to two days late; some known before they happen. Sums of the values are exact."""
     rng = np.random.default_rng(seed)
     event = rng.integers(0, 100, 150)
-    return {"key": rng.integers(0, 4, 150), "event": event, "known": event + rng.choice([0, 0, 1, 7, 48, -3], 150), "x": rng.integers(-80, 80, 150) / 4}
+    return {
+        "key": rng.integers(0, 4, 150),
+        "event": event,
+        "known": event + rng.choice([0, 0, 1, 7, 48, -3], 150),
+        "x": rng.integers(-80, 80, 150) / 4,
+    }
 
 
 def garble(rows: dict[str, np.ndarray], chosen: np.ndarray, seed: int) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ def _hash(chunk: pa.Array, hashes: list[hashlib._Hash]) -> None:
     import pyarrow.compute as pc
 
     values, lengths, nulls = hashes
-    nulls.update(memoryview(np.asarray(pc.is_null(chunk))).cast("B"))
+    nulls.update(np.asarray(pc.is_null(chunk)).tobytes())
     if chunk.null_count:
         chunk = chunk.drop_null()  # what stands in the place of a null means nothing
     if isinstance(chunk.type, pa.BaseExtensionType):
