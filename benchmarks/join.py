@@ -262,7 +262,7 @@ def make_peer_environment() -> Path | None:
 def run(arguments: list[str], python: Path | None = None) -> dict[str, float]:
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
     command = [str(python or sys.executable), __file__, *arguments]
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path})
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(arguments)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}

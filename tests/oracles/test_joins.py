@@ -101,9 +101,8 @@ def open_rows(rows: list[Row], keys: dict[str, str], engine: duckdb.DuckDBPyConn
     given = pa.table(columns)
     engine.register("given", given)
     casts = ", ".join(f"CAST({key} AS {KINDS[kind][1]}) AS {key}" for key, kind in keys.items())
-    engine.execute(
-        f"CREATE OR REPLACE TEMP TABLE kept AS SELECT {casts}, event AS __event_at, known AS __known_at, n AS __order, x, s FROM given ORDER BY hash(n)"
-    )
+    columns_sql = f"{casts}, event AS __event_at, known AS __known_at, n AS __order, x, s"
+    engine.execute(f"CREATE OR REPLACE TEMP TABLE kept AS SELECT {columns_sql} FROM given ORDER BY hash(n)")
     engine.unregister("given")
     stored = {key: KINDS[kind][1] for key, kind in keys.items()} | {"x": "DOUBLE", "s": "VARCHAR"}
     view = FeatureView(name="v", source=Table("t", "t.parquet", keys=list(keys)), features=["x", "s"])  # type: ignore[arg-type]  # lists are taken

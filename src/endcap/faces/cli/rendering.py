@@ -21,7 +21,7 @@ from endcap.governance.records import AuditRow
 from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
-from endcap.loop.features.records import DriftReport, Materialisation, ParityReport
+from endcap.loop.features.records import DriftReport, Materialisation, ParityReport, TrainingSet
 from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
 from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Version
@@ -128,6 +128,15 @@ def _(result: Materialisation, console: Console) -> None:
     console.print(Text(f"  said anew   {result.n_restated:,} rows, {result.n_keys_recomputed:,} keys computed again"))
     console.print(Text(f"  online      {'not kept' if result.online == 'none' else f'{result.n_online:,} keys'}"))
     console.print(Text(f"  known until {result.known_until:%Y-%m-%d %H:%M:%S} UTC"))
+    console.print(Text(f"  took        {format_duration(result.wall_s)}, {result.cpu_s:.2f} CPU-s"))
+
+
+@show.register
+def _(result: TrainingSet, console: Console) -> None:
+    console.print(Text(f"{result.n_rows:,} rows joined to {', '.join(f'{name}@{version}' for name, version in result.views.items())}"))
+    for name, n in result.n_missing.items():
+        console.print(Text(f"  {name:<32} {n:>9,} missing ({n / max(result.n_rows, 1):.1%})"))
+    console.print(Text(f"  kept in     {result.path or result.id}"))
     console.print(Text(f"  took        {format_duration(result.wall_s)}, {result.cpu_s:.2f} CPU-s"))
 
 

@@ -162,9 +162,9 @@ def read_instants(spine: Spine, at: str, *, zone: str | None, engine: duckdb.Duc
     """The instants of a column in microseconds of UTC, and which rows have one.
 
     A time with a zone is an instant. One without is wall time of ``zone``, or where that is None of the zone that the spine declares; a date
-    is its local midnight. A wall time that a change of clocks repeats is the earlier instant, one that it skips is read as if the clocks had not changed. Finer times than
-    microseconds are rounded down, so that nothing later is seen. Raises InvalidInput where no zone is said, for a column that is no time and
-    for times that microseconds cannot hold.
+    is its local midnight. A wall time that a change of clocks repeats is the earlier instant, one that it skips is read as if the clocks had
+    not changed. Finer times than microseconds are rounded down, so that nothing later is seen. Raises InvalidInput where no zone is said,
+    for a column that is no time and for times that microseconds cannot hold.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -84,8 +84,8 @@ def build_training_set(
     then known-at, then order of ingest. Missing where there is none, or where it is older than the view's ``max_age``. There are as many rows as
     the spine has, in its order; a row with a null in a key, or without an instant, stays and finds nothing.
 
-    ``spine`` is a pyarrow, pandas or Polars table, the path of a Parquet or CSV file (or folder), or a declared table. ``views`` are definitions, or names
-    of views that stand (``user_7d``, ``user_7d@1a2b3c4d5e6f``). ``at`` names the column of instants; ``zone`` is that of times without one
+    ``spine`` is a pyarrow, pandas or Polars table, the path of a Parquet or CSV file (or folder), or a declared table. ``views`` are definitions,
+    or names of views that stand (``user_7d``, ``user_7d@1a2b3c4d5e6f``). ``at`` names the column of instants; ``zone`` is that of times without one
     (None: the one that the spine's table declares). ``folder`` is where relative paths begin. ``out`` is the file, replaced whole: CSV where
     its name ends in ``.csv``, otherwise Parquet; None: the house keeps the rows, see ``read_training_set``. ``full_names`` calls features
     ``view__feature``. ``purpose`` is what the rows are for (None: not said), which views and tables that state purposes must allow.
@@ -95,8 +95,7 @@ def build_training_set(
     PermissionDenied, audited, for a purpose that is not allowed; then nothing is written. Cost: a reading of the views' keys and times, and one of
     their features; in time and memory in line with rows, what does not fit into the memory limit is read by turns.
     """
-    began_s, cpu_s = time.perf_counter(), time.process_time()
-    from endcap.loop.data.column_profiles import profile_columns
+    began = time.perf_counter(), time.process_time()
     from endcap.loop.data.engine import open_engine
     from endcap.loop.features.spines import open_spine, read_instants
 
@@ -111,28 +110,11 @@ def build_training_set(
         standing = _find_standing(session, identity, out=out)
         if standing is not None:
             return standing
-        id_ = session.new_id("training-set")
-        tally = _Tally([name for view in joined for name in view.names.values()])
-        with _open_sink(session, id_, out=out) as sink:
-            passed = (batch for block in tally.passing(_join(session, given, joined), sink) for batch in block.to_batches())
-            profiles = profile_columns(passed, personal=_list_personal(joined), n_threads=session.settings.n_threads)
-    record = TrainingSet(
-        id=id_,
-        identity=identity,
-        at=session.now(),
-        views={view.rows.view.name: view.rows.view.version for view in joined},
-        ingests={table: ingest.id for view in joined for table, ingest in view.rows.ingests.items()},
-        spine_sha256=spine_sha256,
-        sha256=tally.sha256,
-        n_rows=given.n_rows,
-        n_missing=tally.n_missing,
-        profiles=tuple(profiles),
-        path=None if out is None else str(out.resolve()),
-        cpu_s=time.process_time() - cpu_s,
-        wall_s=time.perf_counter() - began_s,
-        purpose=purpose,
-    )
-    with session.change("training-set", thing=f"training-set/{id_}", detail={"rows": given.n_rows, "purpose": purpose}) as change:
+        record = _write(session, given, joined, out=out)
+    wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
+    record = msgspec.structs.replace(record, identity=identity, spine_sha256=spine_sha256, purpose=purpose, wall_s=wall_s, cpu_s=cpu_s)
+    detail = {"rows": record.n_rows, "purpose": purpose}
+    with session.change("training-set", thing=f"training-set/{record.id}", detail=detail) as change:
         change.tx.append(TRAINING_SETS, workspace=session.workspace, record=record)
     return record
 
@@ -324,6 +306,32 @@ def _join(session: Session, spine: Spine, joined: Sequence[_Joined]) -> Iterator
                 for name, column in features.take(first - start, last - start).items():
                     rows = rows.append_column(view.names[name], column)
             yield rows
+
+
+def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Path | None) -> TrainingSet:
+    """Write the rows, and look at each on its way out. What the record says of who asked, and of what it took, is still to be filled in."""
+    from endcap.loop.data.column_profiles import profile_columns
+
+    id_ = session.new_id("training-set")
+    tally = _Tally([name for view in joined for name in view.names.values()])
+    with _open_sink(session, id_, out=out) as sink:
+        passed = (batch for block in tally.passing(_join(session, spine, joined), sink) for batch in block.to_batches())
+        profiles = profile_columns(passed, personal=_list_personal(joined), n_threads=session.settings.n_threads)
+    return TrainingSet(
+        id=id_,
+        identity="",
+        at=session.now(),
+        views={view.rows.view.name: view.rows.view.version for view in joined},
+        ingests={table: ingest.id for view in joined for table, ingest in view.rows.ingests.items()},
+        spine_sha256="",
+        sha256=tally.sha256,
+        n_rows=spine.n_rows,
+        n_missing=tally.n_missing,
+        profiles=tuple(profiles),
+        path=None if out is None else str(out.resolve()),
+        cpu_s=0.0,
+        wall_s=0.0,
+    )
 
 
 class _Tally:

@@ -361,7 +361,7 @@ def test_keys_of_other_types_are_refused(house: House, own: pa.Array, asked: pa.
 
 def test_features_of_one_name_are_told_apart_by_full_names(house: House) -> None:
     a, b = house.view(name="a"), house.view(name="b")
-    with pytest.raises(InvalidInput, match="'b' has the feature 'x', and feature view 'a' has a column 'x'. Hint: full_names=True calls it 'b__x'"):
+    with pytest.raises(InvalidInput, match=r"'b' has the feature 'x', and feature view 'a' has a column 'x'\. Hint: full_names=True calls it 'b__x'"):
         house.build(SPINE, a, b)
     assert house.rows(SPINE, a, b, full_names=True).column_names == ["user", "at", "label", "a__x", "b__x"]
     with pytest.raises(InvalidInput, match="'a' is asked for twice"):
@@ -422,11 +422,18 @@ def test_a_viewer_builds_none(house: House) -> None:
         build_training_set(make_session(role=Role.VIEWER), pa.table(SPINE), [house.view()], at="at")
 
 
-def test_two_rows_that_nothing_tells_apart_are_refused(house: House) -> None:
+def test_two_rows_of_a_select_that_nothing_tells_apart_are_refused(house: House) -> None:
     table = house.table("raw", {"user": ["a", "a", "b"], "t": [day(1)] * 3, "x": [1, 2, 3]})
     view = FeatureView(name="alike", sql="SELECT user, t, x FROM raw", tables=(table,), keys=("user",), event_time="t")
     with pytest.raises(InvalidInput, match="nothing says which counts"):
-        house.join({"user": ["b"], "at": [day(2)]}, view)
+        house.build({"user": ["b"], "at": [day(2)]}, view)
+    assert house.is_empty()
+
+
+def test_a_select_is_joined_like_any_other_rows(house: House) -> None:
+    table = house.table("raw", VISITS)
+    view = FeatureView(name="doubled", sql="SELECT user, t, 2 * x AS xx FROM raw", tables=(table,), keys=("user",), event_time="t")
+    assert [row["xx"] for row in house.join(SPINE, view)] == [6.0, 2.0, None, 4.0, None]
 
 
 def small(house: House, n_bytes: int) -> House:
