@@ -44,7 +44,8 @@ from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.feature_batches import Written, remove_batches, scan_batches, write_batch
 from endcap.loop.features.lineage import find_personal
 from endcap.loop.features.materialised import list_batches, name_merged, name_places, open_materialised
-from endcap.loop.features.online import write_online
+from endcap.loop.features.online import sample_online, write_online
+from endcap.loop.features.pushes import finish_pushes, restore_pushes
 from endcap.loop.features.records import (
     EVENT_AT,
     KNOWN_AT,
@@ -101,7 +102,8 @@ def materialise(
     Raises NotFound for an unknown view, ContractBroken for rows that break a table's contract, InvalidInput for tables that no longer have the
     view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Where the online store does not
     answer, the batch stands offline, and the next run brings it online. Cost: that of ingesting what is new, the new files and the tiles of the
-    longest window, and the newest row of each key. Memory: that of the settings.
+    longest window, and the newest row of each key. Memory: that of the settings. An online store that holds nothing of the view any more is
+    filled anew.
     """
     version = find_view(session, view)
     subject = f"features/{version.id}"
@@ -146,10 +148,13 @@ class _Run:
     began_cpu_s: float = field(default_factory=time.process_time)
 
     def materialise(self, span: Span | None, *, verify: bool) -> Materialisation:
+        if self.version.view.pushed:
+            finish_pushes(self.session, self.version)
         before = list_batches(self.session, self.version)
         for batch in before[-1:]:
-            if batch.online == "pending":
-                before[-1] = self._bring_online(batch)
+            lost = batch.online == "done" and any(kept.n_online for kept in before) and not self._stands_online()
+            if batch.online == "pending" or lost:
+                before[-1] = self._bring_online(batch, everything=lost)
         last = before[-1] if before else None
         self._tidy(last)
         ingests = self._ingest(verify=verify)
@@ -162,6 +167,9 @@ class _Run:
             if last is None or not _waits(last, until):
                 return last if last and last.identity in (content, identify(content, last.known_until)) else self._write(advance, content)
             return self._write(advance, identify(content, until))
+
+    def _stands_online(self) -> bool:
+        return any(sample_online(self.session, self.version, 1).values())
 
     def _tidy(self, last: Materialisation | None) -> None:
         """Remove what killed runs left, and the newest rows of batches that are not the newest."""
@@ -353,8 +361,11 @@ class _Run:
                 )
                 change.tx.put(VIEW_VERSIONS, workspace=workspace, record=described, expected_version=found[1])
 
-    def _bring_online(self, record: Materialisation) -> Materialisation:
-        """Write the newest rows that a batch touched online, and say so in its record."""
+    def _bring_online(self, record: Materialisation, *, everything: bool = False) -> Materialisation:
+        """Write the newest rows that a batch touched online, and say so in its record.
+
+        ``everything`` writes the newest row of every key, and what was pushed: the online store was emptied, or is another one.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -363,10 +374,13 @@ class _Run:
         began_s, n_online = time.perf_counter(), 0
         rows = scan_batches(self.session, NEWEST, self.version, [record.id])
         if rows is not None:
-            n_rows = rows.count_rows(filter=pc.field(_CAME))
-            for chunk in rows.scanner(filter=pc.field(_CAME), batch_size=_ONLINE_ROWS).to_batches():
+            wanted = None if everything else pc.field(_CAME)
+            n_rows = rows.count_rows(filter=wanted)
+            for chunk in rows.scanner(filter=wanted, batch_size=_ONLINE_ROWS).to_batches():
                 n_online += write_online(session, self.version, pa.Table.from_batches([chunk]).drop_columns([_CAME]))
                 self.reporter.step_advanced("online", done=n_online, total=n_rows)
+        if everything and self.version.view.pushed:
+            n_online += restore_pushes(session, self.version)
         with self.session.records.transact() as tx:
             found = tx.get_versioned(MATERIALISATIONS, workspace=self.session.workspace, id=record.id)
             assert found is not None, "the batch was recorded"

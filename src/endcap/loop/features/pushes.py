@@ -113,6 +113,15 @@ def finish_pushes(session: Session, version: ViewVersion) -> int:
     return n_finished
 
 
+def restore_pushes(session: Session, version: ViewVersion) -> int:
+    """Bring online all that was ever pushed to a version, where it is newer than what stands there. Returns the rows that were written."""
+    try:
+        table = session.tables.read(PUSHED, partition=_partition(session, version, None))
+    except NotFound:
+        return 0
+    return _put_online(session, version, make_codec(version), table)
+
+
 def merge_pushes(session: Session, version: ViewVersion) -> int:
     """Make one file of a version's finished pushes at rest, and remove those of which one was made an hour ago. Returns how many are one now.
 

@@ -20,7 +20,7 @@ from endcap.core.clock import ManualClock
 from endcap.core.definitions import aggregates as ag
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Contract, Table
-from endcap.core.errors import Conflict, ContractBroken, IntegrityBroken, InvalidInput, NotFound, PermissionDenied, StorageFull
+from endcap.core.errors import Conflict, ContractBroken, IntegrityBroken, InvalidInput, NotFound, PermissionDenied, StorageFull, Unreachable
 from endcap.core.permissions import Role
 from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit, verify_audit
@@ -31,7 +31,8 @@ from endcap.loop.features.catalogue import find_view, register_view
 from endcap.loop.features.feature_batches import place, scan_batches
 from endcap.loop.features.materialisation import materialise
 from endcap.loop.features.materialised import find_newest, list_batches, open_materialised, read_materialised, read_newest
-from endcap.loop.features.online import read_online
+from endcap.loop.features.online import name_space, read_online
+from endcap.loop.features.pushes import push
 from endcap.loop.features.records import ALWAYS, MATERIALISATIONS, MATERIALISED, NEWEST, SNAPSHOTS, TILES, Materialisation
 from endcap.pipelines.graph import SilentReporter
 from endcap.pipelines.leases import hold_lease
@@ -42,6 +43,7 @@ START = datetime(2026, 3, 4, 9, tzinfo=UTC)
 SALES = Table("sales", "sales", keys=("store",), event_time="at", contract=Contract(future=True))
 DAILY = FeatureView(name="daily", source=SALES, features={"units": ag.sum("units", "2d"), "n": ag.count("*", "1d")})
 LATEST = FeatureView(name="latest", source=SALES, features=["units"])
+PUSHED = FeatureView(name="pushed", source=SALES, features=["units"], pushed=True)
 
 
 def day(n: int, hour: int = 12) -> datetime:
@@ -390,6 +392,34 @@ def test_what_the_online_store_did_not_take_is_brought_by_the_next_run(shop: Sho
     done = materialise(shop.session, "daily")
     assert (done.id, done.online, done.n_online) == (left.id, "done", 2)
     assert shop.answer("daily", "a") == [2]
+
+
+def test_an_online_store_that_was_lost_is_filled_anew(shop: Shop) -> None:
+    shop.apply(PUSHED)
+    materialise(shop.session, "pushed")
+    shop.wait()
+    push(shop.session, "pushed", [{"store": "z", "units": 9, "__event_at": day(4).replace(tzinfo=UTC)}])
+    assert shop.answer("pushed", "a", "z") == [2, 9]
+    shop.session.online.drop(name_space(shop.session, find_view(shop.session, "pushed")))
+    assert shop.answer("pushed", "a", "z") == [None, None]
+    materialise(shop.session, "pushed")
+    assert shop.answer("pushed", "a", "b", "z") == [2, 5, 9]
+
+
+def test_a_push_that_was_cut_short_is_finished_by_the_next_run(shop: Shop) -> None:
+    shop.apply(PUSHED)
+    materialise(shop.session, "pushed")
+
+    class Away(MemoryOnline):
+        def write(self, *args: Any, **given: Any) -> int:
+            raise Unreachable("The online store does not answer.")
+
+    away = replace(shop.session, ports=replace(shop.session.ports, online=Away()))
+    with pytest.raises(Unreachable):
+        push(away, "pushed", [{"store": "z", "units": 9, "__event_at": day(3).replace(tzinfo=UTC)}])
+    assert shop.answer("pushed", "z") == [None]
+    materialise(shop.session, "pushed")
+    assert shop.answer("pushed", "z") == [9]
 
 
 def test_what_a_killed_run_did_not_bring_online_is_brought_by_the_next(shop: Shop) -> None:
