@@ -28,7 +28,7 @@ from endcap.assembly import open_house
 from endcap.core.clock import ManualClock
 from endcap.loop.evaluation.records import Metrics
 from endcap.loop.evaluation.sums import ErrorSums
-from endcap.loop.features.hour_panels import HOURS
+from endcap.loop.features.panels.hour_panels import HOURS
 from endcap.loop.retraining.cycle import turn
 from endcap.project.applying import apply
 from endcap.project.definitions import load_definitions

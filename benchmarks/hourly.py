@@ -25,7 +25,7 @@ import numpy as np
 
 from endcap.assembly import open_house
 from endcap.core.clock import ManualClock
-from endcap.loop.features.hour_store import STANDING_STATES, HourState, read_shard, read_state
+from endcap.loop.features.panels.hour_store import STANDING_STATES, HourState, read_shard, read_state
 from endcap.project.running import run
 
 MODEL = "store-item-hour"

@@ -34,7 +34,7 @@ from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.core.settings import Settings
 from endcap.loop.features.catalogue import register_view
-from endcap.loop.features.materialisation import materialise
+from endcap.loop.features.kept.materialisation import materialise
 home, folder, now, name, threads = sys.argv[1:]
 hours = Table("sales", "sales", keys=("store_id", "product_id"), event_time="dt + hour * interval 1 hour", zone="Asia/Shanghai", interval="1h")
 prices = Table("prices", "prices.parquet", keys=("item",), event_time="at")

@@ -27,7 +27,7 @@ from endcap.core.clock import ManualClock
 from endcap.core.zones import start_of_day
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, MODELS, ModelRecord, Version
 from endcap.loop.registry.releases import get_champion, promote, rollback, show_history

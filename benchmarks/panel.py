@@ -58,7 +58,7 @@ def make_panel(n_series: int) -> np.ndarray:
 def prepare_ours(panel: np.ndarray, threads: int) -> Callable[[], Any]:
     import numba
 
-    from endcap.loop.features.kernels import PanelSpec, compute_calendar_features, compute_panel_features
+    from endcap.loop.features.panels.kernels import PanelSpec, compute_calendar_features, compute_panel_features
 
     numba.set_num_threads(threads)
     spec = PanelSpec(lags=LAGS, windows=WINDOWS)

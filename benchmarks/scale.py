@@ -32,7 +32,7 @@ from endcap.assembly import open_house
 from endcap.core.clock import ManualClock
 from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import Batch
-from endcap.loop.features.hour_store import HourState, ShardState, put_series, put_state, read_series
+from endcap.loop.features.panels.hour_store import HourState, ShardState, put_series, put_state, read_series
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version
 from endcap.loop.retraining.cycle import turn

@@ -30,8 +30,8 @@ from endcap.loop.data.sources import open_source
 from endcap.loop.data.verbs import ingest
 from endcap.loop.evaluation.gates import CubeEvidence, judge, scale_of
 from endcap.loop.evaluation.metrics import measure
-from endcap.loop.features.panel_loading import load_panel
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_loading import load_panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.project.definitions import load_definitions
 from endcap.solutions.forecasting.backtests import bound_backtest, cut_actual, run_backtest
 from endcap.solutions.forecasting.day_kinds import HOLIDAY_FACT, is_special, weekdays

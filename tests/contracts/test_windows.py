@@ -16,8 +16,8 @@ from endcap.core.definitions import aggregates as agg
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.loop.data.engine import open_engine
-from endcap.loop.features.kernels import PanelSpec, compute_panel_features
-from endcap.loop.features.view_rows import open_view
+from endcap.loop.features.panels.kernels import PanelSpec, compute_panel_features
+from endcap.loop.features.rows.view_rows import open_view
 from endcap.testing.sessions import make_session
 
 N_SERIES, N_DAYS, START = 5, 70, date(2026, 2, 16)  # the clocks of Berlin change on 29 March

@@ -19,7 +19,7 @@ from endcap.core.errors import InvalidInput, NotFound
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import find_batches, read_batch
-from endcap.loop.features import hour_loading
+from endcap.loop.features.panels import hour_loading
 from endcap.loop.monitoring.member_outcomes import read_member_outcomes
 from endcap.loop.registry.records import MEMBER_STATES
 from endcap.project.running import RunResult
@@ -290,7 +290,7 @@ def test_a_file_that_vanished_or_was_rewritten_asks_for_all_rows_again(open_chai
 
 def _cells(session: Session) -> set[tuple[Any, ...]]:
     """The state that stands, whatever the order of its series."""
-    from endcap.loop.features.hour_store import STANDING_STATES, read_shard, read_state
+    from endcap.loop.features.panels.hour_store import STANDING_STATES, read_shard, read_state
 
     standing = session.records.get(STANDING_STATES, workspace="default", id=MODEL)
     assert standing is not None

@@ -17,7 +17,7 @@ import endcap as ec
 from endcap.core.errors import ContractBroken, DefinitionError, EndcapError, InvalidInput
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.batches import find_batches, read_batch
-from endcap.loop.features.hour_store import STANDING_STATES
+from endcap.loop.features.panels.hour_store import STANDING_STATES
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord
 from endcap.loop.retraining.cycle import CycleResult, turn
 from endcap.pipelines.records import RUNS

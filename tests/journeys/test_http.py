@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from endcap.assembly import open_house
-from endcap.loop.features.materialisation import materialise
+from endcap.loop.features.kept.materialisation import materialise
 
 MODEL = "store-day"
 JSON = {"Content-Type": "application/json"}

@@ -18,7 +18,7 @@ from endcap.loop.data.engine import open_engine
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.online import open_online, read_online
 from endcap.loop.features.pushes import push
-from endcap.loop.features.view_rows import open_view
+from endcap.loop.features.rows.view_rows import open_view
 from endcap.testing.redis_servers import running_redis, why_no_redis
 
 PROJECT = """

@@ -15,7 +15,7 @@ from endcap.core.definitions.forecasts import Forecast
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.records import FileIdentity
 from endcap.loop.data.sources import open_source
-from endcap.loop.features.panel_loading import LoadedPanel, load_panel
+from endcap.loop.features.panels.day_loading import LoadedPanel, load_panel
 
 Load = Callable[..., LoadedPanel]
 

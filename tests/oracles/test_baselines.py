@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.solutions.forecasting.candidates.baselines import FlagMedian, SeasonalNaive, WeekdayMean, flag_facts, median
 
 QUICK = settings(max_examples=120, deadline=None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Table
-from endcap.loop.features.panels import Panel, Statics
+from endcap.loop.features.panels.day_panels import Panel, Statics
 from endcap.loop.registry.records import MemberLine
 from endcap.solutions.forecasting.backtests import BackTest
 from endcap.solutions.forecasting.candidates.baselines import SeasonalNaive, WeekdayMean

@@ -21,7 +21,7 @@ from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Contract, Table
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
-from endcap.loop.features.hour_panels import HourPanel
+from endcap.loop.features.panels.hour_panels import HourPanel
 from endcap.loop.registry.records import Version
 from endcap.loop.retraining.tasks import DataRef, Trial
 from endcap.pipelines.graph import SilentReporter, StepContext

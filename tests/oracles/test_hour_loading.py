@@ -30,10 +30,10 @@ from endcap.core.errors import InvalidInput
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.records import FileIdentity
 from endcap.loop.data.sources import Source, open_source
-from endcap.loop.features import hour_loading
-from endcap.loop.features.hour_loading import LoadedHours, load_hours
-from endcap.loop.features.hour_panels import HourPanel
-from endcap.loop.features.hour_store import HourState, read_shard
+from endcap.loop.features.panels import hour_loading
+from endcap.loop.features.panels.hour_loading import LoadedHours, load_hours
+from endcap.loop.features.panels.hour_panels import HourPanel
+from endcap.loop.features.panels.hour_store import HourState, read_shard
 from endcap.storage.opening import open_ports
 
 FIRST = date(2026, 3, 27)  # clocks change in Berlin on 29 March, and in New York on 8 March

@@ -13,7 +13,7 @@ import pytest
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import BATCHES, Batch
-from endcap.loop.features.hour_store import HourState, ShardState, put_day, put_series, put_state
+from endcap.loop.features.panels.hour_store import HourState, ShardState, put_day, put_series, put_state
 from endcap.loop.monitoring.member_outcomes import read_member_outcomes
 from endcap.loop.monitoring.records import OUTCOME_SUMS
 from endcap.solutions.forecasting.hours.outcomes import join_hours

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.panels import Statics
+from endcap.loop.features.panels.day_panels import Statics
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.day_kinds import weigh_days
 from endcap.solutions.forecasting.hours.pulses import PSEUDO_DAYS, merge_pulses, survey_pulses
 from endcap.solutions.forecasting.hours.same_hour_mean import MeanFit

@@ -19,9 +19,9 @@ from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.loop.data.engine import open_engine
 from endcap.loop.features.joins import BYTES_A_ROW, MISSING, RowTimes, choose_rows
+from endcap.loop.features.rows.view_rows import FeatureRows
 from endcap.loop.features.spines import Spine, fit_keys, open_spine, read_instants
 from endcap.loop.features.view_joins import ask, choose_features, fetch_features
-from endcap.loop.features.view_rows import FeatureRows
 from endcap.testing.sessions import make_session
 
 START = datetime(2026, 1, 5)  # noqa: DTZ001 - plain UTC, as instants of feature rows are

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from endcap.core.definitions.aggregates import mean
 from endcap.core.definitions.forecasts import CANDIDATES, Forecast
 from endcap.core.definitions.tables import Table
-from endcap.loop.features.panel_loading import LoadedPanel
-from endcap.loop.features.panels import Panel, encode_panel
+from endcap.loop.features.panels.day_loading import LoadedPanel
+from endcap.loop.features.panels.day_panels import Panel, encode_panel
 from endcap.solutions.forecasting.backtests import BackTest, bound_backtest, choose_origins, run_backtest
 from endcap.solutions.forecasting.finishing import finish
 from endcap.solutions.forecasting.training import build_candidates, finish_trial

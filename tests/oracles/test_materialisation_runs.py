@@ -22,10 +22,10 @@ from endcap.core.definitions.tables import Contract, Table
 from endcap.governance.sessions import Session
 from endcap.loop.data.engine import open_engine
 from endcap.loop.features.catalogue import find_view, register_view
-from endcap.loop.features.materialisation import materialise
-from endcap.loop.features.materialised import open_materialised, read_newest
+from endcap.loop.features.kept.materialisation import materialise
+from endcap.loop.features.kept.materialised import open_materialised, read_newest
 from endcap.loop.features.online import read_online
-from endcap.loop.features.view_rows import open_view
+from endcap.loop.features.rows.view_rows import open_view
 from endcap.testing.sessions import make_session
 
 DAY = timedelta(days=1)

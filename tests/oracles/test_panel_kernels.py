@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from endcap.loop.features.kernels import (
+from endcap.loop.features.panels.kernels import (
     PanelSpec,
     compute_calendar_features,
     compute_panel_features,

@@ -19,7 +19,7 @@ from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panel_loading import LoadedPanel
+from endcap.loop.features.panels.day_loading import LoadedPanel
 
 FIRST = date(2026, 3, 20)  # clocks change in New York on 8 March, in Berlin on 29 March
 NOW = datetime(2026, 4, 30, 12, tzinfo=UTC)

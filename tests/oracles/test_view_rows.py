@@ -26,7 +26,7 @@ from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Contract, Table
 from endcap.core.durations import parse_duration
 from endcap.loop.data.engine import open_engine
-from endcap.loop.features.view_rows import open_view
+from endcap.loop.features.rows.view_rows import open_view
 from endcap.testing.sessions import make_session
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ MODULES = (
     "endcap.loop.features.pushes",
     "endcap.loop.features.drift",
     "endcap.loop.features.catalogue",
-    "endcap.loop.features.materialisation",
+    "endcap.loop.features.kept.materialisation",
     "endcap.loop.features.parity",
     "endcap.loop.features.training_sets",
     "endcap.loop.registry.versions",

@@ -30,9 +30,9 @@ from endcap.governance.audit import verify_audit
 from endcap.governance.sessions import Session
 from endcap.loop.data.engine import open_engine
 from endcap.loop.features.catalogue import find_view, register_view
-from endcap.loop.features.feature_batches import place
-from endcap.loop.features.materialisation import materialise
-from endcap.loop.features.materialised import list_batches, open_materialised
+from endcap.loop.features.kept.feature_batches import place
+from endcap.loop.features.kept.materialisation import materialise
+from endcap.loop.features.kept.materialised import list_batches, open_materialised
 from endcap.loop.features.online import read_online
 from endcap.loop.features.records import MATERIALISED, NEWEST, SNAPSHOTS, TILES
 from endcap.testing.faults import Instants, fill, kill, striking
@@ -41,7 +41,15 @@ from endcap.testing.kills import apart, choose
 VIEWS = ("windows", "rows")
 _STRIKES: dict[str, Callable[[str], object]] = {"kill": kill, "full": fill}
 _FIRST = datetime(2026, 3, 2, 9, tzinfo=UTC)
-_MODULES = ("duckdb", "numba", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "endcap.loop.features.tiles", "endcap.loop.features.windows")
+_MODULES = (
+    "duckdb",
+    "numba",
+    "pyarrow.compute",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "endcap.loop.features.kept.tiles",
+    "endcap.loop.features.rows.windows",
+)
 
 
 class Holding(msgspec.Struct, frozen=True):

@@ -88,7 +88,7 @@ def _lay_out_days(name: str, project: Path, base: Path, act: Callable[[World], N
 
 
 def _lay_out_hours(name: str, project: Path, base: Path, act: Callable[[World], None]) -> World:
-    from endcap.loop.features import hour_loading
+    from endcap.loop.features.panels import hour_loading
 
     hour_loading._SERIES_AT_ONCE = _N_ITEMS  # a shard for each store: in this process and in those forked from it
     n_hours = _N_DAYS * 24

@@ -32,7 +32,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import read_batch
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS
-from endcap.loop.features.hour_store import STANDING_STATES
+from endcap.loop.features.panels.hour_store import STANDING_STATES
 from endcap.loop.monitoring.member_outcomes import read_member_outcomes
 from endcap.loop.monitoring.quality import read_outcomes
 from endcap.loop.monitoring.records import INCIDENTS
@@ -44,7 +44,7 @@ from endcap.project.running import run
 from endcap.testing.faults import Instants, fill, kill, striking
 from endcap.testing.kill_worlds import ZONE, World, lay_out
 
-_SOLUTIONS = ("endcap.solutions.forecasting.training", "endcap.solutions.forecasting.hours.task", "endcap.loop.features.hour_loading")
+_SOLUTIONS = ("endcap.solutions.forecasting.training", "endcap.solutions.forecasting.hours.task", "endcap.loop.features.panels.hour_loading")
 
 
 class State(msgspec.Struct, frozen=True):

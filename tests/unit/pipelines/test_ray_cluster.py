@@ -18,7 +18,7 @@ from endcap.core.errors import Conflict, InvalidInput
 from endcap.core.settings import Settings
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
-from endcap.loop.features import hour_loading
+from endcap.loop.features.panels import hour_loading
 from endcap.loop.registry.records import Version
 from endcap.loop.retraining.tasks import DataRef, Trial
 from endcap.pipelines.executors import open_executor

@@ -25,12 +25,12 @@ from endcap.governance.verbs import verb
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.features.catalogue import find_view, list_versions, require_zone
-from endcap.loop.features.materialised import list_batches
+from endcap.loop.features.kept.materialised import list_batches
 from endcap.loop.features.online import EXPIRED, OUTDATED, OnlineRows, make_codec, name_space, open_online, require_online, sample_online
 from endcap.loop.features.parity_causes import CAUSES, FeatureRow, Finding, Limits, explain, newest, same_value
 from endcap.loop.features.parity_rows import KEYS, Held, Key, draw_keys, name_keys, plain_utc, read_held, read_rows
 from endcap.loop.features.records import PARITY_REPORTS, Materialisation, ParityCause, ParityExample, ParityReport, ViewVersion
-from endcap.loop.features.view_rows import FeatureRows, open_view
+from endcap.loop.features.rows.view_rows import FeatureRows, open_view
 
 if TYPE_CHECKING:
     import duckdb

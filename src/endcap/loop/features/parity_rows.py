@@ -13,11 +13,11 @@ from endcap.core.errors import NotFound
 from endcap.core.names import quote
 from endcap.governance.sessions import Session
 from endcap.loop.data.failures import reading
-from endcap.loop.features.feature_batches import first_order
-from endcap.loop.features.materialised import open_materialised
+from endcap.loop.features.kept.feature_batches import first_order
+from endcap.loop.features.kept.materialised import open_materialised
 from endcap.loop.features.parity_causes import FeatureRow
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, ViewVersion
-from endcap.loop.features.view_rows import PUSHED_FIRST, FeatureRows
+from endcap.loop.features.rows.view_rows import PUSHED_FIRST, FeatureRows
 
 if TYPE_CHECKING:
     import duckdb

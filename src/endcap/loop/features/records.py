@@ -77,7 +77,8 @@ class Materialisation(msgspec.Struct, frozen=True, kw_only=True):
     ``waits_until`` is the instant at which the last of the rows will count that lie in the future (None: none does). ``kept`` names, by table,
     what the files held that went and whose rows stay known. ``replaced`` are the ends (both included) of intervals whose tiles in earlier batches
     no longer count, ``tiles`` those of the ticks whose tiles this batch added. ``merged_from`` is the first of the batches whose rows rest in one
-    place with this one's (None: they rest by batch). ``online`` is ``pending`` until the online store has the rows, then ``done``, or ``none`` for a view that is not kept there.
+    place with this one's (None: they rest by batch). ``online`` is ``pending`` until the online store has the rows, then ``done``, or ``none`` for
+    a view that is not kept there.
     """
 
     id: str

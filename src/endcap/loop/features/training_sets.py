@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from endcap.loop.features.contents import Contents
+    from endcap.loop.features.rows.view_rows import FeatureRows
     from endcap.loop.features.spines import Given, Spine
     from endcap.loop.features.view_joins import Asked, Chosen
-    from endcap.loop.features.view_rows import FeatureRows
 
     Sink = Callable[[pa.Table], None]
 
@@ -212,9 +212,9 @@ def _open_views(
     engine: duckdb.DuckDBPyConnection,
 ) -> list[_Joined]:
     """Open every view, with all that may be wrong with it, before a row is joined. A table that two views read is ingested once."""
+    from endcap.loop.features.rows.view_rows import open_view
     from endcap.loop.features.spines import fit_keys
     from endcap.loop.features.view_joins import ask
-    from endcap.loop.features.view_rows import open_view
 
     at, there = instants
     taken = dict.fromkeys((name.lower() for name in spine.schema.names), "the spine")
@@ -262,7 +262,7 @@ def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder:
     Rows of Parquet files are read twice, each time the columns that are wanted. What must be computed or parsed is kept in the engine, which
     spills what does not fit.
     """
-    from endcap.loop.features.view_rows import open_view
+    from endcap.loop.features.rows.view_rows import open_view
 
     view, engine = rows.view, rows.engine
     span = asked.span(view.max_age)

@@ -16,9 +16,9 @@ from endcap.core.names import quote
 from endcap.loop.data.failures import reading
 from endcap.loop.features.joins import BYTES_A_ROW, MISSING, Codes, Instants, Numbers, RowTimes, choose_rows, split_keys
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER
+from endcap.loop.features.rows.view_rows import FeatureRows
+from endcap.loop.features.rows.view_sources import Span
 from endcap.loop.features.spines import lent, number_keys
-from endcap.loop.features.view_rows import FeatureRows
-from endcap.loop.features.view_sources import Span
 
 if TYPE_CHECKING:
     import duckdb

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Indexes, Panel, join_keys
+from endcap.loop.features.panels.day_panels import Indexes, Panel, join_keys
 from endcap.loop.training.models import Candidate, Fitted
 from endcap.solutions.forecasting.candidates.average import FittedAverage
 from endcap.solutions.forecasting.finishing import finish

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.panels import Panel, Statics
+from endcap.loop.features.panels.day_panels import Panel, Statics
 from endcap.solutions.forecasting.backtests import Cube
 from endcap.solutions.forecasting.memberships import Membership
 

@@ -8,7 +8,7 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.panels import Flags, Panel
+from endcap.loop.features.panels.day_panels import Flags, Panel
 
 FRIDAY, SATURDAY, SUNDAY = 4, 5, 6
 HOLIDAY_FACT, WORKDAY_FACT = "public_holiday", "weekend_workday"

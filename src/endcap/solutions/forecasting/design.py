@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.kernels import PanelSpec, compute_panel_features, compute_same_phase_means
-from endcap.loop.features.panels import Floats, Indexes, Panel
+from endcap.loop.features.panels.day_panels import Floats, Indexes, Panel
+from endcap.loop.features.panels.kernels import PanelSpec, compute_panel_features, compute_same_phase_means
 from endcap.solutions.forecasting.day_kinds import HOLIDAY_FACT, WORKDAY_FACT, weekdays
 
 BASE_WINDOW = 84

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.panels import Floats, Panel
+from endcap.loop.features.panels.day_panels import Floats, Panel
 from endcap.solutions.forecasting.day_kinds import HOLIDAY_FACT, weekdays
 
 _CLOSED_LOOK_BACK = 56

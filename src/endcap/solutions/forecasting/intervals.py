@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.panels import Floats, Panel, join_keys
+from endcap.loop.features.panels.day_panels import Floats, Panel, join_keys
 from endcap.loop.training.artefacts import Artefact, decode_arrays, encode_arrays
 from endcap.solutions.forecasting.day_kinds import is_special, weekdays
 from endcap.solutions.forecasting.finishing import is_closed

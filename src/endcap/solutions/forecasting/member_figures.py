@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.definitions.forecasts import BASELINES, Forecast
-from endcap.loop.features.panels import Panel, join_keys
+from endcap.loop.features.panels.day_panels import Panel, join_keys
 from endcap.loop.registry.members import FACT
 from endcap.loop.training.models import MemberFits
 from endcap.solutions.forecasting.backtests import Cube

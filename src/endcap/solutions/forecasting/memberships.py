@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.definitions.forecasts import Forecast
-from endcap.loop.features.panels import Indexes, Panel, join_keys
+from endcap.loop.features.panels.day_panels import Indexes, Panel, join_keys
 
 _NAMED = 5
 

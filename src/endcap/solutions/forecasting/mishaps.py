@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from endcap.governance.sessions import Session
-from endcap.loop.features.panels import Floats, Panel
+from endcap.loop.features.panels.day_panels import Floats, Panel
 from endcap.loop.retraining.tasks import DataRef, Trial
 from endcap.loop.training.artefacts import Artefact
 from endcap.loop.training.models import NO_MEMBERS, MemberFits

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from endcap.core.errors import InvalidInput
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch
-from endcap.loop.features.panels import Panel, decode_panel, join_keys
+from endcap.loop.features.panels.day_panels import Panel, decode_panel, join_keys
 from endcap.loop.monitoring.quality import read_outcomes
 from endcap.loop.registry.records import Version
 from endcap.loop.retraining.tasks import DataRef

@@ -19,9 +19,9 @@ from endcap.core.errors import InvalidInput, NotFound
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import ColumnProfile, Ingest, describe_arrival
 from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
-from endcap.loop.features.known import feature_of, load_known
 from endcap.loop.features.lineage import find_personal
-from endcap.loop.features.panels import Floats, Panel, decode_panel, encode_panel
+from endcap.loop.features.panels.day_panels import Floats, Panel, decode_panel, encode_panel
+from endcap.loop.features.panels.known import feature_of, load_known
 from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
@@ -70,7 +70,7 @@ class ForecastTask(DefinedTask):
     ) -> DataRef:
         from endcap.loop.data.engine import open_engine
         from endcap.loop.data.ingested import open_ingested
-        from endcap.loop.features.panel_loading import load_panel
+        from endcap.loop.features.panels.day_loading import load_panel
 
         assert set(ingests) == {table.name for table in self.tables}, "every table was ingested"
         with open_engine(session.settings) as engine:

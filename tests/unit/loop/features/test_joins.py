@@ -13,9 +13,9 @@ from endcap.core.errors import Conflict, InvalidInput
 from endcap.loop.data.engine import open_engine
 from endcap.loop.features.contents import Contents
 from endcap.loop.features.joins import MISSING, RowTimes, choose_rows, split_keys
+from endcap.loop.features.rows.view_rows import FeatureRows
 from endcap.loop.features.spines import number_keys
 from endcap.loop.features.view_joins import Asked, ask, choose_features, fetch_features
-from endcap.loop.features.view_rows import FeatureRows
 
 DAY_US = 86_400_000_000
 

@@ -22,8 +22,8 @@ from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.governance.sessions import Session
 from endcap.loop.features.catalogue import find_view, register_view
-from endcap.loop.features.materialisation import materialise
-from endcap.loop.features.materialised import read_newest
+from endcap.loop.features.kept.materialisation import materialise
+from endcap.loop.features.kept.materialised import read_newest
 from endcap.loop.features.online import name_space, write_online
 from endcap.loop.features.parity import check_parity, find_parity, name_causes
 from endcap.loop.features.pushes import push

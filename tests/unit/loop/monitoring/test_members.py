@@ -275,7 +275,7 @@ def test_a_member_is_what_the_definition_says_and_sums_what_it_holds(shop: Any) 
 
 
 def test_members_of_several_keys_are_named_as_panels_name_them() -> None:
-    from endcap.loop.features.panels import join_keys
+    from endcap.loop.features.panels.day_panels import join_keys
     from endcap.loop.monitoring.member_outcomes import name_members
 
     keys = {"store": ("1", "2/3", "a\\b"), "item": ("a", "b", "/")}

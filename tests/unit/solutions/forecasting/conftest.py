@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 
 MakePanel = Callable[..., Panel]
 

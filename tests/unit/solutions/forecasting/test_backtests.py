@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Floats, Panel, Revisions
+from endcap.loop.features.panels.day_panels import Floats, Panel, Revisions
 from endcap.loop.training.artefacts import Artefact
 from endcap.loop.training.models import NO_MEMBERS, MemberFits
 from endcap.solutions.forecasting.backtests import bound_backtest, choose_origins, cut_actual, run_backtest

@@ -6,7 +6,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.solutions.forecasting.day_kinds import FIRST_DAY, FRIDAY, INSIDE, SATURDAY, SUNDAY, WORKED, is_special, weekdays, weigh_day_kinds
 
 MakePanel = Callable[..., Panel]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from endcap.loop.features.panels import Panel, Revisions, Statics
+from endcap.loop.features.panels.day_panels import Panel, Revisions, Statics
 from endcap.solutions.forecasting.design import BASE_WINDOW, Design, build_design, build_labels, name_columns, training_origins
 
 MakePanel = Callable[..., Panel]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from endcap.loop.features.panels import Panel, Statics
+from endcap.loop.features.panels.day_panels import Panel, Statics
 from endcap.solutions.forecasting.finishing import finish, is_closed, recent_mean
 
 MakePanel = Callable[..., Panel]

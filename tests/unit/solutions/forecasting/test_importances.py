@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.solutions.forecasting.candidates.average import FittedAverage
 from endcap.solutions.forecasting.candidates.baselines import WeekdayMean
 from endcap.solutions.forecasting.candidates.trees import GlobalTrees

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.solutions.forecasting.intervals import POWER, Intervals, Residuals, collect_residuals, fit_intervals
 
 MakePanel = Callable[..., Panel]

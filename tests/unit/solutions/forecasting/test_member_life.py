@@ -15,7 +15,7 @@ from endcap.core.definitions.forecasts import CANDIDATES, Forecast
 from endcap.core.definitions.tables import Table
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
-from endcap.loop.features.panels import Statics
+from endcap.loop.features.panels.day_panels import Statics
 from endcap.loop.registry.members import list_members, summarize_members
 from endcap.loop.registry.records import Version
 from endcap.loop.registry.versions import register_version

@@ -7,7 +7,7 @@ import numpy as np
 
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Table
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.solutions.forecasting.memberships import describe_retired, find_active, find_last_rows, find_members, find_retired
 
 MakePanel = Callable[..., Panel]

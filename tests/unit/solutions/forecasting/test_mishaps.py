@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.solutions.forecasting.backtests import run_backtest
 from endcap.solutions.forecasting.candidates.shrunk_rates import ShrunkRates
 from endcap.solutions.forecasting.mishaps import WrongUnit

@@ -28,7 +28,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.deployment.batches import log_predictions
 from endcap.loop.deployment.records import PREDICTIONS, Batch
 from endcap.loop.evaluation.records import Metrics
-from endcap.loop.features.panels import Panel, encode_panel, join_keys
+from endcap.loop.features.panels.day_panels import Panel, encode_panel, join_keys
 from endcap.loop.monitoring.records import INCIDENTS, READINGS
 from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import MEMBER_STATUSES, VERSIONS, Version

@@ -16,7 +16,7 @@ from endcap.core.definitions.tables import Contract, Table
 from endcap.core.settings import Settings
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.loop.registry.records import Version
 from endcap.loop.retraining.tasks import Answers, DataRef, Trial
 from endcap.pipelines.graph import SilentReporter, StepContext

@@ -11,7 +11,7 @@ from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.loop.evaluation.metrics import measure
-from endcap.loop.features.panels import Panel, Statics
+from endcap.loop.features.panels.day_panels import Panel, Statics
 from endcap.solutions.forecasting.finishing import finish
 from endcap.solutions.forecasting.training import (
     TrainedTrial,

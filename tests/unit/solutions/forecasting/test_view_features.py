@@ -19,9 +19,9 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import find_batch, read_batch
-from endcap.loop.features.known import MOST_TICKS, load_known, name_known
-from endcap.loop.features.panel_loading import load_panel
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_loading import load_panel
+from endcap.loop.features.panels.day_panels import Panel
+from endcap.loop.features.panels.known import MOST_TICKS, load_known, name_known
 from endcap.loop.features.records import TRAINING_PROFILES
 from endcap.loop.registry.view_uses import find_answering_views
 from endcap.loop.retraining.cycle import turn

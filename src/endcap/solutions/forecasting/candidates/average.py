@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Floats, Panel
+from endcap.loop.features.panels.day_panels import Floats, Panel
 from endcap.loop.training.artefacts import Artefact
 from endcap.loop.training.models import Candidate, Fitted, MemberFits
 

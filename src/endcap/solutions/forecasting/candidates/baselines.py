@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.kernels import compute_same_phase_means
-from endcap.loop.features.panels import Floats, Panel
+from endcap.loop.features.panels.day_panels import Floats, Panel
+from endcap.loop.features.panels.kernels import compute_same_phase_means
 from endcap.loop.training.artefacts import Artefact
 from endcap.loop.training.models import NO_MEMBERS, MemberFits
 from endcap.solutions.forecasting.day_kinds import weekdays

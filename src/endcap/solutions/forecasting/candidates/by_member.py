@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from endcap.core.errors import IntegrityBroken, InvalidInput
-from endcap.loop.features.panels import Floats, Panel
+from endcap.loop.features.panels.day_panels import Floats, Panel
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
 from endcap.loop.training.models import Candidate, Fitted, MemberFits
 from endcap.solutions.forecasting.backtests import BackTest, choose_origins, run_backtest

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Floats, Panel, join_keys
+from endcap.loop.features.panels.day_panels import Floats, Panel, join_keys
 from endcap.loop.training.artefacts import Artefact, decode_arrays, decode_json, encode_arrays, encode_json
 from endcap.loop.training.models import MemberFits
 from endcap.solutions.forecasting.candidates.baselines import WeekdayMean

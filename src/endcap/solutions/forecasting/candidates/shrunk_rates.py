@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Floats, Panel, join_keys
+from endcap.loop.features.panels.day_panels import Floats, Panel, join_keys
 from endcap.loop.training.artefacts import Artefact, decode_arrays, encode_arrays
 from endcap.loop.training.models import NO_MEMBERS, MemberFits
 from endcap.solutions.forecasting.candidates.baselines import flag_facts

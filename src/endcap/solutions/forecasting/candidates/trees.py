@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Floats, Panel
+from endcap.loop.features.panels.day_panels import Floats, Panel
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
 from endcap.loop.training.models import NO_MEMBERS, MemberFits
 from endcap.solutions.forecasting.design import Design, build_design, build_labels, name_columns, training_origins

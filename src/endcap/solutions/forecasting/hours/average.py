@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.hour_panels import HourPanel
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
+from endcap.loop.features.panels.hour_panels import HourPanel
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
 from endcap.solutions.forecasting.hours.forest import Forest
 from endcap.solutions.forecasting.hours.methods import Learned
 

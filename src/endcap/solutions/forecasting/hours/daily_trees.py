@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.loop.training.artefacts import Artefact
 from endcap.solutions.forecasting.hours.boosting import boost_told, facts_of, predict_ratios, tell_rows
 from endcap.solutions.forecasting.hours.day_rows import build_rows, choose_facts, find_leads, training_origins

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.hours import day_kernels
 from endcap.solutions.forecasting.hours.pulses import KEEPS, N_PARTS, PSEUDO_DAYS, Pulses
 from endcap.solutions.forecasting.hours.shapes import Codes, Doubles, Shapes, find_patterns, see

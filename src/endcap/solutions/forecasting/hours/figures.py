@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.loop.evaluation.sums import ErrorSums
-from endcap.loop.features.hour_panels import HOURS
+from endcap.loop.features.panels.hour_panels import HOURS
 from endcap.loop.registry.members import FACT
 from endcap.loop.registry.records import SliceMetrics
 from endcap.solutions.forecasting.hours.training import HourBackTest

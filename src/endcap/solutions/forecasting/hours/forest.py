@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import IntegrityBroken, InvalidInput
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
 from endcap.solutions.forecasting.hours.kernels import Array, compiled
 
 Doubles = NDArray[np.float64]

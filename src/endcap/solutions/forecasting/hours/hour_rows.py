@@ -7,8 +7,8 @@ from zlib import crc32
 
 import numpy as np
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.panels import Floats, join_keys
+from endcap.loop.features.panels.day_panels import Floats, join_keys
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.hours.day_rows import DayRows
 from endcap.solutions.forecasting.hours.kernels import Array, compiled, is_seen
 from endcap.solutions.forecasting.hours.shapes import Codes, Doubles, Shapes, find_patterns, see

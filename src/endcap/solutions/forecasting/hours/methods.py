@@ -12,8 +12,8 @@ from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
-from endcap.loop.features.hour_panels import HourPanel
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
+from endcap.loop.features.panels.hour_panels import HourPanel
 from endcap.loop.training.artefacts import Artefact
 
 Learned = dict[str, NDArray[Any]]

@@ -19,9 +19,9 @@ from endcap.core.zones import parse_moment
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.batches import require_batch
 from endcap.loop.deployment.records import ANSWERED, PREDICTIONS, Answered, Batch
-from endcap.loop.features.hour_panels import HOURS
-from endcap.loop.features.hour_store import HourState, ShardState, read_series, read_state
-from endcap.loop.features.packing import unpack_arrays
+from endcap.loop.features.panels.hour_panels import HOURS
+from endcap.loop.features.panels.hour_store import HourState, ShardState, read_series, read_state
+from endcap.loop.features.panels.packing import unpack_arrays
 from endcap.loop.monitoring.member_outcomes import keep_outcome_sums
 from endcap.storage.ports import BlobStore, Kind
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.hour_panels import HOURS, HourPanel
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.hours import day_kernels
 from endcap.solutions.forecasting.hours.methods import Learned
 from endcap.solutions.forecasting.hours.shapes import Codes, Doubles, Shapes, find_patterns, group_series, see

@@ -23,9 +23,9 @@ from endcap.loop.deployment.batches import require_batch
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Batch
 from endcap.loop.evaluation.records import name_metric
 from endcap.loop.evaluation.sums import ErrorSums
-from endcap.loop.features.hour_panels import HOURS
-from endcap.loop.features.hour_store import read_state
-from endcap.loop.features.panels import join_keys
+from endcap.loop.features.panels.day_panels import join_keys
+from endcap.loop.features.panels.hour_panels import HOURS
+from endcap.loop.features.panels.hour_store import read_state
 from endcap.loop.monitoring.member_outcomes import find_outcome_batches, read_member_outcomes
 from endcap.loop.retraining.tasks import DataRef
 from endcap.solutions.forecasting import plots

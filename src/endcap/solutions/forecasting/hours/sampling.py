@@ -7,8 +7,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.hour_panels import HourPanel
-from endcap.loop.features.panels import Flags, Indexes, join_keys
+from endcap.loop.features.panels.day_panels import Flags, Indexes, join_keys
+from endcap.loop.features.panels.hour_panels import HourPanel
 
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.panels import Flags, Floats, Statics
+from endcap.loop.features.panels.day_panels import Flags, Floats, Statics
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.loop.training.artefacts import Artefact, decode_arrays, encode_arrays
 from endcap.solutions.forecasting.day_kinds import SATURDAY, weigh_days
 from endcap.solutions.forecasting.hours import kernels

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.loop.evaluation.sums import Sums, sum_errors, sum_targets
-from endcap.loop.features.calendars import BEYOND_DAYS, find_holidays
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.hour_store import HourState, read_shard
-from endcap.loop.features.panels import Flags, Floats
+from endcap.loop.features.panels.calendars import BEYOND_DAYS, find_holidays
+from endcap.loop.features.panels.day_panels import Flags, Floats
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
+from endcap.loop.features.panels.hour_store import HourState, read_shard
 from endcap.solutions.forecasting.hours.methods import HourFit, HourMethod, Learned
 from endcap.solutions.forecasting.hours.spread import Spread, tally_spread
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.hour_panels import HourPanel
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
+from endcap.loop.features.panels.hour_panels import HourPanel
 from endcap.loop.training.artefacts import Artefact
 from endcap.solutions.forecasting.hours import day_kernels
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned

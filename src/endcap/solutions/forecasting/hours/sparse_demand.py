@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from endcap.loop.features.hour_panels import HourPanel
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
+from endcap.loop.features.panels.hour_panels import HourPanel
 from endcap.loop.training.artefacts import Artefact, encode_json
 from endcap.solutions.forecasting.hours import day_kernels
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned

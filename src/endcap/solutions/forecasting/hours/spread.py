@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Floats
+from endcap.loop.features.panels.day_panels import Floats
 from endcap.loop.training.artefacts import Artefact, decode_arrays, encode_arrays
 from endcap.solutions.forecasting.hours import kernels
 from endcap.solutions.forecasting.hours.methods import Learned

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.hours import kernels
 from endcap.solutions.forecasting.hours.methods import Learned
 from endcap.solutions.forecasting.hours.shapes import (

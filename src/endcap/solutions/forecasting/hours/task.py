@@ -20,8 +20,8 @@ from endcap.loop.data.file_sets import gone_files, new_files
 from endcap.loop.data.records import INGESTS, Ingest, describe_arrival
 from endcap.loop.evaluation.gates import Evidence
 from endcap.loop.evaluation.sums import ErrorSums, SummedEvidence
-from endcap.loop.features.hour_panels import HOURS
-from endcap.loop.features.hour_store import (
+from endcap.loop.features.panels.hour_panels import HOURS
+from endcap.loop.features.panels.hour_store import (
     STANDING_STATES,
     HourState,
     StandingState,
@@ -31,7 +31,7 @@ from endcap.loop.features.hour_store import (
     read_series,
     read_state,
 )
-from endcap.loop.features.packing import unpack_arrays
+from endcap.loop.features.panels.packing import unpack_arrays
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, SliceMetrics, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
@@ -80,7 +80,7 @@ class HourForecastTask(DefinedTask):
     ) -> DataRef:
         from endcap.loop.data.engine import open_engine
         from endcap.loop.data.ingested import open_ingested
-        from endcap.loop.features.hour_loading import load_hours
+        from endcap.loop.features.panels.hour_loading import load_hours
 
         standing, before = self._find_standing(session, ingests)
         with open_engine(session.settings) as engine:
@@ -372,7 +372,7 @@ class HourForecastTask(DefinedTask):
 
     def _name_members(self, keys: dict[str, list[str]]) -> list[str]:
         """The member of each series: the values of the keys that the definition names."""
-        from endcap.loop.features.panels import join_keys
+        from endcap.loop.features.panels.day_panels import join_keys
 
         return join_keys({name: tuple(keys[name]) for name in self.forecast.members})
 

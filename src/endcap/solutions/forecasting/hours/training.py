@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound
 from endcap.loop.evaluation.records import Metrics
 from endcap.loop.evaluation.sums import ErrorSums
-from endcap.loop.features.hour_panels import HOURS
-from endcap.loop.features.packing import pack_arrays, unpack_arrays
+from endcap.loop.features.panels.hour_panels import HOURS
+from endcap.loop.features.panels.packing import pack_arrays, unpack_arrays
 from endcap.loop.training.artefacts import Artefact
 from endcap.pipelines.executors import Executor
 from endcap.solutions.forecasting.hours.catalogue import build_methods, find_needed

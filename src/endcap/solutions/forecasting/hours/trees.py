@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Self
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.hour_panels import HourPanel
+from endcap.loop.features.panels.hour_panels import HourPanel
 from endcap.loop.training.artefacts import Artefact, decode_json, encode_json
 from endcap.solutions.forecasting.hours.forest import Forest, read_forest
 from endcap.solutions.forecasting.hours.methods import HourFit, Learned

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from endcap.loop.features.panels import Panel, Statics
+from endcap.loop.features.panels.day_panels import Panel, Statics
 
 
 @pytest.fixture(scope="session")

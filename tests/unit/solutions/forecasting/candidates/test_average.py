@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Floats, Panel
+from endcap.loop.features.panels.day_panels import Floats, Panel
 from endcap.loop.training.artefacts import Artefact
 from endcap.loop.training.models import NO_MEMBERS, MemberFits
 from endcap.solutions.forecasting.candidates.average import Average, FittedAverage

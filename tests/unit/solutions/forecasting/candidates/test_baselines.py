@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.solutions.forecasting.candidates.baselines import FlagMedian, SeasonalNaive, WeekdayMean, flag_facts
 
 MakePanel = Callable[..., Panel]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.pipelines.executors import open_executor
 from endcap.solutions.forecasting.candidates.baselines import WeekdayMean
 from endcap.solutions.forecasting.candidates.members import Block, BlockFit, PerMember, fit_block

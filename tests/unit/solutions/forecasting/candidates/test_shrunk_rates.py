@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Panel
+from endcap.loop.features.panels.day_panels import Panel
 from endcap.solutions.forecasting.candidates.shrunk_rates import ShrunkRates
 
 MakePanel = Callable[..., Panel]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.panels import Panel, Statics
+from endcap.loop.features.panels.day_panels import Panel, Statics
 from endcap.solutions.forecasting.candidates.trees import GlobalTrees
 
 MakePanel = Callable[..., Panel]

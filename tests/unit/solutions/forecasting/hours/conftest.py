@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.panels import Statics
+from endcap.loop.features.panels.day_panels import Statics
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.hours.methods import HourFit, HourMethod
 
 MakeHours = Callable[..., HourPanel]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.panels import Floats, Statics
+from endcap.loop.features.panels.day_panels import Floats, Statics
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.hours.catalogue import METHOD_NAMES, build_methods
 from endcap.solutions.forecasting.hours.methods import HourFit
 

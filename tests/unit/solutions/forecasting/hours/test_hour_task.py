@@ -20,7 +20,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
-from endcap.loop.features.hour_store import STANDING_STATES
+from endcap.loop.features.panels.hour_store import STANDING_STATES
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, Version
 from endcap.loop.retraining.tasks import DataRef, Members, Trial
 from endcap.pipelines.graph import SilentReporter, StepContext

@@ -8,7 +8,7 @@ import pytest
 
 from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.loop.evaluation.sums import FIELDS, ErrorSums
-from endcap.loop.features.hour_store import HourState, ShardState, put_day, put_series, put_state
+from endcap.loop.features.panels.hour_store import HourState, ShardState, put_day, put_series, put_state
 from endcap.pipelines.executors import open_executor
 from endcap.solutions.forecasting.hours.shards import ShardSource, forget_shards, learn_shard, score_shard
 from endcap.solutions.forecasting.hours.training import (
@@ -252,7 +252,7 @@ def test_evidence_comes_back_from_its_bytes() -> None:
     for name, sums in test.sums.items():
         np.testing.assert_array_equal(found.sums[name].values, sums.values)
     assert encode_evidence(test, "shrunk_rates") != encode_evidence(test, "same_hour_mean")
-    from endcap.loop.features.packing import pack_arrays
+    from endcap.loop.features.panels.packing import pack_arrays
 
     for wrong in (b"", b"no evidence", pack_arrays({"origins": np.arange(3)}), pack_arrays({"head": np.frombuffer(b"{}", np.uint8)})):
         with pytest.raises(IntegrityBroken):

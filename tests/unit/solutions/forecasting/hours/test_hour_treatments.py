@@ -257,7 +257,7 @@ def test_a_day_has_24_local_hours_whatever_the_clocks_do(
 
 
 def test_what_lies_too_far_back_is_left_out_and_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("endcap.loop.features.hour_loading.MOST_HOURS", 24 * 10)
+    monkeypatch.setattr("endcap.loop.features.panels.hour_loading.MOST_HOURS", 24 * 10)
     done = home.run()
     assert done.data.first_day == (NOW - timedelta(days=11)).date()
     assert any(note.startswith("3 days before 2026-01-08") and "left out" in note for note in done.data.notes), done.data.notes

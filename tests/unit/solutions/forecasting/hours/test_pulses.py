@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.features.hour_panels import HOURS, HourPanel
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.hours.pulses import merge_pulses, name_groupings, survey_pulses
 from endcap.solutions.forecasting.hours.shapes import Shapes
 from endcap.solutions.forecasting.hours.tallies import fit_shapes, tally_shapes

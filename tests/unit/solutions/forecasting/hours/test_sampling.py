@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from endcap.loop.features.hour_panels import HourPanel
+from endcap.loop.features.panels.hour_panels import HourPanel
 from endcap.solutions.forecasting.hours.sampling import draw_rows
 
 MakeHours = Callable[..., HourPanel]

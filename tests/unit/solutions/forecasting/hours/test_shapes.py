@@ -7,8 +7,8 @@ from datetime import date
 import numpy as np
 import pytest
 
-from endcap.loop.features.hour_panels import HOURS, HourPanel
-from endcap.loop.features.panels import Statics
+from endcap.loop.features.panels.day_panels import Statics
+from endcap.loop.features.panels.hour_panels import HOURS, HourPanel
 from endcap.solutions.forecasting.hours.shapes import Shapes, find_patterns
 from endcap.solutions.forecasting.hours.tallies import correct_shapes, fit_shapes, tally_corrections, tally_shapes
 

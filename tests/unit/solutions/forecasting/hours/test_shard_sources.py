@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput, NotFound
-from endcap.loop.features.hour_store import HourState, ShardState, put_day, put_series, put_state
-from endcap.loop.features.packing import pack_arrays
+from endcap.loop.features.panels.hour_store import HourState, ShardState, put_day, put_series, put_state
+from endcap.loop.features.panels.packing import pack_arrays
 from endcap.pipelines.executors import HereExecutor, open_executor
 from endcap.solutions.forecasting.hours.shapes import group_series
 from endcap.solutions.forecasting.hours.shards import ShardSource, forget_shards, score_shard
