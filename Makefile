@@ -9,7 +9,7 @@ SEED ?= 2
 NAME ?= panel
 WORKERS ?= 2
 
-.PHONY: help setup demo test check bench docs clean
+.PHONY: help setup servers demo test check bench docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,7 +27,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## the whole story on a simulated shop (SEED=2) or on real data (DATA=folder); writes out/report.html
 	@$(PY) -m endcap.project.demo $(if $(DATA),--data "$(DATA)") $(if $(SEED),--seed $(SEED))
 
-test: setup  ## all tests
+servers:
+	@for want in redis-server:redis-server postgresql:initdb; do package=$${want%%:*}; program=$${want##*:}; \
+	  if ! command -v $$program >/dev/null && ! ls /usr/lib/postgresql/*/bin/$$program >/dev/null 2>&1; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then echo "installing $$package for the tests that need it"; \
+	      { apt-get install --yes --quiet $$package || { apt-get update --quiet && apt-get install --yes --quiet $$package; }; } >/dev/null 2>&1 || true; fi; \
+	    command -v $$program >/dev/null || ls /usr/lib/postgresql/*/bin/$$program >/dev/null 2>&1 || echo "no $$program: the tests that need it are skipped" >&2; \
+	  fi; done
+
+test: setup servers  ## all tests; redis-server and PostgreSQL are installed where that may be, or their tests skipped
 	@$(PY) -m pytest -q -n $(WORKERS) --dist worksteal
 
 check: setup  ## lint, types, import law, reference pages up to date
