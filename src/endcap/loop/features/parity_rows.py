@@ -16,8 +16,8 @@ from endcap.loop.data.failures import reading
 from endcap.loop.features.kept.feature_batches import first_order
 from endcap.loop.features.kept.materialised import open_materialised
 from endcap.loop.features.parity_causes import FeatureRow
-from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, ViewVersion
-from endcap.loop.features.rows.view_rows import PUSHED_FIRST, FeatureRows
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED_FIRST, ViewVersion
+from endcap.loop.features.rows.view_rows import FeatureRows
 
 if TYPE_CHECKING:
     import duckdb
@@ -84,8 +84,7 @@ def read_held(session: Session, version: ViewVersion, *, engine: duckdb.DuckDBPy
         sql = open_materialised(session, version, engine=engine)
     except NotFound:
         return found  # it was never materialised, or has no rows
-    # A UUID lies at rest as text.
-    joined = " AND ".join(f"CAST(r.{quote(key)} AS {version.stored_types[key]}) = k.{quote(key)}" for key in version.view.keys)
+    joined = " AND ".join(f"r.{quote(key)} = k.{quote(key)}" for key in version.view.keys)
     features = "".join(f", r.{quote(name)}" for name in version.feature_types)
     by = f"ORDER BY k.n, r.{EVENT_AT}, r.{KNOWN_AT}, r.{ORDER}"
     sql = f"SELECT k.n, r.{ORDER}, r.{EVENT_AT}, r.{KNOWN_AT}{features} FROM ({sql}) r JOIN {KEYS} k ON {joined} {by}"

@@ -30,8 +30,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.online import make_codec, name_space
-from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSH_MERGES, PUSHED, PUSHES, Push, PushMerge, ViewVersion
-from endcap.loop.features.rows.view_rows import PUSHED_FIRST
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSH_MERGES, PUSHED, PUSHED_FIRST, PUSHES, Push, PushMerge, ViewVersion
 from endcap.storage.ports import RecordTransaction, require_batch
 
 if TYPE_CHECKING:

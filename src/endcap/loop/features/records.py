@@ -17,6 +17,7 @@ KNOWN_AT = "__known_at"  # the instant from which it was known, UTC, microsecond
 ALWAYS = datetime(1, 1, 1)  # noqa: DTZ001 - a plain timestamp in UTC, as the columns are: the event time of facts without one
 ORDER = "__order"  # its place in the order of ingest: the last word between rows of the same key and both times
 MATERIALISED = "features"  # dataset of feature rows, by workspace, view, version and batch
+PUSHED_FIRST = 1 << 62  # the order of pushed rows begins here: they come after all that were ingested
 PUSHED = "pushed-features"  # the same of rows that programs pushed
 NEWEST = "newest-features"  # of each key the newest row that counts, by workspace, view, version and batch; that of the newest batch alone is kept
 TILES = "feature-tiles"  # partial aggregates by key and tick, by workspace, view, version and batch

@@ -85,9 +85,11 @@ def open_materialised(
     name = f"__kept_{version.version}"
     engine.register(name, rows)
     names = [name for name in rows.schema.names if name not in (*view.keys, EVENT_AT, KNOWN_AT, ORDER)]
-    columns = ", ".join([*map(quote, view.keys), EVENT_AT, KNOWN_AT, ORDER, *map(quote, names)])
+    # A UUID lies at rest as text.
+    typed = [f"CAST({quote(key)} AS UUID) AS {quote(key)}" if version.stored_types.get(key) == "UUID" else quote(key) for key in view.keys]
+    columns = ", ".join([*typed, EVENT_AT, KNOWN_AT, ORDER, *map(quote, names)])
     tail = restrict(view, keys=keys, span=span)
-    sql = f"SELECT {columns} FROM {name}{tail}"
+    sql = f"SELECT * FROM (SELECT {columns} FROM {name}){tail}"
     if not (pushed and view.pushed):
         return sql
     stored = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {sql}").fetchall() if row[0] not in (EVENT_AT, KNOWN_AT, ORDER)}

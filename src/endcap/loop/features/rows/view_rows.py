@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.names import quote
 from endcap.governance.sessions import Session
@@ -22,7 +20,7 @@ from endcap.loop.data.failures import reading
 from endcap.loop.data.records import Ingest
 from endcap.loop.data.sources import EVENT_TIME
 from endcap.loop.features.checks import check_view
-from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED, ViewVersion
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED
 from endcap.loop.features.rows.view_queries import run_query
 from endcap.loop.features.rows.view_sources import (
     OpenTable,
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
     import duckdb
 
     from endcap.loop.data.records import FileIdentity
-
-PUSHED_FIRST = 1 << 62  # pushed rows come after all that were ingested
 
 
 @dataclass(frozen=True)
@@ -120,11 +116,6 @@ def open_view(
         ingests=found,
         engine=engine,
     )
-
-
-def describe_view(version: ViewVersion, rows: FeatureRows) -> ViewVersion:
-    """The version's record with the types of its columns, as they were found when its tables were read."""
-    return msgspec.structs.replace(version, key_types=rows.key_types, feature_types=rows.feature_types, stored_types=rows.stored_types)
 
 
 def _row_view(view: FeatureView, table: OpenTable) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,11 +28,12 @@ from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.sessions import Session
 from endcap.loop.data.engine import open_engine
 from endcap.loop.features.catalogue import find_view, register_view
-from endcap.loop.features.kept import materialisation
+from endcap.loop.features.kept import runs
 from endcap.loop.features.kept.feature_batches import place, scan_batches
 from endcap.loop.features.kept.materialisation import materialise
 from endcap.loop.features.kept.materialised import find_newest, list_batches, open_materialised, read_materialised, read_newest
 from endcap.loop.features.online import name_space, read_online
+from endcap.loop.features.parity import check_parity
 from endcap.loop.features.pushes import push
 from endcap.loop.features.records import ALWAYS, MATERIALISATIONS, MATERIALISED, NEWEST, SNAPSHOTS, TILES, Materialisation
 from endcap.pipelines.graph import SilentReporter
@@ -147,6 +149,40 @@ def test_a_row_view_appends_and_says_since_when_a_late_row_was_known(shop: Shop)
         ("b", day(5, 8), day(5, 8), 6),
     ]
     assert shop.answer("latest", "a", "b") == [2, 6]
+
+
+def test_keys_that_are_uuids_are_said_anew_and_found_again(tmp_path: Path) -> None:
+    session = make_session(start=START)
+    keys = [uuid.UUID(int=n) for n in (1, 2)]
+    source = Table("ids", "ids", keys=("id",), event_time="at", contract=Contract(future=True))
+    views = [
+        FeatureView(name="newest", source=source, features=["x"], pushed=True),
+        FeatureView(name="folded", source=source, features={"n": ag.sum("x", "3d")}),
+    ]
+    shop = Shop(tmp_path, session)
+
+    def write(name: str, *rows: tuple[uuid.UUID, datetime, int]) -> None:
+        path = tmp_path / "ids" / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        ids = pa.array([key.bytes for key, _, _ in rows], pa.uuid())
+        pq.write_table(pa.table({"id": ids, "at": [at for _, at, _ in rows], "x": [x for _, _, x in rows]}), path)
+
+    write("one", (keys[0], day(2), 1), (keys[1], day(3), 2))
+    shop.apply(*views)
+    for view in views:
+        materialise(session, view.name)
+    shop.wait()
+    write("two", (keys[0], day(3), 5), (keys[1], day(2), 9))  # late, both
+    for view in views:
+        assert materialise(session, view.name).n == 2
+        assert check_parity(session, view.name, instants=0).passed
+    push(session, "newest", [{"id": str(keys[0]), "x": 7, "__event_at": day(4).replace(tzinfo=UTC)}])
+    with open_engine(n_threads=1) as engine:
+        engine.execute("CREATE TABLE wanted AS SELECT CAST(? AS UUID) AS id", [str(keys[0])])
+        rows = open_materialised(session, find_view(session, "newest"), engine=engine, keys="wanted")
+        assert [row[0] for row in engine.execute(f"SELECT x FROM ({rows}) ORDER BY __event_at").fetchall()] == [1, 5, 7]
+    answer = read_online(session, ["newest", "folded"], {"id": [str(key) for key in keys]})
+    assert [view.features for view in answer.views] == [{"x": [7, 2]}, {"n": [6, 11]}]
 
 
 def test_rows_of_the_future_are_kept_and_count_when_they_are_due(shop: Shop) -> None:
@@ -436,7 +472,7 @@ def test_what_a_killed_run_did_not_bring_online_is_brought_by_the_next(shop: Sho
 
 
 def test_batches_come_to_rest_together(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(materialisation, "MOST_APART", 3)
+    monkeypatch.setattr(runs, "MOST_APART", 3)
     version, found = find_view(shop.session, "daily"), []
     for n in range(7):
         shop.write(f"day-{n}", [("a", day(4 + n, 3), n), ("b", day(1 + n, 4), 1)])

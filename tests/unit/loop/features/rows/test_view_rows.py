@@ -18,8 +18,8 @@ from endcap.core.definitions.tables import Contract, Table
 from endcap.core.errors import EndcapError, InvalidInput
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.verbs import ingest
-from endcap.loop.features.records import PUSHED, ViewVersion
-from endcap.loop.features.rows.view_rows import FeatureRows, describe_view, open_view
+from endcap.loop.features.records import PUSHED
+from endcap.loop.features.rows.view_rows import FeatureRows, open_view
 from endcap.testing.sessions import make_session
 
 if TYPE_CHECKING:
@@ -118,10 +118,6 @@ def test_types_are_plain(tmp_path: Path, session: Session, engine: duckdb.DuckDB
     row = rows_of(opened)[0]
     assert row[0] == uuid.UUID(int=7)
     assert row[4:6] == (at, 1.25)
-    version = ViewVersion(
-        id="v@1", name="v", version="1", n=1, definition="", folder="", zone="UTC", at=datetime(2026, 1, 1, tzinfo=UTC), actor="ada"
-    )
-    assert describe_view(version, opened).stored_types == opened.stored_types
 
 
 @pytest.mark.parametrize(
