@@ -6,6 +6,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -357,3 +359,10 @@ def test_the_audit_shows_refusals_beside_changes_by_actor_and_thing(scene: Scene
     assert audit(viewer)[0] == row
     assert {found.verb for found in audit(viewer, thing="model/store-day")} == {"apply", "register", "record-verdict", "promote", "log-predictions"}
     assert audit(viewer, thing="model/store-day", actor="bob") == []
+
+
+def test_the_table_of_verbs_loads_nothing_heavy() -> None:
+    said = "import sys; from endcap.project.verbs import load_verbs; load_verbs(); print([name for name in sys.argv[1:] if name in sys.modules])"
+    heavy = ["numpy", "pyarrow", "numba", "scipy", "duckdb", "lightgbm", "matplotlib", "jinja2", "starlette", "redis"]
+    done = subprocess.run([sys.executable, "-c", said, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

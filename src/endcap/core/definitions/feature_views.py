@@ -177,6 +177,13 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         for field in ("every", "where"):
             if getattr(self, field) is not None:
                 raise DefinitionError(f"{what} has {field}, which SQL views have not.", hint="say it in the SELECT")
+        late = next((table for table in self.tables if table.known_at is not None), None)
+        if late is not None and self.known_at is None:
+            raise DefinitionError(
+                f"{what} reads table '{late.name}', whose rows say when they became known ({late.known_at}), and says no known_at of its own:"
+                " rows that came late would be seen before they were there.",
+                hint=f"select it and name it: known_at='known', with max({late.known_at}) AS known in the SELECT",
+            )
         if any(feature.fold != "value" for feature in self.features.values()):
             raise DefinitionError(f"{what} folds columns of its SELECT.", hint="fold in the SELECT, or name the columns: features=['units_7d']")
         if self.shard_by is not None and self.shard_by not in self.keys:

@@ -55,7 +55,7 @@ def open_engine(settings: Settings | None = None, *, n_threads: int | None = Non
             config["threads"] = threads
         engine = duckdb.connect(":memory:", config=config)
         try:
-            engine.execute("SET TimeZone = 'UTC'")
+            engine.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
             yield engine
         except duckdb.Error as error:
             if not lacks_room(error):

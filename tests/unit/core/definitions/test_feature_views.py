@@ -12,6 +12,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import DefinitionError
 
 SALES = Table("sales", "sales.parquet", keys=("store_id",), event_time="at", zone="Asia/Shanghai")
+LATE = Table("late", "late.parquet", event_time="at", known_at="told_at")
 PLAIN = Table("stores", "stores.parquet", keys=("store_id",))
 
 
@@ -93,6 +94,7 @@ def test_words_for_people_make_no_new_version() -> None:
         ({"source": None, "sql": " ", "keys": ["a"], "features": {}, "tables": [SALES]}, "give a SELECT"),
         ({"source": None, "sql": "SELECT 1", "keys": ["a"], "features": {}, "tables": [SALES], "shard_by": "b"}, "shard_by"),
         ({"source": None, "sql": "SELECT 1", "keys": ["a"], "tables": [SALES]}, "folds columns of its SELECT"),
+        ({"source": None, "sql": "SELECT 1", "keys": ["a"], "features": {}, "tables": [LATE]}, "says no known_at of its own"),
     ],
 )
 def test_what_says_something_impossible_is_refused(given: dict[str, Any], said: str) -> None:
