@@ -197,10 +197,14 @@ def test_an_interruption_ends_the_workers(work: ModuleType, tmp_path: Path) -> N
             signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt), open_executor("processes", n_workers=2) as executor:
-        executor.map(partial(work.compute_for_ever, folder=tmp_path), range(2))
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt), open_executor("processes", n_workers=2) as executor:
+            executor.map(partial(work.compute_for_ever, folder=tmp_path), range(2))
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
