@@ -392,7 +392,7 @@ def test_the_project_that_is_written_is_short_and_goes_on_by_itself(tmp_path: Pa
     assert 12 <= len(text.splitlines()) <= 20
     assert text.startswith("# Written by: endcap forecast 'sales.csv'\nimport endcap as ec\n")
     applied = cli("apply", "--project", tmp_path, "--json")
-    assert [(m["model"], m["change"]) for m in applied.json["models"]] == [("sales-units", "unchanged")]
+    assert [(m["name"], m["change"]) for m in applied.json["models"]] == [("sales-units", "unchanged")]
     again = cli("run", "sales-units", "--project", tmp_path, "--json")
     assert again.code == 0
     assert again.json["champion"] == found["run"]["champion"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from endcap.core.definitions.aggregates import count, distinct, lag, last, ratio, time_since
@@ -19,6 +20,7 @@ SALES = Table(
     known_at="sent",
     columns={"dear": "price > 10", "day part": "hour // 6"},
 )
+TOLD = msgspec.structs.replace(SALES, known_at=None)  # a SELECT over rows that come late says since when its own are known
 PLAN = Table("plan", "p.parquet", keys=("store",), event_time="day", contract=Contract(columns={"promo": Check()}))
 
 
@@ -37,7 +39,7 @@ def of_source(**features: Any) -> dict[str, str]:
 
 
 def of_sql(sql: str, *features: str, columns: dict[str, list[str]] | None = None, **given: Any) -> dict[str, str]:
-    view = FeatureView(name="v", sql=sql, tables=(SALES, PLAN), keys=("store",), features=features, **given)  # type: ignore[arg-type]  # a list of names is taken
+    view = FeatureView(name="v", sql=sql, tables=(TOLD, PLAN), keys=("store",), features=features, **given)  # type: ignore[arg-type]  # a list of names is taken
     return tell(find_sources(view, columns=columns))
 
 
@@ -143,7 +145,7 @@ def test_where_a_column_cannot_be_told_its_tables_are_named() -> None:
 
 def test_a_view_that_names_no_features_has_those_of_its_select() -> None:
     assert of_sql("SELECT store, day, units, price FROM sales", event_time="day") == {"units": "sales.units", "price": "sales.price"}
-    view = FeatureView(name="v", sql="SELECT * FROM sales", tables=(SALES,), keys=("store",))
+    view = FeatureView(name="v", sql="SELECT * FROM sales", tables=(TOLD,), keys=("store",))
     assert find_sources(view).given is None
     assert find_sources(view, columns={"sales": ["store", "units"]}).given is not None
 
@@ -165,5 +167,5 @@ def test_what_carries_a_personal_column_is_personal() -> None:
     assert find_personal(rows, find_sources(rows)) == {"d", "old"}
     queried = FeatureView(name="v", sql="SELECT store, count(*) AS n, max(age) AS m FROM people GROUP BY 1", tables=(people,), keys=("store",))
     assert find_personal(queried, find_sources(queried)) == {"m"}
-    starred = FeatureView(name="v", sql="SELECT * FROM people, sales", tables=(people, SALES), keys=("store",), features=["x"])  # type: ignore[arg-type]  # a list of names is taken
+    starred = FeatureView(name="v", sql="SELECT * FROM people, sales", tables=(people, TOLD), keys=("store",), features=["x"])  # type: ignore[arg-type]  # a list of names is taken
     assert "x" in find_personal(starred, find_sources(starred))
