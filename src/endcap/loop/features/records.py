@@ -171,6 +171,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
     """Spine rows joined to feature views as they were known then.
 
     ``identity`` is the hash of the spine's content, the views' versions and the ingests they were read from; ``sha256`` is of the rows.
+    ``profiles`` are of up to 250,000 of them, drawn evenly; ``n_missing`` counts all.
     """
 
     id: str

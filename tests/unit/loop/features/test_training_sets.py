@@ -20,6 +20,7 @@ from endcap.core.permissions import Role
 from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit
 from endcap.governance.sessions import Session
+from endcap.loop.features import training_sets
 from endcap.loop.features.catalogue import register_view
 from endcap.loop.features.records import TRAINING_SETS, TrainingSet
 from endcap.loop.features.training_sets import TRAINING_ROWS, build_training_set, read_training_set, training_set
@@ -93,6 +94,19 @@ def test_rows_out_are_rows_in_in_order_with_their_features(house: House) -> None
     assert read_training_set(house.session, record) == made.table
     (row,) = [row for row in list_audit(house.session) if row.verb == "training-set"]
     assert (row.outcome, row.thing, row.detail) == ("done", f"training-set/{record.id}", {"rows": 5, "purpose": None})
+
+
+@pytest.mark.parametrize("share", [1e-20, 1 / 16])
+def test_profiles_of_many_rows_are_of_every_so_many(house: House, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    monkeypatch.setattr(training_sets, "PROFILED_ROWS", 5)
+    n = 23
+    rows = {"user": ["a"] * n, "t": [day(1, hour) for hour in range(n)], "x": [float(hour) for hour in range(n)]}
+    spine = {"user": ["a"] * n, "at": [day(1, hour) for hour in range(n)]}
+    monkeypatch.setattr(training_sets, "_BLOCK_SHARE", share)  # each row a block of its own, or all in one
+    record = house.build(spine, house.view(rows))
+    (profile,) = record.profiles
+    assert (profile.n, profile.least, profile.most) == (5, 0.0, 20.0)  # every fifth
+    assert (record.n_rows, record.n_missing) == (n, {"x": 0})
 
 
 def test_a_row_is_seen_from_when_it_was_known_and_not_before(house: House) -> None:
