@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from endcap.core.clock import CountingIds, ManualClock, SystemClock, SystemIds, parse_instant, require_instant
+from endcap.core.clock import CountingIds, ManualClock, SystemClock, SystemIds, open_counter, parse_instant, require_instant
 from endcap.core.errors import InvalidInput
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
@@ -94,3 +94,13 @@ def test_an_instant_beyond_the_calendar_is_refused(text: str, zone: str) -> None
 def test_an_unknown_zone_is_refused_as_such() -> None:
     with pytest.raises(InvalidInput, match="'Mars' is not a time zone"):
         parse_instant("2026-03-03", zone="Mars")
+
+
+def test_a_counter_counts_what_its_clock_shows() -> None:
+    clock = ManualClock(datetime(2026, 3, 3, 14, 5, 0, 7, tzinfo=UTC))
+    count_us = open_counter(clock)
+    assert count_us() == 1_772_546_700_000_007
+    clock.advance(timedelta(microseconds=3))
+    assert count_us() == 1_772_546_700_000_010
+    before = SystemClock().now()
+    assert before.timestamp() * 1e6 - 1 <= open_counter(SystemClock())() <= SystemClock().now().timestamp() * 1e6 + 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from endcap.core.clock import Clock
+from endcap.core.clock import Clock, open_counter
 from endcap.core.durations import parse_duration
 from endcap.core.errors import InvalidInput, suggest
 from endcap.core.permissions import Permission
@@ -145,7 +145,7 @@ class OnlineReader:
         self.keys = tuple(dict.fromkeys(key for view in views for key in view.codec.keys))
         self.views = tuple(view.id for view in views)
         self.features = {view.id: tuple(view.features) for view in views}
-        self._read, self._get, self._now = store.read, store.get, clock.now
+        self._read, self._get, self._now_us = store.read, store.get, open_counter(clock)
         self._views = list(views)
         for view in views:
             view.places = [self.keys.index(key) for key in view.codec.keys]
@@ -209,9 +209,6 @@ class OnlineReader:
         if len(columns[0]) > MOST_KEYS:
             raise InvalidInput(f"{len(columns[0]):,} keys were asked for at once; the most are {MOST_KEYS:,}.", hint="ask in parts")
         return columns
-
-    def _now_us(self) -> int:
-        return round(self._now().timestamp() * 1e6)
 
 
 _ABSENT = OnlineRow(None, None, None, None, ABSENT)
