@@ -48,6 +48,24 @@ conditions = ec.Table(
 stores = ec.Table("stores", f"{FOLDER}/stores.parquet", keys=["store_id"], description="the city of each store")
 products = ec.Table("products", f"{FOLDER}/products.parquet", keys=["product_id"], description="the categories of each product")
 
+# How busy a store was lately, for whoever asks: endcap features materialise store_traffic, then endcap up. The forecasts below count such things
+# from their own panel; a daily one would read the view with features=[store_traffic].
+store_traffic = ec.FeatureView(
+    name="store_traffic",
+    source=sales,
+    keys=["store_id"],
+    features={
+        "units_7d": ec.sum("hourly_sale", "7d"),
+        "units_same_weekday": ec.mean("hourly_sale", "28d", same="weekday"),
+        "products_7d": ec.distinct("product_id", "7d", where="hourly_sale > 0"),
+        "stockout_7d": ec.mean("hourly_stockout", "7d"),
+    },
+    max_age="3d",
+    owner="demand",
+    description="How much a store sold lately, of how many products, and how often its shelves were empty",
+    tags=["staffing"],
+)
+
 # The holidays of China with their substituted days off and worked weekends are known ahead; the data's own holiday_flag is not used:
 # it marks the worked weekends of 28 April and 11 May as holidays.
 common = {
