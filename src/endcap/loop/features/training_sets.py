@@ -222,14 +222,18 @@ def _open_views(
     at, there = instants
     taken = dict.fromkeys((name.lower() for name in spine.schema.names), "the spine")
     ingests: dict[str, Ingest] = {}
+    numbered: dict[tuple[tuple[str, str], ...], Asked] = {}  # views of the same keys ask the same
     joined = []
     for n, (view, folder) in enumerate(wanted):
         known = {table.name: ingests[_mark(table, folder)] for table in view.sources if _mark(table, folder) in ingests}
         rows = open_view(session, view, folder=folder, engine=engine, ingests=known)
         ingests |= {_mark(table, folder): rows.ingests[table.name] for table in view.sources if table.name in rows.ingests}
         names = _name_features(rows, taken, full_names=full_names)
-        keys = fit_keys(spine, rows.key_types, view=view.name, engine=engine)
-        asked = ask(keys, at=at, there=there, stored=rows.stored_types, name=f"__spine_{n}", engine=engine)
+        typed = tuple((key, rows.stored_types[key]) for key in view.keys)
+        if typed not in numbered:
+            keys = fit_keys(spine, rows.key_types, view=view.name, engine=engine)
+            numbered[typed] = ask(keys, at=at, there=there, stored=rows.stored_types, name=f"__spine_{n}", engine=engine)
+        asked = numbered[typed]
         rows, relation, n_bound = _make_readable(session, rows, asked, folder=folder, name=f"__view_{n}")
         joined.append(_Joined(rows, relation, asked, names, n_bound))
     return joined
