@@ -290,13 +290,13 @@ def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder:
 
 def _join(session: Session, spine: Spine, joined: Sequence[_Joined]) -> Iterator[pa.Table]:
     """The spine's rows with their features, in blocks in their order; one without rows where the spine has none."""
-    from endcap.loop.features.view_joins import choose_features, fetch_features
+    from endcap.loop.features.view_joins import Room, choose_features, fetch_features
     from endcap.pipelines.machine import limit_memory
 
-    limit = limit_memory(session.settings)
+    limit, room = limit_memory(session.settings), Room()
     chosen: list[Chosen] = [
         choose_features(
-            view.rows, view.relation, view.asked, max_age=view.rows.view.max_age, n_bytes=int(limit * _CHOICE_SHARE), n_bound=view.n_bound
+            view.rows, view.relation, view.asked, max_age=view.rows.view.max_age, n_bytes=int(limit * _CHOICE_SHARE), n_bound=view.n_bound, room=room
         )
         for view in joined
     ]

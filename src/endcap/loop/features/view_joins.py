@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -77,12 +77,33 @@ def ask(
     return Asked(np.where(there, keys, np.int32(MISSING)), at, different.num_rows, name)
 
 
-def choose_features(rows: FeatureRows, relation: str, asked: Asked, *, max_age: str | None, n_bytes: int, n_bound: int | None) -> Chosen:
+class Room:
+    """Memory for what chooses, which one view leaves to the next: pages that were touched once cost nothing any more."""
+
+    def __init__(self) -> None:
+        self._reserve(0)
+
+    def take(self, n: int) -> list[NDArray[Any]]:
+        """Arrays for keys, both times and order of ``n`` rows; what was taken before is overwritten."""
+        if n > len(self._keys):
+            self._reserve(n)
+        return [self._keys[:n], self._times[:n, 0], self._times[:n, 1], self._order[:n]]
+
+    def _reserve(self, n: int) -> None:
+        self._keys, self._order = np.empty(n, np.int32), np.empty(n, np.int64)
+        self._times = np.empty((n, 2), np.int64)  # a row's two times lie side by side, where one look fetches both
+
+
+def choose_features(
+    rows: FeatureRows, relation: str, asked: Asked, *, max_age: str | None, n_bytes: int, n_bound: int | None, room: Room | None = None
+) -> Chosen:
     """Choose for each spine row the feature row that counts, see ``choose_rows``.
 
     ``relation`` is SQL for the view's rows. What chooses is held in at most ``n_bytes``: where the rows may be more than fit (``n_bound`` is
     how many there are at most; None: unknown), keys are taken in turns, each with a reading of keys and times. A key's own rows must fit.
+    ``room`` is what an earlier choice used (None: memory of its own).
     """
+    room = room or Room()
     if not np.any(asked.keys != MISSING):
         return Chosen(np.full(len(asked.keys), MISSING, np.int64), RowTimes.concat([]))
     most = max(1, n_bytes // BYTES_A_ROW)
@@ -95,7 +116,7 @@ def choose_features(rows: FeatureRows, relation: str, asked: Asked, *, max_age: 
     parts: list[RowTimes] = []
     n = 0
     for start, stop, n_most in ranges:
-        found = _read_times(rows, relation, asked, start=start, stop=stop, n_most=n_most)
+        found = _read_times(rows, relation, asked, start=start, stop=stop, arrays=room.take(n_most))
         keys = asked.keys if len(ranges) == 1 else np.where((asked.keys >= start) & (asked.keys < stop), asked.keys, np.int32(MISSING))
         places, used = choose_rows(keys, asked.at, rows=found, n_keys=asked.n_keys, max_age_us=age_us)
         np.copyto(numbers, places + n, where=places != MISSING)
@@ -142,13 +163,11 @@ def fetch_features(rows: FeatureRows, relation: str, asked: Asked, chosen: Chose
     return Fetched(columns, where[places], found.nbytes / max(1, len(slots)))
 
 
-def _read_times(rows: FeatureRows, relation: str, asked: Asked, *, start: int, stop: int, n_most: int) -> RowTimes:
-    """What chooses between the rows of some keys, of which there are ``n_most`` at most; it goes from the engine into its place batch by batch."""
+def _read_times(rows: FeatureRows, relation: str, asked: Asked, *, start: int, stop: int, arrays: Sequence[NDArray[Any]]) -> RowTimes:
+    """What chooses between the rows of some keys, which goes from the engine into the arrays batch by batch; they hold all there may be."""
     part = "" if (start, stop) == (0, asked.n_keys) else f" AND k.{KEY} >= {start} AND k.{KEY} < {stop}"
     columns = f"k.{KEY}, CAST(r.{EVENT_AT} AS TIMESTAMP) AS e, CAST(r.{KNOWN_AT} AS TIMESTAMP) AS k, CAST(r.{ORDER} AS BIGINT) AS o"
-    times = np.empty((n_most, 2), np.int64)  # a row's two times lie side by side, where one look fetches both
-    arrays: list[NDArray[Any]] = [np.empty(n_most, np.int32), times[:, 0], times[:, 1], np.empty(n_most, np.int64)]
-    n = 0
+    n, n_most = 0, len(arrays[0])
     with reading(rows.view.name):
         query = rows.engine.sql(
             f"SELECT {columns} FROM ({relation}) r JOIN {quote(asked.relation)} k ON {_equal(rows, 'k')}{part}"
