@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from endcap.core.definitions.aggregates import sum as sum_
@@ -17,14 +19,24 @@ def see(table: Table = OPEN, **given: object) -> FeatureView:
     return FeatureView(name="visits", source=table, features={"n": sum_("n", "7d")}, **given)  # type: ignore[arg-type]  # fields by name
 
 
+def allows(purpose: str | None, *, tables: Sequence[Table] = (), views: Sequence[FeatureView] = ()) -> bool:
+    try:
+        require_purpose(purpose, asker="Model 'm'", tables=tables, views=views)
+    except PermissionDenied:
+        return False
+    return True
+
+
 def test_what_states_nothing_allows_anything() -> None:
-    require_purpose(None, asker="Model 'm'", tables=[OPEN], views=[see()])
-    require_purpose("credit", asker="Model 'm'", tables=[OPEN], views=[see()])
-    require_purpose(None, asker="Model 'm'")
+    assert allows(None, tables=[OPEN], views=[see()])
+    assert allows("credit", tables=[OPEN], views=[see()])
+    assert allows(None)
+    assert not allows(None, tables=[OPEN, CLOSED])
 
 
 def test_a_purpose_that_is_allowed_passes() -> None:
-    require_purpose("stock", asker="Model 'm'", tables=[CLOSED], views=[see(CLOSED), see(purposes=("stock",))])
+    assert allows("stock", tables=[CLOSED], views=[see(CLOSED), see(purposes=("stock",))])
+    assert not allows("credit", tables=[CLOSED], views=[see(CLOSED)])
 
 
 @pytest.mark.parametrize(
