@@ -20,7 +20,6 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -41,7 +40,7 @@ from endcap.loop.features.kept.materialised import list_batches, name_merged, na
 from endcap.loop.features.kept.spans import Span, unite
 from endcap.loop.features.kept.tiles import add_windows, last_due
 from endcap.loop.features.lineage import find_personal
-from endcap.loop.features.online import sample_online, write_online
+from endcap.loop.features.online import name_space, write_online
 from endcap.loop.features.pushes import finish_pushes, restore_pushes
 from endcap.loop.features.records import (
     EVENT_AT,
@@ -59,9 +58,6 @@ from endcap.loop.features.records import (
 )
 from endcap.loop.features.rows.view_sources import plain
 from endcap.pipelines.graph import Reporter
-
-if TYPE_CHECKING:
-    pass
 
 _VERB = "features materialise"
 _CAME = "__came"
@@ -103,7 +99,7 @@ class ViewRun:
             return self._write(advance, identify(content, until))
 
     def _stands_online(self) -> bool:
-        return any(sample_online(self.session, self.version, 1).values())
+        return name_space(self.session, self.version) in self.session.online.spaces()
 
     def _tidy(self, last: Materialisation | None) -> None:
         """Remove what killed runs left, and the newest rows of batches that are not the newest."""
