@@ -247,6 +247,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "features show": lambda s: {"view": viewed(s)},
     "history": lambda _: {"model": "store-day"},
     "incidents": lambda _: {},
+    "lineage": lambda _: {"thing": "store-day"},
     "list-ingests": lambda _: {},
     "ls": lambda _: {},
     "members": lambda _: {"version": "store-day-v1"},
