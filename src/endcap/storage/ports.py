@@ -14,12 +14,12 @@ import msgspec
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.names import require_name
 from endcap.storage.landing import LandingFolder
+from endcap.storage.tracks import TrackStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-    from endcap.storage.tracks import TrackStore
 
 R = TypeVar("R", bound=msgspec.Struct)
 
