@@ -106,6 +106,22 @@ class AtMost:
         return CheckResult(check=self.metric, passed=passed, figure=figure, limit=f"at most {self.limit:.4g}", sentence=sentence)
 
 
+@dataclass(frozen=True)
+class AtLeast:
+    """A metric of which more is better above an absolute limit."""
+
+    metric: str
+    limit: float
+
+    def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
+        figure: float | None = getattr(evidence.metrics, self.metric)
+        if figure is None:
+            return _no_rows(self.metric, evidence)
+        passed = figure >= self.limit
+        sentence = f"{self.metric} is {figure:.4f}, {'at least' if passed else 'below'} {self.limit:.4g}"
+        return CheckResult(check=self.metric, passed=passed, figure=figure, limit=f"at least {self.limit:.4g}", sentence=sentence)
+
+
 def checks_of(gate: Gate) -> list[Check]:
     """The checks that a gate's definition asks for, in the order a reader wants them."""
     found: list[Check] = []
@@ -118,6 +134,7 @@ def checks_of(gate: Gate) -> list[Check]:
     if gate.coverage_90 is not None:
         found.append(CoverageBetween(*gate.coverage_90))
     found.extend(AtMost(metric, limit) for metric, limit in sorted(gate.most.items()))
+    found.extend(AtLeast(metric, limit) for metric, limit in sorted(gate.least.items()))
     return found
 
 
