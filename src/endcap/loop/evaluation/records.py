@@ -87,9 +87,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     ``kind`` is ``gate``, or ``override`` for one by which somebody answers with their name in the gate's place: ``checks`` are then those of the
     verdict that was overridden, ``passed`` stays what they say, and ``override`` says who and why. It counts for ``environment`` alone.
-    ``request`` is the approval request by which people agreed to it ('': nobody was asked).
-    verdict that was overridden, and ``override`` says who and why. It counts for ``environment`` alone. ``n_tried`` versions had been offered on
-    the same rows, this one included.
+    ``request`` is the approval request by which people agreed to it ('': nobody was asked). ``n_tried`` versions had been offered on the same rows,
+    this one included.
     """
 
     id: str
