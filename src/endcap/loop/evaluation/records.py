@@ -86,13 +86,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a gate found about a version, with every figure. A verdict is never changed; a new look gives a new one.
 
     ``kind`` is ``gate``, or ``override`` for one by which somebody answers with their name in the gate's place: ``checks`` are then those of the
-<<<<<<< HEAD
     verdict that was overridden, ``passed`` stays what they say, and ``override`` says who and why. It counts for ``environment`` alone.
-    ``request`` is the approval request by which people agreed to it ('': nobody was asked).
-=======
-    verdict that was overridden, and ``override`` says who and why. It counts for ``environment`` alone. ``n_tried`` versions had been offered on
-    the same rows, this one included.
->>>>>>> gates
+    ``request`` is the approval request by which people agreed to it ('': nobody was asked). ``n_tried`` versions had been offered on the same rows,
+    this one included.
     """
 
     id: str
@@ -106,9 +102,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = "prod"
     kind: str = "gate"
     override: Override | None = None
-<<<<<<< HEAD
     request: str = ""
-=======
     n_tried: int = 1
 
     @property
@@ -116,7 +110,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         """Whether nothing but approvals is missing."""
         failed = {check.check for check in self.checks if not check.passed}
         return failed == {APPROVALS_CHECK}
->>>>>>> gates
 
     @property
     def sentence(self) -> str:
