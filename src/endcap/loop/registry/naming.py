@@ -18,11 +18,11 @@ from endcap.loop.registry.records import (
     MODEL_WORDS,
     PROD,
     ROLES,
-    SEATS,
     VERSION_WORDS,
     ModelWords,
     VersionWords,
 )
+from endcap.loop.registry.standings import get_seats
 from endcap.loop.registry.versions import get_model, get_version
 
 MOST_TAGS = 500
@@ -99,8 +99,9 @@ def find_named(session: Session, model: str, alias: str) -> str:
     ``champion`` and the names of environments are answered by what was released there, ``challenger`` and ``shadow`` by what answers so in
     prod (the newest of them), everything else by the names that were given. Raises NotFound when none does. Cost: two records.
     """
-    if is_released_name(session, alias):
-        found = _find_released(session, model, alias)
+    word = _released_names(session).get(alias.lower())
+    if word is not None:
+        found = _find_released(session, model, word)
         if found is None:
             get_model(session, model)
             hint = f"endcap promote VERSION, then '{alias}' is what answers"
@@ -116,7 +117,7 @@ def find_named(session: Session, model: str, alias: str) -> str:
 def list_names(session: Session, model: str) -> dict[str, str]:
     """Every name by which a version of a model goes: those that were given, and those that releases give."""
     names = dict(read_model_words(session, model).aliases)
-    for name in (*_released_names(session),):
+    for name in _released_names(session).values():
         found = _find_released(session, model, name)
         if found is not None:
             names[name] = found
@@ -146,8 +147,8 @@ def is_released_name(session: Session, alias: str) -> bool:
 def require_alias(session: Session, alias: str) -> str:
     """A name that may be given to a version. Raises InvalidInput for one that means a release, with the way to release."""
     require_name(alias, what="version's alias")
-    if is_released_name(session, alias):
-        word = alias.lower()
+    word = _released_names(session).get(alias.lower())
+    if word is not None:
         how = f"--role {word}" if word in ROLES[1:] else "" if word in ("champion", PROD) else f"--environment {word}"
         raise InvalidInput(f"{alias!r} means a release, which only a version that passed its gate gets.", hint=f"endcap promote VERSION {how}".rstrip())
     if alias.lower() == LATEST or (alias.lower()[:1] == "v" and alias[1:].isdigit()):
@@ -178,16 +179,15 @@ def keep_words(session: Session, change: Change, version: str, *, model: str, de
         change.tx.put(VERSION_WORDS, workspace=session.workspace, record=words, expected_version=0)
 
 
-def _released_names(session: Session) -> set[str]:
+def _released_names(session: Session) -> dict[str, str]:
+    """The words that mean a release, in small letters, with how they are written."""
     made = session.records.find(ENVIRONMENT_RECORDS, workspace=session.workspace)
-    return {*ROLES, *ENVIRONMENTS, *(environment.name.lower() for environment in made)}
+    return {name.lower(): name for name in (*ROLES, *ENVIRONMENTS, *(environment.name for environment in made))}
 
 
-def _find_released(session: Session, model: str, alias: str) -> str | None:
-    word = alias.lower()
+def _find_released(session: Session, model: str, word: str) -> str | None:
     if word in ROLES[1:]:
-        seats = session.records.find(SEATS, workspace=session.workspace, where={"model": model}, newest_first=True)
-        return next((seat.version for seat in seats if seat.role == word and seat.environment == PROD), None)
+        return next((seat.version for seat in reversed(get_seats(session, model)) if seat.role == word), None)
     environment = PROD if word == ROLES[0] else word
     champion = session.records.get(CHAMPIONS, workspace=session.workspace, id=f"{model}/{environment}")
     return champion.version if champion else None
