@@ -6,6 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -235,7 +236,8 @@ class OnlineStore(Protocol):
 class Ports:
     """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process).
 
-    ``online`` opens what it needs when it is first used.
+    ``url`` is the home as it may be shown, without a password; ``folder`` is where its files rest (None: in no folder). ``online`` opens what it
+    needs when it is first used.
     """
 
     url: str
@@ -244,6 +246,7 @@ class Ports:
     tables: TableStore
     online: OnlineStore
     landing: LandingFolder = field(default_factory=LandingFolder)
+    folder: Path | None = None
 
     def close(self) -> None:
         self.records.close()

@@ -292,4 +292,4 @@ def open_embedded(folder: Path) -> Ports:
     remove_left_behind(unfinished)
     blobs, tables = FolderBlobs(folder / "blobs", unfinished=unfinished), FolderTables(folder / "tables", unfinished=unfinished)
     online, landing = SqliteOnline(folder / "online.sqlite"), LandingFolder(folder / "landed")
-    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, landing=landing)
+    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, landing=landing, folder=folder)
