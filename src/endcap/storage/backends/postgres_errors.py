@@ -57,7 +57,8 @@ _CASES = (
         "lets nobody in so: {said}",
         "look at the user, the password and the certificates",
         ("28",),
-        r"authentication failed|no password supplied|password is required|role .* does not exist|no pg_hba.conf entry|certificate|does not support SSL|SSL required",
+        r"authentication failed|no password supplied|password is required|role .* does not exist|no pg_hba.conf entry|certificate"
+        r"|does not support SSL|SSL required",
     ),
     _Case(
         InvalidInput,

@@ -36,7 +36,8 @@ CREATE_FILES = """
 CREATE TABLE {s}.blob (digest bytea NOT NULL, place int NOT NULL, chunk bytea NOT NULL, PRIMARY KEY (digest, place));
 ALTER TABLE {s}.blob ALTER COLUMN chunk SET STORAGE EXTERNAL;
 CREATE TABLE {s}.partition (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key bytea NOT NULL UNIQUE, address text[] NOT NULL, n_rows bigint NOT NULL, n_bytes bigint NOT NULL
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key bytea NOT NULL UNIQUE, address text[] NOT NULL,
+  n_rows bigint NOT NULL, n_bytes bigint NOT NULL
 );
 CREATE INDEX partition_by_address ON {s}.partition USING gin (address);
 CREATE TABLE {s}.partition_chunk (
