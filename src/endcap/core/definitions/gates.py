@@ -13,6 +13,8 @@ HOUR_METRICS = ("crps", "day_wape")
 """Metrics that only an hourly forecast has: the continuous ranked probability score, and the WAPE of each series' sums by day."""
 DAY_METRICS = ("rmsse", "rmspe")
 """Metrics that only a daily forecast has."""
+CLASS_METRICS = ("log_loss", "brier", "error_rate")
+"""Metrics of models of your own that answer probabilities or classes."""
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,20 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
         most: absolute limits by metric, such as ``{"wape": 0.12}``.
         parity: how old the newest parity report of each feature view that the model reads may be, such as ``7d``; each must have passed
             (``endcap parity VIEW``). None: not checked.
+        slices: the greatest figure of ``metric`` that any slice may have, by the column that is sliced by (``{"store_type": 0.2}``). A slice
+            fails when chance does not explain that it is above; slices of fewer than ``slice_rows`` rows are told and not judged.
+        slice_rows: see ``slices`` and ``fairness``.
+        fairness: how many times the figure of the best group the worst group's may be, by the column that names the groups
+            (``{"district": 1.25}``); again beyond chance.
+        calibration: the greatest expected calibration error of probabilities, or of a forecast's 90 % interval how far its coverage may be
+            from 90 %, as a share. None: not checked.
+        drift: the greatest population stability index of any feature between the training data of the version and of the champion. None: not
+            checked.
+        latency_ms: the greatest time of one answer at the 95th percentile, measured on the machine that judges. None: not measured.
+        size_mb: the greatest size of the version's files, in 10⁶ bytes. None: not checked.
+        fresh: how old the newest training data may be when judged, such as ``14d``. None: not checked.
+        approvals: how many people with the role approver must approve, none of whom trained, registered or defined the version.
+        charter: whether the model must have a charter that names its business metric.
     """
 
     metric: str = "wape"
@@ -35,11 +51,21 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     coverage_90: tuple[float, float] | None = None
     most: dict[str, float] = {}
     parity: str | None = None
+    slices: dict[str, float] = {}
+    slice_rows: int = 30
+    fairness: dict[str, float] = {}
+    calibration: float | None = None
+    drift: float | None = None
+    latency_ms: float | None = None
+    size_mb: float | None = None
+    fresh: str | None = None
+    approvals: int = 0
+    charter: bool = False
 
     def __post_init__(self) -> None:
         for name in (self.metric, *self.most):
-            if name not in (*METRICS, *HOUR_METRICS):
-                offered = [*METRICS, *HOUR_METRICS]
+            if name not in (*METRICS, *HOUR_METRICS, *CLASS_METRICS):
+                offered = [*METRICS, *HOUR_METRICS, *CLASS_METRICS]
                 raise DefinitionError(f"{name!r} is not a metric of a gate. Metrics: {offered}.", hint=suggest(name, offered))
         set_field(self, "better_than", as_names(self.better_than, what="Gate.better_than"))
         for rival in self.better_than:

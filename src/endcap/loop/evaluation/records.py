@@ -15,7 +15,9 @@ NO_CHAMPION = "against the champion"
 class Metrics(msgspec.Struct, frozen=True):
     """The figures of one set of forecasts; None where there was nothing to measure.
 
-    ``crps`` (mean continuous ranked probability score) and ``day_wape`` (WAPE of each series' sums by day) are measured for hourly forecasts.
+    ``crps`` (mean continuous ranked probability score) and ``day_wape`` (WAPE of each series' sums by day) are measured for hourly forecasts;
+    ``log_loss``, ``brier``, ``error_rate``, ``auc`` and ``calibration`` (expected calibration error) for probabilities and classes. ``logged`` are
+    the figures that a tracked run told of itself, by name.
     """
 
     n: int
@@ -29,6 +31,12 @@ class Metrics(msgspec.Struct, frozen=True):
     width_90: float | None
     crps: float | None = None
     day_wape: float | None = None
+    log_loss: float | None = None
+    brier: float | None = None
+    error_rate: float | None = None
+    auc: float | None = None
+    calibration: float | None = None
+    logged: dict[str, float] = {}
 
 
 def name_metric(metric: str) -> str:
@@ -52,8 +60,31 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     upper: float | None = None
 
 
+class SliceMetrics(msgspec.Struct, frozen=True):
+    """The figures of one slice: ``by`` is a column, ``weekday``, ``day ahead`` or ``member``; ``value`` which of them."""
+
+    by: str
+    value: str
+    metrics: Metrics
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a version may answer without having passed: who answers for it, for what reason and how long; ``second`` is who agreed ('': nobody was
+    asked to).
+    """
+
+    owner: str
+    reason: str
+    expires_at: datetime
+    second: str = ""
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a gate found about a version, with every figure. A verdict is never changed; a new look gives a new one."""
+    """What a gate found about a version, with every figure. A verdict is never changed; a new look gives a new one.
+
+    ``kind`` is ``gate``, or ``override`` for one by which somebody answers with their name in the gate's place: ``checks`` are then those of the
+    verdict that was overridden, and ``override`` says who and why. It counts for ``environment`` alone.
+    """
 
     id: str
     model: str
@@ -63,6 +94,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[CheckResult, ...]
     against: str | None = None
     n_pairs: int = 0
+    environment: str = "prod"
+    kind: str = "gate"
+    override: Override | None = None
 
     @property
     def sentence(self) -> str:

@@ -6,10 +6,14 @@ from datetime import date, datetime
 
 import msgspec
 
-from endcap.loop.evaluation.records import Balance, Metrics
+from endcap.loop.evaluation.records import Balance, Metrics, SliceMetrics
 from endcap.storage.ports import Kind
 
-PROD = "prod"
+ENVIRONMENTS = ("dev", "staging", "prod")
+"""The environments that every workspace has, in their order; the last is what customers see."""
+PROD = ENVIRONMENTS[-1]
+ROLES = ("champion", "challenger", "shadow")
+"""How a release answers: for all that no other takes, for a share, or beside the others without being heard."""
 MEMBER_METRICS = "member-metrics"
 """Figures of each member of a version, as judged: a partition for each version's evidence, see ``endcap.loop.registry.members``."""
 MEMBER_STATES = "member-states"
@@ -40,12 +44,30 @@ class VersionFile(msgspec.Struct, frozen=True):
     n_bytes: int
 
 
-class SliceMetrics(msgspec.Struct, frozen=True):
-    """The figures of one slice: ``by`` is a column, ``weekday``, ``day ahead`` or ``member``; ``value`` which of them."""
+class Field(msgspec.Struct, frozen=True):
+    """One input or output of a version: its type (``double``, ``long``, ``string``, ``boolean``, ``datetime`` ...) and, of a tensor, its shape with
+    -1 for any length. ``name`` is '' where only the place counts.
+    """
 
-    by: str
-    value: str
-    metrics: Metrics
+    name: str
+    type: str
+    shape: tuple[int, ...] = ()
+    required: bool = True
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """What goes into a version and what comes out."""
+
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...] = ()
+
+
+class Code(msgspec.Struct, frozen=True):
+    """Which code trained a version: the git commit ('' outside of git), whether the tree was clean (None: not known), the file or module."""
+
+    commit: str = ""
+    clean: bool | None = None
+    source: str = ""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +75,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
     ``leaderboard`` holds the figures of every candidate on the same judged rows, baselines among them; ``slices`` those of this one.
     ``evidence`` is the digest of its back-test rows in the solution's form. ``members_fallen_back`` gives the reason for each member that
-    answers by its fallback.
+    answers by its fallback. ``engine`` names what answers with its files ('': the model's own solution); ``example`` is the digest of an input
+    with the answers given to it when the version was made; ``views`` are the versions by name of the feature views it was trained on.
     """
 
     id: str
@@ -78,6 +101,11 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     definition: str = ""
     lock: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+    engine: str = ""
+    signature: Signature | None = None
+    example: str = ""
+    views: dict[str, str] = {}
+    code: Code | None = None
 
 
 class MemberLine(msgspec.Struct, frozen=True):
@@ -127,6 +155,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     ``endcap.loop.registry.assignments``). ``n_members`` None: everybody was moved; otherwise how many, ``members`` the digest under which
     their names are kept as JSON, and ``sample`` the first of them. Members who went back to several versions are counted in ``moved`` by
     version; ``version`` is then the one that most of them got. ``segment`` is the segment that was asked for.
+
+    ``role`` is one of ``ROLES``; ``share`` of the requests that a challenger gets. ``how`` is promote, rollback, comparison, withdraw (a challenger
+    or shadow that answers no more), pin or unpin. ``overridden`` says that it stands on an override and not on a passed gate; ``proof`` what was
+    compared before it answered.
     """
 
     id: str
@@ -136,7 +168,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None
     at: datetime
     actor: str
-    how: str  # promote | rollback | comparison
+    how: str
     reason: str
     verdict: str
     verdict_sentence: str = ""
@@ -148,6 +180,84 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     members: str = ""
     sample: tuple[str, ...] = ()
     moved: dict[str, int] = {}
+    role: str = "champion"
+    share: float | None = None
+    overridden: bool = False
+    proof: str = ""
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """A challenger or a shadow that answers now: one record per model, environment and version, taken away with a history row."""
+
+    id: str
+    model: str
+    environment: str
+    version: str
+    role: str
+    share: float | None
+    release: str
+    since: datetime
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """A person's word that what answers in an environment stays until they take it back; ``until`` None: nobody took it back."""
+
+    id: str
+    model: str
+    environment: str
+    by: str
+    at: datetime
+    reason: str
+    until: datetime | None = None
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """A place where releases answer. ``after`` names the environment in which a version must answer (or have answered) first; None: none.
+
+    ``approvals`` are asked at least, whatever a model's gate says. ``home`` is the URL of another store to which versions are copied, their hashes
+    checked; None: this one, where promotion moves a name.
+    """
+
+    name: str
+    after: str | None = None
+    approvals: int = 0
+    home: str | None = None
+    changed_at: datetime | None = None
+    changed_by: str = ""
+
+
+class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that waits for people. ``kind`` is ``gate`` (its verdict passed but for approvals) or ``override``.
+
+    ``n_needed`` approvals by ``expires_at``; ``verdict`` is what was found, ``reason`` and ``override_days`` are an override's.
+    """
+
+    id: str
+    model: str
+    version: str
+    environment: str
+    kind: str
+    verdict: str
+    requested_by: str
+    at: datetime
+    expires_at: datetime
+    n_needed: int
+    reason: str = ""
+    override_days: float | None = None
+    status: str = "pending"  # pending | approved | rejected | expired
+    closed_at: datetime | None = None
+
+
+class Approval(msgspec.Struct, frozen=True):
+    """One person's answer to a request: ``approved`` or ``rejected``, with what they said. One a person and request."""
+
+    id: str
+    request: str
+    version: str
+    by: str
+    at: datetime
+    answer: str
+    comment: str
 
 
 class Champion(msgspec.Struct, frozen=True):
@@ -205,3 +315,8 @@ VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
 RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
 CHAMPIONS = Kind("champion", Champion, "id")
 COMPARISONS = Kind("comparison", Comparison, "id", (("model",), ("challenger",)))
+SEATS = Kind("seat", Seat, "id", (("model",), ("version",)))
+PINS = Kind("pin", Pin, "id", (("model",),))
+ENVIRONMENT_RECORDS = Kind("environment", Environment, "name")
+APPROVAL_REQUESTS = Kind("approval-request", ApprovalRequest, "id", (("model",), ("version",), ("status",)))
+APPROVALS = Kind("approval", Approval, "id", (("request",), ("version",)))

@@ -16,8 +16,8 @@ from endcap.core.definitions.watches import Watch
 from endcap.core.zones import name_moment
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import ColumnProfile, Ingest
-from endcap.loop.evaluation.records import Metrics
-from endcap.loop.registry.records import SliceMetrics, Version, VersionFile
+from endcap.loop.evaluation.records import Metrics, SliceMetrics
+from endcap.loop.registry.records import Version, VersionFile
 from endcap.pipelines.graph import StepContext
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from endcap.core.zones import load_zone
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.deployment.records import Batch
-from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict, name_metric
+from endcap.loop.evaluation.records import CheckResult, Metrics, SliceMetrics, Verdict, name_metric
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
-from endcap.loop.registry.records import RELEASES, Release, SliceMetrics, Version
+from endcap.loop.registry.records import RELEASES, Release, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.loop.retraining.tasks import DataRef

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from endcap.core.definitions.forecasts import BASELINES, Forecast
 from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.loop.evaluation.metrics import measure, seasonal_scale
-from endcap.loop.evaluation.records import Metrics
+from endcap.loop.evaluation.records import Metrics, SliceMetrics
 from endcap.loop.features.panels.day_panels import Panel, join_keys
-from endcap.loop.registry.records import SliceMetrics
 from endcap.loop.training.artefacts import Artefact
 from endcap.solutions.forecasting.backtests import BackTest, Cube, PanelCandidate, PanelFit, bound_backtest, choose_origins, run_backtest
 from endcap.solutions.forecasting.candidates.average import Average, FittedAverage

@@ -15,10 +15,10 @@ from endcap.governance.audit import AuditCheck
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import BrokenCheck, ColumnDistance, FileIdentity, Ingest, KeyVolume, QuarantineView, VolumeDoubt
 from endcap.loop.deployment.records import Batch, Delivery, TraceStep
-from endcap.loop.evaluation.records import Balance, CheckResult, Finding, Metrics, Verdict
+from endcap.loop.evaluation.records import Balance, CheckResult, Finding, Metrics, SliceMetrics, Verdict
 from endcap.loop.features.records import DriftReport, ParityCause, ParityExample, ParityReport
 from endcap.loop.monitoring.records import ComparisonView, Incident, MembersRead, Reading
-from endcap.loop.registry.records import Champion, Comparison, MemberLine, MemberSummary, ModelRecord, Release, SliceMetrics, Version, VersionFile
+from endcap.loop.registry.records import Champion, Comparison, MemberLine, MemberSummary, ModelRecord, Release, Version, VersionFile
 from endcap.loop.retraining.records import Judged
 from endcap.pipelines.records import Run, StepRecord
 from endcap.project.applying import Plan, Planned

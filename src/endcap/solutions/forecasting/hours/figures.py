@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from endcap.loop.evaluation.records import SliceMetrics
 from endcap.loop.evaluation.sums import ErrorSums
 from endcap.loop.features.panels.hour_panels import HOURS
 from endcap.loop.registry.members import FACT
-from endcap.loop.registry.records import SliceMetrics
 from endcap.solutions.forecasting.hours.training import HourBackTest
 
 if TYPE_CHECKING:

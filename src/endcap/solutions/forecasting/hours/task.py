@@ -19,6 +19,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.file_sets import gone_files, new_files
 from endcap.loop.data.records import INGESTS, Ingest, describe_arrival
 from endcap.loop.evaluation.gates import Evidence
+from endcap.loop.evaluation.records import SliceMetrics
 from endcap.loop.evaluation.sums import ErrorSums, SummedEvidence
 from endcap.loop.features.panels.hour_panels import HOURS
 from endcap.loop.features.panels.hour_store import (
@@ -32,7 +33,7 @@ from endcap.loop.features.panels.hour_store import (
     read_state,
 )
 from endcap.loop.features.panels.packing import unpack_arrays
-from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, SliceMetrics, Version, VersionFile
+from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
 from endcap.pipelines.code import digest_code

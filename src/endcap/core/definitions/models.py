@@ -1,0 +1,67 @@
+"""Models of your own: trained by your own code, logged by the MLflow client or by ``ec.track``, then judged and released like any other."""
+
+from __future__ import annotations
+
+import msgspec
+
+from endcap.core.definitions.charters import Charter
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.gates import Gate
+from endcap.core.definitions.tables import as_names, set_field
+from endcap.core.errors import DefinitionError, suggest
+from endcap.core.names import require_name
+
+PREDICTS = ("number", "probability", "class")
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A named task whose versions your own code trains.
+
+    Args:
+        name: how the model is called in the workspace, and by the MLflow client.
+        predicts: what its answers are: a ``number``, the ``probability`` of the positive class, or a ``class``.
+        gate: what a version must pass to answer in ``prod``. None: it beats the plainest baseline and the champion, by RMSE for numbers, by
+            log loss for probabilities, by the share of errors for classes.
+        gates: what it must pass in other environments, by name.
+        charter: why it exists.
+        features: the feature views it was trained on, for lineage and for the checks of parity and drift.
+        purpose: what it is for, which tables and views that state their purposes must allow.
+        owner: who answers for it.
+        description: what it does, for people.
+    """
+
+    name: str
+    predicts: str = "number"
+    gate: Gate | None = None
+    gates: dict[str, Gate] = {}
+    charter: Charter | None = None
+    features: tuple[FeatureView, ...] = ()
+    purpose: str | None = None
+    owner: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        require_name(self.name, what="model")
+        what = f"Model '{self.name}'"
+        if self.predicts not in PREDICTS:
+            raise DefinitionError(f"{what} predicts {self.predicts!r}. Offered: {list(PREDICTS)}.", hint=suggest(str(self.predicts), PREDICTS))
+        if self.gate is not None and not isinstance(self.gate, Gate):
+            raise DefinitionError(f"{what} has gate={self.gate!r}.", hint="give an ec.Gate")
+        if self.charter is not None and not isinstance(self.charter, Charter):
+            raise DefinitionError(f"{what} has charter={self.charter!r}.", hint="give an ec.Charter")
+        for environment, gate in self.gates.items():
+            if not isinstance(gate, Gate):
+                raise DefinitionError(f"{what} has {gate!r} as the gate of '{environment}'.", hint="give an ec.Gate")
+        found = (self.features,) if isinstance(self.features, FeatureView) else tuple(self.features)
+        for view in found:
+            if not isinstance(view, FeatureView):
+                raise DefinitionError(f"{what} has the feature view {view!r}.", hint="give ec.FeatureView objects")
+        set_field(self, "features", found)
+        as_names([view.name for view in found], what=f"{what} features")
+
+    @property
+    def standing_gate(self) -> Gate:
+        """The gate of ``prod``: the one given, else the default of what it predicts."""
+        if self.gate is not None:
+            return self.gate
+        return Gate(metric={"number": "rmse", "probability": "log_loss", "class": "error_rate"}[self.predicts], bias=None)

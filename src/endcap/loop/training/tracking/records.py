@@ -1,0 +1,95 @@
+"""Records of tracking."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from endcap.storage.ports import Kind
+from endcap.storage.tracks import Stage
+
+DEFAULT_EXPERIMENT = "0"
+"""The experiment of runs that name none; it always stands."""
+STATUSES = ("running", "scheduled", "finished", "failed", "killed")
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True):
+    """A drawer for runs. ``id`` is a whole number as text, as the MLflow client wants it; names are unique in a workspace, deleted ones included."""
+
+    id: str
+    name: str
+    created_at: datetime
+    created_by: str
+    changed_at: datetime
+    stage: Stage = "active"
+    tags: dict[str, str] = {}
+
+
+class RunFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a run or of a logged model, its bytes under their digest. ``path`` is relative, with ``/``, and was checked."""
+
+    id: str  # owner/path
+    owner: str  # run/ID or logged-model/ID
+    path: str
+    sha256: str
+    n_bytes: int
+    at: datetime
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset that a run used: where it came from, its digest, its schema and profile as the run told them, and for what (``context``)."""
+
+    id: str
+    run: str
+    name: str
+    digest: str
+    source: str
+    source_type: str
+    schema: str = ""
+    profile: str = ""
+    context: str = ""
+
+
+class RunEnvironment(msgspec.Struct, frozen=True, kw_only=True):
+    """On what a run ran: Python, packages with the hash of their RECORD, git commit and whether the tree was clean, CPUs and memory (bytes)."""
+
+    python: str = ""
+    packages: dict[str, str] = {}
+    git_commit: str = ""
+    git_clean: bool | None = None
+    n_cpus: int | None = None
+    memory_bytes: int | None = None
+    platform: str = ""
+
+
+class RunCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run cost as far as it was told: seconds by the clock and of CPU, the greatest resident memory in bytes, bytes of its files."""
+
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    peak_bytes: int | None = None
+    n_bytes: int = 0
+
+
+class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that a run logged: its files, parameters, metrics and tags, before anybody registers it as a version."""
+
+    id: str
+    experiment: str
+    run: str
+    name: str
+    kind: str = ""
+    status: Literal["pending", "ready", "failed"] = "pending"
+    created_at: datetime
+    changed_at: datetime
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    stage: Stage = "active"
+
+
+EXPERIMENTS = Kind("experiment", Experiment, "id", (("name",),))
+RUN_FILES = Kind("run-file", RunFile, "id", (("owner",),))
+DATASETS = Kind("run-dataset", Dataset, "id", (("run",),))
+LOGGED_MODELS = Kind("logged-model", LoggedModel, "id", (("experiment",), ("run",), ("name",)))
