@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, StorageFull, Unreachable
 
-SILENT_S = 120
+SILENT_S = 120.0
 WAIT_S = 30.0
 
 
@@ -40,7 +40,7 @@ _CASES = (
         "try again; pg_stat_activity shows who holds it",
         ("55P03",),
     ),
-    _Case(Conflict, f"heard nothing for {SILENT_S} s inside a transaction and took it back.", "try again", ("25P03",)),
+    _Case(Conflict, f"heard nothing for {SILENT_S:.0f} s inside a transaction and took it back.", "try again", ("25P03",)),
     _Case(Conflict, "took a transaction back after an error in it.", "try again", ("25P02",)),
     _Case(Conflict, "could not settle two writers: {said}", "try again", ("40001", "40P01")),
     _Case(IntegrityBroken, "was changed at rest: {said}", "restore the database from a backup", ("XX", "58P01", "58P02")),

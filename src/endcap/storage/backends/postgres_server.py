@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import threading
 import time
 import weakref
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from endcap.core.errors import Conflict, EndcapError, InvalidInput
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, Unreachable
 from endcap.core.names import quote
 from endcap.storage.backends.postgres_address import Address, load_driver, read_address
 from endcap.storage.backends.postgres_errors import SILENT_S, WAIT_S, LostConnection, explain, shorten
@@ -24,10 +23,10 @@ T = TypeVar("T")
 Connection = Any  # psycopg's, whose rows are tuples; untyped since their types are the statements'
 
 _PATIENCE_S = 5.0
+# What was acknowledged outlives a crash, whatever the server's default; ``local``, ``remote_write`` and ``remote_apply`` stay as they are.
+_DURABLE = "/* endcap durable */ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _PAUSE_S = 0.1
 _MOST_CONNECTIONS = 8
-
-_STARTING = re.compile(r"starting up|shutting down|Connection refused|not yet accepting|recovery mode|No such file or directory")
 
 
 class PostgresDatabase:
@@ -43,6 +42,7 @@ class PostgresDatabase:
         self._psycopg = load_driver(address.url)
         self._idle: list[Connection] = []
         self._n_open = 0
+        self._reached = False
         self._pid = os.getpid()
         self._free = threading.Condition()
         self._turn = threading.Lock()
@@ -75,7 +75,7 @@ class PostgresDatabase:
         """
         for attempt in range(2):
             try:
-                with self.telling(), self._lend(patient=attempt > 0) as connection:
+                with self.telling(), self._lend(anew=attempt > 0) as connection:
                     try:
                         if begin is None:
                             return work(connection)
@@ -103,7 +103,7 @@ class PostgresDatabase:
             raise self._busy("another thread holds a transaction open")
         try:
             begin = (
-                f"BEGIN; SET LOCAL lock_timeout = {int(WAIT_S * 1000)}; SET LOCAL idle_in_transaction_session_timeout = {SILENT_S * 1000};"
+                f"BEGIN; SET LOCAL lock_timeout = {int(WAIT_S * 1000)}; SET LOCAL idle_in_transaction_session_timeout = {int(SILENT_S * 1000)};"
                 f" SELECT pg_advisory_xact_lock({lock}) /* endcap turn */"
             )
             with self._begin(begin) as connection:
@@ -146,7 +146,7 @@ class PostgresDatabase:
     def _begin(self, begin: str) -> Iterator[Connection]:
         """A connection on which a transaction was begun. Nothing was done in it before, so a lost connection is replaced."""
         for attempt in range(2):
-            with self._lend(patient=attempt > 0) as connection:
+            with self._lend(anew=attempt > 0) as connection:
                 try:
                     with self.telling():
                         connection.execute(begin, prepare=False)
@@ -161,20 +161,21 @@ class PostgresDatabase:
             return
 
     @contextmanager
-    def _lend(self, *, patient: bool = False) -> Iterator[Connection]:
-        connection = self._take(patient=patient)
+    def _lend(self, *, anew: bool) -> Iterator[Connection]:
+        connection = self._take(anew=anew)
         try:
             yield connection
         finally:
             self._give_back(connection)
 
-    def _take(self, *, patient: bool) -> Connection:
+    def _take(self, *, anew: bool) -> Connection:
+        """A connection at rest, or another one. ``anew`` says that one was lost: those at rest are taken to be lost with it."""
         with self._free:
             if os.getpid() != self._pid:  # after a fork: the parent's are not touched, they end with their objects
                 self._idle, self._n_open, self._pid = [], 0, os.getpid()
                 self._end = weakref.finalize(self, _close_all, self._idle, self._pid)
-            if patient:
-                self._n_open -= len(self._idle)  # they were lost with the one that is replaced
+            if anew:
+                self._n_open -= len(self._idle)
                 _close_all(self._idle, self._pid)
             if not self._free.wait_for(lambda: self._idle or self._n_open < _MOST_CONNECTIONS, timeout=WAIT_S):
                 raise Conflict(f"All {_MOST_CONNECTIONS} connections to the home {self.address.shown} are busy.", hint="try again")
@@ -182,23 +183,27 @@ class PostgresDatabase:
                 return self._idle.pop()
             self._n_open += 1
         try:
-            with self.telling():
-                return self._connect(patient=patient)
+            connection = self._connect()
         except BaseException:
             with self._free:
                 self._n_open -= 1
                 self._free.notify()
             raise
+        self._reached = True
+        return connection
 
-    def _connect(self, *, patient: bool) -> Connection:
+    def _connect(self) -> Connection:
+        """A new connection. A server that was reached before is waited for while it is away, any while it starts."""
         until = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return self._psycopg.connect(**self.address.parameters, autocommit=True)
-            except self._psycopg.OperationalError as error:
-                text = str(error)
-                if time.monotonic() > until or not (_STARTING.search(text) if patient else "starting up" in text):
-                    raise
+                with self.telling():
+                    connection = self._psycopg.connect(**self.address.parameters, autocommit=True)
+                    connection.execute(_DURABLE)
+                    return connection
+            except LostConnection as error:
+                if time.monotonic() > until or not (self._reached or "starting up" in error.what):
+                    raise Unreachable(error.what, hint=error.hint) from error.__cause__
             time.sleep(_PAUSE_S)
 
     def _give_back(self, connection: Connection) -> None:
