@@ -25,6 +25,7 @@ MODULES = (
     "endcap.loop.deployment.batches",
     "endcap.loop.deployment.deliveries",
     "endcap.loop.deployment.tracing",
+    "endcap.loop.deployment.lineage",
     "endcap.loop.monitoring.quality",
     "endcap.loop.monitoring.members",
     "endcap.loop.monitoring.comparisons",

@@ -16,9 +16,11 @@ from rich.text import Text
 
 from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
+from endcap.faces.cli.lineage_text import tell_lineage
 from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
+from endcap.loop.deployment.lineage import Lineage
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
 from endcap.loop.features.records import DriftReport, Materialisation, ParityReport, TrainingSet
@@ -157,6 +159,12 @@ def _(result: Plan, console: Console) -> None:
 @show.register
 def _(result: ViewPage, console: Console) -> None:
     for line, style in tell_view(result):
+        console.print(Text(line, style=style))
+
+
+@show.register
+def _(result: Lineage, console: Console) -> None:
+    for line, style in tell_lineage(result):
         console.print(Text(line, style=style))
 
 

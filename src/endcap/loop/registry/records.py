@@ -35,6 +35,17 @@ class ModelRecord(msgspec.Struct, frozen=True):
     applied_by: str
 
 
+class ModelDefinition(msgspec.Struct, frozen=True):
+    """A definition that a model once had, by its identity: what older versions were made from."""
+
+    identity: str
+    model: str
+    solution: str
+    definition: str
+    at: datetime
+    actor: str
+
+
 class VersionFile(msgspec.Struct, frozen=True):
     """One file of a version; its bytes rest under their digest."""
 
@@ -311,6 +322,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MODELS = Kind("model", ModelRecord, "name")
+MODEL_DEFINITIONS = Kind("model-definition", ModelDefinition, "identity", (("model",),))
 VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
 RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
 CHAMPIONS = Kind("champion", Champion, "id")

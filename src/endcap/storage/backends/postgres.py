@@ -16,12 +16,13 @@ from endcap.storage.backends.postgres_files import CREATE_FILES, PostgresBlobs, 
 from endcap.storage.backends.postgres_online import CREATE_ONLINE, PostgresOnline
 from endcap.storage.backends.postgres_records import CREATE_RECORDS, PostgresRecords
 from endcap.storage.backends.postgres_server import PostgresDatabase, lay_out
+from endcap.storage.backends.postgres_tracks import CREATE_TRACKS, PostgresTracks
 from endcap.storage.files import remove_left_behind, telling_full
 from endcap.storage.landing import LandingFolder
 from endcap.storage.ports import BlobStore, Ports, TableStore
 
 _LAYOUT = 1
-_CREATE = "CREATE TABLE {s}.layout (n int NOT NULL);" + CREATE_RECORDS + CREATE_FILES + CREATE_ONLINE
+_CREATE = "CREATE TABLE {s}.layout (n int NOT NULL);" + CREATE_RECORDS + CREATE_FILES + CREATE_ONLINE + CREATE_TRACKS
 
 
 def open_postgres(url: str) -> Ports:
@@ -43,6 +44,7 @@ def open_postgres(url: str) -> Ports:
         blobs=blobs,
         tables=tables,
         online=PostgresOnline(database),
+        tracks=PostgresTracks(database),
         landing=LandingFolder(_choose_landing(address)),
         folder=address.files,
     )

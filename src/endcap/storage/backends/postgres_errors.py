@@ -93,6 +93,13 @@ def explain(what: str, said: str, *, state: str, unclear: bool) -> EndcapError |
     return None
 
 
+def unknown_outcome(error: LostConnection) -> Unreachable:
+    """The error of a commit that was not answered."""
+    return Unreachable(
+        f"{error.what} It went away while a change was committed, so whether it is kept is not known.", hint="look before you do it again"
+    )
+
+
 def shorten(text: str) -> str:
     """What the server said, on one line, without the driver's own lead."""
     said = re.sub(r"^connection failed: |connection to server (at|on) \S+( \(\S+\))?, (port \d+ )?failed: ", "", " ".join(text.split()))

@@ -11,25 +11,24 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
-from endcap.core.errors import IntegrityBroken
 from endcap.core.names import require_name
 from endcap.storage.backends.postgres_records import make_key
 from endcap.storage.backends.postgres_server import Connection, PostgresDatabase, share_database
 from endcap.storage.files import telling_full
 from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
-from endcap.storage.ports import missing_bytes, partition_folders
+from endcap.storage.ports import CHUNK_BYTES, changed_bytes, missing_bytes, partition_folders, require_chunk_bytes, too_many_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
 _CHUNK_BYTES = 2**20
-_CHUNKS_AT_ONCE = 8
+_CHUNKS_AT_ONCE = 4
 _IN_MEMORY_BYTES = 2**20
 
 CREATE_FILES = """
@@ -78,57 +77,94 @@ class PostgresBlobs:
         return _share_blobs, (self._database.address.url,)
 
     def put(self, payload: bytes) -> str:
-        digest = hashlib.sha256(payload)
-        view = memoryview(payload)
-        if len(view) <= _CHUNK_BYTES:
-            keep = self._database.word(_KEEP)
-            self._database.run(lambda connection: connection.execute(keep, (digest.digest(), 0, view), binary=True))
-        else:
-            self._put_many(digest.digest(), [view[first : first + _CHUNK_BYTES] for first in range(0, len(view), _CHUNK_BYTES)])
+        digest, view = hashlib.sha256(payload), memoryview(payload)
+        self._keep(digest.digest(), lambda: (view[first : first + _CHUNK_BYTES] for first in range(0, len(view), _CHUNK_BYTES)), n_bytes=len(view))
         return digest.hexdigest()
 
     def get(self, digest: str) -> bytes:
         sink, sha256 = io.BytesIO(), hashlib.sha256()  # whose value is the buffer itself, no copy of it
-        for chunk in self._read(_parse_digest(digest)):
+        for chunk in self._read(digest):
             sha256.update(chunk)
             sink.write(chunk)
-        if not sink.tell() and not self.has(digest):
-            raise missing_bytes(digest)
         if sha256.hexdigest() != digest:
-            raise IntegrityBroken(
-                f"The bytes kept under {digest} were changed at rest.",
-                hint="restore the database from a backup, or train the version again",
-            )
+            raise changed_bytes(digest)
         return sink.getvalue()
 
+    def put_stream(self, chunks: Iterable[bytes], *, most_bytes: int | None = None) -> tuple[str, int]:
+        """See ``BlobStore``. What comes waits in a temporary file until its digest is known: no connection is held while it is sent."""
+        total, n_bytes = hashlib.sha256(), 0
+        with _spool_file() as waiting:
+            for chunk in chunks:
+                n_bytes += len(chunk)
+                if most_bytes is not None and n_bytes > most_bytes:
+                    raise too_many_bytes(most_bytes)
+                total.update(chunk)
+                with telling_full(Path(tempfile.gettempdir())):
+                    waiting.write(chunk)
+            self._keep(total.digest(), lambda: _read_pieces(waiting, _CHUNK_BYTES), n_bytes=n_bytes)
+        return total.hexdigest(), n_bytes
+
+    def read_chunks(self, digest: str, *, n_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """See ``BlobStore``. Some 4 MiB are fetched at a time, and no connection is held between."""
+        require_chunk_bytes(n_bytes)
+        if not self.has(digest):
+            raise missing_bytes(digest)
+        return self._check(digest, n_bytes)
+
     def has(self, digest: str) -> bool:
-        if not _is_digest(digest):
-            return False
-        return bool(_ask(self._database, _HAS, (bytes.fromhex(digest),)))
+        return _is_digest(digest) and bool(_ask(self._database, _HAS, (bytes.fromhex(digest),)))
 
-    def _put_many(self, name: bytes, chunks: Sequence[memoryview]) -> None:
-        """Put the chunks that do not stand there yet, in one transaction."""
+    def _keep(self, name: bytes, chunks: Callable[[], Iterable[bytes | memoryview]], *, n_bytes: int) -> None:
+        """Put the chunks that do not stand there yet, in one transaction; a single one by one statement."""
         keep, cut, digests = (self._database.word(statement) for statement in (_KEEP, _CUT, _DIGEST))
+        n_chunks = max(1, -(-n_bytes // _CHUNK_BYTES))
 
-        def work(connection: Connection) -> None:
+        def keep_one(connection: Connection) -> None:
+            connection.execute(keep, (name, 0, next(iter(chunks()), b"")), binary=True)
+
+        def keep_many(connection: Connection) -> None:
             standing = dict(connection.execute(digests, (name,), binary=True).fetchall())
-            for place, chunk in enumerate(chunks):
+            for place, chunk in enumerate(chunks()):
                 if standing.get(place) != hashlib.sha256(chunk).digest():
                     connection.execute(keep, (name, place, chunk), binary=True)
-            if any(place >= len(chunks) for place in standing):
-                connection.execute(cut, (name, len(chunks)), binary=True)
+            if any(place >= n_chunks for place in standing):
+                connection.execute(cut, (name, n_chunks), binary=True)
 
-        self._database.run(work, begin="BEGIN")
+        if n_chunks == 1:
+            self._database.run(keep_one)
+        else:
+            self._database.run(keep_many, begin="BEGIN")
 
-    def _read(self, name: bytes) -> Iterator[bytes]:
-        first = 0
+    def _read(self, digest: str) -> Iterator[bytes]:
+        """The chunks, some at a time. Raises NotFound where there is none."""
+        if not _is_digest(digest):
+            raise missing_bytes(digest)
+        name, first = bytes.fromhex(digest), 0
         while True:
             rows = _ask(self._database, _READ, (name, first, first + _CHUNKS_AT_ONCE))
+            if not rows and not first:
+                raise missing_bytes(digest)
             for (chunk,) in rows:
                 yield chunk
             if len(rows) < _CHUNKS_AT_ONCE:
                 return
             first += _CHUNKS_AT_ONCE
+
+    def _check(self, digest: str, n_bytes: int) -> Iterator[bytes]:
+        """Pieces of a blob; the last one only if all of them together are what the digest says."""
+        total, kept = hashlib.sha256(), b""
+        for chunk in self._read(digest):
+            total.update(chunk)
+            pieces = [kept, chunk] if kept else [chunk]
+            whole = b"".join(pieces)
+            n_whole = (len(whole) - 1) // n_bytes * n_bytes if whole else 0  # at least a byte stays behind
+            for start in range(0, n_whole, n_bytes):
+                yield whole[start : start + n_bytes]
+            kept = whole[n_whole:]
+        if total.hexdigest() != digest:
+            raise changed_bytes(digest)
+        if kept:
+            yield kept
 
 
 class PostgresTables:
@@ -142,10 +178,10 @@ class PostgresTables:
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
         address = _address(dataset, partition)
-        with telling_full(Path(tempfile.gettempdir()), n_bytes=table.nbytes), tempfile.SpooledTemporaryFile(_CHUNKS_AT_ONCE * _CHUNK_BYTES) as sink:
-            n_rows = write_parquet(table, sink=sink)
-            n_bytes = sink.tell()
-            self._replace(address, sink, n_rows=n_rows, n_bytes=n_bytes)
+        with _spool_file() as sink:
+            with telling_full(Path(tempfile.gettempdir()), n_bytes=table.nbytes):
+                n_rows = write_parquet(table, sink=sink)
+            self._replace(address, sink, n_rows=n_rows, n_bytes=sink.tell())
         return n_rows
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -167,13 +203,10 @@ class PostgresTables:
         replace, empty, fill = (self._database.word(statement) for statement in (_REPLACE, _EMPTY, _FILL))
 
         def work(connection: Connection) -> None:
-            payload.seek(0)
             ((number,),) = connection.execute(replace, (make_key(*address), list(address), n_rows, n_bytes), binary=True).fetchall()
             connection.execute(empty, (number,), binary=True)
-            place = 0
-            while chunk := payload.read(_CHUNK_BYTES):
+            for place, chunk in enumerate(_read_pieces(payload, _CHUNK_BYTES)):
                 connection.execute(fill, (number, place, chunk), binary=True)
-                place += 1
 
         self._database.run(work, begin="BEGIN")
 
@@ -196,6 +229,17 @@ class PostgresTables:
         return self._database.run(work, begin=_SNAPSHOT)
 
 
+def _spool_file() -> IO[bytes]:
+    """A temporary file that stays in memory while it is small."""
+    return cast(IO[bytes], tempfile.SpooledTemporaryFile(_CHUNKS_AT_ONCE * _CHUNK_BYTES))
+
+
+def _read_pieces(file: IO[bytes], n_bytes: int) -> Iterator[bytes]:
+    file.seek(0)
+    while piece := file.read(n_bytes):
+        yield piece
+
+
 def _read_chunks(connection: Connection, fetch: str, number: int) -> Iterator[bytes]:
     first = 0
     while True:
@@ -208,7 +252,7 @@ def _read_chunks(connection: Connection, fetch: str, number: int) -> Iterator[by
 
 
 def _group(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    """Partitions of one chunk in groups of up to 8 MiB, larger ones by themselves."""
+    """Partitions of one chunk in groups of up to 4 MiB, larger ones by themselves."""
     group: list[int] = []
     n_waiting = 0
     for number, n_bytes in sizes:
@@ -278,12 +322,6 @@ def _ask(database: PostgresDatabase, statement: str, values: Sequence[object]) -
 
 def _is_digest(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
-
-
-def _parse_digest(text: str) -> bytes:
-    if not _is_digest(text):
-        raise missing_bytes(text)
-    return bytes.fromhex(text)
 
 
 def _share_blobs(url: str) -> PostgresBlobs:

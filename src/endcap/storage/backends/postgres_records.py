@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from endcap.core.errors import EndcapError, Unreachable
-from endcap.storage.backends.postgres_errors import LostConnection
+from endcap.core.errors import EndcapError
+from endcap.storage.backends.postgres_errors import LostConnection, unknown_outcome
 from endcap.storage.backends.postgres_server import Connection, PostgresDatabase, commit
 from endcap.storage.ports import Kind, R, conflict, ended_transaction, nested_transaction, require_limit
 
@@ -131,9 +131,7 @@ class PostgresTransaction(_Reader):
             with self._database.telling():
                 commit(connection)
         except LostConnection as error:
-            raise Unreachable(
-                f"{error.what} It went away while a change was committed, so whether it is kept is not known.", hint="look before you do it again"
-            ) from error
+            raise unknown_outcome(error) from error
 
     def end(self) -> None:
         """Take nothing more."""

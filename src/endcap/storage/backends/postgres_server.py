@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from endcap.core.errors import Conflict, EndcapError, InvalidInput, Unreachable
 from endcap.core.names import quote
 from endcap.storage.backends.postgres_address import Address, load_driver, read_address
-from endcap.storage.backends.postgres_errors import SILENT_S, WAIT_S, LostConnection, explain, shorten
+from endcap.storage.backends.postgres_errors import SILENT_S, WAIT_S, LostConnection, explain, shorten, unknown_outcome
 
 if TYPE_CHECKING:
     import psycopg
@@ -68,12 +68,14 @@ class PostgresDatabase:
                 return held.execute(statement, values, binary=True).fetchall()
         return self.run(lambda connection: connection.execute(statement, values, binary=True).fetchall())
 
-    def run(self, work: Callable[[Connection], T], *, begin: str | None = None) -> T:
-        """Do work that does twice what it does once, on a connection of its own; again where that was lost in the middle.
+    def run(self, work: Callable[[Connection], T], *, begin: str | None = None, once: bool = False) -> T:
+        """Do work on a connection of its own, and again where that was lost in the middle.
 
-        ``begin`` is the statement that begins a transaction, which ends with the work; None: each statement is kept on its own.
+        ``begin`` is the statement that begins a transaction, which ends with the work; None: each statement is kept on its own. ``once`` says that
+        the work may not be done twice: whether it was is not known where the connection is lost while it is committed, and Unreachable says so.
         """
         for attempt in range(2):
+            committing = False
             try:
                 with self.telling(), self._lend(anew=attempt > 0) as connection:
                     try:
@@ -81,11 +83,14 @@ class PostgresDatabase:
                             return work(connection)
                         connection.execute(begin, prepare=False)
                         done = work(connection)
+                        committing = True
                         commit(connection)
                         return done
                     finally:
                         roll_back(connection)
-            except LostConnection:
+            except LostConnection as error:
+                if once and committing:
+                    raise unknown_outcome(error) from error
                 if attempt:
                     raise
         raise AssertionError("the second attempt returns or raises")

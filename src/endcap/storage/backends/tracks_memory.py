@@ -1,0 +1,187 @@
+"""Tracks in memory: what they hold in dictionaries, for tests and for a look around. It ends with the process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from endcap.storage.ports import conflict, require_limit
+from endcap.storage.tracks import (
+    Condition,
+    Order,
+    Point,
+    Stage,
+    Track,
+    TrackBatch,
+    deleted_track,
+    match_like,
+    missing_track,
+    rank_point,
+    require_batch,
+    require_numbers,
+    require_search,
+    require_texts,
+    require_track,
+    stands_otherwise,
+)
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "like": match_like,
+    "ilike": lambda a, b: match_like(a, b, ignore_case=True),
+    "in": lambda a, b: a in b,
+    "not in": lambda a, b: a not in b,
+    "is not null": lambda a, _: a is not None,
+}
+
+
+@dataclass
+class _Kept:
+    """A track and its points by name, each once."""
+
+    track: Track
+    points: dict[str, dict[tuple[int, int, bool, float], Point]] = field(default_factory=dict)
+
+
+class MemoryTracks:
+    """Tracks by space and id."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, _Kept]] = {}
+        self._lock = Lock()
+
+    def create(self, space: str, track: Track) -> None:
+        require_track(space, track)
+        with self._lock:
+            tracks = self._kept.setdefault(space, {})
+            if track.id in tracks:
+                raise conflict("track", track.id, 0)
+            named = {name: Point(name, p.value, p.at_us, p.step) for name, p in track.metrics.items()}
+            copy = msgspec.structs.replace(track, params=dict(track.params), tags=dict(track.tags), metrics=named)
+            tracks[track.id] = _Kept(copy, {name: {rank_point(point): point} for name, point in named.items()})
+
+    def write(self, space: str, id: str, batch: TrackBatch) -> None:  # noqa: A002 - the port's word
+        require_texts([space, id])
+        require_batch(batch)
+        with self._lock:
+            kept = self._kept.get(space, {}).get(id)
+            if kept is None:
+                raise missing_track(id)
+            track = kept.track
+            if track.stage == "deleted" and batch.stage != "active":
+                raise deleted_track(id)
+            for name, value in batch.params.items():
+                if track.params.get(name, value) != value:
+                    raise stands_otherwise(id, name, stands=track.params[name], given=value)
+            tags = {name: value for name, value in {**track.tags, **batch.tags}.items() if value is not None}
+            metrics = dict(track.metrics)
+            for point in batch.points:
+                point = Point(point.name, float(point.value), point.at_us, point.step)  # noqa: PLW2901 - numbers are kept as floats
+                kept.points.setdefault(point.name, {}).setdefault(rank_point(point), point)
+                if point.name not in metrics or rank_point(point) > rank_point(metrics[point.name]):
+                    metrics[point.name] = point
+            kept.track = msgspec.structs.replace(
+                track,
+                params={**track.params, **batch.params},
+                tags=tags,
+                metrics=metrics,
+                name=track.name if batch.name is None else batch.name,
+                status=track.status if batch.status is None else batch.status,
+                stage=track.stage if batch.stage is None else batch.stage,
+                ended_us=track.ended_us if batch.ended_us is UNSET else batch.ended_us,
+            )
+
+    def read(self, space: str, ids: Sequence[str]) -> list[Track | None]:
+        require_texts([space, *ids])
+        with self._lock:
+            tracks = self._kept.get(space, {})
+            return [_copy(tracks[one].track) if one in tracks else None for one in ids]
+
+    def read_points(self, space: str, id: str, name: str, *, limit: int | None = None, skip: int = 0) -> list[Point]:  # noqa: A002 - the port's word
+        require_texts([space, id, name])
+        limit, skip = require_limit(limit), require_limit(skip) or 0
+        require_numbers([limit or 0, skip])
+        with self._lock:
+            kept = self._kept.get(space, {}).get(id)
+            points = list(kept.points.get(name, {}).values()) if kept else []
+        points.sort(key=lambda p: (p.at_us, rank_point(p)))
+        return points[skip:] if limit is None else points[skip : skip + limit]
+
+    def search(
+        self,
+        space: str,
+        *,
+        groups: Sequence[str] | None = None,
+        conditions: Sequence[Condition] = (),
+        order: Sequence[Order] = (),
+        stage: Stage | None = "active",
+        limit: int,
+        skip: int = 0,
+    ) -> list[Track]:
+        """See ``TrackStore``. Cost: a look at every track of the space."""
+        require_search(conditions, order, groups=groups, limit=limit, skip=skip)
+        require_texts([space])
+        with self._lock:
+            tracks = [kept.track for kept in self._kept.get(space, {}).values()]
+        wanted = None if groups is None else frozenset(groups)
+        found = [
+            track
+            for track in tracks
+            if (stage is None or track.stage == stage)
+            and (wanted is None or track.group in wanted)
+            and all(_meets(track, condition) for condition in conditions)
+        ]
+        found.sort(key=lambda track: (-track.started_us, track.id))
+        for wanted_order in reversed(order):
+            _sort(found, wanted_order)
+        return [_copy(track) for track in found[skip : skip + limit]]
+
+    def delete(self, space: str, ids: Sequence[str]) -> int:
+        require_texts([space, *ids])
+        with self._lock:
+            tracks = self._kept.get(space, {})
+            return sum(tracks.pop(one, None) is not None for one in dict.fromkeys(ids))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _look_up(track: Track, asked: Condition | Order) -> Any:
+    if asked.family == "attribute":
+        return getattr(track, asked.name)
+    if asked.family == "metric":
+        point = track.metrics.get(asked.name)
+        return None if point is None else point.value
+    return (track.params if asked.family == "param" else track.tags).get(asked.name)
+
+
+def _meets(track: Track, condition: Condition) -> bool:
+    value = _look_up(track, condition)
+    if condition.operator == "is null" or value is None:
+        return condition.operator == "is null" and value is None
+    return _COMPARE[condition.operator](value, condition.value)
+
+
+def _sort(tracks: list[Track], order: Order) -> None:
+    """Put tracks in order in place; those of equal standing stay as they were."""
+    unknown = [track for track in tracks if isinstance(value := _look_up(track, order), float) and math.isnan(value)]
+    missing = [track for track in tracks if _look_up(track, order) is None]
+    apart = {track.id for track in (*unknown, *missing)}
+    rest = [track for track in tracks if track.id not in apart]
+    rest.sort(key=lambda track: _look_up(track, order), reverse=order.descending)  # reverse keeps equals as they were
+    tracks[:] = [*rest, *unknown, *missing]
+
+
+def _copy(track: Track) -> Track:
+    return msgspec.structs.replace(track, params=dict(track.params), tags=dict(track.tags), metrics=dict(track.metrics))
