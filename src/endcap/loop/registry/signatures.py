@@ -141,7 +141,7 @@ def fit_example(example: Columns | list[Any], signature: Signature | None) -> pa
             raise InvalidInput("The signature tells of an unnamed tensor; the input example has columns.", hint="infer the signature from the example")
         if fields and len(fields) != len(example):
             raise InvalidInput(f"The signature tells of {len(fields)} inputs; the input example has {len(example)} columns.")
-        fields = tuple(Field(name, field.type) for name, field in zip(example, fields, strict=True)) if fields else tuple(Field(n, "any") for n in example)
+        fields = tuple(Field(name, field.type) for name, field in zip(example, fields, strict=True)) if fields else tuple(Field(n, "any", (-1,)) for n in example)
     names = [field.name for field in fields]
     for name in example:
         if name not in names:
@@ -182,6 +182,10 @@ def _to_column(values: list[Any], field: Field) -> pa.Array:
 def _read_value(value: Any, field: Field) -> Any:
     if field.type == "boolean" and isinstance(value, int | float) and not isinstance(value, bool):
         raise InvalidInput(f"The signature says that {field.name!r} is boolean; the input example holds {value!r}.")
+    if field.type in ("integer", "long") and isinstance(value, float):
+        if not value.is_integer():
+            raise InvalidInput(f"The signature says that {field.name!r} is {field.type}; the input example holds {value!r}.")
+        return int(value)
     if not isinstance(value, str) or field.type not in ("datetime", "binary", "float", "double"):
         return value
     try:
