@@ -10,18 +10,27 @@ from pathlib import PurePosixPath
 
 ENDINGS = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".mar", ".sav")
 """Names that only serialised objects have."""
-_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4", b"x\x01": "zlib", b"x\x9c": "zlib", b"x\xda": "zlib", b"x^": "zlib"}
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"x\x01": "zlib",
+    b"x\x9c": "zlib",
+    b"x\xda": "zlib",
+    b"x^": "zlib",
+}
 _OBJECTS = re.compile(rb"'[|<>=]?O\d*'")
 _NEWEST_PROTOCOL = 5
 _LOOKED_AT = 1 << 20
 
 
 def find_pickle(path: str, payload: bytes) -> str | None:
-    """Why a file is a serialised object, or may hold one unseen; None when it is neither. Nothing in it is run.
+    r"""Why a file is a serialised object, or may hold one unseen; None when it is neither. Nothing in it is run.
 
     >>> find_pickle("weights.bin", b"\\x80\\x04N.")
     'its bytes are a pickle'
-    >>> find_pickle("conda.yaml", b"channels:\\n- conda-forge\\n") is None
+    >>> find_pickle("conda.yaml", b"channels:\n- conda-forge\n") is None
     True
     """
     name = PurePosixPath(path.lower())
