@@ -18,34 +18,38 @@ from endcap.core.errors import EndcapError, InvalidInput, NotFound, suggest
 from endcap.faces.http.answers import encode_error, encode_result, status_of, tell_unforeseen
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.gateway import Gateway
+from endcap.faces.http.heads import Place
 from endcap.faces.http.online import OnlineReads
 from endcap.faces.http.openapi import describe_service
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
-from endcap.governance.sessions import Session
+from endcap.faces.http.sessions import SignIn, session_of
 
 
-def build_application(house: House, *, folder: Path, calls: Calls | None = None, announce: Callable[[], None] = lambda: None) -> Gateway:
-    """The service over an open house, as its local owner, for the project in ``folder``. ``announce`` is called once it is ready."""
-    session, calls = house.session(), calls or Calls()
+def build_application(
+    house: House, *, folder: Path, calls: Calls | None = None, place: Place | None = None, announce: Callable[[], None] = lambda: None
+) -> Gateway:
+    """The service over an open house for the project in ``folder``. ``announce`` is called once it is ready."""
+    calls = calls or Calls()
 
     remotes = remote_verbs()
-    quick = {remote.path: OnlineReads(session, remote, calls).answer for name, remote in remotes.items() if name == "features online"}
+    quick = {remote.path: OnlineReads(house.settings, remote, calls).answer for name, remote in remotes.items() if name == "features online"}
     routes = [
         Route("/healthz", _answer_health, methods=["GET"]),
         Route(f"{API}/openapi.json", _answer_description, methods=["GET"]),
-        *(_route(remote, session, folder, calls) for remote in remotes.values() if remote.path not in quick),
+        *(_route(remote, folder, calls) for remote in remotes.values() if remote.path not in quick),
     ]
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # each handler takes its own kind of error
     app.router.redirect_slashes = False
-    return Gateway(app, quick, announce)
+    return Gateway(app, quick, SignIn(house), place=place, announce=announce)
 
 
-def _route(remote: RemoteVerb, session: Session, folder: Path, calls: Calls) -> Route:
+def _route(remote: RemoteVerb, folder: Path, calls: Calls) -> Route:
     async def answer(request: Request) -> Response:
         said = await request.body() if request.method == "POST" else None
         values = remote.parse_query(request.scope["query_string"]) if said is None else remote.parse_body(said)
         call = remote.bind(values, folder=folder)
+        session = session_of(request)
         return _json(await calls.run(lambda: encode_result(call(session))))
 
     return Route(remote.path, answer, methods=["GET", "POST"] if remote.by_query else ["POST"], name=remote.verb.name)

@@ -1,8 +1,8 @@
 """Who is let in, and the quick routes before all others.
 
-The service answers its own machine only, as its owner. A page of another site, open in a browser of that machine, must not reach it: requests are
-taken by loopback names alone (a name that was bound to 127.0.0.1 afterwards is refused), never from another origin, and POST only as
-``application/json``, which no form of another site can send.
+A page of another site, open in a browser that reaches the service, must not use it: requests are taken by the service's own names alone (a name
+that was bound to its address afterwards is refused), never from another origin, and bodies only as ``application/json``, which no form of another
+site can send. Then whoever asks is signed in, and only then is a body read. Files of runs are PUT, and handed on as they come.
 """
 
 from __future__ import annotations
@@ -10,33 +10,57 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from endcap.core.errors import EndcapError, InvalidInput, PermissionDenied, Unreachable
+from endcap.core.errors import EndcapError, InvalidInput, Unreachable
 from endcap.faces.http.answers import RequestRefused, encode_error, send_json, status_of, tell_unforeseen
+from endcap.faces.http.heads import STREAMED, Head, Place, read_head, require_json, require_place
+from endcap.faces.http.sessions import SESSION
+from endcap.governance.sessions import Session
 
 MOST_BODY_BYTES = 16 * 2**20
 """The largest body: 10,000 keys of eight columns take about 2 MB, a text of 1 MB in a push stays readable enough to be refused by name."""
 _BODY_S = 30.0
 _DRAINED_BODIES = 8
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_BODIED = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 _STOPPED = Unreachable("The service was stopped before this call had ended.", hint="what it had not written is not done: call again once it is up")
 
-Quick = Callable[[bytes], Awaitable[bytes]]
-"""A route from the bytes of a body to those of an answer."""
+Quick = Callable[[bytes, Session], Awaitable[bytes]]
+"""A route from the bytes of a body, and who sent it, to those of an answer."""
+
+
+class SigningIn(Protocol):
+    """Finds out who asks. Both raise RequestRefused for who is not let in."""
+
+    def find_kept(self, head: Head) -> Session | None:
+        """The session of someone who signed in a moment ago; None where that is to be found out."""
+        ...
+
+    async def sign_in(self, head: Head, scope: Scope) -> Session: ...
 
 
 class Gateway:
     """The ASGI application: lets requests in, reads their bodies, answers ``quick`` paths itself and hands the rest on.
 
-    ``announce`` is called once, when requests are answered.
+    The session of a request is put into its scope. ``announce`` is called once, when requests are answered.
     """
 
-    def __init__(self, app: ASGIApp, quick: Mapping[str, Quick], announce: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        quick: Mapping[str, Quick],
+        signing_in: SigningIn,
+        *,
+        place: Place | None = None,
+        announce: Callable[[], None] = lambda: None,
+    ) -> None:
         self._app = app
         self._quick = quick
+        self._signing_in = signing_in
+        self._place = place or Place()
         self._announce = announce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,22 +83,28 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        require_local(scope)
-        if scope["method"] != "POST":
-            if scope["path"] in self._quick:
-                error = InvalidInput(f"{scope['path']} takes POST, not {scope['method']}.", hint="send it by POST")
-                raise RequestRefused(405, error, headers=((b"allow", b"POST"),))
-            await self._app(scope, receive, send)
+        method, path, head = scope["method"], scope["path"], read_head(scope["headers"])
+        require_place(head, self._place)
+        streamed = method == "PUT" and path.startswith(STREAMED)
+        if method in _BODIED and not streamed:
+            require_json(head, method=method)
+        session = self._signing_in.find_kept(head) or await self._signing_in.sign_in(head, scope)
+        scope[SESSION] = session
+        if path in self._quick and method != "POST":
+            error = InvalidInput(f"{path} takes POST, not {method}.", hint="send it by POST")
+            raise RequestRefused(405, error, headers=((b"allow", b"POST"),))
+        if streamed or method not in _BODIED:
+            await self._app(scope, _watched(receive) if streamed else receive, send)
             return
         body = await read_body(receive)
         if body is None:
             return
-        quick = self._quick.get(scope["path"])
+        quick = self._quick.get(path)
         if quick is None:
             await self._app(scope, _once(body), send)
             return
         try:
-            answer = await quick(body)
+            answer = await quick(body, session)
         except EndcapError as error:
             await send_json(send, encode_error(error), status=status_of(error))
         except Exception as error:
@@ -82,58 +112,6 @@ class Gateway:
             raise  # uvicorn writes it down
         else:
             await send_json(send, answer)
-
-
-def require_local(scope: Scope) -> None:
-    """Raise RequestRefused unless the request comes by a loopback name, from no other site, and a POST as JSON."""
-    host = origin = site = content_type = encoding = None
-    for name, value in scope["headers"]:
-        if name == b"host":
-            if host is not None:
-                raise _forbidden("The request names two hosts.")
-            host = value
-        elif name == b"origin":
-            origin = value
-        elif name == b"sec-fetch-site":
-            site = value
-        elif name == b"content-type":
-            content_type = value
-        elif name == b"content-encoding":
-            encoding = value
-    if host is None or _hostname(host.decode("latin-1")) not in LOOPBACK:
-        raise _forbidden(f"The request came for the host {_shown(host)}; this service answers its own machine only.")
-    if origin is not None and origin.lower() != b"http://" + host.lower():
-        raise _forbidden(f"The request came from the site {_shown(origin)}.")
-    if site not in (None, b"none", b"same-origin"):
-        raise _forbidden(f"The request came from another site ({_shown(site)}).")
-    if scope["method"] == "POST":
-        if not _is_json(content_type):
-            what = f"The body is {_shown(content_type)}; it must be application/json."
-            raise RequestRefused(415, InvalidInput(what, hint="send the header Content-Type: application/json"))
-        if encoding not in (None, b"identity"):
-            raise RequestRefused(415, InvalidInput(f"The body is encoded as {_shown(encoding)}.", hint="send it as it is"))
-
-
-def _hostname(host: str) -> str:
-    """The name in a Host header, without its port and the brackets of IPv6."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
-
-
-def _is_json(content_type: bytes | None) -> bool:
-    if content_type == b"application/json":
-        return True
-    kind, _, rest = (content_type or b"").lower().partition(b";")
-    return kind.strip() == b"application/json" and rest.strip() in (b"", b"charset=utf-8", b'charset="utf-8"')
-
-
-def _shown(value: bytes | None) -> str:
-    return "not named" if value is None else repr(value[:200].decode("latin-1"))
-
-
-def _forbidden(what: str) -> RequestRefused:
-    return RequestRefused(403, PermissionDenied(what, hint="call it from this machine, as http://127.0.0.1:PORT or http://localhost:PORT"))
 
 
 async def read_body(receive: Receive) -> bytes | None:
@@ -176,3 +154,22 @@ def _once(body: bytes) -> Receive:
         raise AssertionError("nobody sets that event")
 
     return receive
+
+
+def _watched(receive: Receive) -> Receive:
+    """A channel of a body that is handed on as it comes: whoever sends nothing for 30 s within it counts as gone."""
+    whole = False
+
+    async def receive_part() -> Message:
+        nonlocal whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(_BODY_S):
+                message = await receive()
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        whole = not message.get("more_body", False)
+        return message
+
+    return receive_part

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from endcap.core.settings import Settings
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.remote import RemoteVerb
@@ -21,33 +22,33 @@ _FEW_KEYS = 200  # more take over two milliseconds, in which nobody else would b
 
 
 class OnlineReads:
-    """Answers ``features online``. Readers are kept for a second, by the views they read."""
+    """Answers ``features online``. Readers are kept for a second, by the workspace and the views they read."""
 
-    def __init__(self, session: Session, remote: RemoteVerb, calls: Calls) -> None:
-        self._session = session
+    def __init__(self, settings: Settings, remote: RemoteVerb, calls: Calls) -> None:
         self._remote = remote
         self._calls = calls
         self._decode = msgspec.json.Decoder(remote.parameters).decode
-        self._readers: dict[tuple[str, ...], tuple[float, OnlineReader]] = {}
-        self._near = session.settings.online is None  # else a round trip to a server, in which others are answered
+        self._readers: dict[tuple[str, tuple[str, ...]], tuple[float, OnlineReader]] = {}
+        self._near = settings.online is None  # else a round trip to a server, in which others are answered
 
-    async def answer(self, body: bytes) -> bytes:
+    async def answer(self, body: bytes, session: Session) -> bytes:
         """The answer to a body, as the verb gives it. Raises what the verb raises."""
+        session.require(self._remote.verb.permission, verb=self._remote.verb.name)
         try:
             asked: Any = self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             asked = self._remote.parse_body(body)  # says what is wrong with it
         n_keys = max(map(len, asked.keys.values()), default=0)
         if self._near and n_keys <= _FEW_KEYS:
-            return encode_result(self._open(asked.views).answer(asked.keys))
-        return await self._calls.run(lambda: encode_result(self._open(asked.views).answer(asked.keys)))
+            return encode_result(self._open(session, asked.views).answer(asked.keys))
+        return await self._calls.run(lambda: encode_result(self._open(session, asked.views).answer(asked.keys)))
 
-    def _open(self, views: Sequence[str]) -> OnlineReader:
-        now, wanted = monotonic(), tuple(views)
+    def _open(self, session: Session, views: Sequence[str]) -> OnlineReader:
+        now, wanted = monotonic(), (session.workspace, tuple(views))
         kept = self._readers.get(wanted)
         if kept is not None and now - kept[0] < READER_S:
             return kept[1]
-        reader = open_online(self._session, wanted)
+        reader = open_online(session, wanted[1])
         if len(self._readers) >= _MOST_READERS:
             self._readers.clear()
         self._readers[wanted] = (now, reader)

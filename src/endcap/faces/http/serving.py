@@ -18,7 +18,7 @@ from endcap.core.errors import Conflict, InvalidInput
 from endcap.faces.http import PORT
 from endcap.faces.http.application import build_application
 from endcap.faces.http.calls import Calls
-from endcap.faces.http.gateway import LOOPBACK
+from endcap.faces.http.heads import LOOPBACK
 
 GRACE_S = 30
 """How long an end waits for what is being answered. What a verb had not written by then is done again by the next call, as after any kill."""
@@ -47,6 +47,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # what a client says of its own address is not believed
             timeout_graceful_shutdown=grace_s,
         )
         # uvicorn takes the signals over while it runs, and raises those it got once more when it has ended.

@@ -35,6 +35,32 @@ class ModelRecord(msgspec.Struct, frozen=True):
     applied_by: str
 
 
+class ModelDefinition(msgspec.Struct, frozen=True):
+    """A definition that a model once had, by its identity: what older versions were made from."""
+
+    identity: str
+    model: str
+    solution: str
+    definition: str
+    at: datetime
+    actor: str
+
+
+class Retirement(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that ends: from ``effective_at`` on it is neither trained nor released nor asked any more.
+
+    ``consumers`` leaned on it when that was said. One record a model; ``withdrawn_at`` None: it stands.
+    """
+
+    model: str
+    at: datetime
+    by: str
+    reason: str
+    effective_at: datetime
+    consumers: tuple[str, ...] = ()
+    withdrawn_at: datetime | None = None
+
+
 class VersionFile(msgspec.Struct, frozen=True):
     """One file of a version; its bytes rest under their digest."""
 
@@ -329,6 +355,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MODELS = Kind("model", ModelRecord, "name")
+MODEL_DEFINITIONS = Kind("model-definition", ModelDefinition, "identity", (("model",),))
+RETIREMENTS = Kind("retirement", Retirement, "model")
 VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
 RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
 CHAMPIONS = Kind("champion", Champion, "id")

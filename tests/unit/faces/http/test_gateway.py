@@ -8,9 +8,14 @@ import anyio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from endcap.core.errors import Conflict
+from endcap.core.errors import Conflict, PermissionDenied
 from endcap.faces.http import gateway
+from endcap.faces.http.answers import RequestRefused
 from endcap.faces.http.gateway import Gateway, read_body
+from endcap.faces.http.heads import STREAMED, Head, Place
+from endcap.faces.http.sessions import SESSION
+from endcap.governance.sessions import Session
+from endcap.testing.sessions import make_session
 
 HOST = ("host", "127.0.0.1:8420")
 JSON = ("content-type", "application/json")
@@ -19,12 +24,30 @@ JSON = ("content-type", "application/json")
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers with the body that it got, as an application behind the gateway."""
     assert scope["type"] == "http"
-    message = await receive() if scope["method"] == "POST" else {"body": b"got"}
+    message = await receive() if scope["method"] in ("POST", "PUT", "PATCH", "DELETE") else {"body": b"got"}
+    assert scope[SESSION].actor.name == "ada"
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": message["body"]})
 
 
-async def reverse(body: bytes) -> bytes:
+class Porter:
+    """Lets in everybody but who says another password; counts how often it was asked for what it does not keep."""
+
+    def __init__(self, *, keeps: bool = True) -> None:
+        self.session, self.keeps, self.n_asked = make_session(), keeps, 0
+
+    def find_kept(self, head: Head) -> Session | None:
+        return self.session if self.keeps else None
+
+    async def sign_in(self, head: Head, scope: Scope) -> Session:
+        self.n_asked += 1
+        if head.get(b"authorization") != b"Bearer good":
+            raise RequestRefused(401, PermissionDenied("Who are you?"))
+        return self.session
+
+
+async def reverse(body: bytes, session: Session) -> bytes:
+    assert session.actor.name == "ada"
     if body == b"clash":
         raise Conflict("It stands already.", hint="read it again")
     if body == b"fail":
@@ -32,7 +55,14 @@ async def reverse(body: bytes) -> bytes:
     return body[::-1]
 
 
-def ask(*headers: tuple[str, str], method: str = "POST", path: str = "/slow", body: list[Message] | None = None) -> tuple[int, dict[str, str], bytes]:
+def ask(
+    *headers: tuple[str, str],
+    method: str = "POST",
+    path: str = "/slow",
+    body: list[Message] | None = None,
+    porter: Porter | None = None,
+    place: Place | None = None,
+) -> tuple[int, dict[str, str], bytes]:
     """One request through the gateway: status, headers, body."""
     sent: list[Any] = []
     left = body if body is not None else [{"type": "http.request", "body": b"hello", "more_body": False}]
@@ -46,7 +76,7 @@ def ask(*headers: tuple[str, str], method: str = "POST", path: str = "/slow", bo
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers]}
-    anyio.run(Gateway(echo, {"/quick": reverse}), scope, receive, send)
+    anyio.run(Gateway(echo, {"/quick": reverse}, porter or Porter(), place=place), scope, receive, send)
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}, sent[1]["body"]
 
@@ -86,6 +116,65 @@ def test_another_name_or_another_site_is_not(headers: tuple[tuple[str, str], ...
     status, answered, body = ask(*headers, JSON, method=method, path=path)
     assert (status, answered["content-type"], answered["connection"]) == (403, "application/json", "close")
     assert json.loads(body)["code"] == "permission_denied"
+
+
+def test_what_decides_is_said_once() -> None:
+    for name in ("origin", "content-type", "authorization", "x-endcap-workspace"):
+        status, _, body = ask(HOST, (name, "a"), (name, "b"))
+        assert (status, json.loads(body)["error"]) == (403, f"The request says its header {name} twice.")
+    assert ask(HOST, JSON, ("x-forwarded-for", "a"), ("x-forwarded-for", "b"))[0] == 200
+
+
+def test_another_name_is_let_in_where_the_service_has_it() -> None:
+    place = Place(frozenset({"shop.example", "10.0.0.5"}), secure=True, hint="call it as https://shop.example")
+    for host in ("shop.example", "Shop.example:443", "10.0.0.5:8420"):
+        assert ask(("host", host), ("origin", f"https://{host}"), JSON, place=place)[0] == 200
+        assert ask(("host", host), ("origin", f"http://{host}"), JSON, place=place)[0] == 403
+    status, _, body = ask(("host", "evil.example"), JSON, place=place)
+    assert (status, json.loads(body)["hint"]) == (403, "call it as https://shop.example")
+    assert "this service has other names" in json.loads(body)["error"]
+
+
+def test_who_asks_is_found_out_before_the_body_is_read() -> None:
+    for path in ("/slow", "/quick"):
+        porter, left = Porter(keeps=False), one(b"hello")
+        status, headers, _ = ask(HOST, JSON, path=path, porter=porter, body=left)
+        assert (status, headers["connection"], porter.n_asked, left) == (401, "close", 1, one(b"hello"))
+        assert ask(HOST, JSON, ("authorization", "Bearer good"), path=path, porter=porter)[0] == 200
+        assert ask(HOST, JSON, path=path, porter=Porter(keeps=True))[0] == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_other_methods_bring_their_bodies_too(method: str) -> None:
+    assert ask(HOST, JSON, method=method) == (200, {}, b"hello")
+    assert ask(HOST, ("content-type", "text/plain"), method=method)[0] == 415
+    assert ask(HOST, method=method)[0] == (200 if method == "DELETE" else 415)
+
+
+def test_files_of_runs_are_handed_on_as_they_come(small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"{STREAMED}1/2/artifacts/model.bin"
+    assert small(HOST, method="PUT", path=path, body=chunks(b"more than four", b"...")) == (200, {}, b"more than four"), (
+        "the first part, unread by us"
+    )
+    assert small(HOST, ("content-type", "text/plain"), method="POST", path=path)[0] == 415
+    assert small(HOST, ("origin", "null"), method="PUT", path=path)[0] == 403
+    monkeypatch.setattr(gateway, "_BODY_S", 0.05)
+    said: list[Message] = []
+
+    async def listen(scope: Scope, receive: Receive, send: Send) -> None:
+        said.extend([await receive(), await receive()])
+
+    async def drive() -> None:
+        left = chunks(b"he", more=True)
+
+        async def receive() -> Message:
+            return left.pop() if left else await anyio.sleep_forever()
+
+        scope = {"type": "http", "method": "PUT", "path": path, "headers": [(b"host", b"localhost")]}
+        await Gateway(listen, {}, Porter())(scope, receive, lambda _: anyio.sleep(0))
+
+    anyio.run(drive)
+    assert said == [*chunks(b"he", more=True), {"type": "http.disconnect"}], "who sends no more counts as gone"
 
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/json; charset=utf-8", 'application/json;charset="UTF-8"'])
@@ -137,7 +226,7 @@ def test_an_error_that_nobody_foresaw_is_told_without_its_text_and_logged() -> N
 
     scope = {"type": "http", "method": "POST", "path": "/quick", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")]}
     with pytest.raises(RuntimeError, match="secret"):
-        anyio.run(Gateway(echo, {"/quick": reverse}), scope, receive, send)
+        anyio.run(Gateway(echo, {"/quick": reverse}, Porter()), scope, receive, send)
     assert sent[0]["status"] == 500
     assert json.loads(sent[1]["body"])["error"] == "The service failed: RuntimeError."
 
@@ -192,7 +281,7 @@ def test_a_client_that_goes_away_gets_no_answer() -> None:
     async def drive() -> None:
         assert await read_body(receive) is None
         scope = {"type": "http", "method": "POST", "path": "/quick", "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")]}
-        await Gateway(echo, {"/quick": reverse})(scope, receive, send)
+        await Gateway(echo, {"/quick": reverse}, Porter())(scope, receive, send)
 
     anyio.run(drive)
     assert sent == []

@@ -14,6 +14,7 @@ from endcap.assembly import House, open_house
 from endcap.core.clock import ManualClock
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
+from endcap.core.errors import NotFound
 from endcap.faces.http import online
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.application import build_application
@@ -131,11 +132,20 @@ def test_new_rows_are_seen_at_once(client: TestClient, house: House) -> None:
 def test_readers_are_not_kept_without_bound(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(house, stand(house))
     monkeypatch.setattr(online, "_MOST_READERS", 1)
-    reads = OnlineReads(house.session(), remote_verbs()["features online"], Calls())
-    first = reads._open(["user_7d"])
-    assert reads._open(["user_7d"]) is first
-    assert reads._open([first.views[0]]) is not first
-    assert list(reads._readers) == [(first.views[0],)]
+    reads = OnlineReads(house.settings, remote_verbs()["features online"], Calls())
+    session = house.session()
+    first = reads._open(session, ["user_7d"])
+    assert reads._open(session, ["user_7d"]) is first
+    assert reads._open(session, [first.views[0]]) is not first
+    assert list(reads._readers) == [("default", (first.views[0],))]
+
+
+def test_a_workspace_does_not_get_the_reader_of_another(house: House) -> None:
+    fill(house, stand(house))
+    reads = OnlineReads(house.settings, remote_verbs()["features online"], Calls())
+    assert reads._open(house.session(), ["user_7d"]).views
+    with pytest.raises(NotFound):
+        reads._open(house.session(workspace="other"), ["user_7d"])
 
 
 def test_it_is_asked_by_post_alone(client: TestClient) -> None:
