@@ -30,6 +30,7 @@ MODULES = (
     "endcap.loop.monitoring.members",
     "endcap.loop.monitoring.comparisons",
     "endcap.project.applying",
+    "endcap.project.judging",
     "endcap.project.running",
     "endcap.project.showing",
     "endcap.project.starting",

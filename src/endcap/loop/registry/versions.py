@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from endcap.core.definitions.models import DEFAULT_METRICS
 from endcap.core.errors import IntegrityBroken, NotFound, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
@@ -35,14 +36,16 @@ class _Gate(msgspec.Struct):
 
 
 class _Judged(msgspec.Struct):
-    """Of a model's definition: by what its versions are judged."""
+    """Of a model's definition: by what its versions are judged, and of a model of one's own what it predicts."""
 
-    gate: _Gate = msgspec.field(default_factory=_Gate)
+    gate: _Gate | None = None
+    predicts: str = ""
 
 
 def find_gate_metric(model: ModelRecord) -> str:
     """The metric that a model's gate compares, by which its versions are told apart at a glance."""
-    return msgspec.json.decode(model.definition, type=_Judged).gate.metric
+    judged = msgspec.json.decode(model.definition, type=_Judged)
+    return judged.gate.metric if judged.gate else DEFAULT_METRICS.get(judged.predicts, _Gate().metric)
 
 
 def get_version(session: Session, version: str) -> Version:
