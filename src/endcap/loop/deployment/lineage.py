@@ -72,6 +72,14 @@ def show_lineage(session: Session, thing: str, *, upstream: bool = False, downst
     return Lineage(found, chart.what.get(found, ""), "upstream" if backwards else "downstream", tuple(_walk(chart, found, backwards=backwards)))
 
 
+def walk_downstream(session: Session, thing: str) -> list[LineageNode]:
+    """All that leans on a thing by its full name, nearest first; nothing where nobody knows it."""
+    with open_parser() as parser:
+        chart = _Chart(session, parser)
+        chart.draw()
+    return _walk(chart, thing, backwards=False)
+
+
 @dataclass
 class _Chart:
     """Things and the edges between them: targets by source, sources by target, a line about each."""

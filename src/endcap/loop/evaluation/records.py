@@ -86,8 +86,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a gate found about a version, with every figure. A verdict is never changed; a new look gives a new one.
 
     ``kind`` is ``gate``, or ``override`` for one by which somebody answers with their name in the gate's place: ``checks`` are then those of the
-    verdict that was overridden, and ``override`` says who and why. It counts for ``environment`` alone. ``n_tried`` versions had been offered on
-    the same rows, this one included.
+    verdict that was overridden, ``passed`` stays what they say, and ``override`` says who and why. It counts for ``environment`` alone.
+    ``request`` is the approval request by which people agreed to it ('': nobody was asked). ``n_tried`` versions had been offered on the same rows,
+    this one included.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = "prod"
     kind: str = "gate"
     override: Override | None = None
+    request: str = ""
     n_tried: int = 1
 
     @property
@@ -113,6 +115,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     def sentence(self) -> str:
         """The verdict in a line: what failed, or that all checks passed, and how many of them without one outcome to judge by."""
         failed = [check.sentence for check in self.checks if not check.passed]
+        if self.override is not None:
+            agreed = f" with {self.override.second}" if self.override.second else ""
+            until = f"{self.override.expires_at:%Y-%m-%d %H:%M} UTC"
+            inspite = f", in spite of: {'; '.join(failed)}" if failed else ""
+            return f"overridden by {self.override.owner}{agreed} until {until} ({self.override.reason}){inspite}"
         if failed:
             return "; ".join(failed)
         unjudged = sum(check.figure is None and not check.check.endswith(NO_CHAMPION) for check in self.checks)

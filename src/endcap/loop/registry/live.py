@@ -9,7 +9,8 @@ import msgspec
 from endcap.governance.sessions import Session
 from endcap.loop.registry.assignments import read_assignment
 from endcap.loop.registry.comparisons import find_comparison
-from endcap.loop.registry.records import CHAMPIONS, ENVIRONMENT_RECORDS, ENVIRONMENTS, PROD, SEATS
+from endcap.loop.registry.records import CHAMPIONS, ENVIRONMENT_RECORDS, ENVIRONMENTS, PROD
+from endcap.loop.registry.standings import get_seats
 
 
 class LiveRelease(msgspec.Struct, frozen=True):
@@ -27,7 +28,8 @@ def find_live_releases(session: Session, model: str) -> tuple[LiveRelease, ...]:
     """What answers for a model, champions first. Cost: some records for each environment."""
     named = (found.name for found in session.records.find(ENVIRONMENT_RECORDS, workspace=session.workspace))
     found: list[LiveRelease] = []
-    for environment in dict.fromkeys((*ENVIRONMENTS, *named)):
+    environments = tuple(dict.fromkeys((*ENVIRONMENTS, *named)))
+    for environment in environments:
         champion = session.records.get(CHAMPIONS, workspace=session.workspace, id=f"{model}/{environment}")
         if champion is None:
             continue
@@ -38,6 +40,7 @@ def find_live_releases(session: Session, model: str) -> tuple[LiveRelease, ...]:
     comparison = find_comparison(session, model)
     if comparison is not None:
         found.append(LiveRelease(model, PROD, comparison.challenger, "challenger", comparison.id, comparison.since))
-    seats = session.records.find(SEATS, workspace=session.workspace, where={"model": model})
-    found += [LiveRelease(model, seat.environment, seat.version, seat.role, seat.release, seat.since) for seat in seats]
+    for environment in environments:
+        seats = get_seats(session, model, environment=environment)
+        found += [LiveRelease(model, environment, seat.version, seat.role, seat.release, seat.since) for seat in seats]
     return tuple(found)

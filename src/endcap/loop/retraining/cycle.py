@@ -21,6 +21,7 @@ from endcap.loop.evaluation.records import name_metric
 from endcap.loop.monitoring.watches import check_watch, describe_reading
 from endcap.loop.registry.records import MODELS, VERSIONS, Version
 from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.retirements import require_in_service
 from endcap.loop.registry.versions import get_version
 from endcap.loop.registry.view_uses import find_answering_views
 from endcap.loop.retraining.offers import offer_version, register_trial
@@ -67,13 +68,15 @@ def turn(
     """One turn of a model's cycle, as a run whose steps are kept by identity. One model turns once at a time: where another run of it
     goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it.
 
-    A model whose purpose the tables and views do not all allow is refused (PermissionDenied, audited) before anything is read.
+    A retired model is refused (Conflict), and one whose purpose the tables and views do not all allow (PermissionDenied, audited), before
+    anything is read.
 
     ``train`` True trains whatever the state, False never, None when there is a reason: no champion yet, a changed definition, a watch's
     breach with the reaction ``retrain``, or 28 days since the last training. ``origin`` None: chosen from the data and the clock.
     """
     subject = f"model/{task.name}"
     _require_purpose(session, task)
+    require_in_service(session, task.name)
     with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold:
         cycle = _Cycle(hold.session, task, folder=folder, origin=origin, train=train, verify=verify)
         done = run_steps(hold.session, cycle.steps(), subject=subject, reporter=reporter)
