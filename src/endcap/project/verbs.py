@@ -43,6 +43,7 @@ MODULES = (
     "endcap.loop.monitoring.insights",
     "endcap.loop.monitoring.comparisons",
     "endcap.project.applying",
+    "endcap.project.judging",
     "endcap.project.returning",
     "endcap.project.running",
     "endcap.project.showing",

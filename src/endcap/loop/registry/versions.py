@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from endcap.core.definitions.models import Model
+from endcap.core.definitions.models import DEFAULT_METRICS, Model
 from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, suggest
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
@@ -40,7 +40,7 @@ class _Gate(msgspec.Struct):
 
 
 class _Judged(msgspec.Struct):
-    """Of a model's definition: by what its versions are judged."""
+    """Of a model's definition: by what its versions are judged, and of a model of one's own what it predicts."""
 
     gate: _Gate | None = None
     predicts: str = ""
@@ -48,10 +48,8 @@ class _Judged(msgspec.Struct):
 
 def find_gate_metric(model: ModelRecord) -> str:
     """The metric that a model's gate compares, by which its versions are told apart at a glance."""
-    told = msgspec.json.decode(model.definition, type=_Judged)
-    if told.gate is not None:
-        return told.gate.metric
-    return Model(name=model.name, predicts=told.predicts).standing_gate.metric if told.predicts else _Gate().metric
+    judged = msgspec.json.decode(model.definition, type=_Judged)
+    return judged.gate.metric if judged.gate else DEFAULT_METRICS.get(judged.predicts, _Gate().metric)
 
 
 def draft_model(session: Session, name: str) -> ModelRecord:
