@@ -5,6 +5,10 @@ from __future__ import annotations
 import ipaddress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography.x509 import GeneralName
 
 
 def write_certificate(folder: Path, *, names: tuple[str, ...] = ("localhost", "127.0.0.1"), password: bytes | None = None) -> tuple[Path, Path]:
@@ -38,7 +42,7 @@ def write_certificate(folder: Path, *, names: tuple[str, ...] = ("localhost", "1
     return cert_path, key_path
 
 
-def _name(name: str) -> object:
+def _name(name: str) -> GeneralName:
     from cryptography import x509
 
     try:

@@ -15,6 +15,8 @@ from endcap.testing.sessions import make_session
 
 GOOD = "pine under marble"
 
+pytestmark = pytest.mark.usefixtures("quick_passwords")
+
 
 @pytest.fixture
 def owner() -> Session:

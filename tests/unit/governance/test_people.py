@@ -16,6 +16,8 @@ from endcap.testing.sessions import make_session
 
 GOOD, OTHER = "pine under marble", "marble under pine"
 
+pytestmark = pytest.mark.usefixtures("quick_passwords")
+
 
 @pytest.fixture
 def owner() -> Session:

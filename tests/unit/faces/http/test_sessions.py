@@ -21,6 +21,8 @@ from endcap.governance.people import add_user, disable_user, grant_role, set_pas
 from endcap.governance.tokens import list_tokens, make_token, revoke_token
 
 GOOD, OTHER = "pine under marble", "marble under pine"
+
+pytestmark = pytest.mark.usefixtures("quick_passwords")
 WHO = "/api/v1/tea/brew"
 TEA = {"leaf": "assam"}
 
