@@ -9,6 +9,8 @@ from endcap.governance.verbs import Verb, collect_verbs
 
 MODULES = (
     "endcap.governance.audit",
+    "endcap.governance.people",
+    "endcap.governance.tokens",
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
     "endcap.loop.features.online",
