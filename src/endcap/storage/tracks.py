@@ -255,30 +255,3 @@ def deleted_track(track: str) -> Conflict:
 
 def _cut(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:80]}...")
-
-
-def match_like(text: str, pattern: str, *, ignore_case: bool = False) -> bool:
-    """Whether a text is as a pattern of ``%`` and ``_`` says. Cost: at most the length of the one times that of the other.
-
-    >>> match_like("gradient boosting", "%boost%"), match_like("Tree", "t__e"), match_like("Tree", "t__e", ignore_case=True)
-    (True, False, True)
-    """
-    if ignore_case:
-        text, pattern = _lower(text), _lower(pattern)
-    at, here, star, mark = 0, 0, -1, 0
-    while at < len(text):
-        if here < len(pattern) and pattern[here] == "%":
-            star, mark = here, at
-            here += 1
-        elif here < len(pattern) and pattern[here] in ("_", text[at]):
-            at, here = at + 1, here + 1
-        elif star >= 0:  # what the last % stood for grows by one character
-            mark += 1
-            at, here = mark, star + 1
-        else:
-            return False
-    return all(character == "%" for character in pattern[here:])
-
-
-def _lower(text: str) -> str:
-    return "".join(character.lower() if character.isascii() else character for character in text)

@@ -24,7 +24,10 @@ _LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
 _GIVEN = ("folder", "reporter")  # filled in by the face: --project, and the progress shown
-TOPICS = {"features": "The feature store: find views, show, fill, read and compare them."}
+TOPICS = {
+    "features": "The feature store: find views, show, fill, read and compare them.",
+    "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
+}
 """What a group of commands is about, by the words that its verbs' names begin with."""
 
 

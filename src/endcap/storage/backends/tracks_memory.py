@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from endcap.storage.ports import conflict, require_limit
+from endcap.storage.track_search import meets, sort_tracks
 from endcap.storage.tracks import (
     Condition,
     Order,
@@ -20,7 +19,6 @@ from endcap.storage.tracks import (
     Track,
     TrackBatch,
     deleted_track,
-    match_like,
     missing_track,
     rank_point,
     require_batch,
@@ -30,20 +28,6 @@ from endcap.storage.tracks import (
     require_track,
     stands_otherwise,
 )
-
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "=": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-    "like": match_like,
-    "ilike": lambda a, b: match_like(a, b, ignore_case=True),
-    "in": lambda a, b: a in b,
-    "not in": lambda a, b: a not in b,
-    "is not null": lambda a, _: a is not None,
-}
 
 
 @dataclass
@@ -140,11 +124,9 @@ class MemoryTracks:
             for track in tracks
             if (stage is None or track.stage == stage)
             and (wanted is None or track.group in wanted)
-            and all(_meets(track, condition) for condition in conditions)
+            and all(meets(track, condition) for condition in conditions)
         ]
-        found.sort(key=lambda track: (-track.started_us, track.id))
-        for wanted_order in reversed(order):
-            _sort(found, wanted_order)
+        sort_tracks(found, order)
         return [_copy(track) for track in found[skip : skip + limit]]
 
     def delete(self, space: str, ids: Sequence[str]) -> int:
@@ -155,32 +137,6 @@ class MemoryTracks:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def _look_up(track: Track, asked: Condition | Order) -> Any:
-    if asked.family == "attribute":
-        return getattr(track, asked.name)
-    if asked.family == "metric":
-        point = track.metrics.get(asked.name)
-        return None if point is None else point.value
-    return (track.params if asked.family == "param" else track.tags).get(asked.name)
-
-
-def _meets(track: Track, condition: Condition) -> bool:
-    value = _look_up(track, condition)
-    if condition.operator == "is null" or value is None:
-        return condition.operator == "is null" and value is None
-    return _COMPARE[condition.operator](value, condition.value)
-
-
-def _sort(tracks: list[Track], order: Order) -> None:
-    """Put tracks in order in place; those of equal standing stay as they were."""
-    unknown = [track for track in tracks if isinstance(value := _look_up(track, order), float) and math.isnan(value)]
-    missing = [track for track in tracks if _look_up(track, order) is None]
-    apart = {track.id for track in (*unknown, *missing)}
-    rest = [track for track in tracks if track.id not in apart]
-    rest.sort(key=lambda track: _look_up(track, order), reverse=order.descending)  # reverse keeps equals as they were
-    tracks[:] = [*rest, *unknown, *missing]
 
 
 def _copy(track: Track) -> Track:
