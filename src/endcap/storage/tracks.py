@@ -27,7 +27,7 @@ _NUMBER_OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "is null", "is not null")
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
-class Point(msgspec.Struct, frozen=True, array_like=True):
+class Point(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A number of a thing: what it was at a step and an instant (microseconds of UTC since 1970). NaN and the infinities are kept as they are."""
 
     name: str

@@ -26,6 +26,7 @@ from endcap.loop.registry.records import (
     Environment,
     Version,
 )
+from endcap.loop.registry.retirements import find_retirement
 from endcap.storage.ports import RecordReader
 
 APPROVALS_CHECK = "approvals"
@@ -59,6 +60,10 @@ def find_admission(
     ``reader`` is an open transaction to read in. Cost: the verdicts of the version and a handful of records.
     """
     reader = reader or session.records
+    retired = find_retirement(session, version.model, reader=reader)
+    if retired is not None and retired.effective_at <= session.now():
+        why = f"its model is retired since {retired.effective_at:%Y-%m-%d %H:%M}Z, by {retired.by}"
+        return Refusal(why, f"take it back into service with: endcap unretire {version.model}")
     place = get_environment(session, environment, reader=reader)
     skipped = _find_skipped(session, version, place, reader=reader)
     if skipped is not None:

@@ -85,7 +85,8 @@ SELECT point.value, point.at_us, point.step FROM point JOIN track ON track.numbe
 WHERE track.space = ? AND track.id = ? AND point.label = (SELECT id FROM label WHERE space = ? AND name = ?)
 ORDER BY point.at_us, point.step, point.value LIMIT ? OFFSET ?
 """
-_HELD = "SELECT {table}.track, label.name, {columns} FROM {table} JOIN label ON label.id = {table}.label WHERE {table}.track IN ({places})"
+_HELD = "SELECT track, label, {columns} FROM {table} WHERE track IN ({places})"
+_NAMES = "SELECT id, name FROM label WHERE id IN (SELECT value FROM json_each(?))"
 _AT_ONCE = 500
 _HOLDINGS = ("param", "tag", "metric", "point")
 
@@ -98,6 +99,7 @@ class SqliteTracks:
         self._file: SqliteFile | None = None
         self._lock = Lock()
         self._labels: dict[tuple[str, str], int] = {}
+        self._names = _Names()
 
     def create(self, space: str, track: Track) -> None:
         require_track(space, track)
@@ -129,7 +131,9 @@ class SqliteTracks:
             if connection is not None:
                 for some in _batches(ids):
                     statement = f"SELECT {_COLUMNS} FROM track WHERE space = ? AND id IN ({_places(some)})"
-                    found.update((track.id, track) for track in _assemble(connection, connection.execute(statement, (space, *some)).fetchall()))
+                    found.update(
+                        (track.id, track) for track in _assemble(connection, connection.execute(statement, (space, *some)).fetchall(), self._names)
+                    )
             return [found.get(one) for one in ids]
 
     def read_points(self, space: str, id: str, name: str, *, limit: int | None = None, skip: int = 0) -> list[Point]:  # noqa: A002 - the port's word
@@ -163,7 +167,7 @@ class SqliteTracks:
             for condition in conditions:
                 asked.demand(condition)
             statement, values = asked.write(order)
-            return _assemble(connection, connection.execute(statement, (*values, limit, skip)).fetchall())
+            return _assemble(connection, connection.execute(statement, (*values, limit, skip)).fetchall(), self._names)
 
     def delete(self, space: str, ids: Sequence[str]) -> int:
         require_texts([space, *ids])
@@ -361,18 +365,31 @@ def _to_glob(pattern: str) -> str:
     return "".join({"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}.get(character, character) for character in pattern)
 
 
-def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[Track]:
+class _Names(dict[int, str]):
+    """The names of labels, which never change, as far as they were read."""
+
+    def learn(self, connection: sqlite3.Connection, labels: set[int]) -> None:
+        unknown = [label for label in labels if label not in self]
+        if unknown:
+            self.update(connection.execute(_NAMES, (json.dumps(unknown),)).fetchall())
+
+
+def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], names: _Names) -> list[Track]:
     """The tracks of rows, with what they hold."""
-    params: dict[int, dict[str, str]] = {}
-    tags: dict[int, dict[str, str]] = {}
-    metrics: dict[int, dict[str, Point]] = {}
+    held: dict[str, dict[int, dict[str, Any]]] = {"param": {}, "tag": {}, "metric": {}}
     for some in _batches([row[0] for row in rows]):
-        places = _places(some)
-        for table, held in (("param", params), ("tag", tags)):
-            for number, name, value in connection.execute(_HELD.format(table=table, columns="value", places=places), some):
-                held.setdefault(number, {})[name] = value
-        for number, name, value, at_us, step in connection.execute(_HELD.format(table="metric", columns="value, at_us, step", places=places), some):
-            metrics.setdefault(number, {})[name] = Point(name, _to_float(value), at_us, step)
+        for table, by_track in held.items():
+            columns = "value, at_us, step" if table == "metric" else "value"
+            found = connection.execute(_HELD.format(table=table, columns=columns, places=_places(some)), some).fetchall()
+            names.learn(connection, {row[1] for row in found})
+            by_track.update((number, {}) for number in some)
+            if table == "metric":
+                for number, label, value, at_us, step in found:
+                    name = names[label]
+                    by_track[number][name] = Point(name, math.nan if value.__class__ is str else value, at_us, step)
+            else:
+                for number, label, value in found:
+                    by_track[number][names[label]] = value
     return [
         Track(
             id=identity,
@@ -383,9 +400,9 @@ def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -
             started_us=started_us,
             ended_us=ended_us,
             stage=stage,
-            params=params.get(number, {}),
-            tags=tags.get(number, {}),
-            metrics=metrics.get(number, {}),
+            params=held["param"][number],
+            tags=held["tag"][number],
+            metrics=held["metric"][number],
         )
         for number, identity, group, name, actor, status, started_us, ended_us, stage in rows
     ]

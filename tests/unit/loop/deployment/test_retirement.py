@@ -8,10 +8,11 @@ import pytest
 
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.predictions import predictions_of
-from endcap.core.errors import Conflict, InvalidInput, NotFound
+from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound
 from endcap.governance.audit import list_audit
 from endcap.loop.deployment.retirement import find_consumers, retire, unretire
 from endcap.loop.features.catalogue import register_view
+from endcap.loop.registry.releases import promote
 from endcap.loop.registry.retirements import find_retirement, require_in_service
 
 EXPECTED = FeatureView(name="expected", source=predictions_of("store-day", keys=["store_id"]), features={"expected": "forecast"})
@@ -75,3 +76,13 @@ def test_a_model_that_is_not_there_is_not_found(shop: Any) -> None:
     for act in (retire, unretire):
         with pytest.raises(NotFound):
             act(shop.session, "store-dya")
+
+
+def test_a_version_of_a_retired_model_is_not_released(shop: Any) -> None:
+    version = shop.register("a")
+    shop.judge(version)
+    retire(shop.session, "store-day")
+    with pytest.raises(GateRefused, match="its model is retired"):
+        promote(shop.session, version.id)
+    unretire(shop.session, "store-day")
+    assert promote(shop.session, version.id).version == version.id
