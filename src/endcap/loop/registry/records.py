@@ -134,6 +134,26 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     code: Code | None = None
 
 
+class ModelWords(msgspec.Struct, frozen=True):
+    """What people say of a model, which may change: a description, tags, and aliases that are names for versions and release nothing."""
+
+    model: str
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    changed_at: datetime | None = None
+
+
+class VersionWords(msgspec.Struct, frozen=True):
+    """What people say of a version, which may change."""
+
+    version: str
+    model: str
+    description: str = ""
+    tags: dict[str, str] = {}
+    changed_at: datetime | None = None
+
+
 class MemberLine(msgspec.Struct, frozen=True):
     """The judged figures of one member of a version; None where it had no outcome, ``fallback`` the reason it has no fit of its own.
 
@@ -358,6 +378,8 @@ MODELS = Kind("model", ModelRecord, "name")
 MODEL_DEFINITIONS = Kind("model-definition", ModelDefinition, "identity", (("model",),))
 RETIREMENTS = Kind("retirement", Retirement, "model")
 VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
+MODEL_WORDS = Kind("model-words", ModelWords, "model")
+VERSION_WORDS = Kind("version-words", VersionWords, "version", (("model",),))
 RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
 CHAMPIONS = Kind("champion", Champion, "id")
 COMPARISONS = Kind("comparison", Comparison, "id", (("model",), ("challenger",)))
