@@ -18,11 +18,13 @@ from endcap.loop.deployment.proving import Example
 from endcap.loop.deployment.trials import Trial, Tried, try_engine
 from endcap.loop.evaluation.records import Metrics
 from endcap.loop.registry.naming import MOST_DESCRIPTION, keep_words, require_tags, require_text
-from endcap.loop.registry.packages import Package, find_owner, list_owned, read_package
+from endcap.loop.registry.packages import Package, find_owner, read_package
 from endcap.loop.registry.records import MODELS, Code, Field, ModelRecord, Signature, Version
 from endcap.loop.registry.signatures import Columns, fit_example, read_example
 from endcap.loop.registry.versions import TRACKED, draft_model, keep_version
-from endcap.loop.training.tracking.records import DATASETS, LOGGED_MODELS
+from endcap.loop.training.tracking.logged_models import get_logged_model
+from endcap.loop.training.tracking.records import RUN_FILES
+from endcap.loop.training.tracking.tracked_runs import get_run_track, list_datasets
 
 if TYPE_CHECKING:
     from endcap.storage.tracks import Track
@@ -145,7 +147,7 @@ def _draft(session: Session, record: ModelRecord, package: Package, *, owner: st
         width_90=None,
         logged={name: point.value for name, point in sorted(track.metrics.items())} if track else {},
     )
-    datasets = session.records.find(DATASETS, workspace=session.workspace, where={"run": run}) if run else []
+    datasets = list_datasets(session, run) if run else []
     training = next((each for each in datasets if each.context in ("train", "training")), datasets[0] if datasets else None)
     evidence = _find_evidence(session, run)
     views = msgspec.json.decode(record.definition, type=_Leans).features
@@ -185,15 +187,14 @@ def _find_track(session: Session, owner: str) -> tuple[Track | None, str]:
     """The run behind the files, with what it logged, and its id; None and '' where no run is known."""
     kind, _, identity = owner.partition("/")
     if kind == "logged-model":
-        logged = session.records.get(LOGGED_MODELS, workspace=session.workspace, id=identity)
-        identity = logged.run if logged else ""
-    return (session.tracks.read(session.workspace, [identity])[0] if identity else None), identity
+        identity = get_logged_model(session, identity).run
+    return (get_run_track(session, identity) if identity else None), identity
 
 
 def _find_evidence(session: Session, run: str) -> str:
     """The digest of the run's evidence as it is now: what the run is given later changes no version."""
-    files = {file.path: file for file in list_owned(session, f"run/{run}")} if run else {}
-    return next((files[name].sha256 for name in EVIDENCE if name in files), "")
+    found = (session.records.get(RUN_FILES, workspace=session.workspace, id=f"run/{run}/{name}") for name in EVIDENCE)
+    return next((file.sha256 for file in found if file is not None and file.stands), "")
 
 
 def _read_day(text: str | None) -> date | None:

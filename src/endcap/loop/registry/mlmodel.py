@@ -88,7 +88,7 @@ def _place(value: Tree, top: list[Tree], opened: list[tuple[Any, list[str]]], *,
 
 
 def _read_scalar(event: Any) -> str | None:
-    return None if event.style is None and event.value in _NOTHING else event.value
+    return None if not event.style and event.value in _NOTHING else event.value
 
 
 def _refuse(what: str, why: str) -> InvalidInput:

@@ -14,7 +14,10 @@ from endcap.loop.registry.mlmodel import read_yaml
 from endcap.loop.registry.records import Signature, VersionFile
 from endcap.loop.registry.signatures import read_signature
 from endcap.loop.training.model_files.pickles import find_pickle
-from endcap.loop.training.tracking.records import LOGGED_MODELS, RUN_FILES, RunFile
+from endcap.loop.training.tracking.logged_models import get_logged_model, list_of_run
+from endcap.loop.training.tracking.paths import require_path
+from endcap.loop.training.tracking.records import RUN_FILES, RunFile
+from endcap.loop.training.tracking.run_files import list_files, walk_files
 
 MLMODEL = "MLmodel"
 FLAVOURS = {"lightgbm": "lightgbm", "sklearn": "skops", "onnx": "onnx"}
@@ -46,7 +49,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_owner(session: Session, owner: str, path: str) -> tuple[str, str]:
-    """Where a package stands: the owner of its files, and the folder under it ('': all of them).
+    """Where a package stands: the owner of its files, and the folder or file under it ('': all of them).
 
     ``owner`` is ``run/ID``, ``logged-model/ID`` or the id alone; a path that a run has no files under may be the name of a model that it logged.
     """
@@ -54,19 +57,22 @@ def find_owner(session: Session, owner: str, path: str) -> tuple[str, str]:
     if "/" not in owner:
         owner = f"logged-model/{owner}" if owner.startswith("m-") else f"run/{owner}"
     kind, _, identity = owner.partition("/")
-    if kind not in ("run", "logged-model"):
-        raise InvalidInput(f"{owner!r} owns no files.", hint="give the id of a run, or of a logged model (m-...)")
-    if kind == "run" and not any(_is_under(file.path, path) for file in list_owned(session, owner)):
-        logged = session.records.find(LOGGED_MODELS, workspace=session.workspace, where={"run": identity}, newest_first=True)
-        found = next((model for model in logged if model.stage == "active" and model.name == path), None)
+    if kind == "run" and path and not list_owned(session, owner, path):
+        logged = (get_logged_model(session, each) for each in list_of_run(session, identity))
+        found = next((model for model in logged if model.name == path), None)
         if found is not None:
             return f"logged-model/{found.id}", ""
     return owner, path
 
 
-def list_owned(session: Session, owner: str) -> list[RunFile]:
-    """The files of a run or of a logged model."""
-    return session.records.find(RUN_FILES, workspace=session.workspace, where={"owner": owner})
+def list_owned(session: Session, owner: str, path: str) -> list[RunFile]:
+    """The file at a path of a run or a logged model, or all files in the folder there ('': all of them)."""
+    if path:
+        require_path(path)
+        file = session.records.get(RUN_FILES, workspace=session.workspace, id=f"{owner}/{path}")
+        if file is not None and file.stands:
+            return [file]
+    return walk_files(session, owner, under=path)
 
 
 def read_package(session: Session, owner: str, path: str) -> Package:
@@ -74,10 +80,10 @@ def read_package(session: Session, owner: str, path: str) -> Package:
 
     Raises NotFound without files there, InvalidInput for what cannot become a version, with the way to log it instead.
     """
-    files = {_name_under(file.path, path): file for file in list_owned(session, owner) if _is_under(file.path, path)}
+    files = {_name_under(file.path, path): file for file in list_owned(session, owner, path)}
     if not files:
-        paths = sorted({file.path for file in list_owned(session, owner)})
-        raise NotFound(f"There are no files under {path!r} in '{owner}'. Files: {paths[:10]}.", hint=suggest(path, paths) or "endcap track files RUN")
+        offered = [entry.path for entry in list_files(session, owner)]
+        raise NotFound(f"There are no files under {path!r} in '{owner}'. There are: {offered[:10]}.", hint=suggest(path, offered) or "endcap track files RUN")
     n_bytes = sum(file.n_bytes for file in files.values())
     if len(files) > _MOST_FILES or n_bytes > _MOST_BYTES:
         raise InvalidInput(f"{path!r} holds {len(files):,} files of {n_bytes:,} bytes; the most are {_MOST_FILES:,} and {_MOST_BYTES:,}.")
@@ -178,10 +184,6 @@ def _read_lock(session: Session, files: Mapping[str, RunFile], told: Mapping[str
 
 def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _is_under(path: str, folder: str) -> bool:
-    return not folder or path == folder or path.startswith(f"{folder}/")
 
 
 def _name_under(path: str, folder: str) -> str:

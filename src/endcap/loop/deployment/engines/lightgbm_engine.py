@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from endcap.core.errors import InvalidInput
@@ -31,43 +32,46 @@ class LightgbmEngine:
 
     @property
     def inputs(self) -> tuple[Field, ...]:
-        return tuple(Field(name, "string" if place in self._told.categorical and self._told.categories else "double") for place, name in enumerate(self._told.features))
+        told = self._told
+        coded = told.categorical if told.categories else ()
+        return tuple(Field(name, "string" if place in coded else "double") for place, name in enumerate(told.features))
 
     def predict(self, rows: pa.Table) -> pa.Table:
-        return to_answers(self._booster.predict(self._arrange(rows), num_threads=1))
+        told = self._told
+        matrix = arrange_rows(rows, features=told.features, categories=told.categories, categorical=told.categorical)
+        return to_answers(self._booster.predict(matrix, num_threads=1))
 
-    def _arrange(self, rows: pa.Table) -> NDArray[np.float64]:
-        import numpy as np
-        import pyarrow as pa
 
-        if rows.num_columns == 1 and pa.types.is_fixed_size_list(rows.schema.field(0).type):
-            found = to_matrix(rows)
-            if found.shape[1] != len(self._told.features):
-                raise InvalidInput(f"Each row has {found.shape[1]} numbers; the model takes {len(self._told.features)}.")
-            return found
-        chosen = choose_columns(rows, self._told.features, what="The model")
-        codes = self._find_coded(chosen)
-        found = np.empty((chosen.num_rows, chosen.num_columns))
-        for place, name in enumerate(chosen.column_names):
-            column = chosen.column(place)
-            found[:, place] = _encode(column, codes[place]) if place in codes else to_numbers(column, name=name)
+def arrange_rows(
+    rows: pa.Table, *, features: Sequence[str], categories: Sequence[Sequence[Any]], categorical: Sequence[int] = ()
+) -> NDArray[np.float64]:
+    """Rows as the matrix (n_rows, n_features) that LightGBM takes.
+
+    ``categories`` are the values of each category column, which come without names: they belong to the columns that hold text, in order, or
+    to the places that ``categorical`` names. Raises InvalidInput for rows that do not fit.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if rows.num_columns == 1 and pa.types.is_fixed_size_list(rows.schema.field(0).type):
+        found = to_matrix(rows)
+        if found.shape[1] != len(features):
+            raise InvalidInput(f"Each row has {found.shape[1]} numbers; the model takes {len(features)}.")
         return found
-
-    def _find_coded(self, chosen: pa.Table) -> dict[int, tuple[Any, ...]]:
-        """The category values by place. pandas' values come without names: they belong to the columns that are not numbers, in order."""
-        import pyarrow as pa
-
-        if not self._told.categories:
-            return {}
-        words = [place for place, column in enumerate(chosen.columns) if pa.types.is_string(column.type) or pa.types.is_dictionary(column.type)]
-        places = words if len(words) == len(self._told.categories) else list(self._told.categorical)
-        if len(places) != len(self._told.categories):
-            told = len(self._told.categories)
-            raise InvalidInput(f"The model was trained on {told} category columns; {len(words)} of the input's hold text.")
-        return dict(zip(places, self._told.categories, strict=True))
+    chosen = choose_columns(rows, tuple(features), what="The model")
+    words = [place for place, column in enumerate(chosen.columns) if pa.types.is_string(column.type) or pa.types.is_dictionary(column.type)]
+    places = words if len(words) == len(categories) else list(categorical)
+    if categories and len(places) != len(categories):
+        raise InvalidInput(f"The model was trained on {len(categories)} category columns; {len(words)} of the input's hold text.")
+    coded = dict(zip(places, categories, strict=True)) if categories else {}
+    found = np.empty((chosen.num_rows, chosen.num_columns))
+    for place, name in enumerate(chosen.column_names):
+        column = chosen.column(place)
+        found[:, place] = _encode(column, coded[place]) if place in coded else to_numbers(column, name=name)
+    return found
 
 
-def _encode(column: pa.ChunkedArray, values: tuple[Any, ...]) -> NDArray[np.float64]:
+def _encode(column: pa.ChunkedArray, values: Sequence[Any]) -> NDArray[np.float64]:
     """The place of each value among those of the training, NaN for others."""
     import numpy as np
     import pyarrow as pa

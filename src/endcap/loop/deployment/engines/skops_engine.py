@@ -12,6 +12,7 @@ import numpy as np
 
 from endcap.core.errors import InvalidInput
 from endcap.loop.deployment.engines.engine import choose_columns, to_answers, to_tensor
+from endcap.loop.deployment.engines.lightgbm_engine import arrange_rows
 from endcap.loop.registry.records import Field
 from endcap.loop.training.model_files.skops_archives import TRUSTED, clean_archive
 
@@ -64,6 +65,9 @@ class SkopsEngine:
         if rows.num_columns == 1 and pa.types.is_fixed_size_list(rows.schema.field(0).type):
             return to_tensor(rows.column(0))
         names = self._names
+        if type(self._estimator).__module__ == "lightgbm.sklearn":
+            booster = self._estimator.booster_
+            return arrange_rows(rows, features=names or booster.feature_name(), categories=booster.pandas_categorical or ())
         if names:  # scikit-learn reads Arrow's tables by name
             return choose_columns(rows, names, what="The model")
         return np.column_stack([column.to_numpy(zero_copy_only=False) for column in rows.columns])
@@ -72,7 +76,7 @@ class SkopsEngine:
 def load_estimator(payload: bytes) -> Any:
     """What an archive holds. Only what skops itself trusts and what stands in ``TRUSTED`` is built. Raises InvalidInput for anything else."""
     import skops.io
-    from skops.io.exceptions import SkopsException
+    from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
     clean = clean_archive(payload)
     with warnings.catch_warnings():
@@ -85,7 +89,7 @@ def load_estimator(payload: bytes) -> Any:
                     hint="use estimators of scikit-learn, numpy and scipy, or export the model to ONNX",
                 )
             estimator = skops.io.loads(clean, trusted=list(TRUSTED))
-        except (SkopsException, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, RecursionError, OSError, MemoryError) as error:
+        except (UnsupportedTypeException, UntrustedTypesFoundException, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, RecursionError, OSError, MemoryError) as error:
             raise InvalidInput(f"skops does not load the archive: {type(error).__name__}: {error}.") from error
     check_trees(estimator)
     return estimator
