@@ -687,7 +687,8 @@ def what_is_not_here_says_so_at_once() -> None:
         assert "rompt" in said, said
         said = refusal(lambda: mlflow.genai.datasets.create_dataset(name=unique("asked"), experiment_id=experiment))
         assert "valuation" in said, said
-    said = refusal(lambda: client.rename_registered_model("a", "b"))
+    client.create_registered_model(name := unique("named"))
+    said = refusal(lambda: client.rename_registered_model(name, unique("other")))
     assert "name" in said, said
     said = refusal(lambda: client.create_experiment(unique("elsewhere"), artifact_location="s3://bucket/there"), code="INVALID_PARAMETER_VALUE")
     assert "artifact_location" in said, said

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from endcap.core.errors import InvalidInput
 from endcap.governance.sessions import Session
 from endcap.loop.registry.environments import list_environments
-from endcap.loop.registry.records import ENVIRONMENTS, PROD, ROLES
+from endcap.loop.registry.naming import is_released_name
+from endcap.loop.registry.records import PROD, ROLES
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.standings import get_seats
 
@@ -26,13 +28,14 @@ class Meaning(NamedTuple):
 def read_alias(session: Session, alias: str) -> Meaning | None:
     """What an alias means; None for a name and nothing more.
 
-    ``champion``, ``challenger`` and ``shadow`` are those of ``prod``; the name of an environment is the champion there.
+    ``champion``, ``challenger`` and ``shadow`` are those of ``prod``; the name of an environment is the champion there. Case means nothing.
     """
-    if alias in ROLES:
-        return Meaning(PROD, alias)
-    if alias in ENVIRONMENTS or alias in [environment.name for environment in list_environments(session)]:
-        return Meaning(alias, "champion")
-    return None
+    if not is_released_name(session, alias):
+        return None
+    word = alias.lower()
+    if word in ROLES:
+        return Meaning(PROD, word)
+    return Meaning(next(environment.name for environment in list_environments(session) if environment.name.lower() == word), "champion")
 
 
 def read_stage(stage: str) -> Meaning:
@@ -67,6 +70,6 @@ def list_released(session: Session, model: str) -> dict[str, str]:
     return found
 
 
-def name_stage(released: dict[str, str], version: str) -> str:
+def name_stage(released: Mapping[str, str], version: str) -> str:
     """The stage that older clients know a version by."""
     return next((stage.capitalize() for stage, environment in STAGES.items() if released.get(environment) == version), "None")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from endcap.core.errors import InvalidInput
+from endcap.faces.http.mlflow.protocol import Pair
+from endcap.storage.tracks import Condition
+
+
+class NotHere(InvalidInput):
+    """Asked for what Endcap does not have."""
 
 
 class Refused(NamedTuple):
@@ -42,6 +49,20 @@ REFUSED = (
 OTHERS = Refused("", "this call", "see docs/mlflow.md for the calls that are there")
 
 
+PROMPT_TAG = "mlflow.prompt.is_prompt"
+
+
+def refuse_prompts(tags: Iterable[Pair]) -> None:
+    """Raise NotHere where the tags of a model or a version say that it is a prompt, which clients keep among the models."""
+    if any(tag.key == PROMPT_TAG for tag in tags):
+        raise NotHere("Endcap does not have prompts.", hint="keep prompts with the code, under version control")
+
+
+def drop_prompts(conditions: Iterable[Condition]) -> list[Condition]:
+    """The conditions without the one by which clients leave prompts out of a search: nothing here is one, so every model meets it."""
+    return [said for said in conditions if (said.family, said.name, said.operator) != ("tag", PROMPT_TAG, "!=")]
+
+
 def find_refusal(path: str) -> Refused:
     """The refusal of a path after ``/mlflow``."""
     for refused in REFUSED:
@@ -50,7 +71,7 @@ def find_refusal(path: str) -> Refused:
     return OTHERS
 
 
-def describe_refusal(refused: Refused, path: str) -> InvalidInput:
+def describe_refusal(refused: Refused, path: str) -> NotHere:
     """What the client is told."""
     what = f"Endcap does not have {refused.what} ({path[:200]})." if refused is not OTHERS else f"Endcap does not know the call {path[:200]!r}."
-    return InvalidInput(what, hint=refused.instead)
+    return NotHere(what, hint=refused.instead)

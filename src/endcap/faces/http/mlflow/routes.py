@@ -12,14 +12,14 @@ from starlette.routing import BaseRoute, Route
 from endcap.core.errors import Conflict, EndcapError
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
-from endcap.faces.http.mlflow import PROTOCOL, artefacts, experiments, logged_models, runs
+from endcap.faces.http.mlflow import PROTOCOL, aliases, artefacts, experiments, logged_models, models, runs, versions
 from endcap.faces.http.mlflow.artefacts import FILES, Transfers
 from endcap.faces.http.mlflow.faults import NOT_HERE, answer_fault
 from endcap.faces.http.mlflow.protocol import API, Call
-from endcap.faces.http.mlflow.refused import describe_refusal, find_refusal
+from endcap.faces.http.mlflow.refused import NotHere, describe_refusal, find_refusal
 from endcap.faces.http.sessions import session_of
 
-MODULES: tuple[ModuleType, ...] = (experiments, runs, artefacts, logged_models)
+MODULES: tuple[ModuleType, ...] = (experiments, runs, artefacts, logged_models, models, versions, aliases)
 SERVER = {"workspaces_enabled": False, "trace_archival_enabled": False, "multipart_uploads_enabled": False, "multipart_downloads_enabled": False}
 """What a client of 3.x asks of a server beforehand: whether files go in parts to another place, for one."""
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -51,7 +51,7 @@ def mlflow_routes(calls: Calls) -> list[BaseRoute]:
         Route("/version", _tell_version, methods=["GET"]),
         Route("/health", _tell_health, methods=["GET"]),
         Route("/api/3.0/mlflow/server-info", _tell_server, methods=["GET"]),
-        *(Route(path, _refuse, methods=_METHODS) for path in (*_REST, "/api/2.0/mlflow-artifacts/{path:path}", "/v1/traces")),
+        *(Route(path, _guarded(_refuse), methods=_METHODS) for path in (*_REST, "/api/2.0/mlflow-artifacts/{path:path}", "/v1/traces")),
     ]
 
 
@@ -71,6 +71,8 @@ def _guarded(answer: Answering, *, conflict: str = "") -> Answering:
     async def guarded(request: Request) -> Response:
         try:
             return await answer(request)
+        except NotHere as error:
+            return answer_fault(error, fault=NOT_HERE[0], status=NOT_HERE[1])
         except EndcapError as error:
             return answer_fault(error, fault=conflict if type(error) is Conflict else "")
 
@@ -79,8 +81,7 @@ def _guarded(answer: Answering, *, conflict: str = "") -> Answering:
 
 async def _refuse(request: Request) -> Response:
     path = request.url.path
-    fault, status = NOT_HERE
-    return answer_fault(describe_refusal(find_refusal(path.partition("/mlflow")[2] or path), path), fault=fault, status=status)
+    raise describe_refusal(find_refusal(path.partition("/mlflow")[2] or path), path)
 
 
 async def _tell_version(_: Request) -> Response:
