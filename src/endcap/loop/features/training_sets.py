@@ -290,21 +290,16 @@ def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder:
 
 def _join(session: Session, spine: Spine, joined: Sequence[_Joined]) -> Iterator[pa.Table]:
     """The spine's rows with their features, in blocks in their order; one without rows where the spine has none."""
-    from endcap.loop.features.view_joins import Room, choose_features, fetch_features
+    from endcap.loop.features.view_joins import choose_features, fetch_features
     from endcap.pipelines.machine import limit_memory
 
-    limit, room = limit_memory(session.settings), Room()
-    chosen: list[Chosen] = [
-        choose_features(
-            view.rows, view.relation, view.asked, max_age=view.rows.view.max_age, n_bytes=int(limit * _CHOICE_SHARE), n_bound=view.n_bound, room=room
-        )
-        for view in joined
-    ]
+    limit = limit_memory(session.settings)
+    chosen: list[Chosen] = [choose_features(view.rows, view.relation, view.asked, max_age=view.rows.view.max_age) for view in joined]
     most_bytes = int(limit * _BLOCK_SHARE)
     block = max(1, most_bytes // (_FEATURE_BYTES * (1 + sum(len(view.names) for view in joined))))
     for start in range(0, max(1, spine.n_rows), block):
         stop = min(start + block, spine.n_rows)
-        found = [fetch_features(view.rows, view.relation, view.asked, own, start=start, stop=stop) for view, own in zip(joined, chosen, strict=True)]
+        found = [fetch_features(view.rows, view.relation, view.asked, own, start=start, stop=stop, n_threads=session.settings.n_threads) for view, own in zip(joined, chosen, strict=True)]
         step = max(1, int(most_bytes / max(1.0, sum(features.row_bytes for features in found))))
         for first in range(start, max(start + 1, stop), step):
             last = min(first + step, stop)
