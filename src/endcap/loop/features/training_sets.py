@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
 TRAINING_ROWS = "training-sets"
 """The dataset of rows that were asked for without a file: by workspace, training set and part."""
 
-_CHOICE_SHARE, _BLOCK_SHARE = 1 / 4, 1 / 16
-"""Of the memory limit, what a view's keys and times may take while one chooses, and what a block of rows on its way out may."""
+_FETCH_SHARE, _BLOCK_SHARE = 1 / 8, 1 / 32
+"""Of the memory limit, what features may take that were read at once, and what a block of rows on its way out may; of these there are two."""
+
+_BLOCK_ROWS = 262_144
+"""The most rows of a block on its way out: it stays in the cache while it is looked at, and the memory of one is used again by another."""
 
 PROFILED_ROWS = 250_000
 """The most rows that the profiles of a training set are of, drawn evenly: a figure is as good off so many, and all take a tenth of the time."""
@@ -295,19 +299,26 @@ def _join(session: Session, spine: Spine, joined: Sequence[_Joined]) -> Iterator
 
     limit = limit_memory(session.settings)
     chosen: list[Chosen] = [choose_features(view.rows, view.relation, view.asked, max_age=view.rows.view.max_age) for view in joined]
-    most_bytes = int(limit * _BLOCK_SHARE)
-    block = max(1, most_bytes // (_FEATURE_BYTES * (1 + sum(len(view.names) for view in joined))))
-    for start in range(0, max(1, spine.n_rows), block):
-        stop = min(start + block, spine.n_rows)
-        found = [fetch_features(view.rows, view.relation, view.asked, own, start=start, stop=stop, n_threads=session.settings.n_threads) for view, own in zip(joined, chosen, strict=True)]
-        step = max(1, int(most_bytes / max(1.0, sum(features.row_bytes for features in found))))
-        for first in range(start, max(start + 1, stop), step):
-            last = min(first + step, stop)
-            rows = spine.read(None, first, last)
+    n_threads = session.settings.n_threads
+    for start, stop in _split(spine.n_rows, most=int(limit * _FETCH_SHARE) // (_FEATURE_BYTES * (1 + sum(len(view.names) for view in joined)))):
+        found = [
+            fetch_features(view.rows, view.relation, view.asked, own, start=start, stop=stop, n_threads=n_threads)
+            for view, own in zip(joined, chosen, strict=True)
+        ]
+        most = int(limit * _BLOCK_SHARE / max(1.0, sum(features.row_bytes for features in found)))
+        for first, last in _split(stop - start, most=min(most, _BLOCK_ROWS)):
+            rows = spine.read(None, start + first, start + last)
             for view, features in zip(joined, found, strict=True):
-                for name, column in features.take(first - start, last - start).items():
+                for name, column in features.take(first, last).items():
                     rows = rows.append_column(view.names[name], column)
             yield rows
+
+
+def _split(n: int, *, most: int) -> Iterator[tuple[int, int]]:
+    """Stretches of ``n`` rows of about one length, of at most ``most`` rows (or one); a single one without any where there are none."""
+    n_parts = max(1, -(-n // max(1, most)))
+    bounds = [n * i // n_parts for i in range(n_parts + 1)]
+    return zip(bounds, bounds[1:], strict=False)
 
 
 def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Path | None) -> TrainingSet:
@@ -316,7 +327,7 @@ def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Pa
 
     id_ = session.new_id("training-set")
     tally = _Tally([name for view in joined for name in view.names.values()], n_rows=spine.n_rows)
-    with _open_sink(session, id_, out=out) as sink:
+    with _open_sink(session, id_, out=out) as opened, _beside(opened) as sink:
         passed = (batch for block in tally.passing(_join(session, spine, joined), sink) for batch in block.to_batches())
         profiles = profile_columns(passed, personal=_list_personal(joined), n_threads=session.settings.n_threads)
     return TrainingSet(
@@ -426,6 +437,23 @@ def _place(session: Session, id_: str) -> dict[str, str]:
 
 def _is_csv(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
+
+
+@contextmanager
+def _beside(sink: Sink) -> Iterator[Sink]:
+    """The same sink, which takes in a block while the next is made, and no more than one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="rows") as thread:
+        last: Future[None] | None = None
+
+        def hand_over(rows: pa.Table) -> None:
+            nonlocal last
+            if last is not None:
+                last.result()
+            last = thread.submit(sink, rows)
+
+        yield hand_over
+        if last is not None:
+            last.result()
 
 
 @contextmanager
