@@ -21,6 +21,7 @@ Numbers = NDArray[np.int64]
 
 MISSING = -1
 
+_AHEAD = 128
 _EVER = np.iinfo(np.int64).min
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _compiled: Callable[[_Kernel], _Kernel] = njit(cache=True, nogil=True)
@@ -55,8 +56,8 @@ def choose_rows(keys: Codes, at: Instants, *, rows: Iterable[RowTimes], n_keys: 
     bounds, numbers = _group(_read_only(keys), n_keys)
     slots = _open_slots(bounds, numbers, _read_only(at))
     for batch in rows:
-        given = (batch.keys, batch.event_at, batch.known_at, batch.order)
-        _fill(*(_read_only(values) for values in given), bounds, slots, age_us)
+        row_keys, event_at, known_at, order = (_read_only(values) for values in (batch.keys, batch.event_at, batch.known_at, batch.order))
+        _fill(row_keys, event_at, known_at, order, bounds, slots, age_us)
     places, used_keys, used = _answer(bounds, numbers, slots, len(keys), age_us)
     return places, RowTimes(used_keys, slots[used, _EVENT], slots[used, _KNOWN], slots[used, _ORDER])
 
@@ -143,29 +144,36 @@ def _is_young(event_at: int, at: int, max_age_us: int) -> bool:
 
 
 @_compiled
-def _fill(keys: Any, event_at: Any, known_at: Any, order: Any, bounds: Any, slots: Any, max_age_us: int) -> None:
+def _fill(keys: Any, event_at: Any, known_at: Any, order: Any, bounds: Any, slots: Any, max_age_us: int) -> int:
     """Put rows into the slots of the first instants that see them, where they are greater than what is there.
 
-    What is too old for the first instant that sees it is too old for all. The search begins where the key's row before went.
+    What is too old for the first instant that sees it is too old for all. The search begins where the key's row before went. Returns nothing of
+    use: the slots of some rows are looked at together, so that one need not wait for another to come from memory, and a look must lead to something.
     """
-    for i in range(len(keys)):
-        k, e, kn = keys[i], event_at[i], known_at[i]
-        visible = max(e, kn)
-        place, stop = bounds[k, 0], bounds[k + 1, 1]
-        if place < stop and slots[place, 0] < visible:
-            place += 1
+    looked, last = 0, len(slots) - 1
+    for start in range(0, len(keys), _AHEAD):
+        end = min(start + _AHEAD, len(keys))
+        for i in range(start, end):
+            looked ^= slots[min(bounds[keys[i], 0], last), 0]
+        for i in range(start, end):
+            k, e, kn = keys[i], event_at[i], known_at[i]
+            visible = max(e, kn)
+            place, stop = bounds[k, 0], bounds[k + 1, 1]
             if place < stop and slots[place, 0] < visible:
-                place = _search(slots, place + 1, stop, visible)
-            bounds[k, 0] = place
-        elif place > bounds[k, 1] and slots[place - 1, 0] >= visible:
-            place -= 1
-            if place > bounds[k, 1] and slots[place - 1, 0] >= visible:
-                place = _search(slots, bounds[k, 1], place - 1, visible)
-            bounds[k, 0] = place
-        if place < stop and _is_young(e, slots[place, 0], max_age_us):
-            best, last = slots[place, 1], slots[place, 2]
-            if e > best or (e == best and (kn > last or (kn == last and order[i] > slots[place, 3]))):
-                slots[place, 1], slots[place, 2], slots[place, 3] = e, kn, order[i]
+                place += 1
+                if place < stop and slots[place, 0] < visible:
+                    place = _search(slots, place + 1, stop, visible)
+                bounds[k, 0] = place
+            elif place > bounds[k, 1] and slots[place - 1, 0] >= visible:
+                place -= 1
+                if place > bounds[k, 1] and slots[place - 1, 0] >= visible:
+                    place = _search(slots, bounds[k, 1], place - 1, visible)
+                bounds[k, 0] = place
+            if place < stop and _is_young(e, slots[place, 0], max_age_us):
+                best, known = slots[place, 1], slots[place, 2]
+                if e > best or (e == best and (kn > known or (kn == known and order[i] > slots[place, 3]))):
+                    slots[place, 1], slots[place, 2], slots[place, 3] = e, kn, order[i]
+    return looked
 
 
 @_compiled

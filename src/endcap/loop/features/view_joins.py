@@ -126,14 +126,12 @@ def fetch_features(rows: FeatureRows, relation: str, asked: Asked, chosen: Chose
 
 
 def _read_times(rows: FeatureRows, relation: str, asked: Asked) -> Iterator[RowTimes]:
-    """What chooses between the rows of the keys that are asked for, batch by batch, in no order."""
+    """What chooses between the rows of the keys that are asked for, batch by batch, in no order; those without a time are none."""
     columns = f"k.{KEY}, CAST(r.{EVENT_AT} AS TIMESTAMP) AS e, CAST(r.{KNOWN_AT} AS TIMESTAMP) AS k, CAST(r.{ORDER} AS BIGINT) AS o"
-    query = rows.engine.sql(
-        f"SELECT {columns} FROM ({relation}) r JOIN {quote(asked.relation)} k ON {_equal(rows, 'k')}"
-        f" WHERE r.{EVENT_AT} IS NOT NULL AND r.{KNOWN_AT} IS NOT NULL"
-    )
+    query = rows.engine.sql(f"SELECT {columns} FROM ({relation}) r JOIN {quote(asked.relation)} k ON {_equal(rows, 'k')}")
     for batch in query.to_arrow_reader(_BATCH_ROWS):
-        keys, event_at, known_at, order = (np.asarray(column) for column in batch.columns)
+        whole = batch.drop_null() if any(column.null_count for column in batch.columns) else batch
+        keys, event_at, known_at, order = (np.asarray(column) for column in whole.columns)
         yield RowTimes(keys, event_at.view(np.int64), known_at.view(np.int64), order)
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from endcap.loop.data.records import FileIdentity
 
-_BATCH_ROWS = 65_536
-_BUFFER_BYTES = 1 << 20
+_BATCH_ROWS = 32_768
+_BUFFER_BYTES = 1 << 17
 
 Places = NDArray[np.int64]
 
@@ -55,7 +55,7 @@ def read_stored(features: StoredFeatures, order: Places, *, n_threads: int | Non
     """The features of rows, given by their places in the order of ingest, which rise; None where a file holds a column in a type of its own.
 
     Raises InvalidInput for files that cannot be read, or are no longer those that were identified. Cost: a reading of the row groups in which any of
-    the rows stands, by ``n_threads`` (None: one for each CPU), a few megabytes at a time.
+    the rows stands, by ``n_threads`` (None: one for each CPU), a megabyte or two of them at a time.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -71,7 +71,8 @@ def read_stored(features: StoredFeatures, order: Places, *, n_threads: int | Non
                 continue
             with pq.ParquetFile(file.path) as opened:
                 metadata, schema = opened.metadata, opened.schema_arrow
-            if any(schema.get_field_index(features.columns[name]) < 0 or schema.field(features.columns[name]).type != wanted[name] for name in wanted):
+            found = {field.name: field.type for field in schema}
+            if any(found.get(features.columns[name]) != type_ for name, type_ in wanted.items()):
                 return None
             stretches += _cut(file.path, metadata, places[bounds[number] : bounds[number + 1]], first=int(bounds[number]))
         with ThreadPoolExecutor(n_threads or count_cpus(), thread_name_prefix="features") as threads:
@@ -102,9 +103,7 @@ def _cut(path: str, metadata: pq.FileMetaData, places: Places, *, first: int) ->
     bounds = np.searchsorted(places, starts)
     found = range(metadata.num_row_groups)
     return [
-        _Stretch(path, metadata, i, places[bounds[i] : bounds[i + 1]] - starts[i], first + int(bounds[i]))
-        for i in found
-        if bounds[i] < bounds[i + 1]
+        _Stretch(path, metadata, i, places[bounds[i] : bounds[i + 1]] - starts[i], first + int(bounds[i])) for i in found if bounds[i] < bounds[i + 1]
     ]
 
 
