@@ -39,6 +39,7 @@ from endcap.loop.features.online import write_online
 from endcap.loop.features.records import SNAPSHOTS, VIEW_HEADS, VIEW_VERSIONS, Snapshot
 from endcap.loop.registry.records import COMPARISONS, Comparison, Version
 from endcap.loop.registry.versions import get_version, latest_verdict
+from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.definitions import load_definitions
 from endcap.project.verbs import MODULES, load_verbs
 from endcap.testing.sessions import make_session
@@ -242,6 +243,11 @@ def known(scene: Scene) -> str:
     return "bea"
 
 
+def tracked(scene: Scene) -> str:
+    """A run of somebody's training code."""
+    return start_run(scene.session).id
+
+
 SPINE = pa.table({"store_id": ["S1", None], "at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))})
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
@@ -270,6 +276,12 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "tokens ls": lambda _: {},
     "trace": lambda _: {"thing": "store-day-v1"},
     "users ls": lambda _: {},
+    "track compare": lambda s: {"runs": [tracked(s), tracked(s)]},
+    "track experiments": lambda _: {},
+    "track files": lambda s: {"run": s.version.identity},
+    "track metric": lambda s: {"run": s.version.identity, "name": "wape"},
+    "track search": lambda _: {"filter": "metrics.wape < 1"},
+    "track show": lambda s: {"run": s.version.identity},
     "verify-audit": lambda _: {},
     "versions": lambda _: {"model": "store-day"},
 }
@@ -292,6 +304,11 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "tokens revoke": lambda s: {"token": list_tokens(s.session)[0].id},
     "training-set": lambda s: {"spine": SPINE, "views": [viewed(s)], "at": "at"},
     "features label": lambda s: {"view": viewed(s), "label": "gold"},
+    "track create-experiment": lambda _: {"name": "another"},
+    "track delete-experiment": lambda _: {"experiment": "another"},
+    "track restore-experiment": lambda _: {"experiment": "another"},
+    "track delete-run": lambda s: {"run": s.version.identity},
+    "track restore-run": lambda s: {"run": s.version.identity},
     "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
 }
 OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
@@ -349,7 +366,7 @@ def test_what_changes_something_is_audited_and_what_reads_is_not(scene: Scene) -
     def rows() -> list[tuple[str, str]]:
         return [(row.verb, row.outcome) for row in reversed(list_audit(session, limit=500))]
 
-    parts = {"apply", "ingest", "register", "record-verdict", "promote", "log-predictions"}
+    parts = {"apply", "ingest", "register", "record-verdict", "promote", "log-predictions", "track create-experiment"}
     assert {verb for verb, _ in rows()} == parts, "a run is audited by its parts"
     for name, values in READS.items():
         before = rows()
