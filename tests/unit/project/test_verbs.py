@@ -42,6 +42,7 @@ from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.definitions import load_definitions
 from endcap.project.verbs import MODULES, load_verbs
+from endcap.testing.packages import log_package, make_onnx_package
 from endcap.testing.sessions import make_session
 
 TESTS = Path(__file__).parents[2]
@@ -267,6 +268,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "list-ingests": lambda _: {},
     "ls": lambda _: {},
     "members": lambda _: {"version": "store-day-v1"},
+    "named": lambda _: {"model": "store-day", "alias": "champion"},
     "plan": lambda s: {"folder": s.project.folder},
     "quarantine": lambda s: {"table": "stores", "out": s.scratch / "rows.csv"},
     "predictions": lambda s: {"model": "store-day", "out": s.scratch / "f.csv"},
@@ -295,6 +297,14 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "stop-comparison": lambda _: {"model": "store-day", "keep": "a"},
     "retire": lambda _: {"model": "store-day"},
     "unretire": lambda _: {"model": "store-day"},
+    "create-model": lambda _: {"model": "fraud"},
+    "describe-model": lambda _: {"model": "fraud", "description": "who cheats"},
+    "tag-model": lambda _: {"model": "fraud", "name": "team", "value": "trust"},
+    "register-run": lambda s: {"owner": log_package(s.session, make_onnx_package()), "path": "model", "model": "fraud"},
+    "describe-version": lambda _: {"version": "fraud-v1", "description": "the first"},
+    "tag-version": lambda _: {"version": "fraud-v1", "name": "season", "value": "winter"},
+    "name-version": lambda _: {"version": "fraud-v1", "alias": "blue"},
+    "unname-version": lambda _: {"model": "fraud", "alias": "blue"},
     "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
@@ -416,6 +426,21 @@ def test_the_audit_shows_refusals_beside_changes_by_actor_and_thing(scene: Scene
 
 def test_the_table_of_verbs_loads_nothing_heavy() -> None:
     said = "import sys; from endcap.project.verbs import load_verbs; load_verbs(); print([name for name in sys.argv[1:] if name in sys.modules])"
-    heavy = ["numpy", "pyarrow", "numba", "scipy", "duckdb", "lightgbm", "matplotlib", "jinja2", "starlette", "redis"]
+    heavy = [
+        "numpy",
+        "pyarrow",
+        "numba",
+        "scipy",
+        "duckdb",
+        "lightgbm",
+        "matplotlib",
+        "jinja2",
+        "starlette",
+        "redis",
+        "sklearn",
+        "skops",
+        "yaml",
+        "onnxruntime",
+    ]
     done = subprocess.run([sys.executable, "-c", said, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
