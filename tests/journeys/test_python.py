@@ -52,12 +52,12 @@ class Story(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., Any]) -> Iterator[Story]:
+def story(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., Any], new_home: Callable[[], Path | str]) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("story")
     shop = open_shop(folder, shifts=(Shift(on=SHIFT_ON, stores=1.0, level=1.6),))
     shop.define("shrunk_rates", gate='ec.Gate(bias=None, better_than=["champion"])')
     clock = ec.ManualClock(morning(FIRST))
-    with ec.open_house(folder / "state", clock=clock, zone=ZONE) as house:
+    with ec.open_house(new_home(), clock=clock, zone=ZONE) as house:
         session = house.session(actor="ada")
         results = {FIRST: ec.run(session, MODEL, folder=folder)}
         for _ in range(N_WEEKS):
@@ -68,12 +68,12 @@ def story(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., Any
 
 
 @pytest.fixture
-def apart(tmp_path: Path, open_shop: Callable[..., Any]) -> Iterator[Story]:
+def apart(tmp_path: Path, open_shop: Callable[..., Any], new_home: Callable[[], Path | str]) -> Iterator[Story]:
     """A chain on its first morning, for tests that change what they touch."""
     shop = open_shop(tmp_path / "shop")
     shop.define("shrunk_rates")
     clock = ec.ManualClock(morning(FIRST))
-    with ec.open_house(tmp_path / "state", clock=clock, zone=ZONE) as house:
+    with ec.open_house(new_home(), clock=clock, zone=ZONE) as house:
         yield Story(shop, house, clock, house.session(actor="ada"), {})
 
 
@@ -221,7 +221,7 @@ def test_a_version_in_the_wrong_unit_is_refused_by_the_call_that_anyone_would_us
     version = register_trial(apart.session, task, data, trial, tables={}, run=first.run.id)
     with pytest.raises(GateRefused, match=r"'store-day-v2' cannot be released: it was never judged by its gate\."):
         ec.promote(apart.session, version.id, reason="please")
-    judged = offer_version(apart.session, task, data, trial, version, reason="a colleague's")
+    judged = offer_version(apart.session, task, version, reason="a colleague's")
     assert (judged.passed, judged.released) == (False, False)
     with pytest.raises(GateRefused, match=r"'store-day-v2' cannot be released: .*bias is \+") as refused:
         ec.promote(apart.session, version.id, reason="please")

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -253,7 +254,8 @@ class OnlineStore(Protocol):
 class Ports:
     """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process).
 
-    ``online`` and ``tracks`` open what they need when they are first used.
+    ``url`` is the home as it may be shown, without a password; ``folder`` is where its files rest (None: in no folder). ``online`` and ``tracks``
+    open what they need when they are first used.
     """
 
     url: str
@@ -263,6 +265,7 @@ class Ports:
     online: OnlineStore
     tracks: TrackStore
     landing: LandingFolder = field(default_factory=LandingFolder)
+    folder: Path | None = None
 
     def close(self) -> None:
         self.records.close()

@@ -57,7 +57,7 @@ def match_like(text: str, pattern: str, *, ignore_case: bool = False) -> bool:
     (True, False, True)
     """
     if ignore_case:
-        text, pattern = _lower(text), _lower(pattern)
+        text, pattern = lower_ascii(text), lower_ascii(pattern)
     at, here, star, mark = 0, 0, -1, 0
     while at < len(text):
         if here < len(pattern) and pattern[here] == "%":
@@ -73,7 +73,12 @@ def match_like(text: str, pattern: str, *, ignore_case: bool = False) -> bool:
     return all(character == "%" for character in pattern[here:])
 
 
-def _lower(text: str) -> str:
+def lower_ascii(text: str) -> str:
+    """A text with its ASCII letters in lower case.
+
+    >>> lower_ascii("TREE Ä")
+    'tree Ä'
+    """
     return "".join(character.lower() if character.isascii() else character for character in text)
 
 

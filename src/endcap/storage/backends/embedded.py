@@ -340,4 +340,4 @@ def open_embedded(folder: Path) -> Ports:
     blobs, tables = FolderBlobs(folder / "blobs", unfinished=unfinished), FolderTables(folder / "tables", unfinished=unfinished)
     online, landing = SqliteOnline(folder / "online.sqlite"), LandingFolder(folder / "landed")
     tracks = SqliteTracks(folder / "tracks.sqlite")
-    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, tracks=tracks, landing=landing)
+    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, tracks=tracks, landing=landing, folder=folder)
