@@ -16,8 +16,8 @@ from endcap.core.errors import Conflict, EndcapError, GateRefused, InvalidInput,
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
-from endcap.loop.evaluation.records import VERDICTS, CheckResult, Override, Verdict
-from endcap.loop.registry.admissions import APPROVALS_CHECK, count_approved, count_needed, find_gate_verdict, find_waiting, read_time
+from endcap.loop.evaluation.records import APPROVALS_CHECK, VERDICTS, CheckResult, Override, Verdict
+from endcap.loop.registry.admissions import count_approved, count_needed, find_gate_verdict, find_waiting, read_time
 from endcap.loop.registry.environments import get_environment
 from endcap.loop.registry.people import find_hands, require_person
 from endcap.loop.registry.records import APPROVAL_REQUESTS, APPROVALS, PROD, Approval, ApprovalRequest, ApprovalView, Version
