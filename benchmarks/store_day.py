@@ -28,7 +28,8 @@ from endcap.loop.data.digests import digest_file
 from endcap.loop.data.engine import open_engine
 from endcap.loop.data.sources import open_source
 from endcap.loop.data.verbs import ingest
-from endcap.loop.evaluation.gates import CubeEvidence, judge, scale_of
+from endcap.loop.evaluation.evidence import CubeEvidence, scale_of
+from endcap.loop.evaluation.gates import judge
 from endcap.loop.evaluation.metrics import measure
 from endcap.loop.features.panels.day_loading import load_panel
 from endcap.loop.features.panels.day_panels import Panel

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 
 import pytest
 from argon2 import PasswordHasher
@@ -13,7 +14,7 @@ from endcap.testing.postgres import PostgresServer, find_programs, serve_postgre
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server of the tests' own, started when the first test asks for it. Each test makes its own schema or database in it."""
     if find_programs() is None:
-        pytest.skip("PostgreSQL is not installed on this machine (no initdb), so its connector goes untested: apt-get install postgresql")
+        pytest.skip("PostgreSQL is not installed on this machine (no initdb), so what needs it goes untested: apt-get install postgresql")
     pytest.importorskip("adbc_driver_postgresql", reason="the driver of PostgreSQL is not installed: pip install 'endcap[postgres]'")
     with serve_postgres() as server:
         yield server
@@ -24,3 +25,11 @@ def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed as ever, in one pass over 8 KiB instead of three over 64 MiB."""
     hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr(passwords, "_hasher", lambda: hasher)
+
+
+@pytest.fixture(scope="session")
+def postgres_home(postgres: PostgresServer) -> Callable[[], str]:
+    """Gives the URL of a new home on the server, in a schema of its own."""
+    pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed: pip install 'endcap[postgres]'")
+    count = itertools.count(1)
+    return lambda: f"{postgres.url}?schema=home_{next(count)}"

@@ -49,7 +49,7 @@ _HOMES = {
     "predictions_of": "endcap.core.definitions.predictions",
     "promote": "endcap.loop.registry.releases",
     "ratio": "endcap.core.definitions.aggregates",
-    "rollback": "endcap.loop.registry.releases",
+    "rollback": "endcap.project.returning",
     "run": "endcap.project.running",
     "show": "endcap.project.showing",
     "std": "endcap.core.definitions.aggregates",

@@ -9,8 +9,9 @@ from endcap.storage.opening import open_ports
 from endcap.storage.ports import Ports
 
 
-@pytest.fixture(params=["memory", "embedded"])
+@pytest.fixture(params=["memory", "embedded", "postgres"])
 def ports(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ports]:
-    opened = open_ports("memory://" if request.param == "memory" else tmp_path / "home")
+    home: str | Path = "memory://" if request.param == "memory" else tmp_path / "home"
+    opened = open_ports(request.getfixturevalue("postgres_home")() if request.param == "postgres" else home)
     yield opened
     opened.close()

@@ -21,9 +21,11 @@ def redis_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["memory", "embedded", "redis"])
+@pytest.fixture(params=["memory", "embedded", "redis", "postgres"])
 def online(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineStore]:
-    home = "memory://" if request.param == "memory" else tmp_path / "home"
+    home: str | Path = "memory://" if request.param == "memory" else tmp_path / "home"
+    if request.param == "postgres":
+        home = request.getfixturevalue("postgres_home")()
     ports = open_ports(home, online=request.getfixturevalue("redis_url") if request.param == "redis" else None)
     yield ports.online
     for space in ports.online.spaces():

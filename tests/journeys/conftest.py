@@ -49,6 +49,14 @@ def cli() -> Callable[..., Said]:
     return call
 
 
+@pytest.fixture(scope="module", params=["folder", "postgres"])
+def new_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path | str]:
+    """Gives new homes of one sort: what asks for it runs on every sort."""
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres_home")
+    return lambda: tmp_path_factory.mktemp("state") / "home"
+
+
 OPENED = date(2025, 1, 6)
 
 

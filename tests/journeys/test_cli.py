@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from endcap.project.definitions import load_definitions
+from endcap.storage.opening import open_ports
 
 Cli = Callable[..., Any]
 COLUMNS = ["store_id", "ts", "forecast", "lower_90", "upper_90", "version", "predicted_at"]
@@ -31,12 +32,17 @@ class Lived(NamedTuple):
     """A project through its first weeks: what every command said, in order, and where its state rests."""
 
     folder: Path
-    home: Path
+    home: Path | str
     said: dict[str, Any]
 
     @property
     def where(self) -> tuple[object, ...]:
         return ("--project", self.folder, "--home", self.home)
+
+    @property
+    def schema(self) -> str:
+        """Of a home in a database."""
+        return str(self.home).rpartition("=")[2]
 
     @property
     def releases(self) -> list[Any]:
@@ -45,14 +51,13 @@ class Lived(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory, cli: Cli, open_shop: Callable[..., Any]) -> Lived:
-    folder, home = tmp_path_factory.mktemp("shop"), tmp_path_factory.mktemp("state") / "home"
-    lived = Lived(folder, home, {})
+def lived(tmp_path_factory: pytest.TempPathFactory, cli: Cli, open_shop: Callable[..., Any], new_home: Callable[[], Path | str]) -> Lived:
+    lived = Lived(tmp_path_factory.mktemp("shop"), new_home(), {})
 
     def do(step: str, *arguments: object) -> None:
         lived.said[step] = cli(*arguments, *lived.where)
 
-    shop = open_shop(folder)
+    shop = open_shop(lived.folder)
     shop.define("weekday_mean")
     do("plan", "plan")
     do("apply", "apply", "--yes")
@@ -72,10 +77,30 @@ def lived(tmp_path_factory: pytest.TempPathFactory, cli: Cli, open_shop: Callabl
 
 
 @pytest.fixture
-def own(lived: Lived, tmp_path: Path) -> Lived:
+def own(lived: Lived, tmp_path: Path, request: pytest.FixtureRequest) -> Lived:
     """A copy of the state that a test may spoil; files are read where they were."""
-    shutil.copytree(lived.home, tmp_path / "home")
-    return lived._replace(home=tmp_path / "home")
+    if isinstance(lived.home, Path):
+        shutil.copytree(lived.home, tmp_path / "home")
+        return lived._replace(home=tmp_path / "home")
+    copy = request.getfixturevalue("postgres_home")()
+    request.getfixturevalue("postgres").copy_schema(lived.schema, copy.rpartition("=")[2])
+    return lived._replace(home=copy)
+
+
+@pytest.fixture
+def spoil(own: Lived, request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Runs a statement on the records beneath the back end; ``{s}`` is before the name of a table, ``{json}`` behind a new body."""
+
+    def run(statement: str) -> None:
+        if isinstance(own.home, str):
+            told = request.getfixturevalue("postgres").execute(f"{statement.format(s=f'{own.schema}.', json='::json')} RETURNING 1")
+            assert told
+            return
+        with sqlite3.connect(own.home / "records.sqlite") as database:
+            assert database.execute(statement.format(s="", json="")).rowcount > 0
+        database.close()
+
+    return run
 
 
 def test_init_lays_out_a_project_that_can_be_applied(tmp_path: Path, cli: Cli) -> None:
@@ -311,8 +336,9 @@ def test_a_prediction_is_traced_to_the_bytes_it_came_from(lived: Lived, cli: Cli
     for path, detail in sources.items():
         assert detail.endswith(f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
     artefacts = {step["thing"].removeprefix("file/") for step in steps if step["what"] == "artefact"}
-    blobs = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (lived.home / "blobs").rglob("*") if path.is_file()}
-    assert artefacts <= blobs
+    ports = open_ports(lived.home)
+    assert {hashlib.sha256(ports.blobs.get(digest)).hexdigest() for digest in artefacts} == artefacts
+    ports.close()
     text = cli("trace", delivered["first_id"], *lived.where)
     assert f"prediction/{delivered['first_id']}" in text.out
     assert cli("trace", delivered["first_id"] + "9", *lived.where).code == 3
@@ -337,25 +363,27 @@ def test_the_audit_tells_who_did_what(lived: Lived, cli: Cli) -> None:
 @pytest.mark.parametrize(
     "tamper",
     [
-        "UPDATE record SET body = replace(CAST(body AS TEXT), 'too bold', 'all good') WHERE kind = 'audit'",
-        "DELETE FROM record WHERE kind = 'audit' AND sequence = (SELECT max(sequence) FROM record WHERE kind = 'audit')",
+        "UPDATE {s}record SET body = replace(CAST(body AS TEXT), 'too bold', 'all good'){json} WHERE kind = 'audit'",
+        "DELETE FROM {s}record WHERE kind = 'audit' AND sequence = (SELECT max(sequence) FROM {s}record WHERE kind = 'audit')",
     ],
     ids=["rewritten", "cut off"],
 )
-def test_a_chain_that_was_tampered_with_is_found(own: Lived, cli: Cli, tamper: str) -> None:
+def test_a_chain_that_was_tampered_with_is_found(own: Lived, cli: Cli, spoil: Callable[[str], None], tamper: str) -> None:
     assert cli("audit", "--verify", *own.where).code == 0
-    with sqlite3.connect(own.home / "records.sqlite") as database:
-        assert database.execute(tamper).rowcount > 0
-    database.close()
+    spoil(tamper)
     said = cli("audit", "--verify", *own.where)
     assert (said.code, said.out) == (7, "")
     assert said.err.startswith("error: The audit chain of workspace 'default' ")
     assert cli("verify-audit", "--json", *own.where).error["code"] == "integrity_broken"
 
 
-def test_artefacts_that_were_changed_do_not_answer(own: Lived, cli: Cli, tmp_path: Path) -> None:
+def test_artefacts_that_were_changed_do_not_answer(own: Lived, cli: Cli, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     version = cli("show", f"{MODEL}-v1", "--json", *own.where).json["version"]
     for file in version["files"]:
+        if isinstance(own.home, str):
+            changed = f"UPDATE {own.schema}.blob SET chunk = set_byte(chunk, 0, 120) WHERE digest = decode('{file['sha256']}', 'hex') RETURNING place"
+            assert request.getfixturevalue("postgres").execute(changed) == "0"
+            continue
         (blob,) = [
             path for path in (own.home / "blobs").rglob("*") if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"]
         ]

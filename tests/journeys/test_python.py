@@ -52,12 +52,12 @@ class Story(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., Any]) -> Iterator[Story]:
+def story(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., Any], new_home: Callable[[], Path | str]) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("story")
     shop = open_shop(folder, shifts=(Shift(on=SHIFT_ON, stores=1.0, level=1.6),))
     shop.define("shrunk_rates", gate='ec.Gate(bias=None, better_than=["champion"])')
     clock = ec.ManualClock(morning(FIRST))
-    with ec.open_house(folder / "state", clock=clock, zone=ZONE) as house:
+    with ec.open_house(new_home(), clock=clock, zone=ZONE) as house:
         session = house.session(actor="ada")
         results = {FIRST: ec.run(session, MODEL, folder=folder)}
         for _ in range(N_WEEKS):
@@ -68,12 +68,12 @@ def story(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., Any
 
 
 @pytest.fixture
-def apart(tmp_path: Path, open_shop: Callable[..., Any]) -> Iterator[Story]:
+def apart(tmp_path: Path, open_shop: Callable[..., Any], new_home: Callable[[], Path | str]) -> Iterator[Story]:
     """A chain on its first morning, for tests that change what they touch."""
     shop = open_shop(tmp_path / "shop")
     shop.define("shrunk_rates")
     clock = ec.ManualClock(morning(FIRST))
-    with ec.open_house(tmp_path / "state", clock=clock, zone=ZONE) as house:
+    with ec.open_house(new_home(), clock=clock, zone=ZONE) as house:
         yield Story(shop, house, clock, house.session(actor="ada"), {})
 
 

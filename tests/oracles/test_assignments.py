@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import msgspec
 import pyarrow as pa
@@ -17,9 +18,12 @@ from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
 from endcap.loop.registry.assignments import read_assignment
 from endcap.loop.registry.records import MEMBER_METRICS, MODELS, ModelRecord, Version
-from endcap.loop.registry.releases import get_champion, promote, rollback, show_history
+from endcap.loop.registry.releases import get_champion, promote, show_history
+from endcap.loop.registry.rollbacks import roll_back
 from endcap.loop.registry.versions import record_verdict, register_version
 from endcap.testing.sessions import make_session
+
+rollback = partial(roll_back, prove=lambda _session, _version: "it answers as it did")
 
 MODEL = "store-day"
 MEMBERS = ("a", "b", "c", "d")
@@ -108,7 +112,7 @@ def apply(session: Session, act: Act) -> bool:
     members = None if act.members is None else sorted(act.members)
     try:
         if act.version is None:
-            rollback(session, MODEL, members=members)
+            rollback(session, MODEL, members=members, again=True)
         else:
             version = f"{MODEL}-v{act.version + 1}"
             let_pass(session, version)
@@ -174,7 +178,7 @@ def test_rolling_back_as_often_as_was_released_ends_at_the_first_release(n: int)
     for act in (Act(0, None), Act(1, frozenset("ab")), Act(2, frozenset("bc")), Act(1, None))[: n + 1]:
         assert apply(session, act)
     for _ in range(n):
-        rollback(session, MODEL)
+        rollback(session, MODEL, again=True)
     assert read_answers(session) == dict.fromkeys((*MEMBERS, UNNAMED), 0)
     with pytest.raises(Conflict, match="first release"):
-        rollback(session, MODEL)
+        rollback(session, MODEL, again=True)

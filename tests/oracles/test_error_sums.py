@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endcap.core.definitions.gates import Gate
-from endcap.loop.evaluation.gates import CubeEvidence, judge
+from endcap.loop.evaluation.evidence import CubeEvidence
+from endcap.loop.evaluation.gates import judge
 from endcap.loop.evaluation.metrics import measure
 from endcap.loop.evaluation.sums import FIELDS, ErrorSums, SummedEvidence, sum_errors
 

@@ -89,6 +89,15 @@ class CountingIds:
         return f"{prefix}_{self._n[prefix]:06d}"
 
 
+def draw_hex(new_id: Ids, prefix: str) -> str:
+    """A new id as 32 hex digits, where a protocol wants them so.
+
+    >>> draw_hex(CountingIds(), "track")
+    '00000000000000000000000000000001'
+    """
+    return new_id(prefix).rpartition("_")[2].rjust(32, "0")
+
+
 def require_instant(value: datetime, *, what: str) -> datetime:
     """The same instant in UTC. Raises InvalidInput for a time without a zone, which names no instant."""
     if value.tzinfo is None:

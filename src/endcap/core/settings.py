@@ -1,13 +1,16 @@
 """Settings: what of the machine Endcap may use. Given in Python, or read from the environment; never from a definition file.
 
-====================== ==============================================================
-``ENDCAP_MEMORY_LIMIT``  ``6GB``, ``512MiB``, or bytes
-``ENDCAP_EXECUTOR``      ``here``, ``processes``, ``ray`` or ``ray://HOST:PORT``
-``ENDCAP_WORKERS``       how many items run at once at most
-``ENDCAP_THREADS``       how many threads a query may use
-``ENDCAP_TEMPORARY``     a folder to spill into
-``ENDCAP_ONLINE``        ``redis://HOST:PORT/DB``, where online rows are kept
-====================== ==============================================================
+========================== ==========================================================
+``ENDCAP_MEMORY_LIMIT``    ``6GB``, ``512MiB``, or bytes
+``ENDCAP_EXECUTOR``        ``here``, ``processes``, ``ray`` or ``ray://HOST:PORT``
+``ENDCAP_WORKERS``         how many items run at once at most
+``ENDCAP_THREADS``         how many threads a query may use
+``ENDCAP_TEMPORARY``       a folder to spill into
+``ENDCAP_ONLINE``          ``redis://HOST:PORT/DB``, where online rows are kept
+``ENDCAP_OPENLINEAGE``     a file, or the URL of a collector, that is told what runs read and wrote
+``ENDCAP_OPENLINEAGE_KEY`` the key that the collector asks for
+``ENDCAP_WEBHOOK_HOSTS``   hosts of one's own network that webhooks may reach, with commas
+========================== ==========================================================
 """
 
 from __future__ import annotations
@@ -43,6 +46,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             (``TMPDIR``), which the operating system knows to empty.
         online: the Redis (or Valkey) server that keeps online rows, a database of it for each home: ``redis://``, ``rediss://`` (TLS) or
             ``unix://``. None: a file of the home, which the processes of one machine share.
+        lineage: who is told what each run read and wrote, in the events of OpenLineage: a file's path (a line each), or the URL of a collector
+            (``https://HOST/api/v1/lineage``). None: nobody.
+        lineage_key: what the collector asks for, sent as a bearer token.
+        webhook_hosts: names and addresses of one's own network that notices may be sent to, by http too. Others must be on the public internet.
     """
 
     memory_limit: int | None = None
@@ -51,11 +58,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     n_threads: int | None = None
     temporary: Path | None = None
     online: str | None = None
+    lineage: str | None = None
+    lineage_key: str | None = None
+    webhook_hosts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shown = {name: repr(getattr(self, name)) for name in self.__struct_fields__}
         if self.online is not None:
             shown["online"] = hide_password(self.online)
+        if self.lineage_key is not None:
+            shown["lineage_key"] = "***"
         return f"Settings({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def __post_init__(self) -> None:
@@ -67,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         require_executor(self.executor)
         if self.online is not None:
             require_online(self.online)
+        if self.lineage is not None:
+            require_collector(self.lineage)
 
 
 def require_executor(spec: str) -> str:
@@ -102,6 +116,18 @@ def require_online(url: str) -> str:
     )
 
 
+def require_collector(target: str) -> str:
+    """Where lineage is told, if it is such a place: a path, ``file://`` or ``http(s)://``. Raises InvalidInput, which shows no password."""
+    from urllib.parse import urlsplit
+
+    scheme, separator, rest = target.partition("://")
+    if not target.strip() or (separator and (scheme not in ("file", "http", "https") or not rest)):
+        raise InvalidInput(f"'{scheme}://***' names no collector of lineage.", hint="give a file's path, or https://HOST/api/v1/lineage")
+    if separator and "@" in urlsplit(target).netloc:
+        raise InvalidInput("The URL of the collector of lineage holds a password.", hint="give the key as ENDCAP_OPENLINEAGE_KEY")
+    return target
+
+
 def hide_password(url: str) -> str:
     """A URL as it may be shown, quoted: neither who asks nor with which password, nor what stands among its options.
 
@@ -119,8 +145,9 @@ def hide_password(url: str) -> str:
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """The settings that an environment names; a variable that is absent or empty leaves the default. Raises InvalidInput, naming the variable.
 
-    >>> read_settings({"ENDCAP_MEMORY_LIMIT": "6GB", "ENDCAP_EXECUTOR": "processes", "HOME": "/root"})
-    Settings(memory_limit=6000000000, executor='processes', n_workers=None, n_threads=None, temporary=None, online=None)
+    >>> found = read_settings({"ENDCAP_MEMORY_LIMIT": "6GB", "ENDCAP_EXECUTOR": "processes", "HOME": "/root"})
+    >>> found.memory_limit, found.executor, found.online
+    (6000000000, 'processes', None)
     """
     given = {name: environ.get(name, "").strip() for name in ("ENDCAP_MEMORY_LIMIT", "ENDCAP_EXECUTOR", "ENDCAP_WORKERS", "ENDCAP_THREADS")}
     folder = environ.get("ENDCAP_TEMPORARY", "")
@@ -133,6 +160,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         online = require_online(online) if online else None
     except InvalidInput as error:
         raise InvalidInput(f"ENDCAP_ONLINE: {error.what}", hint=error.hint) from error
+    collector = environ.get("ENDCAP_OPENLINEAGE", "").strip() or None
+    try:
+        collector = require_collector(collector) if collector else None
+    except InvalidInput as error:
+        raise InvalidInput(f"ENDCAP_OPENLINEAGE: {error.what}", hint=error.hint) from error
     size = given["ENDCAP_MEMORY_LIMIT"]
     return Settings(
         memory_limit=parse_bytes(size, what="ENDCAP_MEMORY_LIMIT") if size else None,
@@ -141,6 +173,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         n_threads=_parse_count(given["ENDCAP_THREADS"], what="ENDCAP_THREADS"),
         temporary=Path(folder) if folder.strip() else None,
         online=online,
+        lineage=collector,
+        lineage_key=environ.get("ENDCAP_OPENLINEAGE_KEY", "").strip() or None,
+        webhook_hosts=tuple(host for host in (part.strip().lower() for part in environ.get("ENDCAP_WEBHOOK_HOSTS", "").split(",")) if host),
     )
 
 

@@ -13,6 +13,7 @@ from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import HOUSE, SYSTEM, Actor
 from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction, TableStore
+from endcap.storage.tracks import TrackStore
 
 Detail = Mapping[str, str | int | float | bool | None]
 
@@ -55,6 +56,10 @@ class Session:
     @property
     def online(self) -> OnlineStore:
         return self.ports.online
+
+    @property
+    def tracks(self) -> TrackStore:
+        return self.ports.tracks
 
     def now(self) -> datetime:
         return self.clock.now()

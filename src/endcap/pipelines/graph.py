@@ -56,8 +56,24 @@ class StepContext:
 
 
 @dataclass(frozen=True)
+class Dataset:
+    """Something that a step read or wrote, by a name that stays the same from run to run.
+
+    ``name`` is ``table/sales`` or the like; ``namespace`` '' is the workspace's. ``version`` says which state of it. ``fields`` are its columns
+    with their types.
+    """
+
+    name: str
+    namespace: str = ""
+    version: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a step gives back: a small record (big things rest in stores, named by digest), counts, a note and lineage edges.
+
+    ``reads`` and ``writes`` are told to collectors of lineage; a step whose kept value is taken has read and written nothing.
 
     ``status`` is ``done``; ``cached`` when the step found its work standing already, ``skipped`` when there was nothing to do.
     """
@@ -68,6 +84,8 @@ class Outcome:
     note: str = ""
     edges: tuple[tuple[str, str], ...] = ()
     status: str = "done"
+    reads: tuple[Dataset, ...] = ()
+    writes: tuple[Dataset, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +17,9 @@ from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, NotFound,
 from endcap.core.identity import digest, identify
 from endcap.governance.sessions import Session
 from endcap.pipelines.code import digest_code
-from endcap.pipelines.graph import Outcome, Reporter, SilentReporter, Step, StepContext, order_steps
+from endcap.pipelines.graph import Dataset, Outcome, Reporter, SilentReporter, Step, StepContext, order_steps
 from endcap.pipelines.leases import Hold, hold_lease
+from endcap.pipelines.open_lineage import describe_run, keep_event, send_events
 from endcap.pipelines.records import EDGES, RUNS, STEP_RESULTS, Edge, Run, StepRecord, StepResult
 
 logger = logging.getLogger(__name__)
@@ -72,19 +73,21 @@ def _run(hold: Hold, ordered: list[Step], *, reporter: Reporter, wait: Callable[
             payload = msgspec.json.encode(outcome.value, order="deterministic")
             result = _keep(session, step, identity, outcome, payload) if identity and not kept else None
             record = _record(step, identity, status, meter.stop(), outcome=outcome, attempts=context.attempt)
-            book.add(record, edges=outcome.edges, result=result)
+            book.add(record, outcome, result=result)
         except (Exception, KeyboardInterrupt) as error:
             text = str(error) if isinstance(error, EndcapError) else f"{type(error).__name__}: {error}"
             record = _record(step, identity, "failed", meter.stop(), attempts=context.attempt, note=text[:500])
             reporter.step_ended(step.name, status="failed", wall_s=record.wall_s, note=record.note)
             logger.info("run %s failed at step %s", book.run.id, step.name, exc_info=True)
             book.give_up(record, error=text)
+            send_events(session)
             if isinstance(error, EndcapError | KeyboardInterrupt):
                 raise
             raise StepFailed(f"Step '{step.name}' failed: {text}.", run=book.run.id) from error
         values[step.name], digests[step.name] = outcome.value, digest(payload)
         reporter.step_ended(step.name, status=status, wall_s=record.wall_s, note=record.note)
     book.end(None, status="done")
+    send_events(session)
     return Executed(book.run, values)
 
 
@@ -209,6 +212,8 @@ class _Book:
     session: Session
     run: Run
     version: int
+    reads: list[Dataset] = field(default_factory=list)
+    writes: list[Dataset] = field(default_factory=list)
 
     @classmethod
     def open(cls, hold: Hold, ordered: list[Step]) -> _Book:
@@ -220,14 +225,19 @@ class _Book:
             for left in tx.find(RUNS, workspace=session.workspace, where={"status": "running"}):
                 found = tx.get_versioned(RUNS, workspace=session.workspace, id=left.id)
                 if left.subject == subject and found is not None:
-                    tx.put(RUNS, workspace=session.workspace, record=_mark_killed(left, now), expected_version=found[1])
+                    killed = _mark_killed(left, now)
+                    tx.put(RUNS, workspace=session.workspace, record=killed, expected_version=found[1])
+                    keep_event(session, tx, describe_run(killed, workspace=session.workspace), run=killed.id)
             version = tx.put(RUNS, workspace=session.workspace, record=run, expected_version=0)
+            keep_event(session, tx, describe_run(run, workspace=session.workspace), run=run.id)
             hold.name_run(tx, run.id)
         return cls(session, run, version)
 
-    def add(self, record: StepRecord, *, edges: tuple[tuple[str, str], ...], result: StepResult | None) -> None:
+    def add(self, record: StepRecord, outcome: Outcome, *, result: StepResult | None) -> None:
         run = msgspec.structs.replace(self.run, steps=(*self.run.steps, record))
-        self._write(run, tuple(Edge(source, target, record.name, self.run.id) for source, target in edges), result=result)
+        self.reads.extend(outcome.reads)
+        self.writes.extend(outcome.writes)
+        self._write(run, tuple(Edge(source, target, record.name, self.run.id) for source, target in outcome.edges), result=result)
 
     def end(self, record: StepRecord | None, *, status: str, error: str = "") -> None:
         steps = (*self.run.steps, record) if record else self.run.steps
@@ -252,6 +262,8 @@ class _Book:
                     tx.append(EDGES, workspace=workspace, record=edge)
                 except Conflict:
                     continue  # the same edge was drawn by an earlier run
+            if run.status != "running":
+                keep_event(self.session, tx, describe_run(run, workspace=workspace, reads=self.reads, writes=self.writes), run=run.id)
         self.run, self.version = run, version
 
 

@@ -15,7 +15,7 @@ from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_columns, register_view, require_zone
 from endcap.loop.features.differences import describe_differences
 from endcap.loop.features.records import VIEW_HEADS, VIEW_VERSIONS, ViewHead
-from endcap.loop.registry.records import MODELS, ModelRecord
+from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, ModelDefinition, ModelRecord
 from endcap.loop.registry.view_uses import ViewUse, find_view_uses
 from endcap.loop.retraining.tasks import Task
 from endcap.project.definitions import FILE, Definitions, load_definitions
@@ -88,6 +88,9 @@ def _apply_model(session: Session, task: Task, *, change: str) -> None:
     with session.change("apply", thing=f"model/{task.name}", detail=detail) as open_change:
         found = open_change.tx.get_versioned(MODELS, workspace=session.workspace, id=task.name)
         open_change.tx.put(MODELS, workspace=session.workspace, record=record, expected_version=found[1] if found else 0)
+        if open_change.tx.get(MODEL_DEFINITIONS, workspace=session.workspace, id=task.identity) is None:
+            kept = ModelDefinition(task.identity, task.name, task.solution, task.definition, session.now(), session.actor.name)
+            open_change.tx.append(MODEL_DEFINITIONS, workspace=session.workspace, record=kept)
 
 
 def _compare(session: Session, definitions: Definitions) -> Plan:

@@ -53,6 +53,29 @@ def replacing(path: Path, *, unfinished: Path | None = None, n_bytes: int | None
             temporary.unlink(missing_ok=True)
 
 
+def place_by_content(write: Callable[[IO[bytes]], Path], *, unfinished: Path) -> Path:
+    """A file whose place is known only once it is written: ``write`` fills it and says where it goes. Returns that place.
+
+    It is written in ``unfinished``, a folder of the same file system, and is on the disk when this returns. When ``write`` raises, nothing stays.
+    Raises StorageFull where the disk takes no more.
+    """
+    temporary = unfinished / f"{mark_process()}-{next(_COUNT)}{_ENDING}"
+    try:
+        with telling_full(unfinished.parent):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                path = write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
 @contextmanager
 def replacing_many(folder: Path, *, unfinished: Path) -> Iterator[Callable[[Sequence[tuple[str, bytes]]], None]]:
     """Put many files into a folder at once: all of them are on the disk before the first takes its place.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -14,10 +15,12 @@ import msgspec
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.names import require_name
 from endcap.storage.landing import LandingFolder
+from endcap.storage.tracks import TrackStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
+
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -25,6 +28,8 @@ _MOST_FOLDER_BYTES = 240  # file systems end at 255
 _MOST_KEY_BYTES = 2048
 _MOST_SPACE_BYTES = 400
 STAMP_BYTES = 16
+CHUNK_BYTES = 1 << 20
+"""The pieces in which long bytes are read."""
 _STAMP = struct.Struct(">QQ")
 _ZERO = 1 << 63  # shifts a signed number so that its bytes compare as it does
 
@@ -139,6 +144,20 @@ class BlobStore(Protocol):
         """The bytes, checked against their digest. Raises NotFound, or IntegrityBroken when they were changed at rest."""
         ...
 
+    def put_stream(self, chunks: Iterable[bytes], *, most_bytes: int | None = None) -> tuple[str, int]:
+        """Keep bytes that come in pieces, of which never more than one is in memory; returns their digest and how many they are.
+
+        When the stream breaks off, or is longer than ``most_bytes`` (None: any length; InvalidInput), nothing of it stays.
+        """
+        ...
+
+    def read_chunks(self, digest: str, *, n_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """The bytes in pieces of ``n_bytes``, of which never more than one is in memory. Raises NotFound before the first.
+
+        Raises IntegrityBroken when they were changed at rest; of many pieces, after those before the last, as only then all were seen.
+        """
+        ...
+
     def has(self, digest: str) -> bool: ...
 
 
@@ -235,7 +254,8 @@ class OnlineStore(Protocol):
 class Ports:
     """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process).
 
-    ``online`` opens what it needs when it is first used.
+    ``url`` is the home as it may be shown, without a password; ``folder`` is where its files rest (None: in no folder). ``online`` and ``tracks``
+    open what they need when they are first used.
     """
 
     url: str
@@ -243,11 +263,14 @@ class Ports:
     blobs: BlobStore
     tables: TableStore
     online: OnlineStore
+    tracks: TrackStore
     landing: LandingFolder = field(default_factory=LandingFolder)
+    folder: Path | None = None
 
     def close(self) -> None:
         self.records.close()
         self.online.close()
+        self.tracks.close()
         self.landing.close()
 
 
@@ -342,6 +365,26 @@ def nested_transaction() -> InvalidInput:
 def ended_transaction() -> InvalidInput:
     """The error of using a transaction after its block."""
     return InvalidInput("This transaction has ended.", hint="open another with transact()")
+
+
+def changed_bytes(digest: str) -> IntegrityBroken:
+    """The error of reading bytes that are not those that were put."""
+    return IntegrityBroken(
+        f"The bytes kept under {digest} were changed at rest.",
+        hint="restore the file from a backup, or train the version again",
+    )
+
+
+def too_many_bytes(most_bytes: int) -> InvalidInput:
+    """The error of a stream that is longer than it may be."""
+    return InvalidInput(f"What was sent is longer than {most_bytes:,} bytes, which is the most.", hint="send less, or in several files")
+
+
+def require_chunk_bytes(n_bytes: int) -> int:
+    """The same size of a piece. Raises InvalidInput below 1."""
+    if n_bytes < 1:
+        raise InvalidInput(f"A piece of {n_bytes} bytes is none; it must be 1 or more.")
+    return n_bytes
 
 
 def missing_bytes(digest: str) -> NotFound:

@@ -24,6 +24,25 @@ _START_S = 60.0
 _SETTINGS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=20", "shared_buffers=16MB", "log_min_messages=fatal")
 
 
+_COPY = """
+DO $copy$
+DECLARE found record;
+BEGIN
+  CREATE SCHEMA {target};
+  FOR found IN SELECT tablename AS name FROM pg_tables WHERE schemaname = '{source}' LOOP
+    EXECUTE format('CREATE TABLE {target}.%I (LIKE {source}.%I INCLUDING ALL)', found.name, found.name);
+    EXECUTE format('INSERT INTO {target}.%I OVERRIDING SYSTEM VALUE SELECT * FROM {source}.%I', found.name, found.name);
+  END LOOP;
+  FOR found IN SELECT table_name AS name, column_name AS counter FROM information_schema.columns
+  WHERE table_schema = '{target}' AND is_identity = 'YES' LOOP
+    EXECUTE format('SELECT setval(pg_get_serial_sequence(''{target}.%s'', ''%s''), max(%I)) FROM {target}.%I',
+      found.name, found.counter, found.counter, found.name);
+  END LOOP;
+END
+$copy$;
+"""
+
+
 @dataclass(frozen=True)
 class PostgresServer:
     """A running server: ``user`` is its superuser, who needs the ``password`` over the loopback ``port`` and none over the socket in ``folder``."""
@@ -53,6 +72,10 @@ class PostgresServer:
         if done.returncode:
             raise StepFailed(f"psql: {done.stderr.strip()}")
         return done.stdout.removesuffix("\n")
+
+    def copy_schema(self, source: str, target: str) -> None:
+        """Make a schema with the tables and rows of another; without what its tables say of one another. Names are plain lower-case words."""
+        self.execute(_COPY.format(source=source, target=target))
 
 
 def find_programs() -> Path | None:

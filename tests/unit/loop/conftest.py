@@ -81,6 +81,31 @@ class Shop:
         )
         return record_verdict(self.session, verdict)
 
+    def judge_for(
+        self, version: str, environment: str, *, against: str | None = None, beats: bool = True, biased: bool = False, approvals: int = 0
+    ) -> Verdict:
+        """A verdict of an environment with a check against the champion, one of the bias, and one that waits for people where some are asked."""
+        rival = f"against the champion ({against})" if against else "against the champion"
+        word = "beats" if beats else "does not beat"
+        checks = [
+            CheckResult(check=f"wape {rival}", passed=beats, figure=0.9, limit="below 1", sentence=f"{word} {against}"),
+            CheckResult(check="bias", passed=not biased, figure=0.2, limit="0.05", sentence="bias is +20 %"),
+        ]
+        if approvals:
+            sentence = f"needs {approvals} approvals, has 0"
+            checks.append(CheckResult(check="approvals", passed=False, figure=0.0, limit=f"at least {approvals}", sentence=sentence))
+        verdict = Verdict(
+            id=self.session.new_id("verdict"),
+            model=version.rpartition("-v")[0],
+            version=version,
+            at=self.session.now(),
+            passed=all(check.passed for check in checks),
+            checks=tuple(checks),
+            against=against,
+            environment=environment,
+        )
+        return record_verdict(self.session, verdict)
+
     def answers(self, keys: Mapping[str, list[Any]], *, start: date, n_days: int = 3, **columns: list[float | None]) -> pa.Table:
         """Rows for every series and day, the first series' days first. Columns that are not given count up."""
         n_series = len(next(iter(keys.values())))

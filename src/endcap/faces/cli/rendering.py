@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import singledispatch
 from typing import Any
@@ -16,15 +16,18 @@ from rich.text import Text
 
 from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
+from endcap.faces.cli.lineage_text import tell_insight, tell_lineage, tell_retirement
 from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
+from endcap.loop.deployment.lineage import Lineage
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
 from endcap.loop.features.records import DriftReport, Materialisation, ParityReport, TrainingSet
+from endcap.loop.monitoring.insights import Insight
 from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
-from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Version
+from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Retirement, Version
 from endcap.loop.retraining.records import Judged
 from endcap.pipelines.records import Run
 from endcap.project.applying import Plan
@@ -57,10 +60,24 @@ def render(result: Any, *, as_json: bool) -> int:
     return _NOT_PASSED if failed else 0
 
 
+_TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    Insight: tell_insight,
+    Lineage: tell_lineage,
+    ParityReport: tell_parity,
+    Retirement: tell_retirement,
+    ViewPage: tell_view,
+}
+"""Results that are told in lines of text, each with its style."""
+
+
 @singledispatch
 def show(result: Any, console: Console) -> None:
     """Print anything: a list as a table, a record as its fields."""
-    if isinstance(result, list | tuple):
+    teller = _TELLERS.get(type(result))
+    if teller is not None:
+        for line, style in teller(result):
+            console.print(Text(line, style=style))
+    elif isinstance(result, list | tuple):
         _show_list(list(result), console)
     elif isinstance(result, msgspec.Struct):
         for name in result.__struct_fields__:
@@ -152,18 +169,6 @@ def _(result: Plan, console: Console) -> None:
                 console.print(Text(f"{'':<16}   touches {touch}", style="yellow"))
     if not result.models and not result.views:
         console.print(Text(f"{result.file} defines no model and no feature view"))
-
-
-@show.register
-def _(result: ViewPage, console: Console) -> None:
-    for line, style in tell_view(result):
-        console.print(Text(line, style=style))
-
-
-@show.register
-def _(result: ParityReport, console: Console) -> None:
-    for line, style in tell_parity(result):
-        console.print(Text(line, style=style))
 
 
 @show.register

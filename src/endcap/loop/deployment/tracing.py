@@ -8,7 +8,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import add_ids
-from endcap.loop.deployment.records import BATCHES, PREDICTIONS, TraceStep
+from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch, TraceStep
 from endcap.loop.registry.records import COMPARISONS, RELEASES, VERSIONS
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.pipelines.records import EDGES
@@ -47,29 +47,33 @@ def trace(session: Session, thing: str) -> list[TraceStep]:
     return steps
 
 
-def _trace_prediction(session: Session, prediction: str) -> list[TraceStep]:
+def read_prediction(session: Session, prediction: str) -> tuple[Batch, str]:
+    """The batch of a prediction, and its answer in a line. Raises NotFound. Cost: one partition of the log."""
     import pyarrow.compute as pc
 
     version, _, rest = prediction.partition("~")
     origin = rest.partition("~")[0]
+    missing = NotFound(f"No prediction {prediction!r} in workspace '{session.workspace}'.", hint="ids stand in the prediction log")
     found = session.records.get(VERSIONS, workspace=session.workspace, id=version)
-    batch = None
-    if found is not None:
-        batch = session.records.get(BATCHES, workspace=session.workspace, id=f"{found.model}/{origin}/{version}")
+    batch = session.records.get(BATCHES, workspace=session.workspace, id=f"{found.model}/{origin}/{version}") if found else None
     if batch is None:
-        raise NotFound(f"No prediction {prediction!r} in workspace '{session.workspace}'.", hint="ids stand in the prediction log")
+        raise missing
     rows = add_ids(session.tables.read(PREDICTIONS, partition=batch.partition), batch)
     rows = rows.filter(pc.equal(rows["prediction_id"], prediction))
     if rows.num_rows == 0:
-        raise NotFound(f"No prediction {prediction!r} in workspace '{session.workspace}'.", hint="ids stand in the prediction log")
+        raise missing
     row = rows.to_pylist()[0]
     keys = ", ".join(f"{key}={row[key]}" for key in batch.keys)
     figures = [row[name] for name in ("forecast", "lower_90", "upper_90")]
     forecast, lower, upper = ("none" if figure is None else f"{figure:.4g}" for figure in figures)  # a solution may give no limits
-    answer = f"{keys}, {row['ts']}: {forecast} ({lower} to {upper})"
+    return batch, f"{keys}, {row['ts']}: {forecast} ({lower} to {upper})"
+
+
+def _trace_prediction(session: Session, prediction: str) -> list[TraceStep]:
+    batch, answer = read_prediction(session, prediction)
     made = f"{batch.n_rows} rows from the origin {batch.moment}, predicted at {batch.predicted_at.isoformat()}, run {batch.run}"
     steps = [TraceStep(f"prediction/{prediction}", "prediction", answer), TraceStep(f"batch/{batch.id}", "batch", made)]
-    if found is not None and batch.data != found.training_set:
+    if batch.data != get_version(session, batch.version).training_set:
         # The forecast was made from newer rows than the version was trained on: both ways lead back to files.
         for edge in session.records.find(EDGES, workspace=session.workspace, where={"target": f"data/{batch.data}"}):
             kind, _, identity = edge.source.partition("/")

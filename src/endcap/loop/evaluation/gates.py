@@ -7,124 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from endcap.core.definitions.gates import Gate
-from endcap.loop.evaluation.bootstrap import compare_errors
-from endcap.loop.evaluation.metrics import ERROR_PARTS, SQUARED, measure, seasonal_scale
-from endcap.loop.evaluation.records import NO_CHAMPION, CheckResult, Metrics
-
-Cube = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Paired:
-    """The errors of two forecasters over the same outcomes, n_groups x n_origins: what the bootstrap draws from."""
-
-    ours: NDArray[np.float64]
-    theirs: NDArray[np.float64]
-
-
-class Evidence(Protocol):
-    """What a version showed on rows that played no part in choosing it.
-
-    ``name`` is the candidate judged; ``baselines`` says which of its rivals are baselines; ``champion_name`` is '' where there is no champion.
-    ``n_tried`` counts the candidates offered on these rows so far, this one included: each further one must beat its rivals by more, as the
-    one lucky draw of several is no progress.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def baselines(self) -> tuple[str, ...]: ...
-    @property
-    def champion_name(self) -> str: ...
-    @property
-    def n_tried(self) -> int: ...
-
-    @property
-    def metrics(self) -> Metrics:
-        """The version's own figures."""
-        ...
-
-    @property
-    def sums(self) -> Paired:
-        """Sums of forecasts (ours) and of outcomes (theirs) where both are there."""
-        ...
-
-    def figure(self, rival: str, metric: str) -> float | None:
-        """A rival's figure on all outcomes it has a forecast for; None without one."""
-        ...
-
-    def compare(self, rival: str | None, metric: str) -> Paired | None:
-        """The errors of the version and of a rival (None: the champion), to be summed; None where no outcome has both forecasts.
-
-        Groups and origins without such an outcome are left out.
-        """
-        ...
-
-    @property
-    def has_champion(self) -> bool: ...
-
-    @property
-    def outcomes(self) -> tuple[int, bool]:
-        """How many outcomes there are, and whether any is not 0."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class CubeEvidence:
-    """Evidence as the forecasts themselves: cubes n_series x n_origins x horizon, NaN where not scored.
-
-    ``rivals`` holds the forecasts of others on the same cells by name; ``champion`` is the champion's own forecasts, None where there is
-    no champion.
-    """
-
-    name: str
-    actual: Cube
-    forecast: Cube
-    lower: Cube
-    upper: Cube
-    rivals: dict[str, Cube]
-    baselines: tuple[str, ...]
-    champion: Cube | None = None
-    champion_name: str = ""
-    scale: NDArray[np.float64] | None = None
-    n_tried: int = 1
-
-    @property
-    def metrics(self) -> Metrics:
-        scale = None if self.scale is None else np.broadcast_to(self.scale[:, None, None], self.actual.shape)
-        return measure(self.actual, self.forecast, lower=self.lower, upper=self.upper, scale=scale)
-
-    @property
-    def sums(self) -> Paired:
-        paired = np.isfinite(self.actual) & np.isfinite(self.forecast)
-        return Paired(*(np.where(paired, cube, 0.0).sum(axis=2) for cube in (self.forecast, self.actual)))
-
-    def figure(self, rival: str, metric: str) -> float | None:
-        figure: float | None = getattr(measure(self.actual, self.rivals[rival]), "mae" if metric == "rmsse" else metric)
-        return figure
-
-    def compare(self, rival: str | None, metric: str) -> Paired | None:
-        theirs = self.champion if rival is None else self.rivals[rival]
-        if theirs is None:
-            return None
-        paired = np.isfinite(self.actual) & np.isfinite(self.forecast) & np.isfinite(theirs)
-        if not paired.any():
-            return None
-        scored: NDArray[np.bool_] = np.asarray(paired.any(axis=2))
-        kept = np.ix_(np.flatnonzero(np.count_nonzero(scored, axis=1)), np.flatnonzero(np.count_nonzero(scored, axis=0)))
-        return Paired(*(_errors(self.actual, cube, paired=paired, metric=metric, scale=self.scale)[kept] for cube in (self.forecast, theirs)))
-
-    @property
-    def has_champion(self) -> bool:
-        return self.champion is not None
-
-    @property
-    def outcomes(self) -> tuple[int, bool]:
-        found = self.actual[np.isfinite(self.actual)]
-        return int(found.size), bool(found.any())
+from endcap.loop.evaluation.bootstrap import compare_errors, widen_tail
+from endcap.loop.evaluation.evidence import Evidence
+from endcap.loop.evaluation.metrics import SQUARED
+from endcap.loop.evaluation.records import NO_CHAMPION, CheckResult
 
 
 class Check(Protocol):
@@ -218,6 +106,22 @@ class AtMost:
         return CheckResult(check=self.metric, passed=passed, figure=figure, limit=f"at most {self.limit:.4g}", sentence=sentence)
 
 
+@dataclass(frozen=True)
+class AtLeast:
+    """A metric of which more is better above an absolute limit."""
+
+    metric: str
+    limit: float
+
+    def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
+        figure: float | None = getattr(evidence.metrics, self.metric)
+        if figure is None:
+            return _no_rows(self.metric, evidence)
+        passed = figure >= self.limit
+        sentence = f"{self.metric} is {figure:.4f}, {'at least' if passed else 'below'} {self.limit:.4g}"
+        return CheckResult(check=self.metric, passed=passed, figure=figure, limit=f"at least {self.limit:.4g}", sentence=sentence)
+
+
 def checks_of(gate: Gate) -> list[Check]:
     """The checks that a gate's definition asks for, in the order a reader wants them."""
     found: list[Check] = []
@@ -230,6 +134,7 @@ def checks_of(gate: Gate) -> list[Check]:
     if gate.coverage_90 is not None:
         found.append(CoverageBetween(*gate.coverage_90))
     found.extend(AtMost(metric, limit) for metric, limit in sorted(gate.most.items()))
+    found.extend(AtLeast(metric, limit) for metric, limit in sorted(gate.least.items()))
     return found
 
 
@@ -239,11 +144,6 @@ def judge(evidence: Evidence, *, gate: Gate, seed: int, further: Sequence[Check]
     return tuple(check.judge(evidence, rng=rng) for check in [*checks_of(gate), *further])
 
 
-def scale_of(observed: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The RMSSE scale of each series from its own history."""
-    return np.asarray(seasonal_scale(observed), dtype=np.float64)
-
-
 def _compare(evidence: Evidence, name: str | None, *, metric: str, rival: str, same: bool, rng: np.random.Generator) -> CheckResult:
     what = f"{metric} against {rival}"
     paired = evidence.compare(name, metric)
@@ -251,29 +151,17 @@ def _compare(evidence: Evidence, name: str | None, *, metric: str, rival: str, s
         return _no_rows(what, evidence)
     if same:
         return CheckResult(check=what, passed=True, figure=1.0, limit="best of the baselines", sentence=f"it is itself {rival}")
-    found = compare_errors(paired.ours, paired.theirs, rng=rng, tail=0.05 / evidence.n_tried)
+    tail = 0.05 / evidence.n_tried
+    found = compare_errors(paired.ours, paired.theirs, rng=rng, tail=tail if paired.n_units is None else widen_tail(tail, paired.n_units))
     passed = found.upper < 1
     # A squared metric is compared as its root, so that the ratio reads like the metric.
     ratio, lower, upper = (_unsquare(value, metric) for value in (found.ratio, found.lower, found.upper))
     how = "beats" if passed else "does not clearly beat"
     sentence = (
         f"{how} {rival} on {metric}: ratio {ratio:.3f} ({1 - 0.1 / evidence.n_tried:.0%} interval {lower:.3f} to {upper:.3f},"
-        f" {found.n_series} series x {found.n_origins} origins)"
+        f" {paired.what or f'{found.n_series} series x {found.n_origins} origins'})"
     )
     return CheckResult(check=what, passed=passed, figure=ratio, limit="interval below 1", sentence=sentence, lower=lower, upper=upper)
-
-
-def _errors(actual: Cube, forecast: Cube, *, paired: NDArray[np.bool_], metric: str, scale: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """The errors to compare, summed over the horizon: n_series x n_origins."""
-    y, f = np.where(paired, actual, 0.0), np.where(paired, forecast, 0.0)
-    if metric == "rmsse" and scale is not None:
-        usable = np.isfinite(scale) & (scale > 0)
-        weights = np.divide(1.0, scale, out=np.zeros_like(scale), where=usable)
-        errors = np.square(f - y) * weights[:, None, None]
-    else:
-        errors = ERROR_PARTS.get(metric, ERROR_PARTS["mae"])(y, f)[0]
-    summed: NDArray[np.float64] = np.where(paired, errors, 0.0).sum(axis=2)
-    return summed
 
 
 def _unsquare(value: float, metric: str) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from endcap.core.durations import format_duration, parse_duration
 from endcap.governance.sessions import Session
-from endcap.loop.evaluation.gates import Evidence
+from endcap.loop.evaluation.evidence import Evidence
 from endcap.loop.evaluation.records import CheckResult
 from endcap.loop.features.parity import find_parity
 from endcap.loop.features.records import ParityReport

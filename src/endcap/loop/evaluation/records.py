@@ -10,6 +10,8 @@ from endcap.storage.ports import Kind
 
 NO_CHAMPION = "against the champion"
 """How the name of a check ends that found no champion to beat; with one, its name follows."""
+APPROVALS_CHECK = "approvals"
+"""The check that people's approvals are there, the only one that waits for something."""
 
 
 class Metrics(msgspec.Struct, frozen=True):
@@ -49,7 +51,7 @@ def name_metric(metric: str) -> str:
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One check of a verdict: its figure, its limit, and the sentence a person reads."""
+    """One check of a verdict: its figure, its limit, and the sentence a person reads; ``figures`` are those of its parts, such as slices, by name."""
 
     check: str
     passed: bool
@@ -58,6 +60,7 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     lower: float | None = None
     upper: float | None = None
+    figures: dict[str, float] = {}
 
 
 class SliceMetrics(msgspec.Struct, frozen=True):
@@ -83,7 +86,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a gate found about a version, with every figure. A verdict is never changed; a new look gives a new one.
 
     ``kind`` is ``gate``, or ``override`` for one by which somebody answers with their name in the gate's place: ``checks`` are then those of the
-    verdict that was overridden, and ``override`` says who and why. It counts for ``environment`` alone.
+    verdict that was overridden, ``passed`` stays what they say, and ``override`` says who and why. It counts for ``environment`` alone.
+    ``request`` is the approval request by which people agreed to it ('': nobody was asked). ``n_tried`` versions had been offered on the same rows,
+    this one included.
     """
 
     id: str
@@ -97,11 +102,24 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = "prod"
     kind: str = "gate"
     override: Override | None = None
+    request: str = ""
+    n_tried: int = 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing but approvals is missing."""
+        failed = {check.check for check in self.checks if not check.passed}
+        return failed == {APPROVALS_CHECK}
 
     @property
     def sentence(self) -> str:
         """The verdict in a line: what failed, or that all checks passed, and how many of them without one outcome to judge by."""
         failed = [check.sentence for check in self.checks if not check.passed]
+        if self.override is not None:
+            agreed = f" with {self.override.second}" if self.override.second else ""
+            until = f"{self.override.expires_at:%Y-%m-%d %H:%M} UTC"
+            inspite = f", in spite of: {'; '.join(failed)}" if failed else ""
+            return f"overridden by {self.override.owner}{agreed} until {until} ({self.override.reason}){inspite}"
         if failed:
             return "; ".join(failed)
         unjudged = sum(check.figure is None and not check.check.endswith(NO_CHAMPION) for check in self.checks)

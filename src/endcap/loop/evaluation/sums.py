@@ -6,14 +6,15 @@ Errors of one store share its weather and its staff: a group is what the bootstr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from endcap.core.errors import InvalidInput
-from endcap.loop.evaluation.gates import Paired
+from endcap.loop.evaluation.evidence import Paired, SliceSums
 from endcap.loop.evaluation.records import Metrics
 
 Sums = NDArray[np.float64]
@@ -33,6 +34,8 @@ FIELDS = (
     "day_actual",
 )
 _ERRORS = {"wape": "abs_error", "mae": "abs_error", "rmse": "squared_error", "crps": "crps", "day_wape": "day_error"}
+
+_WEIGHTS = {"wape": "actual", "mae": "n", "rmse": "n", "crps": "n_scored", "day_wape": "day_actual"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,10 @@ class ErrorSums:
 
 @dataclass(frozen=True, eq=False)
 class SummedEvidence:
-    """The protocol ``Evidence`` over sums. All forecasters have a forecast for every outcome of a group and origin, or for none."""
+    """The protocol ``Evidence`` over sums. All forecasters have a forecast for every outcome of a group and origin, or for none.
+
+    ``labels`` says by column to which slice each group belongs.
+    """
 
     name: str
     ours: ErrorSums
@@ -92,6 +98,7 @@ class SummedEvidence:
     champion: ErrorSums | None = None
     champion_name: str = ""
     n_tried: int = 1
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Metrics:
@@ -123,6 +130,26 @@ class SummedEvidence:
     @property
     def outcomes(self) -> tuple[int, bool]:
         return int(self.ours["n"].sum()), bool(self.ours["actual"].any())
+
+    @property
+    def sliced_by(self) -> tuple[str, ...]:
+        return tuple(self.labels)
+
+    def slice(self, by: str, metric: str) -> list[SliceSums]:
+        labels, errors, below = np.array(self.labels[by]), self.ours[_ERRORS[metric]], self.ours[_WEIGHTS[metric]]
+        return [
+            SliceSums(value, int(self.ours["n"][labels == value].sum()), errors[labels == value], below[labels == value])
+            for value in sorted(set(self.labels[by]))
+        ]
+
+    @property
+    def covered(self) -> Paired | None:
+        banded = self.ours["n_banded"]
+        return Paired(self.ours["covered"], banded) if banded.any() else None
+
+    @property
+    def probabilities(self) -> None:
+        return None
 
 
 def sum_errors(

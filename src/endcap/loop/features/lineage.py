@@ -105,6 +105,26 @@ def find_personal(view: FeatureView, sources: ViewSources | None = None) -> froz
     return frozenset(found)
 
 
+def trace_aggregates(
+    aggregates: Iterable[Aggregate], *, columns: Iterable[tuple[Table, str]] = (), parser: Parser | None = None
+) -> tuple[SourceColumn, ...]:
+    """The columns of files that folds of tables' columns come from, and those behind further ``columns`` (a table's, or expressions over its rows).
+
+    Each aggregate names its table. What it asks for by ``where`` counts as a condition. ``parser`` as in ``find_sources``.
+
+    >>> from endcap.core.definitions.aggregates import sum
+    >>> sales = Table("sales", "sales.csv", keys=("store",), columns={"net": "price * units"})
+    >>> [str(column) for column in trace_aggregates([sum("net").on(sales)], columns=[(sales, "store")])]
+    ['sales.price', 'sales.store', 'sales.units']
+    """
+    folded, named = [(a.table, a) for a in aggregates if a.table is not None], list(columns)
+    tables = {table.name: table for table in (*(table for table, _ in folded), *(table for table, _ in named))}
+    with nullcontext(parser) if parser is not None else open_parser() as chosen:
+        tracer = _Tracer(chosen, {name.lower(): table for name, table in tables.items()}, {name: _known(t, None) for name, t in tables.items()})
+        found = [_trace_feature(aggregate, table, tracer) for table, aggregate in folded]
+        return _sorted(frozenset[SourceColumn]().union(*found, *(tracer.expression(table, text) for table, text in named)))
+
+
 def _known(table: Table, columns: Collection[str] | None) -> _Columns:
     named = (*table.keys, *table.columns, *table.contract.columns)
     return _Columns({name.lower(): name for name in (*(columns or ()), *named)}, whole=columns is not None)

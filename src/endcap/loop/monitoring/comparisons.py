@@ -17,7 +17,8 @@ from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.evaluation.records import VERDICTS, CheckResult, Finding, Verdict
 from endcap.loop.monitoring.member_outcomes import read_member_outcomes
 from endcap.loop.monitoring.records import ComparisonView
-from endcap.loop.registry.comparisons import against_champion, end_comparison, find_comparison, get_comparison, read_groups
+from endcap.loop.registry.admissions import against_champion, find_gate_verdict
+from endcap.loop.registry.comparisons import end_comparison, find_comparison, get_comparison, read_groups
 from endcap.loop.registry.records import Comparison
 from endcap.loop.registry.releases import release_challenger
 from endcap.loop.registry.versions import get_model
@@ -83,7 +84,8 @@ def _judge(session: Session, comparison: Comparison, finding: Finding) -> Verdic
     """The verdict by which the challenger may be released: the live comparison beside the checks that let it in, or one of its gate that
     passed against this very champion. None: neither, or it is shown to be worse.
     """
-    standing = session.records.find(VERDICTS, workspace=session.workspace, where={"version": comparison.challenger}, newest_first=True, limit=1)[0]
+    standing = find_gate_verdict(session, comparison.challenger, environment=comparison.environment)
+    assert standing is not None, "a verdict is never deleted"
     if finding.better != "b":
         by_gate = standing.passed and standing.against == comparison.champion and finding.better != "a"
         return standing if by_gate else None

@@ -59,13 +59,22 @@ class Lines(msgspec.Struct, frozen=True):
         """Everybody (None) or some stand under one more promotion, save those who have its version already. O(members)."""
         return self._move(members, lambda line: line if line[-1].version == standing.version else (*line, standing))
 
-    def roll_back(self, members: Collection[str] | None) -> tuple[Lines, Moved]:
+    def roll_back(self, members: Collection[str] | None, *, spent: Collection[int] = ()) -> tuple[Lines, Moved]:
         """Some members go back by one promotion each, or (None) the newest promotion that still stands is taken back wherever it does.
 
-        Whoever stands under its first promotion stays. O(members).
+        Promotions whose numbers are ``spent`` are passed over: nobody returns to them. Whoever has nothing to return to stays. O(members).
         """
         newest = max(line[-1].n for line in (self.own, *self.lines))
-        return self._move(members, lambda line: line[:-1] if len(line) > 1 and (members is not None or line[-1].n == newest) else line)
+
+        def step(line: Line) -> Line:
+            if members is None and line[-1].n != newest:
+                return line
+            rest = line[:-1]
+            while rest and (rest[-1].n in spent or rest[-1].version == line[-1].version):
+                rest = rest[:-1]
+            return rest or line
+
+        return self._move(members, step)
 
     def _move(self, members: Collection[str] | None, step: Step) -> tuple[Lines, Moved]:
         """Apply a step to the lines of those who are to be moved; lines are few, so each is worked out once."""
@@ -73,24 +82,28 @@ class Lines(msgspec.Struct, frozen=True):
         own = step(self.own) if members is None else self.own
         chosen = before.keys() if members is None else members
         stepped = {line: step(line) for line in {self.own, *self.lines}}
-        after, moved = dict(before), Counter[str]()
+        after, moved, stayed = dict(before), Counter[str](), set[str]()
         for member in chosen:
             line = before.get(member, self.own)
             after[member] = stepped[line]
             if stepped[line] is not line:
                 moved[stepped[line][-1].version] += 1
+            else:
+                stayed.add(member)
         apart = {member: after[member] for member in sorted(after) if after[member] != own}
         lines = tuple(dict.fromkeys(apart.values()))
         code = {line: i for i, line in enumerate(lines)}
-        return Lines(own, tuple(apart), tuple(code[line] for line in apart.values()), lines), Moved(own is not self.own, dict(sorted(moved.items())))
+        found = Lines(own, tuple(apart), tuple(code[line] for line in apart.values()), lines)
+        return found, Moved(own is not self.own, dict(sorted(moved.items())), frozenset(stayed))
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What a step did: whether it moved those who are not named, and how many of the named now stand under which version."""
+    """What a step did: whether it moved those who are not named, how many of the named now stand under which version, and who of them stayed."""
 
     own: bool
     n_by_version: dict[str, int]
+    stayed: frozenset[str] = frozenset()
 
     @property
     def anybody(self) -> bool:

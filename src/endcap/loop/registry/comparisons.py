@@ -14,10 +14,12 @@ from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound, su
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
-from endcap.loop.evaluation.records import NO_CHAMPION, Groups, Verdict
+from endcap.loop.evaluation.records import Groups, Verdict
+from endcap.loop.registry.admissions import Refusal, find_admission
 from endcap.loop.registry.members import FACT, find_retired, read_members
 from endcap.loop.registry.records import CHAMPIONS, COMPARISONS, PROD, Comparison, Version
-from endcap.loop.registry.versions import get_model, get_version, latest_verdict
+from endcap.loop.registry.standings import get_seats
+from endcap.loop.registry.versions import get_model, get_version
 from endcap.storage.ports import RecordReader
 
 if TYPE_CHECKING:
@@ -131,8 +133,7 @@ def start_comparison(
     _require_plan(metric=metric, smallest=smallest, n_days=n_days)
     if len(groups.a) < 2 or len(groups.b) < 2 or set(groups.a) & set(groups.b):
         raise InvalidInput(f"The groups hold {len(groups.a)} and {len(groups.b)} members and must be apart.", hint="draw them with draw_groups")
-    verdict = latest_verdict(session, version.id)
-    refusal = find_challenger_refusal(verdict)
+    verdict, refusal = _find_verdict(session, version)
     thing = f"model/{version.model}"
     if refusal is not None:
         session.record_refusal("start-comparison", thing=thing, detail={"version": version.id, "why": refusal[:500]})
@@ -149,6 +150,11 @@ def start_comparison(
         standing = change.tx.find(COMPARISONS, workspace=session.workspace, where={"model": version.model})
         if standing and standing[-1].until is None:
             raise _runs_already(standing[-1])
+        if shared := [seat.version for seat in get_seats(session, version.model, reader=change.tx) if seat.role == "challenger"]:
+            raise Conflict(
+                f"{', '.join(shared)} answers for a share of the requests of model '{version.model}', which would be counted with the groups.",
+                hint=f"take it away first: endcap withdraw {shared[0]}",
+            )
         comparison = Comparison(
             id=f"{version.model}-c{len(standing) + 1}",
             model=version.model,
@@ -194,21 +200,14 @@ def end_comparison(session: Session, change: Change, comparison: Comparison, *, 
     return ended
 
 
-def find_challenger_refusal(verdict: Verdict | None) -> str | None:
-    """Why a version may not even be compared, or None: it passed every check of its gate but those against the champion."""
-    if verdict is None:
-        return "it was never judged by its gate"
-    failed = [check.sentence for check in verdict.checks if not check.passed and not against_champion(check.check)]
-    return "; ".join(failed) or None
-
-
-def against_champion(check: str) -> bool:
-    """Whether a check by this name compares with the champion.
-
-    >>> against_champion("wape against the champion (store-day-v1)"), against_champion("bias")
-    (True, False)
-    """
-    return NO_CHAMPION in check
+def _find_verdict(session: Session, version: Version) -> tuple[Verdict | None, str | None]:
+    """The gate's verdict on which a version may be compared, or why it may not. An override is no evidence, so it opens no comparison."""
+    found = find_admission(session, version, environment=PROD, role="challenger", champion=None)
+    if isinstance(found, Refusal):
+        return None, found.why
+    if found.overridden:
+        return None, f"it did not pass its gate, and {found.verdict.sentence}"
+    return found.verdict, None
 
 
 def _read_running(session: Session, version: Version) -> pa.Table:

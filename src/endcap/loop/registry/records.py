@@ -35,6 +35,32 @@ class ModelRecord(msgspec.Struct, frozen=True):
     applied_by: str
 
 
+class ModelDefinition(msgspec.Struct, frozen=True):
+    """A definition that a model once had, by its identity: what older versions were made from."""
+
+    identity: str
+    model: str
+    solution: str
+    definition: str
+    at: datetime
+    actor: str
+
+
+class Retirement(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that ends: from ``effective_at`` on it is neither trained nor released nor asked any more.
+
+    ``consumers`` leaned on it when that was said. One record a model; ``withdrawn_at`` None: it stands.
+    """
+
+    model: str
+    at: datetime
+    by: str
+    reason: str
+    effective_at: datetime
+    consumers: tuple[str, ...] = ()
+    withdrawn_at: datetime | None = None
+
+
 class VersionFile(msgspec.Struct, frozen=True):
     """One file of a version; its bytes rest under their digest."""
 
@@ -157,8 +183,9 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     version; ``version`` is then the one that most of them got. ``segment`` is the segment that was asked for.
 
     ``role`` is one of ``ROLES``; ``share`` of the requests that a challenger gets. ``how`` is promote, rollback, comparison, withdraw (a challenger
-    or shadow that answers no more), pin or unpin. ``overridden`` says that it stands on an override and not on a passed gate; ``proof`` what was
-    compared before it answered.
+    or shadow that answers no more), pin or unpin. ``n`` counts the moves of the environment's champion; a row that moves none bears the number
+    of the last that did. ``overridden`` says that it stands on an override and not on a passed gate; ``proof`` what was compared before it
+    answered.
     """
 
     id: str
@@ -187,16 +214,22 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Seat(msgspec.Struct, frozen=True):
-    """A challenger or a shadow that answers now: one record per model, environment and version, taken away with a history row."""
+    """A challenger or a shadow that answers now, since the row ``release`` of the history; ``share`` of the requests is a challenger's."""
 
-    id: str
-    model: str
-    environment: str
     version: str
     role: str
     share: float | None
     release: str
     since: datetime
+
+
+class Seats(msgspec.Struct, frozen=True):
+    """Who answers beside the champion of a model in an environment. One record, changed only with its history row."""
+
+    id: str
+    model: str
+    environment: str
+    seats: tuple[Seat, ...] = ()
 
 
 class Pin(msgspec.Struct, frozen=True):
@@ -229,7 +262,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A version that waits for people. ``kind`` is ``gate`` (its verdict passed but for approvals) or ``override``.
 
-    ``n_needed`` approvals by ``expires_at``; ``verdict`` is what was found, ``reason`` and ``override_days`` are an override's.
+    ``n_needed`` approvals by ``expires_at``; ``verdict`` is what was found; an override's are ``reason``, and ``override_until`` when it ends.
+    ``granted`` is the verdict by which the version may be released, recorded when the last of them approved.
     """
 
     id: str
@@ -243,9 +277,10 @@ class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     n_needed: int
     reason: str = ""
-    override_days: float | None = None
+    override_until: datetime | None = None
     status: str = "pending"  # pending | approved | rejected | expired
     closed_at: datetime | None = None
+    granted: str = ""
 
 
 class Approval(msgspec.Struct, frozen=True):
@@ -258,6 +293,15 @@ class Approval(msgspec.Struct, frozen=True):
     at: datetime
     answer: str
     comment: str
+
+
+class ApprovalView(msgspec.Struct, frozen=True):
+    """A request with the answers that people gave to it, the number of approvals it still waits for, and who may not approve, and why."""
+
+    request: ApprovalRequest
+    answers: tuple[Approval, ...]
+    n_missing: int
+    hands: dict[str, str] = {}
 
 
 class Champion(msgspec.Struct, frozen=True):
@@ -311,11 +355,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 MODELS = Kind("model", ModelRecord, "name")
+MODEL_DEFINITIONS = Kind("model-definition", ModelDefinition, "identity", (("model",),))
+RETIREMENTS = Kind("retirement", Retirement, "model")
 VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
 RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
 CHAMPIONS = Kind("champion", Champion, "id")
 COMPARISONS = Kind("comparison", Comparison, "id", (("model",), ("challenger",)))
-SEATS = Kind("seat", Seat, "id", (("model",), ("version",)))
+SEATS = Kind("seats", Seats, "id")
 PINS = Kind("pin", Pin, "id", (("model",),))
 ENVIRONMENT_RECORDS = Kind("environment", Environment, "name")
 APPROVAL_REQUESTS = Kind("approval-request", ApprovalRequest, "id", (("model",), ("version",), ("status",)))

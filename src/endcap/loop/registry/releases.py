@@ -9,40 +9,86 @@ from itertools import chain, islice, pairwise
 import msgspec
 
 from endcap.core.clock import parse_instant
-from endcap.core.errors import Conflict, GateRefused, NotFound
+from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Detail, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import Verdict
-from endcap.loop.registry.assignments import Lines, Moved, find_answer, keep_lines, read_lines
-from endcap.loop.registry.comparisons import end_comparison, find_comparison
+from endcap.loop.registry.admissions import Admission, Refusal, find_admission
+from endcap.loop.registry.assignments import Lines, Moved, find_answer, read_lines
+from endcap.loop.registry.comparisons import find_comparison
+from endcap.loop.registry.copies import copy_version, open_home
+from endcap.loop.registry.door import move_champion, seat, unseat
+from endcap.loop.registry.environments import EVERY, get_environment
 from endcap.loop.registry.members import choose_members, require_members
-from endcap.loop.registry.records import CHAMPIONS, PROD, RELEASES, Champion, Comparison, Release, Standing, Version
-from endcap.loop.registry.versions import get_model, get_version, latest_verdict
+from endcap.loop.registry.records import (
+    CHAMPIONS,
+    PROD,
+    RELEASES,
+    ROLES,
+    Champion,
+    Comparison,
+    Environment,
+    Release,
+    Seat,
+    Standing,
+    Version,
+)
+from endcap.loop.registry.standings import get_seats
+from endcap.loop.registry.versions import get_model, get_version
+from endcap.storage.ports import RecordReader
 
+FIRST_SHARE = 0.1
+"""Of the requests, what a challenger gets that asked for no share."""
 _SAMPLE = 5
 
 
-def get_champion(session: Session, model: str, *, environment: str = PROD) -> Champion | None:
-    """What answers for a model now, or None."""
-    return session.records.get(CHAMPIONS, workspace=session.workspace, id=f"{model}/{environment}")
+def get_champion(session: Session, model: str, *, environment: str = PROD, reader: RecordReader | None = None) -> Champion | None:
+    """What answers for a model in an environment now, or None. ``reader`` is an open transaction to read in. Cost: one record."""
+    return (reader or session.records).get(CHAMPIONS, workspace=session.workspace, id=f"{model}/{environment}")
 
 
 @verb("promote", permission=Permission.RELEASE)
-def promote(session: Session, version: str, *, members: Sequence[str] | None = None, segment: str | None = None, reason: str = "") -> Release:
-    """Make a version the champion of its model, or let it answer for some members only.
+def promote(
+    session: Session,
+    version: str,
+    *,
+    environment: str = PROD,
+    role: str = "champion",
+    share: float | None = None,
+    members: Sequence[str] | None = None,
+    segment: str | None = None,
+    reason: str = "",
+) -> Release:
+    """Make a version the champion of its model, or let it answer for some members only, or beside the champion.
 
-    It needs a passing verdict against the champion of this moment; everything that releases goes through here, schedules and reactions
-    too. ``members`` are the names of those it shall answer for (None: all), ``segment`` names them by a static fact (``city_id=3``).
-    ``reason`` is kept in the history. Raises GateRefused with what failed (the refusal is audited), also while a comparison of the model runs,
-    which would no longer compare what it was started for; InvalidInput for members that the version does not know, Conflict when it answers
-    for all of them already. One transaction, whatever the number of members.
+    It needs a passing verdict of the ``environment`` against the champion there of this moment, with the approvals that are asked, or an
+    override; everything that releases goes through here, schedules and reactions too. ``role`` is champion, challenger (it answers for a
+    ``share`` of the requests; None: what it has, else 0.1) or shadow (it answers beside, unheard); neither of these need have beaten the
+    champion, and the shares of all challengers sum to less than 1. ``members`` are the names of those a champion shall answer for (None: all),
+    ``segment`` names them by a static fact (``city_id=3``). ``reason`` is kept in the history. An environment with a home of its own gets the
+    version copied there, every file checked. Raises GateRefused with what failed (the refusal is audited), also while a comparison of the
+    model runs, which would no longer compare what it was started for; InvalidInput for members that the version does not know, Conflict when
+    it answers already or a person has pinned what answers. One transaction, whatever the number of members.
     """
     candidate = get_version(session, version)
+    place = get_environment(session, environment)
+    if role not in ROLES:
+        raise InvalidInput(f"{role!r} is no role of a release. Roles: {list(ROLES)}.", hint=suggest(str(role), ROLES))
+    if role == "champion":
+        if share is not None:
+            raise InvalidInput("A champion has no share: it answers for all that nobody else does.", hint="--role challenger has one")
+        return _promote_champion(session, candidate, place, members=members, segment=segment, reason=reason)
+    if members is not None or segment is not None:
+        raise InvalidInput(f"A {role} answers for no members of its own.", hint=f"endcap compare {candidate.model} --challenger {candidate.id}")
+    return _promote_beside(session, candidate, place, role=role, share=share, reason=reason)
+
+
+def _promote_champion(
+    session: Session, candidate: Version, place: Environment, *, members: Sequence[str] | None, segment: str | None, reason: str
+) -> Release:
     chosen = choose_members(session, candidate, members=members, segment=segment)
-    verdict = latest_verdict(session, candidate.id)
-    thing = f"model/{candidate.model}"
-    champion = get_champion(session, candidate.model)
+    champion = get_champion(session, candidate.model, environment=place.name)
     if champion is None and chosen is not None:
         raise Conflict(
             f"Nothing answers for model '{candidate.model}' yet, so nothing would answer for the members that are left out.",
@@ -55,91 +101,118 @@ def promote(session: Session, version: str, *, members: Sequence[str] | None = N
         lines, moved = read_lines(session, champion).promote(standing, chosen)
         if not moved.anybody:
             raise Conflict(_describe_standing(champion, candidate, chosen))
-    refusal = _find_refusal(verdict, candidate, champion=champion) or _describe_running(find_comparison(session, candidate.model))
-    if refusal is not None:
-        session.record_refusal("promote", thing=thing, detail={"version": candidate.id, "why": refusal[:500]})
-        hint = f"see every figure with: endcap show {candidate.id}"
-        raise GateRefused(f"'{candidate.id}' cannot be released: {refusal}.", hint=hint, version=candidate.id)
-    assert verdict is not None, "no refusal without a verdict"
-    row = Release(
-        id=standing.release,
-        model=candidate.model,
-        environment=PROD,
-        version=candidate.id,
-        previous=champion.version if champion else None,
-        at=session.now(),
-        actor=session.actor.name,
-        how="promote",
-        reason=reason,
-        verdict=verdict.id,
-        verdict_sentence=verdict.sentence,
-        segment=segment,
-        moved=moved.n_by_version,
-    )
-    detail: Detail = {"version": candidate.id, "verdict": verdict.id}
-    row, detail = _name_moved(session, row, chosen, detail)
-    with session.change("promote", thing=thing, detail=detail) as change:
-        if running := _describe_running(find_comparison(session, candidate.model, reader=change.tx)):
-            raise Conflict(f"'{candidate.id}' cannot be released: {running}.", hint=f"see it with: endcap comparison {candidate.model}")
-        return _release(session, change, row, champion=champion, lines=lines)
+    admission = _admit(session, candidate, place, role="champion", champion=champion)
+    row = _draft(session, candidate, place, admission, id=standing.release, how="promote", reason=reason)
+    row = msgspec.structs.replace(row, previous=champion.version if champion else None, segment=segment, moved=moved.n_by_version)
+    row, detail = name_moved(session, row, chosen, {"version": candidate.id, "verdict": row.verdict, **describe_place(row)})
+    with open_home(session, place) as there:
+        if there is not None:
+            copy_version(session, there, candidate, verdict=admission.verdict)
+        with session.change("promote", thing=f"model/{candidate.model}", detail=detail) as change:
+            if running := _describe_running(_find_running(session, candidate, place, reader=change.tx)):
+                raise Conflict(f"'{candidate.id}' cannot be released: {running}.", hint=f"see it with: endcap comparison {candidate.model}")
+            row = move_champion(session, change, row, champion=champion, lines=lines, there=there)
+            for left in get_seats(session, row.model, environment=place.name, reader=change.tx):
+                if chosen is None and left.version == candidate.id:
+                    unseat(session, change, _end_seat(session, row, left), there=there)
+            return row
 
 
-@verb("rollback", permission=Permission.RELEASE)
-def rollback(session: Session, model: str, *, members: Sequence[str] | None = None, segment: str | None = None, reason: str = "") -> Release:
-    """Go back to the version that answered before: take the newest release back, or let some members go back to what answered for them.
-
-    Called again it goes back one further. ``members`` are the names of those who go back (None: the newest release that still stands is
-    taken back for everybody it moved), ``segment`` names them by a static fact (``city_id=3``). ``reason`` is kept in the history, which keeps
-    every step. Raises Conflict when nothing answered before, for one of the members too, and then moves nobody. It is never refused for a
-    comparison: one that runs ends with it. One transaction, whatever the number of members.
-    """
-    get_model(session, model)
-    champion = get_champion(session, model)
+def _promote_beside(session: Session, candidate: Version, place: Environment, *, role: str, share: float | None, reason: str) -> Release:
+    champion = get_champion(session, candidate.model, environment=place.name)
     if champion is None:
-        raise Conflict(f"Model '{model}' has no version to go back to: it has no release.", hint=f"see: endcap history {model}")
-    before = read_lines(session, champion)
-    chosen = choose_members(session, get_version(session, champion.version), members=members, segment=segment, also=before.members)
-    lines, moved = before.roll_back(chosen)
-    first = [member for member in chosen or () if len(before.line_of(member)) == 1]
-    if first or not moved.anybody:
-        whose = "their" if first else "its"
-        now = f"'{before.line_of(first[0])[-1].version if first else champion.version}' is {whose} first release"
-        who = f"{len(first):,} of {len(chosen or ()):,} members of model '{model}' have" if first else f"Model '{model}' has"
-        some = f" ({', '.join(first[:5])}{' ...' if len(first) > 5 else ''})" if first else ""
-        raise Conflict(f"{who} no version to go back to: {now}{some}.", hint=f"see: endcap history {model}")
-    target = _find_target(lines, before, moved)
-    origin = session.records.get(RELEASES, workspace=session.workspace, id=target.release)
-    assert origin is not None, "a release is never deleted"
-    row = Release(
-        id=session.new_id("release"),
-        model=model,
-        environment=PROD,
-        version=target.version,
-        previous=champion.version,
+        raise Conflict(
+            f"Model '{candidate.model}' has no champion in '{place.name}' to stand beside.", hint=f"first release one: endcap promote {candidate.id}"
+        )
+    if champion.version == candidate.id:
+        hint = f"see others with: endcap versions {candidate.model}"
+        raise Conflict(f"'{candidate.id}' is the champion itself, since {champion.since.isoformat()}.", hint=hint)
+    seats = get_seats(session, candidate.model, environment=place.name)
+    asked = _choose_share(seats, candidate, role=role, share=share)
+    if any((seat.version, seat.role, seat.share) == (candidate.id, role, asked) for seat in seats):
+        raise Conflict(f"'{candidate.id}' is a {role} in '{place.name}' already.", hint=f"see: endcap show {candidate.model}")
+    admission = _admit(session, candidate, place, role=role, champion=champion)
+    row = _draft(session, candidate, place, admission, id=session.new_id("release"), how="promote", reason=reason)
+    before = next((seat.version for seat in seats if seat.version == candidate.id), None)
+    row = msgspec.structs.replace(row, role=role, share=asked, n=champion.n, champion=champion.version, previous=before)
+    detail: Detail = {"version": candidate.id, "verdict": row.verdict, **describe_place(row)}
+    with open_home(session, place) as there:
+        if there is not None:
+            copy_version(session, there, candidate, verdict=admission.verdict)
+        with session.change("promote", thing=f"model/{candidate.model}", detail=detail) as change:
+            _choose_share(get_seats(session, row.model, environment=place.name, reader=change.tx), candidate, role=role, share=asked)
+            return seat(session, change, row, there=there)
+
+
+def _choose_share(seats: Sequence[Seat], candidate: Version, *, role: str, share: float | None) -> float | None:
+    """The share that a version gets in a role, checked against those that the other challengers have."""
+    if role == "shadow":
+        if share is not None:
+            raise InvalidInput("A shadow has no share: it answers beside every request, unheard.", hint="--role challenger has one")
+        return None
+    had = next((seat.share for seat in seats if seat.version == candidate.id and seat.share is not None), FIRST_SHARE)
+    asked = had if share is None else share
+    others = sum(seat.share or 0.0 for seat in seats if seat.version != candidate.id)
+    if not 0 < asked < 1:
+        raise InvalidInput(f"A share of {asked} was asked for; it must be above 0 and below 1.", hint="write 0.1 for one request in ten")
+    if others + asked >= 1:
+        raise InvalidInput(
+            f"With {others:.4g} for other challengers, a share of {asked:.4g} leaves nothing to the champion.",
+            hint=f"give less than {1 - others:.4g}, or take one away with: endcap withdraw VERSION",
+        )
+    return asked
+
+
+def _admit(session: Session, candidate: Version, place: Environment, *, role: str, champion: Champion | None) -> Admission:
+    """On what a version may answer. Raises GateRefused, audited, where on nothing."""
+    thing, why = f"model/{candidate.model}", ""
+    found = find_admission(session, candidate, environment=place.name, role=role, champion=champion)
+    if isinstance(found, Refusal):
+        why, hint = found.why, found.hint
+    elif role != "shadow" and (running := _describe_running(_find_running(session, candidate, place))):
+        why, hint = running, f"see it with: endcap comparison {candidate.model}"
+    if why:
+        detail: Detail = {"version": candidate.id, "why": why[:500], **({"environment": place.name} if place.name != PROD else {})}
+        session.record_refusal("promote", thing=thing, detail=detail)
+        raise GateRefused(f"'{candidate.id}' cannot be released: {why}.", hint=hint, version=candidate.id)
+    assert isinstance(found, Admission), "no refusal, so an admission"
+    return found
+
+
+def _find_running(session: Session, candidate: Version, place: Environment, *, reader: RecordReader | None = None) -> Comparison | None:
+    running = find_comparison(session, candidate.model, reader=reader)
+    return running if running is not None and running.environment == place.name else None
+
+
+def _draft(session: Session, candidate: Version, place: Environment, admission: Admission, *, id: str, how: str, reason: str) -> Release:  # noqa: A002 - the word of the records
+    return Release(
+        id=id,
+        model=candidate.model,
+        environment=place.name,
+        version=candidate.id,
+        previous=None,
         at=session.now(),
         actor=session.actor.name,
-        how="rollback",
+        how=how,
         reason=reason,
-        verdict=origin.verdict,
-        verdict_sentence=origin.verdict_sentence,
-        segment=segment,
-        moved=moved.n_by_version,
+        verdict=admission.verdict.id,
+        verdict_sentence=admission.verdict.sentence,
+        overridden=admission.overridden,
     )
-    detail: Detail = {"from": champion.version, "to": target.version, "reason": reason[:500]}
-    row, detail = _name_moved(session, row, chosen, detail)
-    with session.change("rollback", thing=f"model/{model}", detail=detail) as change:
-        running = find_comparison(session, model, reader=change.tx)
-        if running is not None:
-            end_comparison(session, change, running, how="rolled back", finding=reason)
-        return _release(session, change, row, champion=champion, lines=lines)
+
+
+def _end_seat(session: Session, row: Release, left: Seat) -> Release:
+    """The row by which a challenger or shadow that became the champion leaves its seat."""
+    reason = "it is the champion now"
+    return msgspec.structs.replace(row, id=session.new_id("release"), how="withdraw", role=left.role, share=left.share, reason=reason)
 
 
 def release_challenger(session: Session, change: Change, comparison: Comparison, *, verdict: Verdict, reason: str) -> Release:
     """In the change that ends a comparison, make its challenger the champion by the verdict that the comparison gave.
 
-    Raises Conflict when the champion is no longer the one it was compared with.
+    Raises Conflict when the champion is no longer the one it was compared with, or a person has pinned it.
     """
-    champion = change.tx.get(CHAMPIONS, workspace=session.workspace, id=f"{comparison.model}/{PROD}")
+    champion = get_champion(session, comparison.model, environment=comparison.environment, reader=change.tx)
     if champion is None or champion.version != comparison.champion:
         now = champion.version if champion else "nothing"
         raise Conflict(
@@ -150,7 +223,7 @@ def release_challenger(session: Session, change: Change, comparison: Comparison,
     row = Release(
         id=standing.release,
         model=comparison.model,
-        environment=PROD,
+        environment=comparison.environment,
         version=comparison.challenger,
         previous=champion.version,
         at=session.now(),
@@ -161,34 +234,67 @@ def release_challenger(session: Session, change: Change, comparison: Comparison,
         verdict_sentence=verdict.sentence,
         moved=moved.n_by_version,
     )
-    return _release(session, change, row, champion=champion, lines=lines)
+    with open_home(session, get_environment(session, comparison.environment, reader=change.tx)) as there:
+        if there is not None:
+            copy_version(session, there, get_version(session, row.version), verdict=verdict)
+        return move_champion(session, change, row, champion=champion, lines=lines, there=there)
 
 
 @verb("history", permission=Permission.READ)
-def show_history(session: Session, model: str, *, at: str | None = None, member: str | None = None) -> list[Release]:
-    """What answered for a model: every release, newest first, or the one that stood at an instant.
+def show_history(session: Session, model: str, *, environment: str = PROD, at: str | None = None, member: str | None = None) -> list[Release]:
+    """Who put what into production, when, why and on which verdict: every release, newest first, or what stood at an instant.
 
-    ``at`` is the instant, an ISO time, read in the workspace's zone when it has no offset (None: every release). ``member`` is one of the
-    model's members: then only the rows that changed what answers for it are given, with the version that it got and the one it had before.
-    Raises NotFound when nothing answered then. Cost grows with the releases; with a member also with the members that were moved apart.
+    ``environment`` is where (``all``: everywhere). ``at`` is the instant, an ISO time, read in the workspace's zone when it has no offset
+    (None: every row): then the row that made the champion of that instant is given, and after it those of the challengers and shadows beside
+    it and of the pin that held it. ``member`` is one of the model's members: then only the rows that changed what answers for it are given,
+    with the version that it got and the one it had before. A release on an override says so. Raises NotFound when nothing answered then.
+    Cost grows with the releases; with a member also with the members that were moved apart.
     """
     get_model(session, model)
-    releases = session.records.find(RELEASES, workspace=session.workspace, where={"model": model}, newest_first=True)
+    if environment != EVERY:
+        get_environment(session, environment)
+    rows = session.records.find(RELEASES, workspace=session.workspace, where={"model": model}, newest_first=True)
+    releases = [row for row in rows if environment in (EVERY, row.environment)]
     if at is not None:
         instant: datetime = parse_instant(at, zone=session.zone)
         standing = [release for release in releases if release.at <= instant]
-        if not standing:
-            first = f"its first release was at {releases[-1].at.isoformat()}" if releases else "it was never released"
-            raise NotFound(f"Nothing answered for model '{model}' at {instant.isoformat()}: {first}.")
+        if not any(_moves(row) for row in standing):
+            raise NotFound(_describe_nothing(model, environment, instant, releases, rows))
         releases = standing
     if member is not None:
-        champion = get_champion(session, model)
+        champion = get_champion(session, model, environment=PROD if environment == EVERY else environment)
         if champion is not None:
             also = read_lines(session, champion).members
             require_members(session, get_version(session, champion.version), [member], also=also)
-        found = _follow(session, releases, member)
+        moves = [row for row in releases if _moves(row) and row.environment == (PROD if environment == EVERY else environment)]
+        found = _follow(session, moves, member)
         return list(islice(found, 1)) if at is not None else list(found)
-    return releases if at is None else releases[:1]
+    return releases if at is None else list(_find_standing(releases))
+
+
+def _moves(row: Release) -> bool:
+    """Whether a row moved a champion, and did not only seat, unseat or pin."""
+    return row.role == "champion" and row.how not in ("pin", "unpin")
+
+
+def _find_standing(releases: Sequence[Release]) -> Iterator[Release]:
+    """Of the rows up to an instant, newest first, those that stood then: of each environment its champion, who was beside it, and its pin."""
+    for environment in dict.fromkeys(row.environment for row in releases):
+        rows = [row for row in releases if row.environment == environment]
+        yield from islice((row for row in rows if _moves(row)), 1)
+        newest: dict[str, Release] = {}
+        for row in rows:
+            if not _moves(row):
+                newest.setdefault("pin" if row.role == "champion" else row.version, row)
+        yield from (row for row in newest.values() if row.how in ("promote", "pin"))
+
+
+def _describe_nothing(model: str, environment: str, instant: datetime, releases: Sequence[Release], rows: Sequence[Release]) -> str:
+    first = f"its first release was at {releases[-1].at.isoformat()}" if releases else "it was never released"
+    elsewhere = sorted({row.environment for row in rows if row.at <= instant} - {environment})
+    also = f"; something answered in {', '.join(elsewhere)}" if elsewhere else ""
+    where = "" if environment in (PROD, EVERY) else f" in '{environment}'"
+    return f"Nothing answered for model '{model}'{where} at {instant.isoformat()}: {first}{also}."
 
 
 def _follow(session: Session, releases: Sequence[Release], member: str) -> Iterator[Release]:
@@ -198,14 +304,6 @@ def _follow(session: Session, releases: Sequence[Release], member: str) -> Itera
     for release, (answer, before) in zip(releases, pairwise(chain(answers, [None])), strict=True):
         if answer is not None and answer != before:
             yield msgspec.structs.replace(release, version=answer, previous=before)
-
-
-def _find_target(lines: Lines, before: Lines, moved: Moved) -> Standing:
-    """The promotion that a rollback returns to: that of those who are not named, otherwise that of most members."""
-    if moved.own:
-        return lines.own[-1]
-    most = max(moved.n_by_version, key=lambda version: moved.n_by_version[version])
-    return next(s for line in (before.own, *before.lines) for s in reversed(line) if s.version == most)
 
 
 def _describe_standing(champion: Champion, candidate: Version, chosen: tuple[str, ...] | None) -> str:
@@ -220,18 +318,7 @@ def _describe_running(comparison: Comparison | None) -> str | None:
     return f"the comparison '{comparison.id}' of {comparison.champion} with {comparison.challenger} runs; end it first (endcap stop-comparison)"
 
 
-def _find_refusal(verdict: Verdict | None, candidate: Version, *, champion: Champion | None) -> str | None:
-    if verdict is None:
-        return "it was never judged by its gate"
-    if not verdict.passed:
-        return verdict.sentence
-    # The champion itself, given back to members that another version answers for, has no older champion to beat.
-    if champion is not None and verdict.against != champion.version != candidate.id:
-        return f"it was judged against {verdict.against or 'no champion'}, but the champion is now {champion.version}"
-    return None
-
-
-def _name_moved(session: Session, row: Release, chosen: tuple[str, ...] | None, detail: Detail) -> tuple[Release, Detail]:
+def name_moved(session: Session, row: Release, chosen: tuple[str, ...] | None, detail: Detail) -> tuple[Release, Detail]:
     """The row and the audit's detail with who was moved: how many, a few by name, all of them in a blob."""
     if chosen is None:
         return row, detail
@@ -239,21 +326,13 @@ def _name_moved(session: Session, row: Release, chosen: tuple[str, ...] | None, 
     return row, {**detail, "n_members": len(chosen), "members": row.members, "sample": ", ".join(row.sample)[:200], "segment": row.segment}
 
 
-def _release(session: Session, change: Change, row: Release, *, champion: Champion | None, lines: Lines) -> Release:
-    """Write the history row and move the champion, if it still stands where it was read."""
-    identity = f"{row.model}/{PROD}"
-    assignment = keep_lines(session, lines)
-    row = msgspec.structs.replace(row, n=champion.n + 1 if champion else 1, champion=lines.own[-1].version, assignment=assignment)
-    changed = champion is None or champion.version != row.champion or len(champion.standing) != len(lines.own)
-    since = row.at if champion is None or changed else champion.since
-    found = change.tx.get_versioned(CHAMPIONS, workspace=session.workspace, id=identity)
-    if (found[0] if found else None) != champion:
-        raise Conflict(f"The champion of model '{row.model}' changed a moment ago.", hint=f"see: endcap history {row.model}")
-    change.tx.append(RELEASES, workspace=session.workspace, record=row)
-    change.tx.put(
-        CHAMPIONS,
-        workspace=session.workspace,
-        record=Champion(identity, row.id, row.champion, since, lines.own, row.n, assignment),
-        expected_version=found[1] if found else 0,
-    )
-    return row
+def describe_place(row: Release) -> Detail:
+    """What the audit says of where and how a version answers, where that is not as the champion of ``prod``."""
+    told: dict[str, str | float | None] = {}
+    if row.environment != PROD:
+        told["environment"] = row.environment
+    if row.role != "champion":
+        told |= {"role": row.role, "share": row.share}
+    if row.overridden:
+        told["overridden"] = True
+    return told

@@ -21,12 +21,13 @@ from endcap.loop.evaluation.records import name_metric
 from endcap.loop.monitoring.watches import check_watch, describe_reading
 from endcap.loop.registry.records import MODELS, VERSIONS, Version
 from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.retirements import require_in_service
 from endcap.loop.registry.versions import get_version
 from endcap.loop.registry.view_uses import find_answering_views
 from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
 from endcap.loop.retraining.tasks import DataRef, Members, Task, Training
-from endcap.pipelines.graph import Outcome, Reporter, Step, StepContext
+from endcap.pipelines.graph import Dataset, Outcome, Reporter, Step, StepContext
 from endcap.pipelines.leases import hold_lease
 from endcap.pipelines.records import RUNS, Run
 from endcap.pipelines.runner import run_steps
@@ -67,13 +68,15 @@ def turn(
     """One turn of a model's cycle, as a run whose steps are kept by identity. One model turns once at a time: where another run of it
     goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it.
 
-    A model whose purpose the tables and views do not all allow is refused (PermissionDenied, audited) before anything is read.
+    A retired model is refused (Conflict), and one whose purpose the tables and views do not all allow (PermissionDenied, audited), before
+    anything is read.
 
     ``train`` True trains whatever the state, False never, None when there is a reason: no champion yet, a changed definition, a watch's
     breach with the reaction ``retrain``, or 28 days since the last training. ``origin`` None: chosen from the data and the clock.
     """
     subject = f"model/{task.name}"
     _require_purpose(session, task)
+    require_in_service(session, task.name)
     with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold:
         cycle = _Cycle(hold.session, task, folder=folder, origin=origin, train=train, verify=verify)
         done = run_steps(hold.session, cycle.steps(), subject=subject, reporter=reporter)
@@ -131,7 +134,7 @@ class _Cycle:
                 ),
             ),
             Step("release", self._release, Judgement, needs=("assemble", "decide", "train", *names)),
-            Step("forecast", self._forecast, Batch | None, needs=("assemble", "release")),
+            Step("forecast", self._forecast, Batch | None, needs=("assemble", "release", *names)),
         )
 
     def _ingest(self, name: str) -> Callable[[StepContext], Outcome]:
@@ -143,7 +146,10 @@ class _Cycle:
             found = ingest(self.session, table, folder=self.folder, verify=self.verify)
             edges = tuple((f"source/{f.sha256}", f"ingest/{found.id}") for f in found.files)
             status = "cached" if found.id in standing else "done"
-            return Outcome(found, n_rows_in=found.n_rows, n_rows_out=found.n_rows, edges=edges, status=status)
+            reads = tuple(Dataset(f.path, namespace="file", version=f.sha256) for f in found.files)
+            fields = {column.name: column.type for column in found.profile}
+            writes = (Dataset(f"table/{table.name}", version=found.id, fields=fields),)
+            return Outcome(found, n_rows_in=found.n_rows, n_rows_out=found.n_rows, edges=edges, status=status, reads=reads, writes=writes)
 
         return step
 
@@ -244,7 +250,13 @@ class _Cycle:
         released = next((j for j in judged if j.released), None)
         note = f"{released.version} ({released.candidate}) released" if released else (judged[-1].sentence if judged else "not needed")
         status = "done" if judged else "skipped"
-        return Outcome(Judgement(tuple(judged)), n_rows_out=len(judged), note=note, edges=tuple(edges), status=status)
+        reads = (*(Dataset(f"table/{name}", version=id_) for name, id_ in tables.items()), *self._views_read(data)) if judged else ()
+        writes = tuple(Dataset(f"model/{self.task.name}", version=outcome.version) for outcome in judged)
+        kept = Judgement(tuple(judged))
+        return Outcome(kept, n_rows_out=len(judged), note=note, edges=tuple(edges), status=status, reads=reads, writes=writes)
+
+    def _views_read(self, data: DataRef) -> tuple[Dataset, ...]:
+        return tuple(Dataset(f"view/{name}", version=version) for name, version in data.views.items())
 
     def _forecast(self, context: StepContext) -> Outcome:
         data: DataRef = context.values["assemble"]
@@ -263,7 +275,10 @@ class _Cycle:
         edges = tuple(edge for b in kept for edge in ((f"version/{b.version}", f"batch/{b.id}"), (f"data/{data.digest}", f"batch/{b.id}")))
         versions = ", ".join(b.version for b in kept)
         note = f"{n_rows} forecasts for {batch.first} to {batch.last} by {versions}{missing}"
-        return Outcome(batch, n_rows_in=data.n_series, n_rows_out=n_rows, note=note, edges=edges)
+        tables = (Dataset(f"table/{name}", version=found.id) for name, found in self._ingests(context).items())
+        reads = (*tables, *(Dataset(f"model/{self.task.name}", version=b.version) for b in kept))
+        writes = (Dataset(f"predictions/{self.task.name}", version=batch.moment),)
+        return Outcome(batch, n_rows_in=data.n_series, n_rows_out=n_rows, note=note, edges=edges, reads=reads, writes=writes)
 
     def _was_cut_short(self, context: StepContext) -> bool:
         """Whether the run before this one was killed, or failed."""

@@ -23,7 +23,7 @@ from endcap.pipelines.graph import StepContext
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from endcap.loop.evaluation.gates import Evidence
+    from endcap.loop.evaluation.evidence import Evidence
 
 
 class Members(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from endcap.core.definitions.forecasts import BASELINES, CANDIDATES, Forecast
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import ColumnProfile, Ingest, describe_arrival
-from endcap.loop.evaluation.gates import CubeEvidence, Evidence, scale_of
+from endcap.loop.evaluation.evidence import CubeEvidence, Evidence, scale_of
 from endcap.loop.features.lineage import find_personal
 from endcap.loop.features.panels.day_panels import Floats, Panel, decode_panel, encode_panel
 from endcap.loop.features.panels.known import feature_of, load_known

@@ -1,4 +1,4 @@
-"""The embedded back end: one folder. ``records.sqlite`` (WAL), ``blobs/`` by digest, ``tables/`` as Parquet, ``online.sqlite``.
+"""The embedded back end: one folder. ``records.sqlite`` (WAL), ``blobs/`` by digest, ``tables/`` as Parquet, ``online.sqlite``, ``tracks.sqlite``.
 
 Many threads and processes of one machine may share a home; the folder must be on a local disk, as WAL asks.
 SQLite by the standard library: three statements need no mapper, and opening a home costs milliseconds.
@@ -9,29 +9,34 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote
 
 from endcap.core.errors import EndcapError, IntegrityBroken, InvalidInput, StorageFull
 from endcap.core.names import require_name
 from endcap.storage.backends.online_sqlite import SqliteOnline
 from endcap.storage.backends.sqlite_file import SqliteFile
-from endcap.storage.files import remove_left_behind, replacing, telling_full
+from endcap.storage.backends.tracks_sqlite import SqliteTracks
+from endcap.storage.files import place_by_content, remove_left_behind, replacing, telling_full
 from endcap.storage.landing import LandingFolder
 from endcap.storage.parquet import open_files, open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
+    CHUNK_BYTES,
     Kind,
     Ports,
     R,
+    changed_bytes,
     conflict,
     ended_transaction,
     matches,
     missing_bytes,
     partition_folders,
+    require_chunk_bytes,
     require_limit,
+    too_many_bytes,
 )
 
 if TYPE_CHECKING:
@@ -211,11 +216,35 @@ class FolderBlobs:
         except FileNotFoundError as error:
             raise missing_bytes(digest) from error
         if hashlib.sha256(payload).hexdigest() != digest:
-            raise IntegrityBroken(
-                f"The bytes kept under {digest} were changed at rest.",
-                hint="restore the file from a backup, or train the version again",
-            )
+            raise changed_bytes(digest)
         return payload
+
+    def put_stream(self, chunks: Iterable[bytes], *, most_bytes: int | None = None) -> tuple[str, int]:
+        """See ``BlobStore``. What comes is written aside, hashed on its way, and moved under its digest."""
+        total, n_bytes = hashlib.sha256(), 0
+
+        def write(file: IO[bytes]) -> Path:
+            nonlocal n_bytes
+            for chunk in chunks:
+                n_bytes += len(chunk)
+                if most_bytes is not None and n_bytes > most_bytes:
+                    raise too_many_bytes(most_bytes)
+                total.update(chunk)
+                with telling_full(self._root):
+                    file.write(chunk)
+            return self._path(total.hexdigest())
+
+        place_by_content(write, unfinished=self._unfinished)
+        return total.hexdigest(), n_bytes
+
+    def read_chunks(self, digest: str, *, n_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """See ``BlobStore``. The file is opened at once, so that it is there whatever becomes of its name meanwhile."""
+        require_chunk_bytes(n_bytes)
+        try:
+            file = self._path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise missing_bytes(digest) from error
+        return _check_chunks(file, digest, n_bytes)
 
     def has(self, digest: str) -> bool:
         return _is_digest(digest) and self._path(digest).exists()
@@ -274,6 +303,24 @@ class FolderTables:
         return sorted(found, key=lambda entry: list(entry[0].values()))
 
 
+def _check_chunks(file: IO[bytes], digest: str, n_bytes: int) -> Iterator[bytes]:
+    """The pieces of a file; the last one only if all of them together are what the digest says."""
+    total = hashlib.sha256()
+    with file:
+        chunk = file.read(n_bytes)
+        while chunk:
+            total.update(chunk)
+            following = file.read(n_bytes)
+            if not following:
+                break
+            yield chunk
+            chunk = following
+    if total.hexdigest() != digest:
+        raise changed_bytes(digest)
+    if chunk:
+        yield chunk
+
+
 def _is_digest(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
@@ -292,4 +339,5 @@ def open_embedded(folder: Path) -> Ports:
     remove_left_behind(unfinished)
     blobs, tables = FolderBlobs(folder / "blobs", unfinished=unfinished), FolderTables(folder / "tables", unfinished=unfinished)
     online, landing = SqliteOnline(folder / "online.sqlite"), LandingFolder(folder / "landed")
-    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, landing=landing)
+    tracks = SqliteTracks(folder / "tracks.sqlite")
+    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, tracks=tracks, landing=landing, folder=folder)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, NoReturn
 from endcap.core.errors import InvalidInput
 from endcap.core.names import require_name
 from endcap.storage.backends.online_memory import MemoryOnline
+from endcap.storage.backends.tracks_memory import MemoryTracks
 from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
+    CHUNK_BYTES,
     Kind,
     Ports,
     R,
@@ -25,7 +27,9 @@ from endcap.storage.ports import (
     missing_bytes,
     nested_transaction,
     partition_folders,
+    require_chunk_bytes,
     require_limit,
+    too_many_bytes,
 )
 
 if TYPE_CHECKING:
@@ -176,7 +180,7 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self._payloads: dict[str, bytes] = {}
 
-    def put(self, payload: bytes) -> str:
+    def put(self, payload: bytes | bytearray) -> str:
         digest = hashlib.sha256(payload).hexdigest()
         self._payloads.setdefault(digest, bytes(payload))
         return digest
@@ -186,6 +190,18 @@ class MemoryBlobs:
             return self._payloads[digest]
         except KeyError as error:
             raise missing_bytes(digest) from error
+
+    def put_stream(self, chunks: Iterable[bytes], *, most_bytes: int | None = None) -> tuple[str, int]:
+        payload = bytearray()
+        for chunk in chunks:
+            payload += chunk
+            if most_bytes is not None and len(payload) > most_bytes:
+                raise too_many_bytes(most_bytes)
+        return self.put(payload), len(payload)
+
+    def read_chunks(self, digest: str, *, n_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+        payload, n_bytes = self.get(digest), require_chunk_bytes(n_bytes)
+        return (payload[start : start + n_bytes] for start in range(0, len(payload), n_bytes))
 
     def has(self, digest: str) -> bool:
         return digest in self._payloads
@@ -244,4 +260,4 @@ def _address(dataset: str, partition: Mapping[str, str]) -> tuple[str, ...]:
 
 def open_memory() -> Ports:
     """Ports of an empty home in memory."""
-    return Ports(url="memory://", records=MemoryRecords(), blobs=MemoryBlobs(), tables=MemoryTables(), online=MemoryOnline())
+    return Ports(url="memory://", records=MemoryRecords(), blobs=MemoryBlobs(), tables=MemoryTables(), online=MemoryOnline(), tracks=MemoryTracks())

@@ -9,18 +9,8 @@ import numpy as np
 import pytest
 
 from endcap.core.definitions.gates import Gate
-from endcap.loop.evaluation.gates import (
-    AtMost,
-    BetterThanBaseline,
-    BetterThanChampion,
-    BiasWithin,
-    CoverageBetween,
-    Cube,
-    CubeEvidence,
-    checks_of,
-    judge,
-    scale_of,
-)
+from endcap.loop.evaluation.evidence import Cube, CubeEvidence, scale_of
+from endcap.loop.evaluation.gates import AtMost, BetterThanBaseline, BetterThanChampion, BiasWithin, CoverageBetween, checks_of, judge
 from endcap.loop.evaluation.records import CheckResult, Verdict
 
 SHAPE = (10, 6, 7)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from endcap.core.errors import Conflict, EndcapError, GateRefused, InvalidInput,
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.loop.registry.records import RELEASES
-from endcap.loop.registry.releases import get_champion, promote, rollback, show_history
+from endcap.loop.registry.releases import get_champion, promote, show_history
+from endcap.loop.registry.rollbacks import roll_back
 from endcap.testing.sessions import make_session
+
+rollback = partial(roll_back, prove=lambda _session, _version: "it answers as it did")
 
 MODEL = "store-day"
 
@@ -184,15 +188,18 @@ def test_the_first_release_has_nothing_behind_it(shop: Any) -> None:
         rollback(shop.session, "store-dya")
 
 
-def test_rollbacks_go_back_one_by_one_and_history_keeps_every_step(shop: Any) -> None:
+def test_rollbacks_go_back_once_unless_asked_again_and_history_keeps_every_step(shop: Any) -> None:
     for identity in ("a", "b", "c"):
         release(shop, identity)
     shop.pass_time(hours=1)
     assert rollback(shop.session, MODEL, reason="complaints").version == "store-day-v2"
     shop.pass_time(hours=1)
-    assert rollback(shop.session, MODEL).version == "store-day-v1"
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="It went back already: ada rolled model 'store-day' back to store-day-v2 at 2026-01-05T12") as caught:
         rollback(shop.session, MODEL)
+    assert caught.value.hint == "if that one is bad too, go back one further with: endcap rollback store-day --again"
+    assert rollback(shop.session, MODEL, again=True).version == "store-day-v1"
+    with pytest.raises(Conflict, match="'store-day-v1' is its first release"):
+        rollback(shop.session, MODEL, again=True)
     steps = [(row.version[-2:], row.previous and row.previous[-2:], row.how) for row in reversed(show_history(shop.session, MODEL))]
     assert steps == [
         ("v1", None, "promote"),
@@ -202,7 +209,10 @@ def test_rollbacks_go_back_one_by_one_and_history_keeps_every_step(shop: Any) ->
         ("v1", "v2", "rollback"),
     ]
     audited = [row.detail for row in list_audit(shop.session) if row.verb == "rollback"]
-    assert audited[-1] == {"from": "store-day-v3", "to": "store-day-v2", "reason": "complaints"}
+    assert audited == [
+        {"from": "store-day-v2", "to": "store-day-v1", "reason": "", "again": True},
+        {"from": "store-day-v3", "to": "store-day-v2", "reason": "complaints"},
+    ]
 
 
 def test_after_a_rollback_a_promotion_goes_on_from_there(shop: Any) -> None:

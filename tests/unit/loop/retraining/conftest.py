@@ -19,7 +19,7 @@ from endcap.core.definitions.watches import Quality
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
-from endcap.loop.evaluation.gates import CubeEvidence, Evidence
+from endcap.loop.evaluation.evidence import CubeEvidence, Evidence
 from endcap.loop.evaluation.metrics import measure
 from endcap.loop.evaluation.records import VERDICTS
 from endcap.loop.monitoring.quality import join_outcomes

@@ -79,10 +79,9 @@ def open_table(
 
 def _require_outside(session: Session, source: Source) -> None:
     """Raise InvalidInput for a table whose files are the home's own: what other workspaces keep there is not this one's to read."""
-    scheme, separator, rest = session.ports.url.partition("://")
-    if source.table.is_landed or (separator and scheme != "file"):
+    if source.table.is_landed or session.ports.folder is None:
         return
-    home = Path(rest if separator else scheme).resolve()
+    home = session.ports.folder.resolve()
     if any(Path(file.path).resolve().is_relative_to(home) for file in source.files):
         raise InvalidInput(
             f"Table '{source.table.name}' reads files of the home itself ({home}), where all workspaces keep what they made.",

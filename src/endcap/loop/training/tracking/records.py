@@ -8,10 +8,12 @@ from typing import Literal
 import msgspec
 
 from endcap.storage.ports import Kind
-from endcap.storage.tracks import Stage
+from endcap.storage.tracks import Point, Stage
 
 DEFAULT_EXPERIMENT = "0"
 """The experiment of runs that name none; it always stands."""
+LOGGED_MODEL_SPACE = "{workspace}/logged-models"
+"""Where a workspace's logged models are followed; no workspace is called so."""
 STATUSES = ("running", "scheduled", "finished", "failed", "killed")
 
 
@@ -28,14 +30,29 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a run or of a logged model, its bytes under their digest. ``path`` is relative, with ``/``, and was checked."""
+    """One file of a run or of a logged model, its bytes under their digest. ``path`` is relative, with ``/``, and was checked.
+
+    ``folder`` is the path without its last part; a file that was taken away does not stand.
+    """
 
     id: str  # owner/path
     owner: str  # run/ID or logged-model/ID
     path: str
+    folder: str
     sha256: str
     n_bytes: int
     at: datetime
+    stands: bool = True
+
+
+class RunFolder(msgspec.Struct, frozen=True, kw_only=True):
+    """A folder of a run or of a logged model; it stands as long as something in it does."""
+
+    id: str  # owner/path
+    owner: str
+    path: str
+    folder: str
+    stands: bool = True
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +91,10 @@ class RunCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that a run logged: its files, parameters, metrics and tags, before anybody registers it as a version."""
+    """A model that a run logged: its files, parameters, metrics and tags, before anybody registers it as a version.
+
+    ``kind`` is what its maker calls its type; it is kept as a track, see ``logged_models``.
+    """
 
     id: str
     experiment: str
@@ -83,13 +103,15 @@ class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""
     status: Literal["pending", "ready", "failed"] = "pending"
     created_at: datetime
+    created_by: str = ""
     changed_at: datetime
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
+    metrics: dict[str, Point] = {}
     stage: Stage = "active"
 
 
 EXPERIMENTS = Kind("experiment", Experiment, "id", (("name",),))
-RUN_FILES = Kind("run-file", RunFile, "id", (("owner",),))
-DATASETS = Kind("run-dataset", Dataset, "id", (("run",),))
-LOGGED_MODELS = Kind("logged-model", LoggedModel, "id", (("experiment",), ("run",), ("name",)))
+RUN_FILES = Kind("run-file", RunFile, "id", (("owner", "folder", "stands"),))
+RUN_FOLDERS = Kind("run-folder", RunFolder, "id", (("owner", "folder", "stands"),))
+DATASETS = Kind("run-dataset", Dataset, "id", (("run",), ("name",), ("digest",), ("context",)))

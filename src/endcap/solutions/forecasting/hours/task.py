@@ -18,7 +18,7 @@ from endcap.core.zones import load_zone, parse_moment
 from endcap.governance.sessions import Session
 from endcap.loop.data.file_sets import gone_files, new_files
 from endcap.loop.data.records import INGESTS, Ingest, describe_arrival
-from endcap.loop.evaluation.gates import Evidence
+from endcap.loop.evaluation.evidence import Evidence
 from endcap.loop.evaluation.records import SliceMetrics
 from endcap.loop.evaluation.sums import ErrorSums, SummedEvidence
 from endcap.loop.features.panels.hour_panels import HOURS

@@ -1,0 +1,141 @@
+"""Judging: a version is looked at by the gate of an environment, and what was found is kept as its verdict."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from endcap.core.definitions.models import Model
+from endcap.core.errors import InvalidInput, NotFound
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.evaluation.records import VERDICTS, CheckResult, Verdict
+from endcap.loop.evaluation.row_evidence import RowEvidence, find_shared, require_enough
+from endcap.loop.evaluation.rows import MOST_BYTES, Rows, parse_rows, read_table
+from endcap.loop.features.records import VIEW_HEADS
+from endcap.loop.registry.records import ENVIRONMENT_RECORDS, ENVIRONMENTS, PROD, Version
+from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.versions import get_model, get_version
+from endcap.loop.retraining.checking import Asked, give_verdict, judge_evidence
+from endcap.loop.training.tracking.records import RUN_FILES
+from endcap.project.definitions import read_definition
+
+EVIDENCE_FILES = ("evidence.parquet", "evidence.csv")
+"""Under these paths a run logs the rows that its version is judged by; the first that is there is read."""
+TRAINED_UNTIL = "endcap.trained_until"
+"""The tag by which a run says how far its training data reach, as an ISO day or instant."""
+_KEY = "rows "
+
+
+@verb("judge", permission=Permission.EDIT)
+def judge_version(session: Session, version: str, *, environment: str = PROD) -> Verdict:
+    """Judge a version by its model's gate, against the champion of this moment, and keep the verdict with every figure.
+
+    ``environment`` is where the version shall answer, whose gate is asked. A model of your own is judged by the rows that its run logged as
+    ``evidence.parquet`` or ``evidence.csv`` (columns ``actual`` and ``prediction``; see docs/gates.md); without such rows the verdict says
+    so and does not pass. A second look at the same rows counts as the first; another version on the same rows must beat its rivals by more, as
+    the one lucky draw of several is no progress. Nothing is released. Raises NotFound for an unknown version or environment.
+    """
+    candidate = get_version(session, version)
+    _require_environment(session, environment)
+    record = get_model(session, candidate.model)
+    definition = read_definition(record)
+    standing = get_champion(session, candidate.model, environment=environment)
+    champion = get_version(session, standing.version) if standing else None
+    if not isinstance(definition, Model):
+        raise InvalidInput(f"'{version}' is a version of a forecast, which its cycle judges.")
+    return _judge_own(session, candidate, definition, environment=environment, champion=champion)
+
+
+def _judge_own(session: Session, version: Version, model: Model, *, environment: str, champion: Version | None) -> Verdict:
+    gate = model.gate_of(environment)
+    views = version.views or _find_views(session, model)
+    until = _find_until(session, version)
+    asked = Asked(gate, environment, model.charter, views, trained_until=until)
+    try:
+        name, rows, key = _read_rows(session, version, model, columns=gate.columns)
+        other = None
+        if champion is not None and champion.id != version.id and "champion" in gate.better_than:
+            other = _read_champion(session, champion, model, rows)
+    except InvalidInput as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        doubt = CheckResult(check="evidence", passed=False, figure=None, limit="", sentence=f"it cannot be judged: {error.what}{hint}")
+        return give_verdict(session, version, [doubt], asked=asked, champion=champion)
+    n_tried = _count_tried(session, version, environment=environment, key=key)
+    said = "; ".join([f"judged on {rows.n:,} rows of '{name}'", *rows.notes])
+    first = CheckResult(check="evidence", passed=True, figure=float(rows.n), limit=key, sentence=said)
+    evidence = RowEvidence(version.id, rows, champion_rows=other, champion_name=champion.id if champion else "", n_tried=n_tried)
+    return judge_evidence(session, version, evidence, asked=asked, champion=champion, first=[first])
+
+
+def _read_rows(session: Session, version: Version, model: Model, *, columns: tuple[str, ...]) -> tuple[str, Rows, str]:
+    """The rows of a version, the name of their file, and a key that is the same for the same rows, whatever was answered to them."""
+    name, payload = _read_evidence(session, version)
+    table = read_table(payload, name=name)
+    rows = parse_rows(table, predicts=model.predicts, slices=columns, name=name)
+    require_enough(rows, name=name)
+    digest = hashlib.sha256(rows.actual.tobytes() if rows.predicts != "class" else "\x1f".join(map(str, rows.truth)).encode())
+    return name, rows, f"{_KEY}{digest.hexdigest()[:16]}"
+
+
+def _read_evidence(session: Session, version: Version) -> tuple[str, bytes]:
+    """The bytes that a version is judged by: those it was registered with, else those that its run logged."""
+    if version.evidence:
+        return "evidence", session.blobs.get(version.evidence)
+    for path in EVIDENCE_FILES:
+        found = session.records.get(RUN_FILES, workspace=session.workspace, id=f"run/{version.run}/{path}")
+        if found is None:
+            continue
+        if found.n_bytes > MOST_BYTES:
+            raise InvalidInput(f"'{path}' has {found.n_bytes:,} bytes; at most {MOST_BYTES:,} are read.")
+        return path, session.blobs.get(found.sha256)
+    raise InvalidInput(
+        f"run '{version.run}' logged none of {list(EVIDENCE_FILES)}",
+        hint="log the rows that played no part in training, with the columns actual and prediction: mlflow.log_table(rows, 'evidence.parquet')",
+    )
+
+
+def _read_champion(session: Session, champion: Version, model: Model, rows: Rows) -> Rows:
+    """The champion's rows. Raises InvalidInput where too few of them are among those of the version that is judged."""
+    try:
+        name, payload = _read_evidence(session, champion)
+        standing = parse_rows(read_table(payload, name=name), predicts=model.predicts, name=name)
+    except InvalidInput as error:
+        raise InvalidInput(f"the champion ({champion.id}) cannot be compared with: {error.what}", hint=error.hint) from error
+    shared, _ = find_shared(rows, standing)
+    require_enough(rows.take(shared), name=f"the rows shared with the champion ({champion.id})", hint="log a column id that names the rows")
+    return standing
+
+
+def _count_tried(session: Session, version: Version, *, environment: str, key: str) -> int:
+    """How many versions of the model were judged on the same rows, this one included; a second look at one counts as its first."""
+    tried: dict[str, int] = {}
+    for verdict in session.records.find(VERDICTS, workspace=session.workspace, where={"model": version.model}):
+        if verdict.environment == environment and verdict.kind == "gate" and any(c.check == "evidence" and c.limit == key for c in verdict.checks):
+            tried.setdefault(verdict.version, verdict.n_tried)
+    return tried.get(version.id, len(tried) + 1)
+
+
+def _find_views(session: Session, model: Model) -> dict[str, str]:
+    """The versions of the model's views as they stand."""
+    heads = {view.name: session.records.get(VIEW_HEADS, workspace=session.workspace, id=view.name) for view in model.features}
+    return {name: head.version if head else next(v.version for v in model.features if v.name == name) for name, head in heads.items()}
+
+
+def _find_until(session: Session, version: Version) -> datetime | None:
+    """How far the run said that its training data reach; None where it said nothing that is a time."""
+    (track,) = session.ports.tracks.read(session.workspace, [version.run])
+    said = track.tags.get(TRAINED_UNTIL, "") if track else ""
+    try:
+        found = datetime.fromisoformat(said)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _require_environment(session: Session, environment: str) -> None:
+    if environment in ENVIRONMENTS or session.records.get(ENVIRONMENT_RECORDS, workspace=session.workspace, id=environment) is not None:
+        return
+    offered = [*ENVIRONMENTS, *(e.name for e in session.records.find(ENVIRONMENT_RECORDS, workspace=session.workspace) if e.name not in ENVIRONMENTS)]
+    raise NotFound(f"No environment {environment!r} in workspace '{session.workspace}'. Environments: {offered}.")
