@@ -20,16 +20,16 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords are hashed as ever, in one pass over 8 KiB instead of three over 64 MiB."""
-    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(passwords, "_hasher", lambda: hasher)
-
-
 @pytest.fixture(scope="session")
 def postgres_home(postgres: PostgresServer) -> Callable[[], str]:
     """Gives the URL of a new home on the server, in a schema of its own."""
     pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed: pip install 'endcap[postgres]'")
     count = itertools.count(1)
     return lambda: f"{postgres.url}?schema=home_{next(count)}"
+
+
+@pytest.fixture
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed as ever, in one pass over 8 KiB instead of three over 64 MiB."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(passwords, "_hasher", lambda: hasher)

@@ -303,6 +303,7 @@ OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
 }
 MADE_OF_OTHERS = {
     "compare": "it draws the groups; start-comparison is audited",
+    "judge": "the verdict that it gives is audited (tests/unit/project/test_judging.py)",
     "run": "each of its parts is audited: apply, ingest, register, record-verdict, promote, log-predictions",
     "forecast": "a run of a definition file that it wrote",
     "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",

@@ -19,6 +19,7 @@ from endcap.faces.http.answers import encode_error, encode_result, status_of, te
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.gateway import Gateway, SigningIn
 from endcap.faces.http.heads import Place
+from endcap.faces.http.mlflow.routes import mlflow_routes
 from endcap.faces.http.online import OnlineReads
 from endcap.faces.http.openapi import describe_service
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
@@ -46,6 +47,7 @@ def build_application(
         Route("/healthz", _answer_health, methods=["GET"]),
         Route(f"{API}/openapi.json", _answer_description, methods=["GET"]),
         *(_route(remote, folder, calls) for remote in remotes.values() if remote.path not in quick),
+        *mlflow_routes(calls),
     ]
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # each handler takes its own kind of error

@@ -174,4 +174,6 @@ def _no_rows(check: str, evidence: Evidence) -> CheckResult:
     baseline = evidence.name in evidence.baselines and not any_sold
     what = "there is nothing but zeros to judge by" if n_outcomes and not any_sold else "there is not one outcome to judge by"
     why = "a baseline answers until there is" if baseline else "a longer history is needed"
+    if any_sold and evidence.metrics.n:
+        what, why = "it cannot be measured on these outcomes", "others are needed"
     return CheckResult(check=check, passed=baseline, figure=None, limit="", sentence=f"{check}: {what}; {why}")

@@ -243,9 +243,9 @@ class _Cycle:
             version = register_trial(self.session, self.task, data, trial, tables=tables, run=context.run)
             edges += [(f"file/{f.sha256}", f"version/{version.id}") for f in version.files]
             edges.append((f"data/{version.training_set}", f"version/{version.id}"))
-            outcome = offer_version(self.session, self.task, data, trial, version, reason=decision.reason, n_tried=n_tried)
+            outcome = offer_version(self.session, self.task, version, reason=decision.reason, n_tried=n_tried)
             judged.append(outcome)
-            if outcome.passed:
+            if outcome.passed or outcome.waits:
                 break
         released = next((j for j in judged if j.released), None)
         note = f"{released.version} ({released.candidate}) released" if released else (judged[-1].sentence if judged else "not needed")

@@ -41,7 +41,7 @@ def check_graph(payload: bytes) -> None:
         operator, domain = "", ""
         for field, value in _read_fields(body):
             if what == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value == 1)):
-                raise _refuse("it takes numbers from other files", hint="save it in one file: onnx.save(model, path, save_as_external_data=False)")
+                raise _refuse("it takes numbers from other files", hint="log it in one file: mlflow.onnx.log_model(graph, name='model', save_as_external_data=False)")
             if isinstance(value, int):
                 continue
             if field == _DOMAIN_OF.get(what):

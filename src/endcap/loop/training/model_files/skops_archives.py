@@ -104,7 +104,7 @@ def _check_entries(archive: zipfile.ZipFile, *, n_bytes: int) -> None:
 def _check_schema(schema: Any) -> list[dict[str, Any]]:
     """The nodes of the schema that hold a LightGBM text."""
     if not isinstance(schema, dict) or schema.get("protocol") != _PROTOCOL:
-        raise _refuse("it was not written by a version of skops that is read here", hint="save it with skops 0.13 or newer")
+        raise _refuse("it was not written by a version of skops that is read here", hint="save it again with a newer skops")
     boosters: list[dict[str, Any]] = []
     waiting: list[tuple[Any, int]] = [(schema, 0)]
     while waiting:
