@@ -221,7 +221,7 @@ def test_a_version_in_the_wrong_unit_is_refused_by_the_call_that_anyone_would_us
     version = register_trial(apart.session, task, data, trial, tables={}, run=first.run.id)
     with pytest.raises(GateRefused, match=r"'store-day-v2' cannot be released: it was never judged by its gate\."):
         ec.promote(apart.session, version.id, reason="please")
-    judged = offer_version(apart.session, task, data, trial, version, reason="a colleague's")
+    judged = offer_version(apart.session, task, version, reason="a colleague's")
     assert (judged.passed, judged.released) == (False, False)
     with pytest.raises(GateRefused, match=r"'store-day-v2' cannot be released: .*bias is \+") as refused:
         ec.promote(apart.session, version.id, reason="please")

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.gates import Gate
 from endcap.core.errors import DefinitionError
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
@@ -15,10 +16,9 @@ from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_columns, register_view, require_zone
 from endcap.loop.features.differences import describe_differences
 from endcap.loop.features.records import VIEW_HEADS, VIEW_VERSIONS, ViewHead
-from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, ModelDefinition, ModelRecord
+from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, PROD, ModelDefinition, ModelRecord
 from endcap.loop.registry.view_uses import ViewUse, find_view_uses
-from endcap.loop.retraining.tasks import Task
-from endcap.project.definitions import FILE, Definitions, load_definitions
+from endcap.project.definitions import FILE, TRACKED, Definitions, identify_model, load_definitions, read_definition
 
 _NEW_VERSION = ("changed", "restored")  # of a view: what is computed is not what was
 _DOES_NOTHING = ("unchanged", "not in the file")
@@ -27,9 +27,9 @@ _DOES_NOTHING = ("unchanged", "not in the file")
 class Planned(msgspec.Struct, frozen=True):
     """What applying would do to one model or view.
 
-    ``change`` is ``new``, ``changed``, ``unchanged`` or ``not in the file``, which leaves it as it is; of a view also ``restored`` (an earlier
-    version stands again), ``reworded`` (words for people, no new version) or ``moved`` (the project has another folder). ``version`` is the
-    view's; ``touches`` says in words which models and releases a changed view touches.
+    ``change`` is ``new``, ``changed``, ``unchanged``, ``reworded`` (words for people, or what versions are judged by: nothing is made anew) or
+    ``not in the file``, which leaves it as it is; of a view also ``restored`` (an earlier version stands again) or ``moved`` (the project has
+    another folder). ``version`` is the view's; ``touches`` says in words which models and releases a changed view touches.
     """
 
     name: str
@@ -76,21 +76,56 @@ def apply(session: Session, *, folder: Path = Path()) -> Plan:
             view = definitions.views[change.name]
             with session.change("apply", thing=f"view/{view.name}", detail={"change": change.change, "definition": view.version}) as open_change:
                 register_view(session, open_change, view, folder=definitions.folder)
+    defined = {model.name: model for model in _list_models(definitions)}
     for change in planned.models:
         if change.changes:
-            _apply_model(session, definitions.task(change.name), change=change.change)
+            _apply_model(session, defined[change.name], change=change.change)
     return planned
 
 
-def _apply_model(session: Session, task: Task, *, change: str) -> None:
-    record = ModelRecord(task.name, task.solution, task.identity, task.definition, session.now(), session.actor.name)
-    detail = {"change": change, "definition": task.identity}
-    with session.change("apply", thing=f"model/{task.name}", detail=detail) as open_change:
-        found = open_change.tx.get_versioned(MODELS, workspace=session.workspace, id=task.name)
+class _Defined(msgspec.Struct, frozen=True):
+    """A model of the file, whoever trains it, and its gates by environment."""
+
+    name: str
+    solution: str
+    identity: str
+    definition: str
+    tables: tuple[str, ...]
+    gates: dict[str, Gate]
+
+
+def _list_models(definitions: Definitions) -> Iterator[_Defined]:
+    for name, forecast in definitions.models.items():
+        task = definitions.task(name)
+        tables = tuple(table.name for table in task.tables)
+        yield _Defined(name, task.solution, task.identity, task.definition, tables, {PROD: forecast.gate, **forecast.gates})
+    for name, model in definitions.own.items():
+        sources = dict.fromkeys(table.name for view in model.features for table in view.sources)
+        gates = {PROD: model.standing_gate, **model.gates}
+        yield _Defined(name, TRACKED, identify_model(model), msgspec.json.encode(model).decode(), tuple(sources), gates)
+
+
+def _apply_model(session: Session, model: _Defined, *, change: str) -> None:
+    record = ModelRecord(model.name, model.solution, model.identity, model.definition, session.now(), session.actor.name)
+    with session.change("apply", thing=f"model/{model.name}", detail={"change": change, "definition": model.identity}) as open_change:
+        found = open_change.tx.get_versioned(MODELS, workspace=session.workspace, id=model.name)
+        if found is not None:
+            open_change.detail.update(_tell_approvals(found[0], model))
         open_change.tx.put(MODELS, workspace=session.workspace, record=record, expected_version=found[1] if found else 0)
-        if open_change.tx.get(MODEL_DEFINITIONS, workspace=session.workspace, id=task.identity) is None:
-            kept = ModelDefinition(task.identity, task.name, task.solution, task.definition, session.now(), session.actor.name)
+        if open_change.tx.get(MODEL_DEFINITIONS, workspace=session.workspace, id=model.identity) is None:
+            kept = ModelDefinition(model.identity, model.name, model.solution, model.definition, session.now(), session.actor.name)
             open_change.tx.append(MODEL_DEFINITIONS, workspace=session.workspace, record=kept)
+
+
+def _tell_approvals(before: ModelRecord, model: _Defined) -> dict[str, int]:
+    """The numbers of approvals, old and new, by environment, where they change."""
+    known = read_definition(before)
+    told: dict[str, int] = {}
+    for environment in dict.fromkeys((PROD, *known.gates, *model.gates)):
+        old, new = known.gate_of(environment).approvals, model.gates.get(environment, model.gates[PROD]).approvals
+        if old != new:
+            told |= {f"approvals_before {environment}": old, f"approvals_after {environment}": new}
+    return told
 
 
 def _compare(session: Session, definitions: Definitions) -> Plan:
@@ -102,16 +137,19 @@ def _compare(session: Session, definitions: Definitions) -> Plan:
 
 def _compare_models(session: Session, definitions: Definitions) -> Iterator[Planned]:
     standing = {m.name: m for m in session.records.find(MODELS, workspace=session.workspace)}
-    for name in definitions.models:
-        task = definitions.task(name)
-        tables = tuple(table.name for table in task.tables)
-        known = standing.pop(name, None)
+    for model in _list_models(definitions):
+        known = standing.pop(model.name, None)
         if known is None:
-            yield Planned(name, "new", tables)
-        elif known.identity == task.identity:
-            yield Planned(name, "unchanged", tables)
+            yield Planned(model.name, "new", model.tables)
+        elif known.solution != model.solution:
+            raise DefinitionError(
+                f"Model '{model.name}' stands as one of the solution '{known.solution}', and the file defines it as '{model.solution}'.",
+                hint="give it another name: versions of the two cannot answer for one another",
+            )
         else:
-            yield Planned(name, "changed", tables, _differ(known.definition, task.definition))
+            differences = _differ(known.definition, model.definition)
+            change = "changed" if known.identity != model.identity else "reworded" if differences else "unchanged"
+            yield Planned(model.name, change, model.tables, differences)
     yield from (Planned(name, "not in the file") for name in standing)
 
 

@@ -11,35 +11,71 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.forecasts import Forecast
+from endcap.core.definitions.models import Model
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import DefinitionError, EndcapError, NotFound, suggest
+from endcap.core.errors import DefinitionError, EndcapError, IntegrityBroken, InvalidInput, NotFound, suggest
+from endcap.core.identity import identify
+from endcap.loop.registry.records import ModelRecord
 from endcap.loop.retraining.tasks import Task
 
 FILE = "project.py"
+TRACKED = "tracked"
+"""The solution of models that one's own code trains."""
 _MODULE = "endcap_project"
 
 
 @dataclass(frozen=True)
 class Definitions:
-    """What a definition file defines, by name. ``lines`` are where the file gives views their names, of those that it does give."""
+    """What a definition file defines, by name: ``models`` are trained by their cycle, ``own`` by one's own code. ``lines`` are where the file
+    gives views their names, of those that it does give.
+    """
 
     folder: Path
     tables: dict[str, Table]
     models: dict[str, Forecast]
     views: dict[str, FeatureView] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
+    own: dict[str, Model] = field(default_factory=dict)
 
     def task(self, model: str) -> Task:
-        """The model as the loop runs it. Raises NotFound with the nearest name."""
-        from endcap.solutions.forecasting.hours.task import HourForecastTask
-        from endcap.solutions.forecasting.task import ForecastTask
-
+        """The model as the loop runs it. Raises NotFound with the nearest name, InvalidInput for one that one's own code trains."""
+        if model in self.own:
+            raise InvalidInput(
+                f"Model '{model}' is trained by your own code: there is no cycle to run.",
+                hint=f"log a run, then: endcap register-run RUN PATH --model {model}",
+            )
         if model not in self.models:
             raise NotFound(f"{self.folder / FILE} defines no model {model!r}. Models: {sorted(self.models)}.", hint=suggest(model, self.models))
-        forecast = self.models[model]
-        return HourForecastTask(forecast) if forecast.hourly else ForecastTask(forecast)
+        return make_task(self.models[model])
+
+
+def make_task(forecast: Forecast) -> Task:
+    """A forecast as the loop runs it."""
+    from endcap.solutions.forecasting.hours.task import HourForecastTask
+    from endcap.solutions.forecasting.task import ForecastTask
+
+    return HourForecastTask(forecast) if forecast.hourly else ForecastTask(forecast)
+
+
+def identify_model(model: Model) -> str:
+    """The identity of a model of one's own: that of its definition, but for words for people and what its versions are judged by."""
+    plain = tuple(view.plain for view in model.features)
+    return identify(msgspec.structs.replace(model, features=plain, description="", owner="", charter=None, gate=None, gates={}))
+
+
+def read_definition(record: ModelRecord) -> Forecast | Model:
+    """What the user wrote of a model, as it was last applied. Raises InvalidInput for a model of neither kind."""
+    kinds: dict[str, type[Forecast | Model]] = {TRACKED: Model, "forecasting": Forecast}
+    if record.solution not in kinds:
+        raise InvalidInput(f"Model '{record.name}' is of the solution '{record.solution}', whose definition is not read here.")
+    try:
+        return msgspec.json.decode(record.definition, type=kinds[record.solution])
+    except msgspec.DecodeError as error:
+        raise IntegrityBroken(f"The definition of model '{record.name}' does not read as one: {error}.", hint="endcap apply") from error
 
 
 def load_definitions(folder: Path) -> Definitions:
@@ -55,12 +91,18 @@ def load_definitions(folder: Path) -> Definitions:
     tables: dict[str, Table] = {}
     models: dict[str, Forecast] = {}
     views: dict[str, FeatureView] = {}
+    own: dict[str, Model] = {}
     names: dict[str, str] = {}
     for name, value in vars(module).items():
         found: tuple[Table, ...] = ()
         if isinstance(value, Forecast):
             _add(models, value.name, value, what="model")
             found = value.tables
+            for view in value.features:
+                _add(views, view.name, view, what="feature view")
+        elif isinstance(value, Model):
+            _add(own, value.name, value, what="model")
+            found = tuple(table for view in value.features for table in view.sources)
             for view in value.features:
                 _add(views, view.name, view, what="feature view")
         elif isinstance(value, FeatureView):
@@ -71,7 +113,9 @@ def load_definitions(folder: Path) -> Definitions:
             found = (value,)
         for table in found:
             _add(tables, table.name, table, what="table")
-    return Definitions(folder, tables, models, views, _find_lines(path, names) if names else {})
+    if both := sorted(set(models) & set(own)):
+        raise DefinitionError(f"Two models are called '{both[0]}' and differ.", hint="give one of them another name")
+    return Definitions(folder, tables, models, views, _find_lines(path, names) if names else {}, own)
 
 
 def _find_lines(path: Path, names: dict[str, str]) -> dict[str, int]:

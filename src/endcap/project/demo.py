@@ -146,7 +146,7 @@ def _refuse_bad_version(session: Session, world: World, folder: Path, account: A
     data = turn(session, task, folder=folder, train=False).data
     trial = train_in_wrong_unit(session, task, data)
     version = register_trial(session, task, data, trial, tables={}, run=result.run.id)
-    judged = offer_version(session, task, data, trial, version, reason="a colleague's new version")
+    judged = offer_version(session, task, version, reason="a colleague's new version")
     account.say(f"A colleague trains {version.id} on sales counted in packs of two, and asks for its release.")
     try:
         promote(session, version.id, reason="please")

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from endcap.core.definitions.models import Model
-from endcap.core.errors import InvalidInput, NotFound
+from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, CheckResult, Verdict
-from endcap.loop.evaluation.row_evidence import RowEvidence, find_shared, require_enough
-from endcap.loop.evaluation.rows import MOST_BYTES, Rows, parse_rows, read_table
 from endcap.loop.features.records import VIEW_HEADS
-from endcap.loop.registry.records import ENVIRONMENT_RECORDS, ENVIRONMENTS, PROD, Version
+from endcap.loop.registry.environments import get_environment
+from endcap.loop.registry.records import PROD, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_model, get_version
-from endcap.loop.retraining.checking import Asked, give_verdict, judge_evidence
 from endcap.loop.training.tracking.records import RUN_FILES
-from endcap.project.definitions import read_definition
+from endcap.project.definitions import make_task, read_definition
+
+if TYPE_CHECKING:
+    from endcap.loop.evaluation.rows import Rows
+    from endcap.loop.retraining.tasks import Task
 
 EVIDENCE_FILES = ("evidence.parquet", "evidence.csv")
 """Under these paths a run logs the rows that its version is judged by; the first that is there is read."""
-TRAINED_UNTIL = "endcap.trained_until"
-"""The tag by which a run says how far its training data reach, as an ISO day or instant."""
 _KEY = "rows "
 
 
@@ -38,21 +38,36 @@ def judge_version(session: Session, version: str, *, environment: str = PROD) ->
     the one lucky draw of several is no progress. Nothing is released. Raises NotFound for an unknown version or environment.
     """
     candidate = get_version(session, version)
-    _require_environment(session, environment)
+    place = get_environment(session, environment)
     record = get_model(session, candidate.model)
     definition = read_definition(record)
-    standing = get_champion(session, candidate.model, environment=environment)
+    standing = get_champion(session, candidate.model, environment=place.name)
     champion = get_version(session, standing.version) if standing else None
-    if not isinstance(definition, Model):
-        raise InvalidInput(f"'{version}' is a version of a forecast, which its cycle judges.")
-    return _judge_own(session, candidate, definition, environment=environment, champion=champion)
+    if isinstance(definition, Model):
+        return _judge_own(session, candidate, definition, environment=environment, champion=champion)
+    return _judge_forecast(session, candidate, make_task(definition), environment=environment, champion=champion)
+
+
+def _judge_forecast(session: Session, version: Version, task: Task, *, environment: str, champion: Version | None) -> Verdict:
+    """By the evidence of its back-test, kept when it was trained; the champion of now is made to forecast the same rows."""
+    from endcap.loop.retraining.checking import judge_evidence
+    from endcap.loop.retraining.offers import ask_gate
+
+    known = session.records.find(VERDICTS, workspace=session.workspace, where={"version": version.id})
+    n_tried = next((verdict.n_tried for verdict in known if verdict.kind == "gate"), 1)
+    other = champion if champion is not None and champion.id != version.id else None
+    evidence = task.weigh(session, version, champion=other, n_tried=n_tried)
+    asked = ask_gate(session, task, version, environment=environment)
+    return judge_evidence(session, version, evidence, asked=asked, champion=champion)
 
 
 def _judge_own(session: Session, version: Version, model: Model, *, environment: str, champion: Version | None) -> Verdict:
+    from endcap.loop.evaluation.row_evidence import RowEvidence
+    from endcap.loop.retraining.checking import Asked, give_verdict, judge_evidence
+
     gate = model.gate_of(environment)
     views = version.views or _find_views(session, model)
-    until = _find_until(session, version)
-    asked = Asked(gate, environment, model.charter, views, trained_until=until)
+    asked = Asked(gate, environment, model.charter, views)
     try:
         name, rows, key = _read_rows(session, version, model, columns=gate.columns)
         other = None
@@ -71,21 +86,26 @@ def _judge_own(session: Session, version: Version, model: Model, *, environment:
 
 def _read_rows(session: Session, version: Version, model: Model, *, columns: tuple[str, ...]) -> tuple[str, Rows, str]:
     """The rows of a version, the name of their file, and a key that is the same for the same rows, whatever was answered to them."""
+    from endcap.loop.evaluation.row_evidence import require_enough
+    from endcap.loop.evaluation.rows import parse_rows, read_table
+
     name, payload = _read_evidence(session, version)
     table = read_table(payload, name=name)
     rows = parse_rows(table, predicts=model.predicts, slices=columns, name=name)
-    require_enough(rows, name=name)
-    digest = hashlib.sha256(rows.actual.tobytes() if rows.predicts != "class" else "\x1f".join(map(str, rows.truth)).encode())
+    require_enough(rows, what=f"rows with an outcome in '{name}'")
+    digest = hashlib.sha256(rows.truth.astype("U").tobytes() if rows.classes else rows.actual.tobytes())
     return name, rows, f"{_KEY}{digest.hexdigest()[:16]}"
 
 
 def _read_evidence(session: Session, version: Version) -> tuple[str, bytes]:
     """The bytes that a version is judged by: those it was registered with, else those that its run logged."""
+    from endcap.loop.evaluation.rows import MOST_BYTES
+
     if version.evidence:
         return "evidence", session.blobs.get(version.evidence)
     for path in EVIDENCE_FILES:
         found = session.records.get(RUN_FILES, workspace=session.workspace, id=f"run/{version.run}/{path}")
-        if found is None:
+        if found is None or not found.stands:
             continue
         if found.n_bytes > MOST_BYTES:
             raise InvalidInput(f"'{path}' has {found.n_bytes:,} bytes; at most {MOST_BYTES:,} are read.")
@@ -98,13 +118,16 @@ def _read_evidence(session: Session, version: Version) -> tuple[str, bytes]:
 
 def _read_champion(session: Session, champion: Version, model: Model, rows: Rows) -> Rows:
     """The champion's rows. Raises InvalidInput where too few of them are among those of the version that is judged."""
+    from endcap.loop.evaluation.row_evidence import find_shared, require_enough
+    from endcap.loop.evaluation.rows import parse_rows, read_table
+
     try:
         name, payload = _read_evidence(session, champion)
         standing = parse_rows(read_table(payload, name=name), predicts=model.predicts, name=name)
     except InvalidInput as error:
         raise InvalidInput(f"the champion ({champion.id}) cannot be compared with: {error.what}", hint=error.hint) from error
     shared, _ = find_shared(rows, standing)
-    require_enough(rows.take(shared), name=f"the rows shared with the champion ({champion.id})", hint="log a column id that names the rows")
+    require_enough(rows, what=f"rows that both have, this version and the champion ({champion.id})", among=shared)
     return standing
 
 
@@ -121,21 +144,3 @@ def _find_views(session: Session, model: Model) -> dict[str, str]:
     """The versions of the model's views as they stand."""
     heads = {view.name: session.records.get(VIEW_HEADS, workspace=session.workspace, id=view.name) for view in model.features}
     return {name: head.version if head else next(v.version for v in model.features if v.name == name) for name, head in heads.items()}
-
-
-def _find_until(session: Session, version: Version) -> datetime | None:
-    """How far the run said that its training data reach; None where it said nothing that is a time."""
-    (track,) = session.ports.tracks.read(session.workspace, [version.run])
-    said = track.tags.get(TRAINED_UNTIL, "") if track else ""
-    try:
-        found = datetime.fromisoformat(said)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _require_environment(session: Session, environment: str) -> None:
-    if environment in ENVIRONMENTS or session.records.get(ENVIRONMENT_RECORDS, workspace=session.workspace, id=environment) is not None:
-        return
-    offered = [*ENVIRONMENTS, *(e.name for e in session.records.find(ENVIRONMENT_RECORDS, workspace=session.workspace) if e.name not in ENVIRONMENTS)]
-    raise NotFound(f"No environment {environment!r} in workspace '{session.workspace}'. Environments: {offered}.")

@@ -9,6 +9,10 @@ from endcap.governance.verbs import Verb, collect_verbs
 
 MODULES = (
     "endcap.governance.audit",
+    "endcap.governance.notices",
+    "endcap.governance.people",
+    "endcap.governance.tokens",
+    "endcap.governance.webhooks",
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
     "endcap.loop.features.online",
@@ -21,6 +25,7 @@ MODULES = (
     "endcap.loop.training.tracking.experiments",
     "endcap.loop.training.tracking.tracked_runs",
     "endcap.loop.training.tracking.run_files",
+    "endcap.loop.training.tracking.comparing",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.naming",
     "endcap.loop.registry.comparisons",
@@ -42,6 +47,7 @@ MODULES = (
     "endcap.loop.monitoring.insights",
     "endcap.loop.monitoring.comparisons",
     "endcap.project.applying",
+    "endcap.project.judging",
     "endcap.project.returning",
     "endcap.project.running",
     "endcap.project.showing",

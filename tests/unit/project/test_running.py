@@ -14,7 +14,7 @@ from endcap.loop.deployment.tracing import trace
 from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import VERSIONS
 from endcap.loop.registry.releases import promote
-from endcap.loop.registry.versions import get_version, read_artefacts
+from endcap.loop.registry.versions import get_model, get_version, read_artefacts
 from endcap.loop.retraining.cycle import turn
 from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.pipelines.leases import hold_lease
@@ -100,7 +100,7 @@ def test_a_version_in_the_wrong_unit_is_refused_by_the_gate(lived: Any) -> None:
     data = turn(lived.session, task, folder=lived.folder, train=False).data
     trial = train_in_wrong_unit(lived.session, task, data)
     version = register_trial(lived.session, task, data, trial, tables={}, run="run_0")
-    judged = offer_version(lived.session, task, data, trial, version, reason="a mishap")
+    judged = offer_version(lived.session, task, version, reason="a mishap")
     assert not judged.passed
     assert "bias is +" in judged.sentence
     with pytest.raises(GateRefused, match=f"'{version.id}' cannot be released"):
@@ -121,11 +121,18 @@ def test_a_second_run_finds_all_it_needs(project: Any) -> None:
 
 def test_a_changed_definition_is_applied_and_trained_by_the_run(project: Any) -> None:
     project.run()
-    project.change("bias=0.4", "bias=0.41")
+    project.change("backtest_origins=4", "backtest_origins=5")
     result = project.run()
     assert result.decision == "the definition changed"
     assert len(result.judged) >= 1
     assert result.batch is not None
+
+
+def test_another_gate_is_applied_and_trains_nothing(project: Any) -> None:
+    project.run()
+    project.change("bias=0.4", "bias=0.41")
+    assert project.run().decision.startswith("the champion is watched")
+    assert '"bias":0.41' in get_model(project.session, "store-day").definition
 
 
 def test_an_origin_in_the_past_is_forecast_from_as_it_was(project: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from endcap.core.definitions.aggregates import AGGREGATES, Aggregate, mean
+from endcap.core.definitions.charters import Charter
 from endcap.core.definitions.feature_views import FeatureView
-from endcap.core.definitions.gates import DAY_METRICS, HOUR_METRICS, Gate
+from endcap.core.definitions.gates import CLASS_METRICS, DAY_METRICS, HOUR_METRICS, Gate
 from endcap.core.definitions.tables import Table, as_names, set_field
 from endcap.core.definitions.watches import MemberQuality, Quality, Watch
 from endcap.core.durations import count_days, parse_duration
@@ -77,7 +78,9 @@ class Forecast(msgspec.Struct, frozen=True):
         holidays: a country (``DE``) or country and region (``DE-BY``) whose public holidays are known ahead.
         candidates: which methods are tried; empty: all. Baselines always run.
         demand: also estimate what demand would have been without the censoring.
-        gate: what a version must pass.
+        gate: what a version must pass to answer in ``prod``.
+        gates: what it must pass in other environments, by name.
+        charter: why it exists.
         watch: what looks after it once it is released.
         backtest_origins: how many weekly origins are used in back-tests, at most; fewer when the history is short. None: 8, hourly 4, of
             which the older half serves to choose (hourly: the oldest one) and the rest to judge.
@@ -112,6 +115,8 @@ class Forecast(msgspec.Struct, frozen=True):
     backtest_origins: int | None = None
     seed: int = 7
     purpose: str | None = None
+    gates: dict[str, Gate] = {}
+    charter: Charter | None = None
 
     def __post_init__(self) -> None:
         require_name(self.name, what="model")
@@ -235,10 +240,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
     def _check_choices(self, what: str) -> None:
         set_field(self, "slices", as_names(self.slices, what=f"{what} slices"))
-        if not isinstance(self.gate, Gate):
-            raise DefinitionError(f"{what} has gate={self.gate!r}.", hint="give an ec.Gate")
-        if self.gate.parity is not None and not self.features:
-            raise DefinitionError(f"{what} has a gate that asks for parity, and reads no feature view.", hint="leave Gate.parity out")
+        self._check_gates(what)
         watch: Any = self.watch
         set_field(self, "watch", tuple(watch) if isinstance(watch, tuple | list) else (watch,))
         for entry in self.watch:
@@ -252,8 +254,8 @@ class Forecast(msgspec.Struct, frozen=True):
                     f"{what} names the candidate {candidate!r}. Candidates: {list(offered)}.",
                     hint=suggest(candidate, offered),
                 )
-        strange = DAY_METRICS if self.hourly else HOUR_METRICS
-        for metric in (self.gate.metric, *self.gate.most, *(entry.metric for entry in self.watch)):
+        strange = (*(DAY_METRICS if self.hourly else HOUR_METRICS), *CLASS_METRICS)
+        for metric in (*(m for gate in (self.gate, *self.gates.values()) for m in gate.metrics), *(entry.metric for entry in self.watch)):
             if metric in strange:
                 raise DefinitionError(f"{what} is {'hourly' if self.hourly else 'daily'}, and {metric!r} is not measured for such a forecast.")
         if self.open is not None and self.open not in self.known_ahead:
@@ -270,6 +272,32 @@ class Forecast(msgspec.Struct, frozen=True):
         clash |= set(self.keys) & set(self.known_ahead) if self.hourly else set()
         if clash:
             raise DefinitionError(f"{what} uses the names {sorted(clash)} twice.")
+
+    def _check_gates(self, what: str) -> None:
+        if self.charter is not None and not isinstance(self.charter, Charter):
+            raise DefinitionError(f"{what} has charter={self.charter!r}.", hint="give an ec.Charter")
+        if not isinstance(self.gates, dict):
+            raise DefinitionError(f"{what} has gates={self.gates!r}.", hint="give gates by environment: gates={'staging': ec.Gate(...)}")
+        for environment in self.gates:
+            require_name(environment, what="environment")
+        for gate in (self.gate, *self.gates.values()):
+            if not isinstance(gate, Gate):
+                raise DefinitionError(f"{what} has gate={gate!r}.", hint="give an ec.Gate")
+            for field in ("parity", "drift"):
+                if getattr(gate, field) is not None and not self.features:
+                    raise DefinitionError(f"{what} has a gate that asks for {field}, and reads no feature view.", hint=f"leave Gate.{field} out")
+            if gate.least:
+                raise DefinitionError(f"{what} has a gate that asks for {list(gate.least)}, which no forecast has.", hint="leave Gate.least out")
+            for column in gate.columns:
+                if column not in self.slices:
+                    raise DefinitionError(
+                        f"{what} has a gate that slices by {column!r}. Its slices: {list(self.slices)}.",
+                        hint=suggest(column, self.slices) or f"write slices=[{column!r}], a column of its static table",
+                    )
+
+    def gate_of(self, environment: str) -> Gate:
+        """What a version must pass to answer in an environment: its own gate where one is named, else that of ``prod``."""
+        return self.gates.get(environment, self.gate)
 
     def _check_likeness(self, what: str) -> None:
         set_field(self, "likeness", as_names(self.likeness, what=f"{what} likeness"))

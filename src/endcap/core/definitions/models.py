@@ -15,7 +15,8 @@ PREDICTS = ("number", "probability", "class")
 NUMBER_METRICS = ("wape", "mae", "rmse", "rmspe")
 """Metrics of models of your own that answer numbers."""
 _METRICS = {"number": NUMBER_METRICS, "probability": CLASS_METRICS, "class": ("error_rate",)}
-_DEFAULTS = {"number": "rmse", "probability": "log_loss", "class": "error_rate"}
+DEFAULT_METRICS = {"number": "rmse", "probability": "log_loss", "class": "error_rate"}
+"""What the default gate compares, by what is predicted."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +79,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             if metric not in offered:
                 raise DefinitionError(
                     f"{what} predicts a {self.predicts}, and its gate asks for {metric!r}. Metrics of such a model: {list(offered)}.",
-                    hint=f"write ec.Gate(metric={_DEFAULTS[self.predicts]!r}, ...)",
+                    hint=f"write ec.Gate(metric={DEFAULT_METRICS[self.predicts]!r}, ...)",
                 )
         if gate.least and self.predicts != "probability":
             raise DefinitionError(f"{what} predicts a {self.predicts}, of which no {next(iter(gate.least))} is measured.")
@@ -94,7 +95,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         """The gate of ``prod``: the one given, else the default of what it predicts."""
         if self.gate is not None:
             return self.gate
-        return Gate(metric=_DEFAULTS[self.predicts], bias=None)
+        return Gate(metric=DEFAULT_METRICS[self.predicts], bias=None)
 
     def gate_of(self, environment: str) -> Gate:
         """What a version must pass to answer in an environment: its own gate where one is named, else that of ``prod``."""

@@ -13,7 +13,7 @@ REACTIONS = ("notify", "retrain")
 _BY_MEMBER = ("wape", "mae")
 
 
-class Quality(msgspec.Struct, frozen=True):
+class Quality(msgspec.Struct, frozen=True, tag=True):
     """Compares the error of forecasts that were delivered with the error that validation promised.
 
     A breach is a live error over the last ``window`` above ``factor`` times the validation error. ``then`` names what is done about it:
@@ -38,7 +38,7 @@ class Quality(msgspec.Struct, frozen=True):
         set_field(self, "then", _as_reactions(self.then, what="Quality.then"))
 
 
-class MemberQuality(msgspec.Struct, frozen=True):
+class MemberQuality(msgspec.Struct, frozen=True, tag=True):
     """Looks at all members of a model (stores) in one pass and names those whose error fell behind what validation promised each of them.
 
     A member fell when its live error over the last ``window`` is above ``factor`` times its own validation error by more than chance explains.

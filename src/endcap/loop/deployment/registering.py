@@ -180,6 +180,7 @@ def _draft(session: Session, record: ModelRecord, package: Package, *, owner: st
         signature=package.signature or (Signature(tried.inputs) if tried.inputs else None),
         views={view.name: view.version for view in views},
         code=_read_code(tags),
+        source=f"{owner}/{path}".rstrip("/"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +147,8 @@ class CubeEvidence:
     @property
     def sums(self) -> Paired:
         paired = np.isfinite(self.actual) & np.isfinite(self.forecast)
-        return Paired(*(np.where(paired, cube, 0.0).sum(axis=2) for cube in (self.forecast, self.actual)))
+        both = [np.where(paired, cube, 0.0).sum(axis=2) for cube in (self.forecast, self.actual)]
+        return Paired(both[0], both[1])
 
     def figure(self, rival: str, metric: str) -> float | None:
         figure: float | None = getattr(measure(self.actual, self.rivals[rival]), "mae" if metric == "rmsse" else metric)
@@ -162,7 +163,8 @@ class CubeEvidence:
             return None
         scored: NDArray[np.bool_] = np.asarray(paired.any(axis=2))
         kept = np.ix_(np.flatnonzero(np.count_nonzero(scored, axis=1)), np.flatnonzero(np.count_nonzero(scored, axis=0)))
-        return Paired(*(_errors(self.actual, cube, paired=paired, metric=metric, scale=self.scale)[kept] for cube in (self.forecast, theirs)))
+        both = [_errors(self.actual, cube, paired=paired, metric=metric, scale=self.scale)[kept] for cube in (self.forecast, theirs)]
+        return Paired(both[0], both[1])
 
     @property
     def has_champion(self) -> bool:
@@ -205,10 +207,11 @@ def _parts(actual: Cube, forecast: Cube, *, paired: NDArray[np.bool_], metric: s
     if metric == "rmsse" and scale is not None:
         usable = np.isfinite(scale) & (scale > 0)
         weights = np.divide(1.0, scale, out=np.zeros_like(scale), where=usable)
-        errors, below = np.square(f - y) * weights[:, None, None], np.broadcast_to(usable[:, None, None], y.shape).astype(np.float64)
+        parts: tuple[Any, Any] = (np.square(f - y) * weights[:, None, None], np.broadcast_to(usable[:, None, None], y.shape))
     else:
-        errors, below = ERROR_PARTS.get(metric, ERROR_PARTS["mae"])(y, f)
-    return np.where(paired, errors, 0.0), np.where(paired, below, 0.0)
+        parts = ERROR_PARTS.get(metric, ERROR_PARTS["mae"])(y, f)
+    errors, below = parts
+    return np.where(paired, errors, 0.0).astype(np.float64), np.where(paired, below, 0.0).astype(np.float64)
 
 
 def _errors(actual: Cube, forecast: Cube, *, paired: NDArray[np.bool_], metric: str, scale: NDArray[np.float64] | None) -> Sums:

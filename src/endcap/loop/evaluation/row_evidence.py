@@ -91,7 +91,7 @@ class RowEvidence:
         found = []
         for value, where in zip(values, np.split(order, np.cumsum(np.bincount(codes, minlength=len(values)))[:-1]), strict=True):
             if rows.cluster is None:
-                sums = [errors[where], below[where]]
+                sums: list[Any] = [errors[where], below[where]]
             else:
                 _, place = np.unique(rows.cluster[where], return_inverse=True)
                 sums = [np.bincount(place, weights=part[where]) for part in (errors, below)]
@@ -146,19 +146,21 @@ class RowEvidence:
         if n_units > _MOST_DRAWN:
             dealt = np.random.default_rng(n_units).permutation(n_units) % _MOST_DRAWN
             group = dealt[group]
-        sums = [np.bincount(group, weights=part)[:, None] for part in (ours, theirs)]
+        sums: list[Any] = [np.bincount(group, weights=part)[:, None] for part in (ours, theirs)]
         return Paired(sums[0], sums[1], n_units, what)
 
 
-def require_enough(rows: Rows, *, name: str) -> None:
-    """Raise InvalidInput for fewer rows or clusters than show anything."""
-    if rows.n < LEAST_ROWS:
-        raise InvalidInput(f"'{name}' has {rows.n} rows with an outcome; at least {LEAST_ROWS} are needed to judge.")
-    if rows.cluster is not None and np.unique(rows.cluster).size < LEAST_CLUSTERS:
-        n = np.unique(rows.cluster).size
-        raise InvalidInput(
-            f"'{name}' has {n} clusters; at least {LEAST_CLUSTERS} are needed to judge.", hint="leave the column out if rows are independent"
-        )
+def require_enough(rows: Rows, *, what: str, among: NDArray[np.int64] | None = None) -> None:
+    """Raise InvalidInput for fewer rows or clusters than show anything; ``among`` are the places of the rows that count (None: all)."""
+    n = rows.n if among is None else int(among.size)
+    if n < LEAST_ROWS:
+        hint = None if among is None else "give both versions a column id that names the rows"
+        raise InvalidInput(f"There are {n} {what}; at least {LEAST_ROWS} are needed to judge.", hint=hint)
+    if rows.cluster is not None:
+        n_clusters = np.unique(rows.cluster if among is None else rows.cluster[among]).size
+        if n_clusters < LEAST_CLUSTERS:
+            hint = "leave the column cluster out if rows are independent of one another"
+            raise InvalidInput(f"There are {n_clusters} clusters of {what}; at least {LEAST_CLUSTERS} are needed to judge.", hint=hint)
 
 
 def find_shared(ours: Rows, theirs: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -174,7 +176,7 @@ def find_shared(ours: Rows, theirs: Rows) -> tuple[NDArray[np.int64], NDArray[np
     found = pc.index_in(ours.id, value_set=theirs.id)
     place = np.flatnonzero(np.asarray(found.is_valid()))
     other = found.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
-    mine, its = _outcomes(ours)[place], _outcomes(theirs)[other]
+    mine, its = ours.truth[place], theirs.truth[other]
     same = mine == its if ours.predicts == "class" else np.isclose(mine, its, rtol=1e-6, atol=1e-9)
     if not same.all():
         n, first = int((~same).sum()), ours.id[int(place[np.flatnonzero(~same)[0]])]
@@ -182,10 +184,6 @@ def find_shared(ours: Rows, theirs: Rows) -> tuple[NDArray[np.int64], NDArray[np
             f"{n:,} rows have another outcome than in the champion's evidence, such as id {first}.", hint="the same id must mean the same row"
         )
     return place, other
-
-
-def _outcomes(rows: Rows) -> NDArray[Any]:
-    return np.array(rows.classes)[rows.actual] if rows.predicts == "class" else rows.actual
 
 
 def _measure(rows: Rows, answer: NDArray[Any]) -> Metrics:
@@ -201,7 +199,8 @@ def _parts(rows: Rows, answer: NDArray[Any], metric: str) -> tuple[Doubles, Doub
     """Of each row its error by a metric and what the metric divides it by, before weights."""
     if rows.predicts == "class":
         return (rows.actual != answer).astype(np.float64), np.ones(rows.n)
-    return (PROBABILITY_PARTS if rows.predicts == "probability" else ERROR_PARTS)[metric](rows.actual, answer)
+    parts: Any = (PROBABILITY_PARTS if rows.predicts == "probability" else ERROR_PARTS)[metric](rows.actual, answer)
+    return parts
 
 
 def _errors(rows: Rows, answer: NDArray[Any], metric: str) -> Doubles:

@@ -55,6 +55,11 @@ class Rows:
     def n(self) -> int:
         return int(self.actual.size)
 
+    @property
+    def truth(self) -> NDArray[Any]:
+        """The outcomes as they were read: numbers, or the names of classes."""
+        return np.array(self.classes)[self.actual] if self.predicts == "class" else self.actual
+
 
 def read_table(payload: bytes, *, name: str) -> pa.Table:
     """The table of a file that a run logged: Parquet, or CSV with a header.
@@ -169,7 +174,7 @@ def _read_numbers(table: pa.Table, column: str, *, name: str) -> Doubles:
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise InvalidInput(
-            f"'{name}' has {bad.size:,} rows of {values.size:,} with an outcome whose {column!r} is missing or not finite, such as row {bad[0] + 1:,}.",
+            f"'{name}' has {bad.size:,} of {values.size:,} rows with an outcome whose {column!r} is missing or not finite (row {bad[0] + 1:,}).",
             hint="a version is judged on every row that has an outcome",
         )
     return values

@@ -207,4 +207,3 @@ class EvidenceFound:
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
         figure = None if self.n is None else float(self.n)
         return CheckResult(check="evidence", passed=not self.doubt, figure=figure, limit="", sentence=self.doubt or self.said)
-

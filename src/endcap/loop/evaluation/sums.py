@@ -121,7 +121,8 @@ class SummedEvidence:
         if not both.any():
             return None
         kept = np.ix_(np.flatnonzero(np.count_nonzero(both, axis=1)), np.flatnonzero(np.count_nonzero(both, axis=0)))
-        return Paired(*(np.where(both, sums[_ERRORS[metric]], 0.0)[kept] for sums in (self.ours, theirs)))
+        errors = [np.where(both, sums[_ERRORS[metric]], 0.0)[kept] for sums in (self.ours, theirs)]
+        return Paired(errors[0], errors[1])
 
     @property
     def has_champion(self) -> bool:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from endcap.core.definitions.models import Model
-from endcap.core.errors import IntegrityBroken, NotFound, suggest
+from endcap.core.definitions.models import DEFAULT_METRICS, Model
+from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, suggest
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
@@ -40,7 +40,7 @@ class _Gate(msgspec.Struct):
 
 
 class _Judged(msgspec.Struct):
-    """Of a model's definition: by what its versions are judged."""
+    """Of a model's definition: by what its versions are judged, and of a model of one's own what it predicts."""
 
     gate: _Gate | None = None
     predicts: str = ""
@@ -48,10 +48,8 @@ class _Judged(msgspec.Struct):
 
 def find_gate_metric(model: ModelRecord) -> str:
     """The metric that a model's gate compares, by which its versions are told apart at a glance."""
-    told = msgspec.json.decode(model.definition, type=_Judged)
-    if told.gate is not None:
-        return told.gate.metric
-    return Model(name=model.name, predicts=told.predicts).standing_gate.metric if told.predicts else _Gate().metric
+    judged = msgspec.json.decode(model.definition, type=_Judged)
+    return judged.gate.metric if judged.gate else DEFAULT_METRICS.get(judged.predicts, _Gate().metric)
 
 
 def draft_model(session: Session, name: str) -> ModelRecord:
@@ -114,11 +112,26 @@ def keep_version(session: Session, change: Change, version: Version, *, profile:
 
 @verb("record-verdict", permission=Permission.EDIT)
 def record_verdict(session: Session, verdict: Verdict) -> Verdict:
-    """Keep what a gate found. A verdict is added, never changed."""
+    """Keep what a gate found. A verdict is added, never changed.
+
+    Raises InvalidInput, audited, for one that says of itself what its checks do not say, and for one that bears the word of people: overrides and
+    approvals are given by ``override`` and ``approve``.
+    """
+    if why := _find_flaw(verdict):
+        session.record_refusal("record-verdict", thing=f"model/{verdict.model}", detail={"version": verdict.version, "why": why})
+        raise InvalidInput(f"A verdict on '{verdict.version}' {why}.", hint="let its gate judge it: endcap judge VERSION")
     detail: dict[str, str | int | float | bool | None] = {"version": verdict.version, "passed": verdict.passed, "verdict": verdict.id}
     with session.change("record-verdict", thing=f"model/{verdict.model}", detail=detail) as change:
         change.tx.append(VERDICTS, workspace=session.workspace, record=verdict)
     return verdict
+
+
+def _find_flaw(verdict: Verdict) -> str | None:
+    if verdict.kind != "gate" or verdict.override is not None or verdict.request:
+        return "bears the word of people, which is given elsewhere"
+    if verdict.passed != (bool(verdict.checks) and all(check.passed for check in verdict.checks)):
+        return f"says that it {'passed' if verdict.passed else 'did not pass'}, which its {len(verdict.checks)} checks do not say"
+    return None
 
 
 @verb("versions", permission=Permission.READ)

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from endcap.core.errors import GateRefused, PermissionDenied
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
-from endcap.loop.evaluation.gates import judge
-from endcap.loop.evaluation.parity_checks import ask_parity
-from endcap.loop.evaluation.records import Verdict
+from endcap.loop.evaluation.standing_checks import AnswerTimes, time_answers
 from endcap.loop.features.records import TrainingProfile
-from endcap.loop.registry.records import Version
+from endcap.loop.registry.records import PROD, Version
 from endcap.loop.registry.releases import get_champion, promote
-from endcap.loop.registry.versions import get_version, record_verdict, register_version
+from endcap.loop.registry.versions import get_version, register_version
+from endcap.loop.retraining.checking import Asked, judge_evidence
 from endcap.loop.retraining.records import Judged
-from endcap.loop.retraining.tasks import DataRef, Task, Trial
+from endcap.loop.retraining.tasks import DataRef, Task, Trial, refer_to
 from endcap.pipelines.code import digest_code, read_lock
+
+
+def identify_trial(task: Task, data: DataRef, trial: Trial) -> str:
+    """The hash of what a trial was made of and of the files that it became."""
+    return identify(task.identity, data.digest, trial.candidate, digest_code(), task.seed, [(f.name, f.sha256) for f in trial.files])
 
 
 def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *, tables: dict[str, str], run: str) -> Version:
     """Keep a trial as a version, with all that it was made of. Equal identity gives the version that stands already."""
-    files = [(f.name, f.sha256) for f in trial.files]
     version = Version(
         id="",
         model=task.name,
         n=0,
         candidate=trial.candidate,
-        identity=identify(task.identity, data.digest, trial.candidate, digest_code(), task.seed, files),
+        identity=identify_trial(task, data, trial),
         created_at=session.now(),
         created_by=session.actor.name,
         run=run,
@@ -43,6 +48,7 @@ def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *,
         definition=task.identity,
         lock=read_lock(),
         notes=trial.notes,
+        views=data.views,
     )
     profile = TrainingProfile(
         id="",
@@ -56,35 +62,40 @@ def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *,
     return register_version(session, version, profile=profile if data.views else None)
 
 
-def offer_version(session: Session, task: Task, data: DataRef, trial: Trial, version: Version, *, reason: str, n_tried: int = 1) -> Judged:
+def ask_gate(session: Session, task: Task, version: Version, *, environment: str = PROD) -> Asked:
+    """What a version of a task is judged by in an environment; its answers are timed on the data that it was trained on."""
+    data = refer_to(version)
+
+    def measure() -> AnswerTimes:
+        n_rows = 0
+
+        def answer() -> None:
+            nonlocal n_rows
+            n_rows = sum(part.num_rows for part in task.answer(session, version, data).parts)
+
+        times = time_answers(answer)
+        return msgspec.structs.replace(times, of=f"an answer of {n_rows:,} forecasts")
+
+    return Asked(task.gate_of(environment), environment, task.charter, version.views, measure, seed=task.seed)
+
+
+def offer_version(session: Session, task: Task, version: Version, *, reason: str, n_tried: int = 1) -> Judged:
     """Judge a version against the champion of this moment, keep the verdict, and promote it if it passed.
 
     The one who asks gets no exception for a refusal but its sentence, and none where the version passed but the asker's role may not release:
-    it then waits for somebody who may. Both refusals are audited by ``promote``.
+    it then waits for somebody who may. Both refusals are audited by ``promote``. A version that lacks nothing but approvals waits for these.
     """
     champion = get_champion(session, task.name)
     if champion is not None and champion.version == version.id:
-        return Judged(version.id, trial.candidate, True, False, "it is the champion already")
+        return Judged(version.id, version.candidate, True, False, "it is the champion already")
     standing = get_version(session, champion.version) if champion else None
-    evidence = task.weigh(session, data, trial, champion=standing, n_tried=n_tried)
-    further = [] if task.gate.parity is None else [ask_parity(session, data.views, within=task.gate.parity)]
-    checks = judge(evidence, gate=task.gate, seed=task.seed, further=further)
-    verdict = Verdict(
-        id=session.new_id("verdict"),
-        model=task.name,
-        version=version.id,
-        at=session.now(),
-        passed=all(check.passed for check in checks),
-        checks=checks,
-        against=champion.version if champion else None,
-        n_pairs=evidence.metrics.n,
-    )
-    record_verdict(session, verdict)
+    evidence = task.weigh(session, version, champion=standing, n_tried=n_tried)
+    verdict = judge_evidence(session, version, evidence, asked=ask_gate(session, task, version), champion=standing)
     try:
         promote(session, version.id, reason=reason)
     except GateRefused as error:
         why = error.what if verdict.passed else verdict.sentence  # it passed, but the champion changed while it was judged
-        return Judged(version.id, trial.candidate, False, False, why)
+        return Judged(version.id, version.candidate, False, False, why, verdict.waits)
     except PermissionDenied as error:
-        return Judged(version.id, trial.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}")
-    return Judged(version.id, trial.candidate, True, True, verdict.sentence)
+        return Judged(version.id, version.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}")
+    return Judged(version.id, version.candidate, True, True, verdict.sentence)

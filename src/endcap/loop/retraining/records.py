@@ -8,13 +8,14 @@ from endcap.loop.monitoring.records import Reading
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """What became of one trial: its version and verdict, and whether it was released."""
+    """What became of one trial: its version and verdict, whether it was released, and whether it waits for nothing but approvals."""
 
     version: str
     candidate: str
     passed: bool
     released: bool
     sentence: str
+    waits: bool = False
 
 
 class Decision(msgspec.Struct, frozen=True):

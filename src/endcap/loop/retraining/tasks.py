@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from endcap.core.definitions.charters import Charter
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
@@ -66,6 +67,12 @@ class DataRef(msgspec.Struct, frozen=True, kw_only=True):
     def moment(self) -> str:
         """The origin as text."""
         return name_moment(self.origin, self.hour)
+
+
+def refer_to(version: Version) -> DataRef:
+    """The data that a version was trained on, as far as the version tells of them: how many rows and series they had it does not."""
+    day = version.trained_until or date.min
+    return DataRef(digest=version.training_set, origin=day, first_day=day, last_day=day, n_rows=0, n_series=0, views=version.views)
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,8 +160,19 @@ class Task(Protocol):
         """Back-test every candidate, choose, fit."""
         ...
 
-    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:
-        """The evidence for the gate, with the champion's forecasts on the same rows; ``n_tried`` trials were offered, this one included."""
+    @property
+    def charter(self) -> Charter | None:
+        """Why the model exists, as far as it was said."""
+        ...
+
+    def gate_of(self, environment: str) -> Gate:
+        """What a version must pass to answer in an environment; ``gate`` is that of ``prod``."""
+        ...
+
+    def weigh(self, session: Session, version: Version, *, champion: Version | None, n_tried: int) -> Evidence:
+        """The evidence that a version was kept with, with the champion's forecasts on the same rows; ``n_tried`` trials were offered, this one
+        included.
+        """
         ...
 
     def answer(self, session: Session, version: Version, data: DataRef, *, members: Members = EVERYBODY) -> Answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from endcap.core.definitions.charters import Charter
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.gates import Gate
@@ -27,8 +28,9 @@ class DefinedTask:
 
     @property
     def identity(self) -> str:
-        # Words for people make no new version of a view, and none of what is made from it.
-        return identify(msgspec.structs.replace(self.forecast, features=tuple(view.plain for view in self.forecast.features)))
+        # Words for people make no new version of a view, and none of what is made from it. Of the gate, training reads the metric alone.
+        plain = {"features": tuple(view.plain for view in self.forecast.features), "gate": Gate(metric=self.forecast.gate.metric)}
+        return identify(msgspec.structs.replace(self.forecast, **plain, gates={}, charter=None))
 
     @property
     def definition(self) -> str:
@@ -53,6 +55,13 @@ class DefinedTask:
     @property
     def gate(self) -> Gate:
         return self.forecast.gate
+
+    @property
+    def charter(self) -> Charter | None:
+        return self.forecast.charter
+
+    def gate_of(self, environment: str) -> Gate:
+        return self.forecast.gate_of(environment)
 
     @property
     def watch(self) -> tuple[Watch, ...]:

@@ -20,7 +20,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.data.records import ColumnProfile, Ingest, describe_arrival
 from endcap.loop.evaluation.evidence import CubeEvidence, Evidence, scale_of
 from endcap.loop.features.lineage import find_personal
-from endcap.loop.features.panels.day_panels import Floats, Panel, decode_panel, encode_panel
+from endcap.loop.features.panels.day_panels import Floats, Panel, Statics, decode_panel, encode_panel
 from endcap.loop.features.panels.known import feature_of, load_known
 from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, Version, VersionFile
@@ -116,9 +116,12 @@ class ForecastTask(DefinedTask):
 
     def read_panel(self, session: Session, data: DataRef) -> Panel:
         """The panel of a data reference; the latest two are kept in memory."""
-        if data.digest not in self._panels:
-            self._keep(data.digest, decode_panel(session.blobs.get(data.digest)))
-        return self._panels[data.digest]
+        return self._read(session, data.digest)
+
+    def _read(self, session: Session, digest: str) -> Panel:
+        if digest not in self._panels:
+            self._keep(digest, decode_panel(session.blobs.get(digest)))
+        return self._panels[digest]
 
     def train(self, session: Session, context: StepContext, data: DataRef) -> Training:
         panel = self.read_panel(session, data)
@@ -127,23 +130,24 @@ class ForecastTask(DefinedTask):
             trials = require_trials(train_forecast(panel, self.forecast, advance=context.advance, map_blocks=map_blocks), model=self.name)
         return Training(tuple(self.rest(session, trial, panel, data) for trial in trials))
 
-    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:
-        panel = self.read_panel(session, data)
-        kept = decode_evidence(session.blobs.get(trial.evidence))
+    def weigh(self, session: Session, version: Version, *, champion: Version | None, n_tried: int) -> Evidence:
+        panel = self._read(session, version.training_set)
+        kept = decode_evidence(session.blobs.get(version.evidence))
         judged = slice(kept.n_choosing, None)
         standing = None if champion is None else self._forecast_champion(session, panel, kept.origins[judged], kept.forecasts, judged, champion)
         return CubeEvidence(
-            name=trial.candidate,
+            name=version.candidate,
             actual=kept.actual[:, judged],
-            forecast=kept.forecasts[trial.candidate][:, judged],
+            forecast=kept.forecasts[version.candidate][:, judged],
             lower=kept.lower[:, judged],
             upper=kept.upper[:, judged],
             rivals={name: cube[:, judged] for name, cube in kept.forecasts.items()},
-            baselines=trial.baselines,
+            baselines=version.baselines,
             champion=standing,
             champion_name=champion.id if champion else "",
             scale=scale_of(panel.target),
             n_tried=n_tried,
+            labels={name: _label(panel.statics[name]) for name in self.forecast.slices},
         )
 
     def name_tick(self, session: Session) -> str:
@@ -245,6 +249,11 @@ class ForecastTask(DefinedTask):
         self._panels[digest] = panel
         while len(self._panels) > _KEPT_PANELS:
             self._panels.popitem(last=False)
+
+
+def _label(fact: Statics) -> tuple[str, ...]:
+    """The slice of each series by a fact."""
+    return tuple(np.array([*fact.labels, "(none)"])[fact.codes].tolist())  # the code of a missing one is -1
 
 
 def profile_features(panel: Panel, *, personal: Collection[str]) -> tuple[tuple[ColumnProfile, ...], int]:

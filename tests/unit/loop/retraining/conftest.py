@@ -26,7 +26,7 @@ from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.registry.records import MODELS, RELEASES, VERSIONS, ModelRecord, Version, VersionFile
 from endcap.loop.registry.versions import read_artefacts
 from endcap.loop.retraining.cycle import CycleResult, turn
-from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial
+from endcap.loop.retraining.tasks import EVERYBODY, Answers, DataRef, Members, Training, Trial, refer_to
 from endcap.loop.training.artefacts import decode_json, encode_json
 from endcap.pipelines.graph import StepContext
 from endcap.testing.sessions import make_session
@@ -70,6 +70,11 @@ class FakeTask:
     seed = 7
     contract = Contract(columns={"units": Check(type="number", least=0)}, unique=("store_id", "date"))
     tables = (Table("sales", "sales.csv", keys=("store_id",), event_time="date", contract=contract),)
+
+    charter = None
+
+    def gate_of(self, environment: str) -> Gate:
+        return self.gate
 
     @property
     def definition(self) -> str:
@@ -123,22 +128,22 @@ class FakeTask:
             trials.append(trial)
         return Training(tuple(trials))
 
-    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:
+    def weigh(self, session: Session, version: Version, *, champion: Version | None, n_tried: int) -> Evidence:
         self._enter("weigh")
         self.tried.append(n_tried)
-        sold = self._read(session, data)
+        sold = self._read(session, refer_to(version))
         actual = self._judged(sold)
-        fit = msgspec.json.decode(session.blobs.get(trial.evidence))
+        fit = msgspec.json.decode(session.blobs.get(version.evidence))
         forecast, naive = self._forecast(sold, fit), self._forecast(sold, {**fit, "error": NAIVE_ERROR})
         standing = None if champion is None else self._forecast(sold, decode_json(read_artefacts(session, champion)["fit.json"]))
         return CubeEvidence(
-            name=trial.candidate,
+            name=version.candidate,
             actual=actual,
             forecast=forecast,
             lower=forecast * 0.5,
             upper=forecast * 2,
-            rivals={"naive": naive, trial.candidate: forecast},
-            baselines=trial.baselines,
+            rivals={"naive": naive, version.candidate: forecast},
+            baselines=version.baselines,
             champion=standing,
             champion_name=champion.id if champion else "",
             n_tried=n_tried,

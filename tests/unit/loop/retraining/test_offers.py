@@ -34,7 +34,7 @@ def register(world: Any, made: Any, trial: Any, **changes: Any) -> Any:
 
 def offer(world: Any, made: Any, trial: Any, *, session: Any = None, **options: Any) -> Any:
     version = register(world, made, trial)
-    return offer_version(session or world.session, world.task, made.data, trial, version, reason="a test", **options)
+    return offer_version(session or world.session, world.task, version, reason="a test", **options)
 
 
 def test_a_version_keeps_all_that_it_was_made_of(world: Any, made: Any) -> None:
@@ -80,7 +80,7 @@ def test_a_gate_may_ask_for_the_parity_of_what_the_version_reads(world: Any, mad
     assert verdict is not None
     assert [(check.check, check.passed) for check in verdict.checks][-1] == ("parity", False)
     made.data = msgspec.structs.replace(made.data, views={})
-    assert offer(world, made, made.good).released
+    assert offer(world, made, made.best).released
 
 
 def test_a_refusal_is_a_sentence_and_an_audit_row_and_no_exception(world: Any, made: Any) -> None:
@@ -128,7 +128,7 @@ def test_a_champion_that_changes_during_the_judgement_is_said(world: Any, made: 
     def overtaken(*args: Any, **kwargs: Any) -> Any:
         evidence = weigh(*args, **kwargs)
         task.weigh = weigh
-        assert offer_version(world.session, task, made.data, made.best, other, reason="quicker").released
+        assert offer_version(world.session, task, other, reason="quicker").released
         return evidence
 
     task.weigh = overtaken
@@ -143,11 +143,11 @@ def test_a_champion_that_changes_at_the_last_moment_is_a_conflict(world: Any, ma
 
     def overtake_at_the_release() -> None:
         """The first transaction writes the verdict; before the second comes somebody else."""
-        slower.ports.records.interrupt(lambda: offer_version(session, world.task, made.data, made.best, best, reason="quicker"))
+        slower.ports.records.interrupt(lambda: offer_version(session, world.task, best, reason="quicker"))
 
     slower = tamper(session, before=overtake_at_the_release)
     with pytest.raises(Conflict, match="changed a moment ago"):
-        offer_version(slower, world.task, made.data, made.good, good, reason="slower")
+        offer_version(slower, world.task, good, reason="slower")
     assert [release.version for release in show_history(session, "store-day")] == [best.id]
 
 

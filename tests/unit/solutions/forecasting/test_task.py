@@ -64,6 +64,7 @@ class Desk:
             leaderboard=trial.leaderboard,
             baselines=trial.baselines,
             trained_until=trial.trained_until,
+            evidence=trial.evidence,
         )
 
 
@@ -91,6 +92,9 @@ class Trained:
     desk: Desk
     data: DataRef
     trials: tuple[Trial, ...]
+
+    def judged(self, trial: Trial) -> Version:
+        return replace_struct(self.desk.version(trial), training_set=self.data.digest)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,7 @@ def test_a_version_answers_as_the_trial_did_and_covers_every_series_and_day(trai
 
 def test_the_evidence_is_of_the_judged_origins(trained: Trained) -> None:
     trial = trained.trials[0]
-    evidence = trained.desk.task.weigh(trained.desk.session, trained.data, trial, champion=None, n_tried=2)
+    evidence = trained.desk.task.weigh(trained.desk.session, trained.judged(trial), champion=None, n_tried=2)
     assert evidence.actual.shape == (N_STORES, 3, 7)
     assert (evidence.name, evidence.champion, evidence.n_tried) == (trial.candidate, None, 2)
     assert evidence.metrics.wape == pytest.approx(trial.metrics.wape)
@@ -179,7 +183,7 @@ def test_a_champion_is_judged_by_itself_where_it_had_not_learned_the_targets(tra
 
     def standing(until: int | None) -> Cube:
         day = None if until is None else panel.day(until)
-        evidence = desk.task.weigh(desk.session, trained.data, trial, champion=replace_struct(desk.version(trial), trained_until=day), n_tried=1)
+        evidence = desk.task.weigh(desk.session, trained.judged(trial), champion=replace_struct(desk.version(trial), trained_until=day), n_tried=1)
         assert evidence.champion is not None
         return evidence.champion
 

@@ -203,8 +203,11 @@ class HourForecastTask(DefinedTask):
 
     def open_data(self, session: Session, data: DataRef) -> tuple[HourRef, ShardSource]:
         """The shards of a data reference, as known at its origin."""
+        return self._open(session, data.digest)
+
+    def _open(self, session: Session, digest: str) -> tuple[HourRef, ShardSource]:
         try:
-            ref = msgspec.json.decode(session.blobs.get(data.digest), type=HourRef)
+            ref = msgspec.json.decode(session.blobs.get(digest), type=HourRef)
         except msgspec.DecodeError as error:
             raise IntegrityBroken("These bytes are no reference to hours.") from error
         state = read_state(session.blobs, ref.state)
@@ -261,27 +264,31 @@ class HourForecastTask(DefinedTask):
         figures = {name: getattr(trial.leaderboard[name], self.gate.metric) for name in trial.baselines}
         return min(trial.baselines, key=lambda name: figures[name] if figures[name] is not None else np.inf)
 
-    def weigh(self, session: Session, data: DataRef, trial: Trial, *, champion: Version | None, n_tried: int) -> Evidence:
-        test = decode_evidence(session.blobs.get(trial.evidence))
+    def weigh(self, session: Session, version: Version, *, champion: Version | None, n_tried: int) -> Evidence:
+        test = decode_evidence(session.blobs.get(version.evidence))
+        _, source = self._open(session, version.training_set)
+        _, _, segments = self.find_members(session, source.state)
         judged = {name: sums.take(origins=test.judged) for name, sums in test.sums.items()}
         standing = None
         if champion is not None:
-            standing = self._score_champion(session, data, champion, test.origins[test.judged], judged.get(champion.candidate))
+            standing = self._score_champion(session, source, champion, test.origins[test.judged], judged.get(champion.candidate))
         return SummedEvidence(
-            name=trial.candidate,
-            ours=judged[trial.candidate],
+            name=version.candidate,
+            ours=judged[version.candidate],
             rivals=judged,
-            baselines=trial.baselines,
+            baselines=version.baselines,
             champion=standing,
             champion_name=champion.id if champion else "",
             n_tried=n_tried,
+            labels={name: tuple(segments[name]) for name in self.forecast.slices if name in segments},
         )
 
-    def _score_champion(self, session: Session, data: DataRef, champion: Version, origins: NDArray[np.int64], recipe: ErrorSums | None) -> ErrorSums:
+    def _score_champion(
+        self, session: Session, source: ShardSource, champion: Version, origins: NDArray[np.int64], recipe: ErrorSums | None
+    ) -> ErrorSums:
         """The champion on the judged rows: itself at origins whose targets it has not learned from; with fewer than two of those, its recipe's
         back-test elsewhere.
         """
-        _, source = self.open_data(session, data)
         names, groups, _ = self.find_members(session, source.state)
         until = (champion.trained_until - source.state.start).days + 1 if champion.trained_until else 0
         frozen = [place for place, origin in enumerate(origins.tolist()) if origin - source.state.hidden >= until * HOURS]

@@ -76,6 +76,7 @@ class Desk:
             leaderboard=trial.leaderboard,
             baselines=trial.baselines,
             trained_until=trial.trained_until,
+            evidence=trial.evidence,
         )
         return msgspec.structs.replace(made, **changes)
 
@@ -219,19 +220,20 @@ def test_an_answer_for_nobody_is_a_table_without_rows(trained: Trained) -> None:
 
 def test_a_champion_is_scored_by_itself_where_it_had_not_learned(trained: Trained) -> None:
     desk, trial = trained.desk, trained.trials[0]
-    fresh = desk.task.weigh(desk.session, trained.data, trial, champion=None, n_tried=1)
+    judged = desk.version(trial, training_set=trained.data.digest)
+    fresh = desk.task.weigh(desk.session, judged, champion=None, n_tried=1)
     assert (fresh.has_champion, fresh.name, fresh.baselines) == (False, "shrunk_rates", ("same_hour_mean",))
-    same = desk.task.weigh(desk.session, trained.data, trial, champion=desk.version(trial), n_tried=1)
+    same = desk.task.weigh(desk.session, judged, champion=desk.version(trial), n_tried=1)
     paired = same.compare(None, "rmse")
     assert paired is not None
     np.testing.assert_array_equal(paired.ours, paired.theirs)  # its own recipe, as it has learned all of these hours
-    old = desk.task.weigh(desk.session, trained.data, trial, champion=desk.version(trial, trained_until=date(2026, 1, 5)), n_tried=1)
+    old = desk.task.weigh(desk.session, judged, champion=desk.version(trial, trained_until=date(2026, 1, 5)), n_tried=1)
     itself = old.compare(None, "rmse")
     assert itself is not None
     assert itself.ours.shape == itself.theirs.shape == (STORES, 1)
     assert not np.array_equal(itself.ours, itself.theirs)
     strange = desk.version(trial, candidate="shrunk_rates", trained_until=None)
-    assert desk.task.weigh(desk.session, trained.data, trial, champion=strange, n_tried=1).has_champion
+    assert desk.task.weigh(desk.session, judged, champion=strange, n_tried=1).has_champion
 
 
 def test_members_are_places_unless_named_otherwise(trained: Trained) -> None:
