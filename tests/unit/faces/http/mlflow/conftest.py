@@ -31,11 +31,7 @@ class Wire(NamedTuple):
 
     def refused(self, path: str, /, *, method: str = "POST", **body: Any) -> tuple[int, str, str]:
         """Status, code and message of a call that must be refused."""
-        if method == "GET":
-            said = self.http.get(f"{API}{path}", params=body)
-        else:
-            said = self.http.request(method, f"{API}{path}", json=body)
-        return self.fault(said)
+        return self.fault(self.http.get(f"{API}{path}", params=body) if method == "GET" else self.http.request(method, f"{API}{path}", json=body))
 
     def fault(self, said: Any) -> tuple[int, str, str]:
         assert said.status_code >= 400, said.text
