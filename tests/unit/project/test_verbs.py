@@ -50,8 +50,10 @@ from endcap.loop.registry.records import (
     Version,
 )
 from endcap.loop.registry.versions import get_version, latest_verdict
+from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.definitions import load_definitions
 from endcap.project.verbs import MODULES, load_verbs
+from endcap.testing.packages import log_package, make_onnx_package
 from endcap.testing.sessions import make_session
 
 TESTS = Path(__file__).parents[2]
@@ -311,6 +313,11 @@ def known(scene: Scene) -> str:
     return "bea"
 
 
+def tracked(scene: Scene) -> str:
+    """A run of somebody's training code."""
+    return start_run(scene.session).id
+
+
 SPINE = pa.table({"store_id": ["S1", None], "at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))})
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
@@ -332,6 +339,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "list-ingests": lambda _: {},
     "ls": lambda _: {},
     "members": lambda _: {"version": "store-day-v1"},
+    "named": lambda _: {"model": "store-day", "alias": "champion"},
     "plan": lambda s: {"folder": s.project.folder},
     "quarantine": lambda s: {"table": "stores", "out": s.scratch / "rows.csv"},
     "predictions": lambda s: {"model": "store-day", "out": s.scratch / "f.csv"},
@@ -341,6 +349,12 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "tokens ls": lambda _: {},
     "trace": lambda _: {"thing": "store-day-v1"},
     "users ls": lambda _: {},
+    "track compare": lambda s: {"runs": [tracked(s), tracked(s)]},
+    "track experiments": lambda _: {},
+    "track files": lambda s: {"run": s.version.identity},
+    "track metric": lambda s: {"run": s.version.identity, "name": "wape"},
+    "track search": lambda _: {"filter": "metrics.wape < 1"},
+    "track show": lambda s: {"run": s.version.identity},
     "verify-audit": lambda _: {},
     "versions": lambda _: {"model": "store-day"},
 }
@@ -362,6 +376,14 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "stop-comparison": lambda _: {"model": "store-day", "keep": "a"},
     "retire": lambda _: {"model": "store-day"},
     "unretire": lambda _: {"model": "store-day"},
+    "create-model": lambda _: {"model": "fraud"},
+    "describe-model": lambda _: {"model": "fraud", "description": "who cheats"},
+    "tag-model": lambda _: {"model": "fraud", "name": "team", "value": "trust"},
+    "register-run": lambda s: {"owner": log_package(s.session, make_onnx_package()), "path": "model", "model": "fraud"},
+    "describe-version": lambda _: {"version": "fraud-v1", "description": "the first"},
+    "tag-version": lambda _: {"version": "fraud-v1", "name": "season", "value": "winter"},
+    "name-version": lambda _: {"version": "fraud-v1", "alias": "blue"},
+    "unname-version": lambda _: {"model": "fraud", "alias": "blue"},
     "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
@@ -371,6 +393,11 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "tokens revoke": lambda s: {"token": list_tokens(s.session)[0].id},
     "training-set": lambda s: {"spine": SPINE, "views": [viewed(s)], "at": "at"},
     "features label": lambda s: {"view": viewed(s), "label": "gold"},
+    "track create-experiment": lambda _: {"name": "another"},
+    "track delete-experiment": lambda _: {"experiment": "another"},
+    "track restore-experiment": lambda _: {"experiment": "another"},
+    "track delete-run": lambda s: {"run": s.version.identity},
+    "track restore-run": lambda s: {"run": s.version.identity},
     "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
 }
 BY_ANOTHER = {"approve"}  # whoever trained a version may not
@@ -429,7 +456,7 @@ def test_what_changes_something_is_audited_and_what_reads_is_not(scene: Scene) -
     def rows() -> list[tuple[str, str]]:
         return [(row.verb, row.outcome) for row in reversed(list_audit(session, limit=500))]
 
-    parts = {"apply", "ingest", "register", "record-verdict", "promote", "log-predictions"}
+    parts = {"apply", "ingest", "register", "record-verdict", "promote", "log-predictions", "track create-experiment"}
     assert {verb for verb, _ in rows()} == parts, "a run is audited by its parts"
     for name, values in READS.items():
         before = rows()
@@ -480,6 +507,21 @@ def test_the_audit_shows_refusals_beside_changes_by_actor_and_thing(scene: Scene
 
 def test_the_table_of_verbs_loads_nothing_heavy() -> None:
     said = "import sys; from endcap.project.verbs import load_verbs; load_verbs(); print([name for name in sys.argv[1:] if name in sys.modules])"
-    heavy = ["numpy", "pyarrow", "numba", "scipy", "duckdb", "lightgbm", "matplotlib", "jinja2", "starlette", "redis"]
+    heavy = [
+        "numpy",
+        "pyarrow",
+        "numba",
+        "scipy",
+        "duckdb",
+        "lightgbm",
+        "matplotlib",
+        "jinja2",
+        "starlette",
+        "redis",
+        "sklearn",
+        "skops",
+        "yaml",
+        "onnxruntime",
+    ]
     done = subprocess.run([sys.executable, "-c", said, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
