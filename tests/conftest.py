@@ -4,7 +4,9 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
+from argon2 import PasswordHasher
 
+from endcap.governance import passwords
 from endcap.testing.postgres import PostgresServer, find_programs, serve_postgres
 
 
@@ -24,3 +26,10 @@ def postgres_home(postgres: PostgresServer) -> Callable[[], str]:
     pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed: pip install 'endcap[postgres]'")
     count = itertools.count(1)
     return lambda: f"{postgres.url}?schema=home_{next(count)}"
+
+
+@pytest.fixture
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed as ever, in one pass over 8 KiB instead of three over 64 MiB."""
+    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(passwords, "_hasher", lambda: hasher)

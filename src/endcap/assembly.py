@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -34,8 +34,12 @@ class House:
 
     def session(self, *, actor: str | None = None, role: Role = Role.OWNER, workspace: str = "default") -> Session:
         """One actor in one workspace. ``actor`` None is the user of the operating system, who owns what lies on the own machine."""
-        name = actor or _system_user()
-        return Session(Actor(name), role, require_name(workspace, what="workspace"), self.zone, self.ports, self.clock, self.new_id, self.settings)
+        found = self.admit(Actor(actor or _system_user()), role=role, workspace=workspace)
+        return replace(found, admin=role is Role.OWNER)  # whoever can open the files of a home can change all that is in them
+
+    def admit(self, actor: Actor, *, role: Role, workspace: str) -> Session:
+        """One actor in one workspace, who does not administer the house."""
+        return Session(actor, role, require_name(workspace, what="workspace"), self.zone, self.ports, self.clock, self.new_id, self.settings)
 
     def close(self) -> None:
         self.ports.close()

@@ -345,7 +345,9 @@ def test_it_ends_when_it_is_told_and_its_port_is_free(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "what"),
     [
-        (("--host", "0.0.0.0"), 2, "without sign-in the service answers its own machine only"),
+        (("--host", "0.0.0.0"), 2, "nobody was made a user: anybody would be its owner"),
+        (("--host", "example.org", "--behind-proxy"), 2, "nobody was made a user"),
+        (("--tls-cert", "absent.pem"), 2, "--tls-cert is given without --tls-key"),
         (("--port", "65536"), 2, "ports are 0 (any free one) to 65535"),
         (("--project", "absent"), 3, "There is no folder absent"),
     ],

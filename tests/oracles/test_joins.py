@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.loop.data.engine import open_engine
-from endcap.loop.features.joins import BYTES_A_ROW, MISSING, RowTimes, choose_rows
+from endcap.loop.features.joins import MISSING, RowTimes, choose_rows
 from endcap.loop.features.rows.view_rows import FeatureRows
 from endcap.loop.features.spines import Spine, fit_keys, open_spine, read_instants
 from endcap.loop.features.view_joins import ask, choose_features, fetch_features
@@ -118,15 +118,14 @@ def open_asked(spine: list[Row], types: dict[str, pa.DataType], engine: duckdb.D
 
 
 @QUICK
-@given(scene=scenes(), max_age=st.sampled_from([None, "1min", "5min"]), n_rows=st.sampled_from([1, 3, 1000]), block=st.sampled_from([1, 4, 1000]))
-def test_the_join_is_its_twin(scene: Any, max_age: str | None, n_rows: int, block: int, engine: duckdb.DuckDBPyConnection) -> None:
+@given(scene=scenes(), max_age=st.sampled_from([None, "1min", "5min"]), block=st.sampled_from([1, 4, 1000]))
+def test_the_join_is_its_twin(scene: Any, max_age: str | None, block: int, engine: duckdb.DuckDBPyConnection) -> None:
     keys, types, rows, asked_rows = scene
     found, spine = open_rows(rows, keys, engine), open_asked(asked_rows, types, engine)
     at, there = read_instants(spine, "at", zone=None, engine=engine)
     columns = fit_keys(spine, found.key_types, view="v", engine=engine)
     asked = ask(columns, at=at, there=there, stored=found.stored_types, name="__asked", engine=engine)
-    bound = None if n_rows == 3 else len(rows)
-    chosen = choose_features(found, "FROM kept", asked, max_age=max_age, n_bytes=n_rows * BYTES_A_ROW, n_bound=bound)
+    chosen = choose_features(found, "FROM kept", asked, max_age=max_age)
     got: list[Row] = []
     for start in range(0, len(asked_rows), block):
         stop = min(start + block, len(asked_rows))
@@ -143,25 +142,31 @@ TRIPLES = st.lists(st.tuples(st.integers(-1, 3), ANY_TIME, ANY_TIME, st.integers
 
 
 @settings(max_examples=200, deadline=None)
-@given(rows=TRIPLES, asked=st.lists(st.tuples(st.integers(-1, 3), ANY_TIME), max_size=30), max_age=st.sampled_from([None, 0, 2]), far=st.booleans())
-def test_the_kernel_is_its_twin(rows: list[Any], asked: list[Any], max_age: int | None, far: bool) -> None:
+@given(
+    rows=TRIPLES,
+    asked=st.lists(st.tuples(st.integers(-1, 3), ANY_TIME), max_size=30),
+    max_age=st.sampled_from([None, 0, 2]),
+    far=st.booleans(),
+    n_at_once=st.sampled_from([1, 7, 1000]),
+)
+def test_the_kernel_is_its_twin(rows: list[Any], asked: list[Any], max_age: int | None, far: bool, n_at_once: int) -> None:
     """Known before it happened, alike in all, and times at the ends of what 64 bits hold: plus and minus infinity of the engine among them."""
     scale = (2**63 - 1) // 3 if far else 1
     taken = [(key, event * scale, known * scale, order) for key, event, known, order in rows if key >= 0]
     columns = [np.array([row[i] for row in taken], np.int32 if i == 0 else np.int64) for i in range(4)]
     keys, at = np.array([key for key, _ in asked], np.int32), np.array([time * scale for _, time in asked], np.int64)
     age = None if max_age is None else max_age if not far else 0
-    places, used = choose_rows(keys, at, rows=RowTimes(*columns), n_keys=4, max_age_us=age)
-    assert len(set(used.tolist())) == len(used)
+    batches = [RowTimes(*(column[i : i + n_at_once] for column in columns)) for i in range(0, len(taken), n_at_once)]
+    places, found = choose_rows(keys, at, rows=iter(batches), n_keys=4, max_age_us=age)
+    used = list(zip(*(column.tolist() for column in (found.keys, found.event_at, found.known_at, found.order)), strict=True))
+    assert len(set(used)) == len(used)
     assert set(places.tolist()) - {MISSING} == set(range(len(used)))
     for place, (key, time) in zip(places.tolist(), asked, strict=True):
-        number = MISSING if place == MISSING else int(used[place])
         seen = [row[1:] for row in taken if row[0] == key and max(row[1], row[2]) <= time * scale]
         expected = max(seen) if seen and key >= 0 else None
         if expected is not None and age is not None and expected[0] < time * scale - age:
             expected = None
-        assert (None if number == MISSING else taken[number][1:]) == expected
-        assert number == MISSING or taken[number][0] == key
+        assert (None if place == MISSING else used[place]) == (None if expected is None else (key, *expected))
 
 
 CHANGES = [datetime(2026, 3, 29, 2), datetime(2026, 10, 25, 2), datetime(2020, 11, 1), datetime(2018, 11, 4), datetime(2026, 4, 5, 1, 30)]  # noqa: DTZ001

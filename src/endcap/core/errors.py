@@ -8,6 +8,7 @@
     │   └── ContractBroken      rows that break a table's contract
     ├── NotFound                no such thing in this workspace
     ├── PermissionDenied        the actor's role does not hold the permission, or the data may not be used so
+    │   └── NotSignedIn         nobody knows who asks: no credentials, or wrong, expired or revoked ones
     ├── Conflict                somebody changed it first, or it already stands
     │   └── LeaseLost           a run was silent for so long that another took its place
     ├── GateRefused             a version without a passing verdict was asked to be released
@@ -70,6 +71,17 @@ class NotFound(EndcapError):
 
 class PermissionDenied(EndcapError):
     code = "permission_denied"
+
+
+class NotSignedIn(PermissionDenied):
+    """``user`` and ``token`` are for the audit and never told: names that stand in the records, not what somebody typed, which may be a password."""
+
+    code = "not_signed_in"
+
+    def __init__(self, what: str, *, hint: str | None = None, user: str = "", token: str = "", **details: object) -> None:
+        super().__init__(what, hint=hint, **details)
+        self.user = user
+        self.token = token
 
 
 class Conflict(EndcapError):

@@ -10,6 +10,7 @@ from endcap.core.errors import InvalidInput, suggest
 class Permission(StrEnum):
     """What a verb asks for."""
 
+    SELF = "self"  # change what is one's own: a password, tokens
     READ = "read"  # see definitions, runs, versions, predictions
     EDIT = "edit"  # define, ingest, train, forecast
     RELEASE = "release"  # make a version answer, or an earlier one answer again
@@ -24,9 +25,9 @@ class Role(StrEnum):
 
 
 _HELD: dict[Role, frozenset[Permission]] = {
-    Role.VIEWER: frozenset({Permission.READ}),
-    Role.EDITOR: frozenset({Permission.READ, Permission.EDIT}),
-    Role.APPROVER: frozenset({Permission.READ, Permission.EDIT, Permission.RELEASE}),
+    Role.VIEWER: frozenset({Permission.SELF, Permission.READ}),
+    Role.EDITOR: frozenset({Permission.SELF, Permission.READ, Permission.EDIT}),
+    Role.APPROVER: frozenset({Permission.SELF, Permission.READ, Permission.EDIT, Permission.RELEASE}),
     Role.OWNER: frozenset(Permission),
 }
 
@@ -35,7 +36,7 @@ def permissions_of(role: Role) -> frozenset[Permission]:
     """What a role holds.
 
     >>> sorted(permissions_of(Role.EDITOR))
-    [<Permission.EDIT: 'edit'>, <Permission.READ: 'read'>]
+    [<Permission.EDIT: 'edit'>, <Permission.READ: 'read'>, <Permission.SELF: 'self'>]
     """
     return _HELD[role]
 

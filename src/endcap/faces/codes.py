@@ -9,6 +9,7 @@ EXIT_CODES = {
     "contract_broken": 2,
     "not_found": 3,
     "permission_denied": 4,
+    "not_signed_in": 4,
     "conflict": 5,
     "lease_lost": 5,
     "gate_refused": 6,
@@ -27,6 +28,7 @@ HTTP_STATUSES = {
     "contract_broken": 422,
     "not_found": 404,
     "permission_denied": 403,
+    "not_signed_in": 401,
     "conflict": 409,
     "lease_lost": 409,
     "gate_refused": 422,
@@ -39,5 +41,5 @@ HTTP_STATUSES = {
 """What a client of HTTP gets: 400 what was sent is wrong, 422 what it names here is (a definition, rows, a version without a passing verdict).
 
 A request that never reaches a verb has its own: 403 from another site or by another name, 404 no such path, 405 method, 408 too slow, 413 too
-large, 415 not JSON; with the same body.
+large, 415 not JSON, 429 too many guesses; with the same body.
 """

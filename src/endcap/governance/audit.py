@@ -54,12 +54,13 @@ class AuditCheck(msgspec.Struct, frozen=True):
 
 
 @verb("audit", permission=Permission.READ)
-def list_audit(session: Session, *, thing: str | None = None, actor: str | None = None, limit: int = 50) -> list[AuditRow]:
+def list_audit(session: Session, *, thing: str | None = None, actor: str | None = None, limit: int = 50, house: bool = False) -> list[AuditRow]:
     """Who did what, and who was refused what, newest first.
 
     ``thing`` is what was acted on, exactly as it is listed (``model/store-day``); ``actor`` is who acted; None means all. ``limit`` is how
-    many rows are listed; cost grows with it.
+    many rows are listed; cost grows with it. ``house`` is what belongs to no workspace, people and refused sign-ins, for admins of the house.
     """
+    session = _settle_chain(session, house=house, verb_name="audit")
     where = {name: value for name, value in (("thing", thing), ("actor", actor)) if value is not None}
     if len(where) > 1:
         rows = session.records.find(AUDIT_ROWS, workspace=session.workspace, where={"thing": thing}, newest_first=True)
@@ -68,11 +69,13 @@ def list_audit(session: Session, *, thing: str | None = None, actor: str | None 
 
 
 @verb("verify-audit", permission=Permission.READ)
-def verify_audit(session: Session) -> AuditCheck:
+def verify_audit(session: Session, *, house: bool = False) -> AuditCheck:
     """Walk the workspace's whole audit chain and check every link.
 
+    ``house`` is the chain of what belongs to no workspace, for admins of the house.
     Raises IntegrityBroken naming the first row that was changed, is missing, or was added behind the head's back. Cost grows with the rows.
     """
+    session = _settle_chain(session, house=house, verb_name="verify-audit")
     before = _read_head(session)
     rows = session.records.find(AUDIT_ROWS, workspace=session.workspace)
     after = _read_head(session)  # others may write meanwhile: the rows read end at one head or the other, or between
@@ -98,3 +101,10 @@ def verify_audit(session: Session) -> AuditCheck:
 
 def _read_head(session: Session) -> AuditHead:
     return session.records.get(AUDIT_HEADS, workspace=session.workspace, id=_HEAD) or AuditHead(_HEAD, 0, _GENESIS)
+
+
+def _settle_chain(session: Session, *, house: bool, verb_name: str) -> Session:
+    if not house:
+        return session
+    session.require_admin(verb=verb_name)
+    return session.in_house()

@@ -8,6 +8,10 @@ import msgspec
 
 from endcap.storage.ports import Kind
 
+DEFAULT_WORKSPACE = "default"
+HOUSE = "_house"
+"""Where records lie that belong to no workspace but to the house: people, tokens, what is to be delivered. No workspace can be called so."""
+
 
 class Actor(msgspec.Struct, frozen=True):
     """Who acts: a person, a token, or ``system`` (schedules and reactions)."""
@@ -45,5 +49,118 @@ class AuditHead(msgspec.Struct, frozen=True):
     hash: str
 
 
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """A person, or a program, that may sign in. ``password`` is a hash of argon2; '' where only tokens open.
+
+    An ``admin`` makes and disables users, of whatever workspace.
+    """
+
+    name: str
+    made_at: datetime
+    made_by: str
+    password: str = ""
+    password_at: datetime | None = None
+    admin: bool = False
+    disabled: bool = False
+
+    def __repr__(self) -> str:
+        return f"User(name={self.name!r}, admin={self.admin}, disabled={self.disabled})"
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """The role of a user in a workspace; '' where it was taken away."""
+
+    user: str
+    workspace: str
+    role: str
+    at: datetime
+    by: str
+
+    @property
+    def id(self) -> str:
+        return grant_id(self.workspace, self.user)
+
+
+def grant_id(workspace: str, user: str) -> str:
+    return f"{workspace}/{user}"
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program signs in with instead of a user, in one workspace and with at most one role.
+
+    Only the SHA-256 of its secret is kept: 256 bits of chance need no slow hash. It never holds more than its user does at that moment.
+    """
+
+    id: str
+    label: str
+    user: str
+    workspace: str
+    role: str
+    hash: str
+    made_at: datetime
+    made_by: str
+    expires_at: datetime
+    revoked_at: datetime | None = None
+    revoked_by: str = ""
+
+
+class TokenUse(msgspec.Struct, frozen=True):
+    """When a token was last used, to a quarter of an hour."""
+
+    id: str
+    at: datetime
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """What people are told of. ``kind`` is a name, ``thing`` what it is about, ``actor`` who did it."""
+
+    id: str
+    at: datetime
+    kind: str
+    thing: str
+    sentence: str
+    actor: str
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a workspace's notices are sent: all, or those of ``kinds``. Its URL and its secret are shown to nobody again."""
+
+    id: str
+    workspace: str
+    url: str
+    secret: str
+    made_at: datetime
+    made_by: str
+    kinds: tuple[str, ...] = ()
+    removed_at: datetime | None = None
+    removed_by: str = ""
+
+    def __repr__(self) -> str:
+        return f"Webhook(id={self.id!r}, workspace={self.workspace!r})"
+
+
+class NoticeDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A notice on its way to a webhook. ``state`` is waiting, delivered or failed; it is due from ``next_at`` on, ``error`` is the last one."""
+
+    notice: str
+    webhook: str
+    workspace: str
+    next_at: datetime
+    state: str = "waiting"
+    attempts: int = 0
+    error: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.notice}/{self.webhook}"
+
+
 AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",)))
 AUDIT_HEADS = Kind("audit-head", AuditHead, "id")
+USERS = Kind("user", User, "name")
+GRANTS = Kind("grant", Grant, "id", (("user",), ("workspace",)))
+TOKENS = Kind("token", Token, "id", (("user",), ("workspace",)))
+TOKEN_USES = Kind("token-use", TokenUse, "id")
+NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)))
+WEBHOOKS = Kind("webhook", Webhook, "id", (("workspace",),))
+NOTICE_DELIVERIES = Kind("notice-delivery", NoticeDelivery, "id", (("notice",), ("webhook", "state")))

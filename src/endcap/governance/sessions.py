@@ -11,7 +11,7 @@ from endcap.core.clock import Clock, Ids
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
-from endcap.governance.records import SYSTEM, Actor
+from endcap.governance.records import HOUSE, SYSTEM, Actor
 from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction, TableStore
 from endcap.storage.tracks import TrackStore
 
@@ -38,6 +38,8 @@ class Session:
     clock: Clock
     new_id: Ids
     settings: Settings = field(default_factory=Settings)
+    admin: bool = False
+    """Whether the actor administers the house: its people, of whatever workspace."""
 
     @property
     def records(self) -> RecordStore:
@@ -64,7 +66,18 @@ class Session:
 
     def as_system(self) -> Session:
         """The same workspace with ``system`` as the actor: what reactions and schedules use. It holds what the caller holds, no more."""
-        return replace(self, actor=SYSTEM)
+        return replace(self, actor=SYSTEM, admin=False)
+
+    def in_house(self) -> Session:
+        """The same actor where records lie that belong to no workspace, people and tokens: for the room of governance, behind its own checks."""
+        return replace(self, workspace=HOUSE)
+
+    def require_admin(self, *, verb: str) -> None:
+        """Raise PermissionDenied, and write the refusal into the house's audit chain, unless the actor administers the house."""
+        if self.admin:
+            return
+        self.in_house().record_refusal(verb, thing="house", detail={"needs": "admin", "workspace": self.workspace})
+        raise PermissionDenied(f"'{self.actor.name}' does not administer the house, as '{verb}' asks here.", hint="ask an admin: endcap users ls")
 
     def require(self, permission: Permission, *, verb: str) -> None:
         """Raise PermissionDenied, and write the refusal into the audit chain, unless the role holds the permission."""

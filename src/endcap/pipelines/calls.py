@@ -121,10 +121,10 @@ def describe_failure(index: int, error: Exception) -> Failure:
     return Failure(index, StepFailed.code, f"{type(error).__name__}: {error}")
 
 
-def say_killed(index: int, *, cause: str) -> StepFailed:
+def say_killed(index: int, *, cause: str, n_runs: int = N_RETRIES + 1) -> StepFailed:
     """The error of an item whose process died at each of its runs."""
     return StepFailed(
-        f"Item {index} was given up after {N_RETRIES + 1} runs: its process died each time; the last one {cause}.",
+        f"Item {index} was given up after {n_runs} runs: its process died each time; the last one {cause}.",
         hint="if memory ran out, say what an item needs with n_bytes, lower the number of workers, or make the items smaller",
         index=index,
         cause=cause,

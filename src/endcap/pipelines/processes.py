@@ -40,8 +40,8 @@ class ProcessExecutor:
 
     name = "processes"
 
-    def __init__(self, *, n_workers: int, memory_limit: int | None = None) -> None:
-        self._n_workers = n_workers
+    def __init__(self, *, n_workers: int, memory_limit: int | None = None, n_retries: int = N_RETRIES) -> None:
+        self._n_workers, self._n_retries = n_workers, n_retries
         self._memory_limit = memory_limit
         self._workers: list[_Worker] = []
         self._closed = threading.Event()
@@ -184,8 +184,8 @@ class _Map:
         cause = self._executor._put_away(worker)
         self._executor._require_open()
         self._n_deaths[index] = self._n_deaths.get(index, 0) + 1
-        if self._n_deaths[index] > N_RETRIES:
-            self._tally.fail(index, say_killed(index, cause=cause))
+        if self._n_deaths[index] > self._executor._n_retries:
+            self._tally.fail(index, say_killed(index, cause=cause, n_runs=self._n_deaths[index]))
         else:
             self._killed.append(index)
 

@@ -9,6 +9,10 @@ from endcap.governance.verbs import Verb, collect_verbs
 
 MODULES = (
     "endcap.governance.audit",
+    "endcap.governance.notices",
+    "endcap.governance.people",
+    "endcap.governance.tokens",
+    "endcap.governance.webhooks",
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
     "endcap.loop.features.online",
@@ -21,7 +25,9 @@ MODULES = (
     "endcap.loop.training.tracking.experiments",
     "endcap.loop.training.tracking.tracked_runs",
     "endcap.loop.training.tracking.run_files",
+    "endcap.loop.training.tracking.comparing",
     "endcap.loop.registry.versions",
+    "endcap.loop.registry.naming",
     "endcap.loop.registry.comparisons",
     "endcap.loop.registry.approvals",
     "endcap.loop.registry.environments",
@@ -33,6 +39,7 @@ MODULES = (
     "endcap.loop.deployment.batches",
     "endcap.loop.deployment.deliveries",
     "endcap.loop.deployment.tracing",
+    "endcap.loop.deployment.registering",
     "endcap.loop.deployment.lineage",
     "endcap.loop.deployment.retirement",
     "endcap.loop.monitoring.quality",

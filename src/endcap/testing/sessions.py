@@ -24,8 +24,8 @@ def make_session(
 ) -> Session:
     """A session in the home at ``url``. Its clock is a ManualClock that stands at ``start``, its ids are CountingIds.
 
-    ``online`` is as ``open_ports`` takes it. The caller closes a home that has files: ``session.ports.close()``. For another actor or workspace
-    in the same home use ``dataclasses.replace(session, ...)``.
+    An owner administers the house, too. ``online`` is as ``open_ports`` takes it. The caller closes a home that has files:
+    ``session.ports.close()``. For another actor or workspace in the same home use ``dataclasses.replace(session, ...)``.
 
     >>> session = make_session()
     >>> session.now().isoformat(), session.new_id("run")
@@ -39,4 +39,5 @@ def make_session(
         ports=open_ports(url, online=online),
         clock=ManualClock(start),
         new_id=CountingIds(),
+        admin=role is Role.OWNER,
     )

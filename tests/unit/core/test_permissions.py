@@ -11,8 +11,8 @@ from endcap.core.permissions import Permission, Role, parse_role, permissions_of
 def test_each_role_holds_what_the_one_before_holds_and_one_more() -> None:
     held = [permissions_of(role) for role in (Role.VIEWER, Role.EDITOR, Role.APPROVER, Role.OWNER)]
     assert all(less < more for less, more in pairwise(held))
-    assert [len(permissions) for permissions in held] == [1, 2, 3, 4]
-    assert held[0] == {Permission.READ}
+    assert [len(permissions) for permissions in held] == [2, 3, 4, 5]
+    assert held[0] == {Permission.SELF, Permission.READ}
     assert held[-1] == set(Permission)
 
 

@@ -34,6 +34,7 @@ def test_a_client_is_blamed_for_what_a_client_can_mend() -> None:
         "contract_broken",
         "not_found",
         "permission_denied",
+        "not_signed_in",
         "conflict",
         "lease_lost",
         "gate_refused",

@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 from endcap.core.errors import InvalidInput, NotFound
-from endcap.faces.cli.service import build_up, open_project, where_options
+from endcap.faces.cli.service import build_up, open_project, where_options, workspace_option
 from endcap.faces.parameters import describe_parameter, reflow, strip_none
+from endcap.governance.records import DEFAULT_WORKSPACE
 from endcap.governance.verbs import Verb
 from endcap.project.verbs import load_verbs
 
@@ -23,10 +24,13 @@ _PLAIN = (str, int, float, bool, Path)
 _LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
-_GIVEN = ("folder", "reporter")  # filled in by the face: --project, and the progress shown
+_GIVEN = ("folder", "password", "reporter")  # filled in by the face: --project, what is typed unseen, and the progress shown
 TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
+    "tokens": "What programs sign in with: make, list, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
+    "users": "Who may sign in, and with which role.",
+    "webhooks": "Where notices are sent.",
 }
 """What a group of commands is about, by the words that its verbs' names begin with."""
 
@@ -134,10 +138,8 @@ def _build_command(verb: Verb) -> click.Command:
             params.append(click.Argument([parameter.name], type=str, nargs=-1, required=required))
         else:
             params.append(click.Argument([parameter.name], type=type_, required=required, **given))
-    params += [
-        click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."),
-        *where_options(),
-    ]
+    params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print the result as JSON."))
+    params += [*where_options(), *([] if any(p.name == "workspace" for p in verb.parameters) else [workspace_option()])]
     if verb.name == "apply":
         params.append(click.Option(["--yes", "yes"], is_flag=True, help="Do not ask."))
     if verb.name == "audit":
@@ -152,13 +154,16 @@ def _callback(verb: Verb) -> Any:
         from endcap.faces.cli.rendering import render
 
         names = {parameter.name for parameter in verb.parameters}
+        workspace = DEFAULT_WORKSPACE if "workspace" in names else values.pop("workspace")
+        if "password" in names:
+            values["password"] = _ask_password()
         if "verify" in names:
             values["verify"] = verify
         with open_project(project, home=home, zone=workspace_zone, laying_out=verb.name in _LAYING_OUT) as house:
-            session = house.session()
+            session = house.session(workspace=workspace)
             chosen = load_verbs()["verify-audit"] if verb.name == "audit" and verify else verb
             if chosen is not verb:
-                values = {}
+                values = {"house": values["house"]}
             if "folder" in names:
                 values["folder"] = project
             if "reporter" in names and not as_json and sys.stderr.isatty():
@@ -169,6 +174,16 @@ def _callback(verb: Verb) -> Any:
         return render(result, as_json=as_json)
 
     return call
+
+
+def _ask_password() -> str | None:
+    """What somebody types, twice and unseen; a line of standard input where nobody can be asked. None for nothing. Never an option: others could
+    read it in the list of processes, or later in the shell's history.
+    """
+    if sys.stdin.isatty():
+        typed: str = click.prompt("password (none: only tokens sign in)", default="", hide_input=True, show_default=False, confirmation_prompt=True)
+        return typed or None
+    return sys.stdin.readline().rstrip("\r\n") or None
 
 
 def _confirm(session: Any, project: Path, *, as_json: bool) -> bool:

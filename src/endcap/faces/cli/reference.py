@@ -9,7 +9,7 @@ from pathlib import Path
 
 from endcap.core.permissions import Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
-from endcap.faces.cli.service import UP
+from endcap.faces.cli.service import UP, UP_OPTIONS
 from endcap.faces.codes import EXIT_CODES, HTTP_STATUSES
 from endcap.faces.http.remote import local_verbs, remote_verbs
 from endcap.project.verbs import load_verbs
@@ -21,8 +21,8 @@ def write_reference() -> str:
     lines = ["# Reference", "", "Written from the table of verbs by `make docs`; a check fails when it is out of date.", "", "## Commands", ""]
     lines += [
         "Every command takes `--json`, `--project FOLDER` (default: here), `--home FOLDER` (default: `.endcap`",
-        "in the project) and `--workspace-zone ZONE`. A list, as `--members` takes it, is names with commas between them (`17,18`) or `@FILE`,",
-        "a text with one name a line; in Python it is a list of names.",
+        "in the project), `--workspace NAME` (default: `default`) and `--workspace-zone ZONE`. A list, as `--members` takes it, is names with commas",
+        "between them (`17,18`) or `@FILE`, a text with one name a line; in Python it is a list of names.",
         "",
     ]
     for verb in offered.values():
@@ -30,7 +30,7 @@ def write_reference() -> str:
         options = [
             f"`--{p.name.replace('_', '-')}`"
             for p in verb.parameters
-            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in ("folder", "reporter")
+            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in ("folder", "password", "reporter")
         ]
         extra = {"apply": ["`--yes`"], "audit": ["`--verify`"]}.get(verb.name, [])
         lines += [f"### `endcap {' '.join([verb.name, *arguments])}`", "", verb.help.replace("``", "`"), ""]
@@ -39,7 +39,7 @@ def write_reference() -> str:
             f"Permission: {verb.permission}. Python: `endcap.{verb.room}.{verb.call.__name__}`.",
             "",
         ]
-    lines += ["### `endcap up`", "", UP, "Options: `--port`, `--host`. ", ""]
+    lines += ["### `endcap up`", "", UP, f"Options: {', '.join(f'`{option}`' for option in UP_OPTIONS)}. ", ""]
     lines += ["## Verbs that only Python calls", ""]
     for name, verb in load_verbs().items():
         if name not in offered:

@@ -17,6 +17,7 @@ from rich.text import Text
 from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
 from endcap.faces.cli.lineage_text import tell_insight, tell_lineage, tell_retirement
+from endcap.faces.cli.tracking_text import row_of_experiment, row_of_file, row_of_point, row_of_track, tell_run_comparison, tell_run_page
 from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
@@ -29,12 +30,15 @@ from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
 from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Retirement, Version
 from endcap.loop.retraining.records import Judged
+from endcap.loop.training.tracking.comparing import RunComparison, RunPage
+from endcap.loop.training.tracking.records import Experiment, RunFile, RunFolder
 from endcap.pipelines.records import Run
 from endcap.project.applying import Plan
 from endcap.project.running import RunResult
 from endcap.project.showing import ModelLine, ModelView, VersionView
 from endcap.project.starting import FirstForecast, Started
 from endcap.project.view_showing import FoundView, ViewPage
+from endcap.storage.tracks import Point, Track
 
 _NOT_PASSED = 6
 _MEASURES = ("wape", "mae", "rmsse", "rmspe")
@@ -65,6 +69,8 @@ _TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     Lineage: tell_lineage,
     ParityReport: tell_parity,
     Retirement: tell_retirement,
+    RunComparison: tell_run_comparison,
+    RunPage: tell_run_page,
     ViewPage: tell_view,
 }
 """Results that are told in lines of text, each with its style."""
@@ -543,13 +549,18 @@ def _row_of_incident(incident: Incident) -> dict[str, Any]:
 _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     AuditRow: _row_of_audit,
     Comparison: _row_of_comparison,
+    Experiment: row_of_experiment,
     Incident: _row_of_incident,
     Ingest: _row_of_ingest,
     Reading: _row_of_reading,
     Run: _row_of_run,
     MemberLine: _row_of_member,
     ModelLine: _row_of_model,
+    Point: row_of_point,
     Release: _row_of_release,
+    RunFile: row_of_file,
+    RunFolder: row_of_file,
+    Track: row_of_track,
     Version: _row_of_version,
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from endcap.core.errors import NotFound
 from endcap.faces.http import PORT
+from endcap.governance.records import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
     from endcap.assembly import House
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 UP = """Answer over HTTP, until it is stopped (Ctrl-C).
 
 Every verb is POST /api/v1/NAME with its parameters as JSON, those that read are GET too; /api/v1/openapi.json describes them all, /healthz says that
-it is up. Answers this machine only, as its owner: there is no sign-in yet. Prints where it listens.
+it is up. While nobody was made a user it answers this machine only, as its owner; from the first user on (endcap users add) everybody signs in.
+Another --host asks for users, and for a certificate or --behind-proxy. Prints where it listens.
 """
+UP_OPTIONS = ("--port", "--host", "--name", "--tls-cert", "--tls-key", "--behind-proxy")
 
 
 def where_options() -> list[click.Parameter]:
@@ -27,6 +30,12 @@ def where_options() -> list[click.Parameter]:
         click.Option(["--home", "home"], type=str, default=None, help="Where the state rests: a folder.  [default: .endcap in the project]"),
         click.Option(["--workspace-zone", "workspace_zone"], type=str, default="UTC", help="The zone of times that say none.", show_default=True),
     ]
+
+
+def workspace_option() -> click.Parameter:
+    """Which workspace a command works in."""
+    words = "The workspace to work in."
+    return click.Option(["--workspace", "workspace"], type=str, default=DEFAULT_WORKSPACE, envvar="ENDCAP_WORKSPACE", help=words, show_default=True)
 
 
 def open_project(project: Path, *, home: str | None, zone: str, laying_out: bool = False) -> House:
@@ -42,19 +51,23 @@ def build_up() -> click.Command:
     """The command ``up``."""
     params = [
         click.Option(["--port", "port"], type=int, default=PORT, show_default=True, help="The port; 0 is any free one."),
-        click.Option(["--host", "host"], type=str, default="127.0.0.1", show_default=True, help="The address; only this machine's own."),
+        click.Option(["--host", "host"], type=str, default="127.0.0.1", show_default=True, help="The address to listen at; 0.0.0.0 is every one."),
+        click.Option(["--name", "names"], type=str, multiple=True, help="A host name that clients call it by; may be given again."),
+        click.Option(["--tls-cert", "tls_cert"], type=click.Path(path_type=Path), help="Its certificate, with those above it, as PEM."),
+        click.Option(["--tls-key", "tls_key"], type=click.Path(path_type=Path), help="The key of the certificate, as PEM without a password."),
+        click.Option(["--behind-proxy", "behind_proxy"], is_flag=True, help="A proxy before it ends TLS and says X-Forwarded-For."),
         click.Option(["--json", "as_json"], is_flag=True, help="Print where it listens as JSON."),
         *where_options(),
     ]
     return click.Command("up", params=params, callback=_up, help=UP, short_help="Answer over HTTP, until it is stopped.")
 
 
-def _up(*, port: int, host: str, as_json: bool, project: Path, home: str | None, workspace_zone: str) -> int:
+def _up(*, as_json: bool, project: Path, home: str | None, workspace_zone: str, **given: Any) -> int:
     from endcap.faces.http.serving import serve
 
     def announce(url: str) -> None:
         click.echo(f'{{"url":"{url}"}}' if as_json else f"Endcap listens on {url}")
 
     with open_project(project, home=home, zone=workspace_zone) as house:
-        serve(house, folder=project, host=host, port=port, announce=announce)
+        serve(house, folder=project, announce=announce, **given)
     return 0

@@ -17,8 +17,9 @@ from endcap.assembly import House
 from endcap.core.errors import EndcapError, InvalidInput, NotFound, suggest
 from endcap.faces.http.answers import encode_error, encode_result, status_of, tell_unforeseen
 from endcap.faces.http.calls import Calls
-from endcap.faces.http.gateway import Gateway
+from endcap.faces.http.gateway import Gateway, SigningIn
 from endcap.faces.http.heads import Place
+from endcap.faces.http.mlflow.routes import mlflow_routes
 from endcap.faces.http.online import OnlineReads
 from endcap.faces.http.openapi import describe_service
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
@@ -26,9 +27,18 @@ from endcap.faces.http.sessions import SignIn, session_of
 
 
 def build_application(
-    house: House, *, folder: Path, calls: Calls | None = None, place: Place | None = None, announce: Callable[[], None] = lambda: None
+    house: House,
+    *,
+    folder: Path,
+    calls: Calls | None = None,
+    place: Place | None = None,
+    signing_in: SigningIn | None = None,
+    announce: Callable[[], None] = lambda: None,
 ) -> Gateway:
-    """The service over an open house for the project in ``folder``. ``announce`` is called once it is ready."""
+    """The service over an open house for the project in ``folder``. ``announce`` is called once it is ready.
+
+    ``place`` None is this machine alone; ``signing_in`` None takes its owner for granted while there are no users.
+    """
     calls = calls or Calls()
 
     remotes = remote_verbs()
@@ -37,11 +47,12 @@ def build_application(
         Route("/healthz", _answer_health, methods=["GET"]),
         Route(f"{API}/openapi.json", _answer_description, methods=["GET"]),
         *(_route(remote, folder, calls) for remote in remotes.values() if remote.path not in quick),
+        *mlflow_routes(calls),
     ]
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # each handler takes its own kind of error
     app.router.redirect_slashes = False
-    return Gateway(app, quick, SignIn(house), place=place, announce=announce)
+    return Gateway(app, quick, signing_in or SignIn(house), place=place, announce=announce)
 
 
 def _route(remote: RemoteVerb, folder: Path, calls: Calls) -> Route:

@@ -24,6 +24,8 @@ MOST_BODY_BYTES = 16 * 2**20
 """The largest body: 10,000 keys of eight columns take about 2 MB, a text of 1 MB in a push stays readable enough to be refused by name."""
 _BODY_S = 30.0
 _DRAINED_BODIES = 8
+OPEN = frozenset(("/healthz", "/health"))
+"""What anybody may ask who reaches the service: whether it is up."""
 _BODIED = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 _STOPPED = Unreachable("The service was stopped before this call had ended.", hint="what it had not written is not done: call again once it is up")
@@ -88,6 +90,9 @@ class Gateway:
         streamed = method == "PUT" and path.startswith(STREAMED)
         if method in _BODIED and not streamed:
             require_json(head, method=method)
+        if path in OPEN and method not in _BODIED:
+            await self._app(scope, receive, send)
+            return
         session = self._signing_in.find_kept(head) or await self._signing_in.sign_in(head, scope)
         scope[SESSION] = session
         if path in self._quick and method != "POST":

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from endcap.assembly import House
-from endcap.core.errors import Conflict, InvalidInput
 from endcap.faces.http import PORT
 from endcap.faces.http.application import build_application
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.heads import LOOPBACK
+from endcap.faces.http.listening import open_socket, require_certificate, settle_place
+from endcap.faces.http.sessions import SignIn
+from endcap.governance.people import has_users
 
 GRACE_S = 30
 """How long an end waits for what is being answered. What a verb had not written by then is done again by the next call, as after any kill."""
@@ -26,18 +26,32 @@ _UNFINISHED = 8
 
 
 def serve(
-    house: House, *, folder: Path, host: str = "127.0.0.1", port: int = PORT, grace_s: int = GRACE_S, announce: Callable[[str], None] = print
+    house: House,
+    *,
+    folder: Path,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    names: Sequence[str] = (),
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    behind_proxy: bool = False,
+    grace_s: int = GRACE_S,
+    announce: Callable[[str], None] = print,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT. ``announce`` is called with the URL once requests are answered.
 
-    Port 0 is any free one. Raises InvalidInput for a host that is not of this machine alone and for a port that cannot be, Conflict for one that is
-    taken. A SIGINT after a signal does not wait for what is being answered.
+    Port 0 is any free one. ``names`` are those that clients call it by, beside ``host``. ``tls_cert`` and ``tls_key`` None: no TLS of its own.
+    Raises InvalidInput as ``settle_place`` and ``require_certificate`` do, and for a port that cannot be, Conflict for one that is taken. A SIGINT
+    after a signal does not wait for what is being answered.
     """
+    secure = require_certificate(tls_cert, tls_key)
+    place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy, has_users=has_users(house.ports.records))
     with open_socket(host, port) as listening:
         calls = Calls()
         name = f"[{host}]" if ":" in host else host
-        url = f"http://{name}:{listening.getsockname()[1]}"
-        application = build_application(house, folder=folder, calls=calls, announce=lambda: announce(url))
+        url = f"http{'s' if secure else ''}://{name}:{listening.getsockname()[1]}"
+        signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy)
+        application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, announce=lambda: announce(url))
         config = uvicorn.Config(
             application,
             loop="uvloop",
@@ -49,6 +63,8 @@ def serve(
             server_header=False,
             proxy_headers=False,  # what a client says of its own address is not believed
             timeout_graceful_shutdown=grace_s,
+            ssl_certfile=tls_cert,
+            ssl_keyfile=tls_key,
         )
         # uvicorn takes the signals over while it runs, and raises those it got once more when it has ended.
         before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -59,27 +75,6 @@ def serve(
                 signal.signal(number, handler)
             if calls.n_running:
                 _abandon(calls.n_running)
-
-
-def open_socket(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises as ``serve``."""
-    if host not in LOOPBACK:
-        what = f"The host is {host!r}; without sign-in the service answers its own machine only."
-        raise InvalidInput(what, hint=f"give --host one of {', '.join(LOOPBACK)}; from elsewhere, use a tunnel (ssh -L)")
-    if not 0 <= port <= 65_535:
-        raise InvalidInput(f"The port is {port}; ports are 0 (any free one) to 65535.")
-    family, address = (socket.AF_INET6, "::1") if host == "::1" else (socket.AF_INET, "127.0.0.1")
-    found = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((address, port))
-        found.listen(2048)
-    except OSError as error:
-        found.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(f"Port {port} of {host} is taken.", hint="another endcap up may run; or give --port 0 for any free one") from error
-        raise InvalidInput(f"Port {port} of {host} cannot be had: {error.strerror}.", hint="give another --port, or 0 for any free one") from error
-    return found
 
 
 def _leave(_: int, __: FrameType | None) -> None:

@@ -1,16 +1,53 @@
-"""Who asks: the session of a request, found at the gateway and read by the routes."""
+"""Who asks: the session of a request, found at the gateway and read by the routes.
+
+A token comes as ``Authorization: Bearer``, a name with its password as ``Basic``; the workspace is the token's, or the header
+``X-Endcap-Workspace`` names it. What opened is kept for a second, so a role that was taken away, a token that was revoked and a user who was
+disabled are out within one. A password that was right is not hashed again while it stands: its hash is compared with what it was checked against.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import binascii
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from endcap.assembly import House
+from endcap.core.errors import EndcapError, NotSignedIn, Unreachable
+from endcap.core.permissions import Role
+from endcap.faces.http.answers import RequestRefused, status_of
+from endcap.faces.http.guesses import Guesses
 from endcap.faces.http.heads import Head
+from endcap.governance.credentials import SignedIn, check_user, open_by_token, open_by_user
+from endcap.governance.people import has_users
+from endcap.governance.records import DEFAULT_WORKSPACE, HOUSE, USERS, Actor, User
 from endcap.governance.sessions import Session
+from endcap.governance.tokens import note_use
+
+T = TypeVar("T")
 
 SESSION = "endcap.session"
 """The key of a scope under which the gateway puts the session."""
+KEPT_S = 1.0
+"""How long what opened is kept before the records are asked again."""
+_PASSWORD_S = 900.0
+_USE_S = 900.0
+_MOST_KEPT = 10_000
+_HASHES = 2
+"""Passwords that are hashed at a time, 64 MiB each."""
+_MOST_WAITING = 64
+_ASK = ((b"connection", b"close"), (b"www-authenticate", b'Basic realm="Endcap", charset="UTF-8"'))
+_BASIC, _BEARER = b"basic", b"bearer"
 
 
 def session_of(request: HTTPConnection) -> Session:
@@ -20,13 +57,166 @@ def session_of(request: HTTPConnection) -> Session:
 
 
 class SignIn:
-    """Finds the session of a request: the local owner."""
+    """Finds the session of a request.
 
-    def __init__(self, house: House) -> None:
-        self._owner = house.session()
+    ``local``: while nobody was made a user, whoever reaches the service is the owner of the machine. ``behind_proxy``: the client's address is what
+    the proxy before the service says it is.
+    """
+
+    def __init__(self, house: House, *, local: bool = True, behind_proxy: bool = False, guesses: Guesses | None = None) -> None:
+        self._house = house
+        self._local = local
+        self._behind_proxy = behind_proxy
+        self._guesses = guesses or Guesses()
+        self._key = secrets.token_bytes(32)  # what is kept are hashes under it: no credentials lie about in memory
+        self._kept: dict[bytes, tuple[float, Session]] = {}
+        self._right: dict[bytes, tuple[float, str, str]] = {}
+        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self._used: dict[str, float] = {}
+        self._near = house.ports.url == "memory://" or "://" not in house.ports.url  # else a round trip to a server, in which others are answered
+        self._hashing: CapacityLimiter | None = None
+        self._n_waiting = 0
 
     def find_kept(self, head: Head) -> Session | None:
-        return self._owner
+        """The session of credentials that opened within the last second. Costs some 2 us."""
+        kept = self._kept.get(self._digest(head))
+        return kept[1] if kept is not None and monotonic() < kept[0] else None
 
     async def sign_in(self, head: Head, scope: Scope) -> Session:
-        return self._owner
+        """The session of a request. Raises RequestRefused: 401 for wrong credentials and none, 403 for no role, 429 for too many guesses."""
+        workspace = _read_text(head.get(b"x-endcap-workspace"))
+        scheme, _, said = head.get(b"authorization", b"").partition(b" ")
+        try:
+            if not scheme:
+                session = await self._run(lambda: self._open_locally(workspace))
+            elif scheme.lower() == _BEARER:
+                session = await self._open_by_token(said, workspace, self._address(head, scope))
+            elif scheme.lower() == _BASIC:
+                session = await self._open_by_password(head, said, workspace, self._address(head, scope))
+            else:
+                raise NotSignedIn("The header Authorization is neither Bearer nor Basic.", hint="send a token: Authorization: Bearer endcap_...")
+        except NotSignedIn as error:
+            raise RequestRefused(status_of(error), error, headers=_ASK) from error
+        except EndcapError as error:
+            raise RequestRefused(status_of(error), error) from error
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        self._kept[self._digest(head)] = (monotonic() + KEPT_S, session)
+        return session
+
+    def _open_locally(self, workspace: str | None) -> Session:
+        if not has_users(self._house.ports.records):
+            if self._local:
+                return self._house.session(workspace=workspace or DEFAULT_WORKSPACE)
+            raise NotSignedIn("This service has no users yet.", hint="endcap users add NAME")
+        raise NotSignedIn(
+            "This service asks who you are.", hint="send a token (MLFLOW_TRACKING_TOKEN, or Authorization: Bearer): endcap tokens make LABEL"
+        )
+
+    async def _open_by_token(self, said: bytes, workspace: str | None, address: str) -> Session:
+        text = _read_text(said.strip()) or ""
+        self._guesses.require(address=address)
+        try:
+            found = await self._run(lambda: open_by_token(self._house.ports.records, text, workspace=workspace, now=self._house.clock.now()))
+        except NotSignedIn as error:
+            self._guesses.count(address=address)
+            await self._refuse(error, address=address)
+            raise self._explain(error) from error
+        session = self._admit(found)
+        if monotonic() > self._used.get(found.token, 0.0):
+            self._used[found.token] = monotonic() + _USE_S
+            await to_thread.run_sync(note_use, session, found.token)
+        return session
+
+    async def _open_by_password(self, head: Head, said: bytes, workspace: str | None, address: str) -> Session:
+        name, password = _read_basic(said)
+        key = self._digest({b"authorization": head[b"authorization"]})
+        async with self._turns.setdefault(key, asyncio.Lock()):  # whoever begins with many requests at once is checked once
+            user = await self._run(lambda: self._find_checked(key, name))
+            checked = user or await self._guess(key, name, password, address)
+        return self._admit(await self._run(lambda: open_by_user(self._house.ports.records, checked, workspace=workspace)))
+
+    async def _guess(self, key: bytes, name: str, password: str, address: str) -> User:
+        self._guesses.require(address=address, name=name[:100])
+        attempt = self._guesses.count(address=address, name=name[:100])
+        try:
+            user = await self._check(name, password)
+        except NotSignedIn as error:
+            await self._refuse(error, address=address)
+            raise self._explain(error) from error
+        self._guesses.forgive(attempt)
+        if len(self._right) >= _MOST_KEPT:
+            self._right.clear()
+        self._right[key] = (monotonic() + _PASSWORD_S, user.name, user.password)
+        return user
+
+    def _find_checked(self, key: bytes, name: str) -> User | None:
+        """The user, if just this password was right a while ago and neither it nor the user has changed since."""
+        until, known, hashed = self._right.get(key, (0.0, "", ""))
+        if monotonic() > until or known != name:
+            return None
+        user = self._house.ports.records.get(USERS, workspace=HOUSE, id=name)
+        return user if user is not None and user.password == hashed and not user.disabled else None
+
+    async def _check(self, name: str, password: str) -> User:
+        if self._n_waiting >= _MOST_WAITING:
+            error = Unreachable("Too many passwords are being checked.", hint="try again in a moment, or sign in with a token")
+            raise RequestRefused(503, error, headers=((b"connection", b"close"), (b"retry-after", b"1")))
+        if self._hashing is None:  # it belongs to the loop that runs
+            self._hashing = CapacityLimiter(_HASHES)
+        self._n_waiting += 1
+        try:
+            return await to_thread.run_sync(check_user, self._house.ports.records, name, password, limiter=self._hashing)
+        finally:
+            self._n_waiting -= 1
+
+    async def _refuse(self, error: NotSignedIn, *, address: str) -> None:
+        """Say in the house's audit chain that somebody was not let in."""
+        session = replace(self._house.admit(Actor("nobody", "nobody"), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE), workspace=HOUSE)
+        thing = f"token/{error.token}" if error.token else f"user/{error.user}" if error.user else "house"
+        detail = {"address": address[:100], "user": error.user or None}
+        await to_thread.run_sync(lambda: session.record_refusal("sign-in", thing=thing, detail=detail))
+
+    def _explain(self, error: NotSignedIn) -> NotSignedIn:
+        """To a newcomer whose machine still carries credentials for another server, what that means here."""
+        if self._local and not has_users(self._house.ports.records):
+            hint = "leave them out (unset MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME): without users, this machine's owner is signed in"
+            return NotSignedIn("The request brings credentials, and this service has no users yet.", hint=hint)
+        return error
+
+    def _admit(self, found: SignedIn) -> Session:
+        return replace(self._house.admit(found.actor, role=found.role, workspace=found.workspace), admin=found.admin)
+
+    def _address(self, head: Head, scope: Scope) -> str:
+        if self._behind_proxy:
+            forwarded = head.get(b"x-forwarded-for", b"").rpartition(b",")[2]  # the last was said by our proxy, those before by anybody
+            return forwarded.decode("latin-1").strip() or "proxy"
+        client = scope.get("client")
+        return str(client[0]) if client else "unknown"
+
+    def _digest(self, head: Head) -> bytes:
+        said = b"%b\n%b" % (head.get(b"authorization", b""), head.get(b"x-endcap-workspace", b""))
+        return hashlib.blake2b(said, digest_size=16, key=self._key).digest()
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return call() if self._near else await to_thread.run_sync(call)
+
+
+def _read_text(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return value.decode("ascii")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _read_basic(said: bytes) -> tuple[str, str]:
+    """The name and the password. Raises NotSignedIn for what does not read as ``name:password`` in base64 of UTF-8."""
+    try:
+        name, separator, password = base64.b64decode(said.strip(), validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise NotSignedIn("The header Authorization does not read as Basic.", hint="send base64 of NAME:PASSWORD in UTF-8") from error
+    if not separator:
+        raise NotSignedIn("The header Authorization holds no password.", hint="send base64 of NAME:PASSWORD in UTF-8")
+    return name, password

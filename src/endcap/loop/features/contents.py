@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,9 +44,13 @@ def _hash(chunk: pa.Array, hashes: list[hashlib._Hash]) -> None:
     import pyarrow.compute as pc
 
     values, lengths, nulls = hashes
-    nulls.update(np.asarray(pc.is_null(chunk)).tobytes())
-    if chunk.null_count:
-        chunk = chunk.drop_null()  # what stands in the place of a null means nothing
+    valid = np.asarray(pc.is_valid(chunk)) if chunk.null_count else None
+    nulls.update(bytes(len(chunk)) if valid is None else (~valid).data)
+    if valid is not None and _is_fixed(_plain(chunk.type)) and chunk.type == _plain(chunk.type):
+        values.update(_numbers(chunk)[valid].data)  # what stands in the place of a null means nothing
+        return
+    if valid is not None:
+        chunk = chunk.drop_null()
     if isinstance(chunk.type, pa.BaseExtensionType):
         chunk = chunk.storage
     type_ = _plain(chunk.type)
@@ -59,7 +64,9 @@ def _hash(chunk: pa.Array, hashes: list[hashlib._Hash]) -> None:
             values.update(memoryview(chunk.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
     elif pa.types.is_boolean(type_):
         values.update(np.asarray(chunk.cast(pa.uint8())).tobytes())
-    elif pa.types.is_primitive(type_) or pa.types.is_decimal(type_) or pa.types.is_fixed_size_binary(type_):
+    elif _is_fixed(type_):
+        values.update(_numbers(chunk).data)
+    elif pa.types.is_decimal(type_) or pa.types.is_fixed_size_binary(type_):
         width = type_.bit_width // 8
         values.update(memoryview(chunk.buffers()[1])[chunk.offset * width : (chunk.offset + len(chunk)) * width])
     else:
@@ -68,6 +75,18 @@ def _hash(chunk: pa.Array, hashes: list[hashlib._Hash]) -> None:
                 text = json.dumps(value, default=str).encode()
                 lengths.update(len(text).to_bytes(8, "little"))
                 values.update(text)
+
+
+def _is_fixed(type_: pa.DataType) -> bool:
+    """Whether values lie side by side in memory, each as wide as a number is."""
+    import pyarrow as pa
+
+    return pa.types.is_primitive(type_) and type_.bit_width in (8, 16, 32, 64)
+
+
+def _numbers(chunk: pa.Array) -> NDArray[Any]:
+    width = chunk.type.bit_width // 8
+    return np.frombuffer(chunk.buffers()[1], f"u{width}", len(chunk), chunk.offset * width)
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:

@@ -1,13 +1,13 @@
 """The point-in-time join: of a key's feature rows, the newest that was known at each instant asked for.
 
-Pure: arrays in, numbers of rows out. A row is visible from the later of its event time and its known-at. Walking a key's rows in the order in
-which they become visible, and its instants beside them, the greatest row passed so far by (event time, known-at, order) is the answer: no row of
-a later instant is ever looked at. Where rows come in that order already, as most tables are kept, nothing is sorted.
+Pure: arrays in, numbers of rows out. A row is visible from the later of its event time and its known-at. Of each key the instants stand in order,
+each with a slot for the greatest row by (event time, known-at, order) that became visible since the instant before. Rows pass by once, in any
+order, and none is kept but in a slot; in the end the greatest slot up to an instant is its answer, so no row of a later instant is ever looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,9 +20,8 @@ Instants = NDArray[np.int64]
 Numbers = NDArray[np.int64]
 
 MISSING = -1
-BYTES_A_ROW = 64
-"""What a feature row takes while a choice is made: its key, times and order as they come and in one piece, and its place by key."""
 
+_AHEAD = 128
 _EVER = np.iinfo(np.int64).min
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _compiled: Callable[[_Kernel], _Kernel] = njit(cache=True, nogil=True)
@@ -43,61 +42,54 @@ class RowTimes:
     def take(self, numbers: Numbers) -> RowTimes:
         return RowTimes(self.keys[numbers], self.event_at[numbers], self.known_at[numbers], self.order[numbers])
 
-    @classmethod
-    def concat(cls, parts: Sequence[RowTimes]) -> RowTimes:
-        """The rows of parts one after another; without a part, none."""
-        columns = [[part.keys, part.event_at, part.known_at, part.order] for part in parts] or [[np.zeros(0, np.int64)] * 4]
-        keys, *rest = (np.concatenate(column) for column in zip(*columns, strict=True))
-        return cls(keys.astype(np.int32, copy=False), *rest)
 
-
-def choose_rows(keys: Codes, at: Instants, *, rows: RowTimes, n_keys: int, max_age_us: int | None) -> tuple[Numbers, Numbers]:
-    """For each key and instant the feature row that counts, by its place among those that count for any (MISSING: none does); and their numbers.
+def choose_rows(keys: Codes, at: Instants, *, rows: Iterable[RowTimes], n_keys: int, max_age_us: int | None) -> tuple[Numbers, RowTimes]:
+    """For each key and instant the feature row that counts, by its place among those that count for any (MISSING: none does); and those rows.
 
     It is the greatest by (event time, known-at, order) among the key's rows whose event time and known-at are not after the instant; none
     where that row's event time is earlier than the instant less ``max_age_us`` (None: any age). ``keys`` are numbers below ``n_keys``, or
-    MISSING for what matches nothing. Of rows that are alike in all three one is chosen. Cost: a pass over rows and instants, with a sort
-    within each key whose rows or instants do not come in order; memory: 4 bytes for each row and instant, 8 for each answer.
+    MISSING for what matches nothing. ``rows`` come in batches and in any order; orders are greater than the least number of 64 bits. Of rows
+    that are alike in all three, one is chosen. Cost: a look at each row, quickest where a key's rows come by the time from which they are
+    visible, as most tables are kept, else with a binary search among the key's instants; memory: 60 bytes for each instant, whatever the rows are.
     """
-    given: tuple[Any, ...] = (keys, at, rows.keys, rows.event_at, rows.known_at, rows.order)
-    own, times, row_keys, event_at, known_at, order = (np.require(values, requirements="W") for values in given)
-    return _choose(own, times, row_keys, event_at, known_at, order, n_keys, MISSING if max_age_us is None else max_age_us)
+    age_us = MISSING if max_age_us is None else max_age_us
+    bounds, numbers = _group(_read_only(keys), n_keys)
+    slots = _open_slots(bounds, numbers, _read_only(at))
+    for batch in rows:
+        row_keys, event_at, known_at, order = (_read_only(values) for values in (batch.keys, batch.event_at, batch.known_at, batch.order))
+        _fill(row_keys, event_at, known_at, order, bounds, slots, age_us)
+    places, used_keys, used = _answer(bounds, numbers, slots, len(keys), age_us)
+    return places, RowTimes(used_keys, slots[used, _EVENT], slots[used, _KNOWN], slots[used, _ORDER])
 
 
-def split_keys(counts: NDArray[np.int64], *, most: int) -> list[tuple[int, int]]:
-    """Ranges of key numbers, each with at most ``most`` rows, or with a single key that has more. ``counts`` are the rows of each key.
+_AT, _EVENT, _KNOWN, _ORDER = 0, 1, 2, 3  # of a slot: its instant, and the row in it; an order of _EVER says that there is none
 
-    >>> split_keys(np.array([3, 3, 9, 0, 1]), most=6)
-    [(0, 2), (2, 3), (3, 5)]
-    """
-    ends = np.cumsum(counts)
-    ranges: list[tuple[int, int]] = []
-    start = 0
-    while start < len(counts):
-        before = int(ends[start - 1]) if start else 0
-        end = max(int(np.searchsorted(ends, before + most, side="right")), start + 1)
-        ranges.append((start, end))
-        start = end
-    return ranges
+
+def _read_only(values: NDArray[Any]) -> NDArray[Any]:
+    """Arrays of the engine may not be written to; kernels are compiled once where none is."""
+    values = np.ascontiguousarray(values).view()
+    values.setflags(write=False)
+    return values
 
 
 @_compiled
 def _group(keys: Any, n_keys: int) -> Any:
-    """Where each key's entries begin, and the entries by key, each key's in the order in which they came. Those without a key are left out."""
-    starts = np.zeros(n_keys + 1, np.int64)
+    """By key where its entries are looked at next and where they begin, both its beginning at first; and the entries by key."""
+    bounds = np.zeros((n_keys + 1, 2), np.int64)
     for i in range(len(keys)):
         if keys[i] >= 0:
-            starts[keys[i] + 1] += 1
+            bounds[keys[i] + 1, 1] += 1
     for k in range(n_keys):
-        starts[k + 1] += starts[k]
-    places = starts[:-1].copy()
-    grouped = np.empty(starts[n_keys], np.int32)
+        bounds[k + 1, 1] += bounds[k, 1]
+    places = bounds[:-1, 1].copy()
+    grouped = np.empty(bounds[n_keys, 1], np.int32)
     for i in range(len(keys)):
         k = keys[i]
         if k >= 0:
             grouped[places[k]] = i
             places[k] += 1
-    return starts, grouped
+    bounds[:, 0] = bounds[:, 1]
+    return bounds, grouped
 
 
 @_compiled
@@ -119,34 +111,87 @@ def _sort(entries: Any, values: Any) -> None:
 
 
 @_compiled
-def _choose(keys: Any, at: Any, row_keys: Any, event_at: Any, known_at: Any, order: Any, n_keys: int, max_age_us: int) -> Any:
-    chosen = np.full(len(keys), -1, np.int64)
-    used = np.empty(len(keys), np.int64)
+def _open_slots(bounds: Any, numbers: Any, at: Any) -> Any:
+    """A slot for each entry, which are put in the order of their instants within their key."""
+    slots = np.empty((len(numbers), 4), np.int64)
+    for k in range(len(bounds) - 1):
+        own = numbers[bounds[k, 1] : bounds[k + 1, 1]]
+        times = at[own]
+        _sort(own, times)
+        for j in range(len(own)):
+            place = bounds[k, 1] + j
+            slots[place, 0] = times[j]
+            slots[place, 1] = slots[place, 2] = slots[place, 3] = _EVER
+    return slots
+
+
+@_compiled
+def _search(slots: Any, start: int, stop: int, visible: int) -> int:
+    """The first slot of a stretch whose instant is not before a row is visible; ``stop`` where there is none."""
+    while start < stop:
+        middle = (start + stop) >> 1
+        if slots[middle, 0] < visible:
+            start = middle + 1
+        else:
+            stop = middle
+    return start
+
+
+@_compiled
+def _is_young(event_at: int, at: int, max_age_us: int) -> bool:
+    """Whether a row counts at an instant by its age; instants so early that none is old enough are not wrapped around."""
+    return max_age_us < 0 or at < _EVER + max_age_us or at - max_age_us <= event_at
+
+
+@_compiled
+def _fill(keys: Any, event_at: Any, known_at: Any, order: Any, bounds: Any, slots: Any, max_age_us: int) -> int:
+    """Put rows into the slots of the first instants that see them, where they are greater than what is there.
+
+    What is too old for the first instant that sees it is too old for all. The search begins where the key's row before went. Returns nothing of
+    use: the slots of some rows are looked at together, so that one need not wait for another to come from memory, and a look must lead to something.
+    """
+    looked, last = 0, len(slots) - 1
+    for start in range(0, len(keys), _AHEAD):
+        end = min(start + _AHEAD, len(keys))
+        for i in range(start, end):
+            looked ^= slots[min(bounds[keys[i], 0], last), 0]
+        for i in range(start, end):
+            k, e, kn = keys[i], event_at[i], known_at[i]
+            visible = max(e, kn)
+            place, stop = bounds[k, 0], bounds[k + 1, 1]
+            if place < stop and slots[place, 0] < visible:
+                place += 1
+                if place < stop and slots[place, 0] < visible:
+                    place = _search(slots, place + 1, stop, visible)
+                bounds[k, 0] = place
+            elif place > bounds[k, 1] and slots[place - 1, 0] >= visible:
+                place -= 1
+                if place > bounds[k, 1] and slots[place - 1, 0] >= visible:
+                    place = _search(slots, bounds[k, 1], place - 1, visible)
+                bounds[k, 0] = place
+            if place < stop and _is_young(e, slots[place, 0], max_age_us):
+                best, known = slots[place, 1], slots[place, 2]
+                if e > best or (e == best and (kn > known or (kn == known and order[i] > slots[place, 3]))):
+                    slots[place, 1], slots[place, 2], slots[place, 3] = e, kn, order[i]
+    return looked
+
+
+@_compiled
+def _answer(bounds: Any, numbers: Any, slots: Any, n: int, max_age_us: int) -> Any:
+    """By entry the place of its answer among those that are used; their keys and slots."""
+    chosen = np.full(n, -1, np.int64)
+    keys, used = np.empty(len(slots), np.int32), np.empty(len(slots), np.int64)
     n_used = 0
-    row_starts, rows = _group(row_keys, n_keys)
-    starts, asked = _group(keys, n_keys)
-    for k in range(n_keys):
-        if starts[k] == starts[k + 1] or row_starts[k] == row_starts[k + 1]:
-            continue
-        own = rows[row_starts[k] : row_starts[k + 1]]
-        visible = np.empty(len(own), np.int64)
-        for i in range(len(own)):
-            visible[i] = max(event_at[own[i]], known_at[own[i]])
-        _sort(own, visible)
-        instants = asked[starts[k] : starts[k + 1]]
-        times = at[instants]
-        _sort(instants, times)
-        best, told, e, kn, o, i = -1, -1, _EVER, _EVER, _EVER, 0
-        for j in range(len(instants)):
-            while i < len(own) and visible[i] <= times[j]:
-                row = own[i]
-                i += 1
-                if best < 0 or event_at[row] > e or (event_at[row] == e and (known_at[row] > kn or (known_at[row] == kn and order[row] > o))):
-                    best, e, kn, o = row, event_at[row], known_at[row], order[row]
-            if best >= 0 and (max_age_us < 0 or times[j] - max_age_us <= e):
+    for k in range(len(bounds) - 1):
+        best, told, e, kn, o = -1, -1, _EVER, _EVER, _EVER
+        for j in range(bounds[k, 1], bounds[k + 1, 1]):
+            at, own, last, order = slots[j, 0], slots[j, 1], slots[j, 2], slots[j, 3]
+            if order != _EVER and (best < 0 or own > e or (own == e and (last > kn or (last == kn and order > o)))):
+                best, e, kn, o = j, own, last, order
+            if best >= 0 and _is_young(e, at, max_age_us):
                 if best != told:  # what was passed never comes back
                     told = best
-                    used[n_used] = best
+                    keys[n_used], used[n_used] = k, best
                     n_used += 1
-                chosen[instants[j]] = n_used - 1
-    return chosen, used[:n_used].copy()
+                chosen[numbers[j]] = n_used - 1
+    return chosen, keys[:n_used].copy(), used[:n_used].copy()

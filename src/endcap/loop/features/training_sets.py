@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from endcap.loop.features.contents import Contents
     from endcap.loop.features.rows.view_rows import FeatureRows
+    from endcap.loop.features.rows.view_sources import Span
     from endcap.loop.features.spines import Given, Spine
     from endcap.loop.features.view_joins import Asked, Chosen
 
@@ -38,13 +42,17 @@ if TYPE_CHECKING:
 TRAINING_ROWS = "training-sets"
 """The dataset of rows that were asked for without a file: by workspace, training set and part."""
 
-_CHOICE_SHARE, _BLOCK_SHARE = 1 / 4, 1 / 16
-"""Of the memory limit, what a view's keys and times may take while one chooses, and what a block of rows on its way out may."""
+_FETCH_SHARE, _BLOCK_SHARE = 1 / 8, 1 / 32
+"""Of the memory limit, what features may take that were read at once, and what a block of rows on its way out may; of these there are two."""
+
+_BLOCK_ROWS = 262_144
+"""The most rows of a block on its way out: it stays in the cache while it is looked at, and the memory of one is used again by another."""
 
 PROFILED_ROWS = 250_000
 """The most rows that the profiles of a training set are of, drawn evenly: a figure is as good off so many, and all take a tenth of the time."""
 
 _FEATURE_BYTES = 16
+_LOOKED_AT = 8_192  # rows, to see whether a column repeats
 _SPINE_ROWS = 1_000_000
 _HINT = "give out= a file, such as rows.parquet or rows.csv, in a folder that you may write to"
 
@@ -65,7 +73,6 @@ class _Joined:
     relation: str
     asked: Asked
     names: dict[str, str]
-    n_bound: int | None
 
 
 @verb("training-set", permission=Permission.EDIT)
@@ -234,8 +241,8 @@ def _open_views(
             keys = fit_keys(spine, rows.key_types, view=view.name, engine=engine)
             numbered[typed] = ask(keys, at=at, there=there, stored=rows.stored_types, name=f"__spine_{n}", engine=engine)
         asked = numbered[typed]
-        rows, relation, n_bound = _make_readable(session, rows, asked, folder=folder, name=f"__view_{n}")
-        joined.append(_Joined(rows, relation, asked, names, n_bound))
+        rows, relation = _make_readable(session, rows, asked, folder=folder, name=f"__view_{n}")
+        joined.append(_Joined(rows, relation, asked, names))
     return joined
 
 
@@ -263,56 +270,72 @@ def _name_features(rows: FeatureRows, taken: dict[str, str], *, full_names: bool
     return names
 
 
-def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder: Path, name: str) -> tuple[FeatureRows, str, int | None]:
-    """The view with what is wanted of it, SQL that may be run twice, and how many rows there are at most (None: unknown).
+def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder: Path, name: str) -> tuple[FeatureRows, str]:
+    """The view with what is wanted of it, and SQL that may be run twice.
 
-    Rows of Parquet files are read twice, each time the columns that are wanted. What must be computed or parsed is kept in the engine, which
-    spills what does not fit.
+    Rows of Parquet files are read twice, each time the columns that are wanted, and by their event time where that leaves out a good part. What must
+    be computed or parsed is kept in the engine, which spills what does not fit.
     """
     from endcap.loop.features.rows.view_rows import open_view
 
     view, engine = rows.view, rows.engine
     span = asked.span(view.max_age)
     if span is None:
-        return rows, f"SELECT * FROM ({rows.sql}) LIMIT 0", 0
+        return rows, f"SELECT * FROM ({rows.sql}) LIMIT 0"
     files = [file.path for ingest in rows.ingests.values() for file in ingest.files]
     if view.source is not None and not view.windowed and all(path.endswith(".parquet") for path in files):
+        if any(_is_mostly_within(ingest, span) for ingest in rows.ingests.values()):
+            return rows, rows.sql
         rows = open_view(session, view, folder=folder, engine=engine, ingests=rows.ingests, span=span)
-        return rows, rows.sql, None if view.pushed else sum(ingest.n_rows for ingest in rows.ingests.values())
+        return rows, rows.sql
     rows = open_view(session, view, folder=folder, engine=engine, ingests=rows.ingests, keys=asked.relation, span=span)
     from endcap.loop.data.failures import reading
 
     with reading(view.name):
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {rows.sql}")
-        ((n,),) = engine.execute(f"SELECT count(*) FROM {name}").fetchall()
-    return rows, f"SELECT * FROM {name}", int(n)
+    return rows, f"SELECT * FROM {name}"
+
+
+def _is_mostly_within(ingest: Ingest, span: Span) -> bool:
+    """Whether at least half of the time over which an ingest reaches is wanted; to look at every row's time then costs more than it spares."""
+    if ingest.first_event is None or ingest.last_event is None:
+        return False
+    try:
+        first, last = datetime.fromisoformat(ingest.first_event), datetime.fromisoformat(ingest.last_event)
+    except ValueError:
+        return False  # beyond the years that dates have
+    wanted_first, wanted_last = span
+    wanted = min(last, wanted_last or last) - max(first, wanted_first or first)
+    return wanted >= (last - first) / 2
 
 
 def _join(session: Session, spine: Spine, joined: Sequence[_Joined]) -> Iterator[pa.Table]:
     """The spine's rows with their features, in blocks in their order; one without rows where the spine has none."""
-    from endcap.loop.features.view_joins import Room, choose_features, fetch_features
+    from endcap.loop.features.view_joins import choose_features, fetch_features
     from endcap.pipelines.machine import limit_memory
 
-    limit, room = limit_memory(session.settings), Room()
-    chosen: list[Chosen] = [
-        choose_features(
-            view.rows, view.relation, view.asked, max_age=view.rows.view.max_age, n_bytes=int(limit * _CHOICE_SHARE), n_bound=view.n_bound, room=room
-        )
-        for view in joined
-    ]
-    most_bytes = int(limit * _BLOCK_SHARE)
-    block = max(1, most_bytes // (_FEATURE_BYTES * (1 + sum(len(view.names) for view in joined))))
-    for start in range(0, max(1, spine.n_rows), block):
-        stop = min(start + block, spine.n_rows)
-        found = [fetch_features(view.rows, view.relation, view.asked, own, start=start, stop=stop) for view, own in zip(joined, chosen, strict=True)]
-        step = max(1, int(most_bytes / max(1.0, sum(features.row_bytes for features in found))))
-        for first in range(start, max(start + 1, stop), step):
-            last = min(first + step, stop)
-            rows = spine.read(None, first, last)
+    limit = limit_memory(session.settings)
+    chosen: list[Chosen] = [choose_features(view.rows, view.relation, view.asked, max_age=view.rows.view.max_age) for view in joined]
+    n_threads = session.settings.n_threads
+    for start, stop in _split(spine.n_rows, most=int(limit * _FETCH_SHARE) // (_FEATURE_BYTES * (1 + sum(len(view.names) for view in joined)))):
+        found = [
+            fetch_features(view.rows, view.relation, view.asked, own, start=start, stop=stop, n_threads=n_threads)
+            for view, own in zip(joined, chosen, strict=True)
+        ]
+        most = int(limit * _BLOCK_SHARE / max(1.0, sum(features.row_bytes for features in found)))
+        for first, last in _split(stop - start, most=min(most, _BLOCK_ROWS)):
+            rows = spine.read(None, start + first, start + last)
             for view, features in zip(joined, found, strict=True):
-                for name, column in features.take(first - start, last - start).items():
+                for name, column in features.take(first, last).items():
                     rows = rows.append_column(view.names[name], column)
             yield rows
+
+
+def _split(n: int, *, most: int) -> Iterator[tuple[int, int]]:
+    """Stretches of ``n`` rows of about one length, of at most ``most`` rows (or one); a single one without any where there are none."""
+    n_parts = max(1, -(-n // max(1, most)))
+    bounds = [n * i // n_parts for i in range(n_parts + 1)]
+    return pairwise(bounds)
 
 
 def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Path | None) -> TrainingSet:
@@ -321,7 +344,7 @@ def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Pa
 
     id_ = session.new_id("training-set")
     tally = _Tally([name for view in joined for name in view.names.values()], n_rows=spine.n_rows)
-    with _open_sink(session, id_, out=out) as sink:
+    with _open_sink(session, id_, out=out) as opened, _beside(opened) as sink:
         passed = (batch for block in tally.passing(_join(session, spine, joined), sink) for batch in block.to_batches())
         profiles = profile_columns(passed, personal=_list_personal(joined), n_threads=session.settings.n_threads)
     return TrainingSet(
@@ -434,6 +457,23 @@ def _is_csv(path: Path) -> bool:
 
 
 @contextmanager
+def _beside(sink: Sink) -> Iterator[Sink]:
+    """The same sink, which takes in a block while the next is made, and no more than one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="rows") as thread:
+        last: Future[None] | None = None
+
+        def hand_over(rows: pa.Table) -> None:
+            nonlocal last
+            if last is not None:
+                last.result()
+            last = thread.submit(sink, rows)
+
+        yield hand_over
+        if last is not None:
+            last.result()
+
+
+@contextmanager
 def _open_sink(session: Session, id_: str, *, out: Path | None) -> Iterator[Sink]:
     """Where rows go: the file, which is there whole or not at all; or parts kept by the house, none of which stay when the block raises."""
     if out is not None:
@@ -466,7 +506,7 @@ def _open_file(out: Path) -> Iterator[Sink]:
             nonlocal writer
             with _explaining(str(out)):
                 if writer is None:
-                    writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else _open_parquet(rows.schema, file)
+                    writer = pacsv.CSVWriter(file, rows.schema) if _is_csv(out) else _open_parquet(rows, file)
                 writer.write_table(rows)
 
         yield write
@@ -474,13 +514,19 @@ def _open_file(out: Path) -> Iterator[Sink]:
             writer.close()
 
 
-def _open_parquet(schema: pa.Schema, file: IO[bytes]) -> Any:
-    """A writer that every reader of Parquet understands. Fractions hardly repeat, so no dictionary is tried for them."""
+def _open_parquet(rows: pa.Table, file: IO[bytes]) -> Any:
+    """A writer that every reader of Parquet understands. A dictionary is tried for what repeats among the first rows; fractions never do."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    repeating = [field.name for field in schema if not pa.types.is_floating(field.type)]
-    return pq.ParquetWriter(file, schema, compression="snappy", use_dictionary=repeating)
+    def repeats(column: pa.ChunkedArray) -> bool:
+        is_number = pa.types.is_integer(column.type) or pa.types.is_temporal(column.type)
+        return not pa.types.is_floating(column.type) and (not is_number or pc.count_distinct(column).as_py() <= len(column) / 2)
+
+    first = rows.slice(0, _LOOKED_AT)
+    repeating = [name for name in rows.column_names if repeats(first[name])]
+    return pq.ParquetWriter(file, rows.schema, compression="snappy", use_dictionary=repeating)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput
 from endcap.core.names import quote
 from endcap.loop.data.failures import reading
-from endcap.loop.features.joins import BYTES_A_ROW, MISSING, Codes, Instants, Numbers, RowTimes, choose_rows, split_keys
+from endcap.loop.features.joins import MISSING, Codes, Instants, Numbers, RowTimes, choose_rows
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER
+from endcap.loop.features.rows.stored_features import read_stored
 from endcap.loop.features.rows.view_rows import FeatureRows
 from endcap.loop.features.rows.view_sources import Span
 from endcap.loop.features.spines import lent, number_keys
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEY, SLOT = "__key", "__slot"
-_BATCH_ROWS = 100_000
+_BATCH_ROWS = 32_768  # small enough to be in the cache still when one chooses
 _TINY = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - plain UTC, as instants of feature rows are
 
@@ -77,52 +78,18 @@ def ask(
     return Asked(np.where(there, keys, np.int32(MISSING)), at, different.num_rows, name)
 
 
-class Room:
-    """Memory for what chooses, which one view leaves to the next: pages that were touched once cost nothing any more."""
-
-    def __init__(self) -> None:
-        self._reserve(0)
-
-    def take(self, n: int) -> list[NDArray[Any]]:
-        """Arrays for keys, both times and order of ``n`` rows; what was taken before is overwritten."""
-        if n > len(self._keys):
-            self._reserve(n)
-        return [self._keys[:n], self._times[:n, 0], self._times[:n, 1], self._order[:n]]
-
-    def _reserve(self, n: int) -> None:
-        self._keys, self._order = np.empty(n, np.int32), np.empty(n, np.int64)
-        self._times = np.empty((n, 2), np.int64)  # a row's two times lie side by side, where one look fetches both
-
-
-def choose_features(
-    rows: FeatureRows, relation: str, asked: Asked, *, max_age: str | None, n_bytes: int, n_bound: int | None, room: Room | None = None
-) -> Chosen:
+def choose_features(rows: FeatureRows, relation: str, asked: Asked, *, max_age: str | None) -> Chosen:
     """Choose for each spine row the feature row that counts, see ``choose_rows``.
 
-    ``relation`` is SQL for the view's rows. What chooses is held in at most ``n_bytes``: where the rows may be more than fit (``n_bound`` is
-    how many there are at most; None: unknown), keys are taken in turns, each with a reading of keys and times. A key's own rows must fit.
-    ``room`` is what an earlier choice used (None: memory of its own).
+    ``relation`` is SQL for the view's rows, of which keys and times are read once and none is kept: memory is in line with the spine.
     """
-    room = room or Room()
     if not np.any(asked.keys != MISSING):
-        return Chosen(np.full(len(asked.keys), MISSING, np.int64), RowTimes.concat([]))
-    most = max(1, n_bytes // BYTES_A_ROW)
-    ranges = [(0, asked.n_keys, n_bound or 0)]
-    if n_bound is None or n_bound > most:
-        counts = _count_rows(rows, relation, asked)
-        ranges = [(start, stop, int(counts[start:stop].sum())) for start, stop in split_keys(counts, most=most)]
+        nothing = np.zeros(0, np.int64)
+        return Chosen(np.full(len(asked.keys), MISSING, np.int64), RowTimes(nothing.astype(np.int32), nothing, nothing, nothing))
     age_us = None if max_age is None else _count_us(max_age)
-    numbers = np.full(len(asked.keys), MISSING, np.int64)
-    parts: list[RowTimes] = []
-    n = 0
-    for start, stop, n_most in ranges:
-        found = _read_times(rows, relation, asked, start=start, stop=stop, arrays=room.take(n_most))
-        keys = asked.keys if len(ranges) == 1 else np.where((asked.keys >= start) & (asked.keys < stop), asked.keys, np.int32(MISSING))
-        places, used = choose_rows(keys, asked.at, rows=found, n_keys=asked.n_keys, max_age_us=age_us)
-        np.copyto(numbers, places + n, where=places != MISSING)
-        parts.append(found.take(used))
-        n += len(used)
-    return Chosen(numbers, RowTimes.concat(parts))
+    with reading(rows.view.name):
+        batches = _read_times(rows, relation, asked)
+        return Chosen(*choose_rows(asked.keys, asked.at, rows=batches, n_keys=asked.n_keys, max_age_us=age_us))
 
 
 @dataclass(frozen=True)
@@ -135,78 +102,67 @@ class Fetched:
 
     def take(self, start: int, stop: int) -> dict[str, pa.Array]:
         """The features of the rows from ``start`` to before ``stop``, by name."""
-        import pyarrow as pa
-
         own = self.numbers[start:stop]
-        places = pa.array(own, mask=own == MISSING)
-        return {name: _narrow(column.take(places)) for name, column in self.columns.items()}
+        there = own != MISSING
+        return {name: _narrow(take_rows(column, own, there=there)) for name, column in self.columns.items()}
 
 
-def fetch_features(rows: FeatureRows, relation: str, asked: Asked, chosen: Chosen, *, start: int, stop: int) -> Fetched:
+def fetch_features(rows: FeatureRows, relation: str, asked: Asked, chosen: Chosen, *, start: int, stop: int, n_threads: int | None = None) -> Fetched:
     """The features of the spine's rows from ``start`` to before ``stop``.
 
-    Raises InvalidInput where two rows of a view are alike in key, times and order, so that nothing says which counts; Conflict where the
-    view's rows are no longer those that were chosen from. Cost: one reading of the features, of which only those that count leave the engine.
+    Features that stand in files as they are wanted are read from there by ``n_threads`` (None: one for each CPU), by the places of their rows.
+    Raises InvalidInput where two rows of a view are alike in key, times and order, so that nothing says which counts, or where its files have
+    changed; Conflict where the view's rows are no longer those that were chosen from. Cost: one reading of the features, of which only those that
+    count are kept.
     """
     places, wanted = chosen.numbers[start:stop], chosen.rows
     if len(places) < len(chosen.numbers):
         places, used = _close_up(places, n=len(wanted))
         wanted = wanted.take(used)
-    found = _read_features(rows, relation, asked, wanted)
-    slots = np.asarray(found[SLOT])
-    found = found.drop_columns([SLOT])
-    if len(slots) != len(wanted):
-        _refuse(rows, n_found=len(slots), n_wanted=len(wanted))
+    columns, slots = _read_standing(rows, wanted, n_threads=n_threads) or _read_features(rows, relation, asked, wanted)
     where = np.full(len(wanted) + 1, MISSING, np.int64)  # the last is where MISSING points
     where[slots] = np.arange(len(slots))
-    columns = {name: found.column(i).combine_chunks() for i, name in enumerate(rows.feature_types)}
-    return Fetched(columns, where[places], found.nbytes / max(1, len(slots)))
+    return Fetched(columns, where[places], sum(column.nbytes for column in columns.values()) / max(1, len(slots)))
 
 
-def _read_times(rows: FeatureRows, relation: str, asked: Asked, *, start: int, stop: int, arrays: Sequence[NDArray[Any]]) -> RowTimes:
-    """What chooses between the rows of some keys, which goes from the engine into the arrays batch by batch; they hold all there may be."""
-    part = "" if (start, stop) == (0, asked.n_keys) else f" AND k.{KEY} >= {start} AND k.{KEY} < {stop}"
+def _read_times(rows: FeatureRows, relation: str, asked: Asked) -> Iterator[RowTimes]:
+    """What chooses between the rows of the keys that are asked for, batch by batch, in no order; those without a time are none."""
     columns = f"k.{KEY}, CAST(r.{EVENT_AT} AS TIMESTAMP) AS e, CAST(r.{KNOWN_AT} AS TIMESTAMP) AS k, CAST(r.{ORDER} AS BIGINT) AS o"
-    n, n_most = 0, len(arrays[0])
-    with reading(rows.view.name):
-        query = rows.engine.sql(
-            f"SELECT {columns} FROM ({relation}) r JOIN {quote(asked.relation)} k ON {_equal(rows, 'k')}{part}"
-            f" WHERE r.{EVENT_AT} IS NOT NULL AND r.{KNOWN_AT} IS NOT NULL"
-        )
-        for batch in query.to_arrow_reader(_BATCH_ROWS):
-            if n + batch.num_rows > n_most:
-                raise _changed(rows)
-            for array, column in zip(arrays, batch.columns, strict=True):
-                array[n : n + batch.num_rows] = np.asarray(column).view(array.dtype)
-            n += batch.num_rows
-    return RowTimes(*(array[:n] for array in arrays))
+    query = rows.engine.sql(f"SELECT {columns} FROM ({relation}) r JOIN {quote(asked.relation)} k ON {_equal(rows, 'k')}")
+    for batch in query.to_arrow_reader(_BATCH_ROWS):
+        whole = batch.drop_null() if any(column.null_count for column in batch.columns) else batch
+        keys, event_at, known_at, order = (np.asarray(column) for column in whole.columns)
+        yield RowTimes(keys, event_at.view(np.int64), known_at.view(np.int64), order)
 
 
-def _count_rows(rows: FeatureRows, relation: str, asked: Asked) -> NDArray[np.int64]:
-    with reading(rows.view.name):
-        found = rows.engine.sql(
-            f"SELECT k.{KEY}, count(*) AS n FROM ({relation}) r JOIN {quote(asked.relation)} k ON {_equal(rows, 'k')} GROUP BY k.{KEY}"
-        ).to_arrow_table()
-    counts = np.zeros(asked.n_keys, np.int64)
-    counts[np.asarray(found[KEY])] = np.asarray(found["n"])
-    return counts
+def _read_standing(rows: FeatureRows, wanted: RowTimes, *, n_threads: int | None) -> tuple[dict[str, pa.Array], Numbers] | None:
+    """The features of rows and the places of these among those wanted; None where features are computed."""
+    if rows.standing is None:
+        return None
+    slots = np.argsort(wanted.order)
+    columns = read_stored(rows.standing, wanted.order[slots], n_threads=n_threads)
+    return None if columns is None else (columns, slots)
 
 
-def _read_features(rows: FeatureRows, relation: str, asked: Asked, wanted: RowTimes) -> pa.Table:
-    """The features of rows, in no order, with their places among those wanted.
+def _read_features(rows: FeatureRows, relation: str, asked: Asked, wanted: RowTimes) -> tuple[dict[str, pa.Array], Numbers]:
+    """The same of rows that the engine computes, in no order.
 
     Where each of them has an order of its own it is looked for by that alone: as many rows as were wanted are then just these, since each finds
     itself. Otherwise it is looked for by all that tells rows apart.
     """
     given: dict[str, NDArray[Any]] = {SLOT: np.arange(len(wanted), dtype=np.int64), ORDER: wanted.order}
     ordered = np.sort(wanted.order)
+    found = None
     if not np.any(ordered[1:] == ordered[:-1]):
         found = _look_up(rows, relation, given, f"r.{ORDER} = w.{ORDER}")
-        if found.num_rows == len(wanted):
-            return found
-    given |= {KEY: wanted.keys, EVENT_AT: wanted.event_at.view("datetime64[us]"), KNOWN_AT: wanted.known_at.view("datetime64[us]")}
-    same = " AND ".join(f"r.{column} = w.{column}" for column in (EVENT_AT, KNOWN_AT, ORDER))
-    return _look_up(rows, relation, given, f"{_equal(rows, 'w')} AND {same}", keys=asked.relation)
+    if found is None or found.num_rows != len(wanted):
+        given |= {KEY: wanted.keys, EVENT_AT: wanted.event_at.view("datetime64[us]"), KNOWN_AT: wanted.known_at.view("datetime64[us]")}
+        same = " AND ".join(f"r.{column} = w.{column}" for column in (EVENT_AT, KNOWN_AT, ORDER))
+        found = _look_up(rows, relation, given, f"{_equal(rows, 'w')} AND {same}", keys=asked.relation)
+    if found.num_rows != len(wanted):
+        _refuse(rows, n_found=found.num_rows, n_wanted=len(wanted))
+    slots = np.asarray(found[SLOT])
+    return {name: found.column(i + 1).combine_chunks() for i, name in enumerate(rows.feature_types)}, slots
 
 
 def _look_up(rows: FeatureRows, relation: str, given: Mapping[str, NDArray[Any]], condition: str, *, keys: str | None = None) -> pa.Table:
@@ -253,6 +209,22 @@ def _close_up(numbers: Numbers, *, n: int) -> tuple[Numbers, Numbers]:
     there = numbers != MISSING
     closed[there] = place[numbers[there]]
     return closed, np.flatnonzero(used)
+
+
+def take_rows(column: pa.Array, places: Numbers, *, there: NDArray[np.bool_]) -> pa.Array:
+    """The values of a column at places, null where none is ``there``. Those of a fixed width are gathered without a look at what Arrow allows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    fixed = pa.types.is_primitive(column.type) and column.type.bit_width >= 8
+    if not fixed or not len(column):
+        return column.take(pa.array(places, mask=~there))
+    width = column.type.bit_width // 8
+    values = np.frombuffer(column.buffers()[1], f"u{width}", len(column), column.offset * width).take(places, mode="clip")
+    if column.null_count:
+        there = there & np.asarray(pc.is_valid(column)).take(places, mode="clip")
+    bits = None if there.all() else pa.py_buffer(np.packbits(there, bitorder="little"))
+    return pa.Array.from_buffers(column.type, len(places), [bits, pa.py_buffer(values)])
 
 
 def _narrow(column: pa.Array) -> pa.Array:

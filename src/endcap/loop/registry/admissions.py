@@ -71,7 +71,7 @@ def find_admission(
     if refusal is None:
         assert verdict is not None, "no admission without a verdict"
         return Admission(verdict)
-    override = find_override(session, version.id, environment=environment, reader=reader)
+    override = find_override(session, version, place, reader=reader)
     return refusal if override is None else Admission(override)
 
 
@@ -87,12 +87,13 @@ def find_gate_verdict(session: Session, version: str, *, environment: str = PROD
     return next((found for found in verdicts if found.kind == "gate"), None)
 
 
-def find_override(session: Session, version: str, *, environment: str, reader: RecordReader | None = None) -> Verdict | None:
-    """The override on which a version may answer now, or None: there was none, or it has expired."""
+def find_override(session: Session, version: Version, place: Environment, *, reader: RecordReader | None = None) -> Verdict | None:
+    """The override on which a version may answer now, or None: there was none, it has expired, or it lacks the second person that is asked for."""
     reader = reader or session.records
     now = read_time(session, reader=reader)
-    for verdict in list_verdicts(session, version, environment=environment, reader=reader):
-        if verdict.override is not None and verdict.override.expires_at > now:
+    alone = count_needed(session, version.model, place, reader=reader) == 0
+    for verdict in list_verdicts(session, version.id, environment=place.name, reader=reader):
+        if verdict.override is not None and verdict.override.expires_at > now and (alone or count_approved(session, verdict, reader=reader)):
             return verdict
     return None
 

@@ -242,7 +242,7 @@ def _grant(session: Session, change: Change, request: ApprovalRequest, *, by: li
         return write_override(
             session, change, verdict, owner=request.requested_by, reason=request.reason, until=request.override_until, second=who, request=request.id
         )
-    sentence = f"{len(by)} of {request.n_needed} approvals: {', '.join(by)}"
+    sentence = f"{len(by)} of {request.n_needed} approved ({', '.join(by)})"
     passed = CheckResult(check=APPROVALS_CHECK, passed=True, figure=float(len(by)), limit=f"at least {request.n_needed}", sentence=sentence)
     checks = (*(check for check in verdict.checks if check.check != APPROVALS_CHECK), passed)
     granted = msgspec.structs.replace(

@@ -26,9 +26,6 @@ def find_hands(session: Session, version: Version, *, reader: RecordReader | Non
     run = reader.get(RUNS, workspace=session.workspace, id=version.run) if version.run else None
     if run is not None:
         hands[run.actor] = "trained it"
-    model = reader.get(MODELS, workspace=session.workspace, id=version.model)
-    if model is not None and (not version.definition or model.identity == version.definition):
-        hands.setdefault(model.applied_by, "defined its model")
     for row in reader.find(AUDIT_ROWS, workspace=session.workspace, where={"thing": f"model/{version.model}"}):
         if row.outcome != "done":
             continue
@@ -36,4 +33,7 @@ def find_hands(session: Session, version: Version, *, reader: RecordReader | Non
             hands.setdefault(row.actor, "registered it")
         elif row.verb == "apply" and row.detail.get("definition") == version.definition:
             hands.setdefault(row.actor, "defined its model")
+    model = reader.get(MODELS, workspace=session.workspace, id=version.model)
+    if model is not None and (not version.definition or model.identity == version.definition):
+        hands.setdefault(model.applied_by, "defined its model")
     return hands

@@ -102,7 +102,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     ``leaderboard`` holds the figures of every candidate on the same judged rows, baselines among them; ``slices`` those of this one.
     ``evidence`` is the digest of its back-test rows in the solution's form. ``members_fallen_back`` gives the reason for each member that
     answers by its fallback. ``engine`` names what answers with its files ('': the model's own solution); ``example`` is the digest of an input
-    with the answers given to it when the version was made; ``views`` are the versions by name of the feature views it was trained on.
+    with the answers given to it when the version was made; ``views`` are the versions by name of the feature views it was trained on;
+    ``source`` is where its files were logged (``run/ID/PATH``, ``logged-model/ID``), '' where nobody logged them.
     """
 
     id: str
@@ -132,6 +133,27 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     example: str = ""
     views: dict[str, str] = {}
     code: Code | None = None
+    source: str = ""
+
+
+class ModelWords(msgspec.Struct, frozen=True):
+    """What people say of a model, which may change: a description, tags, and aliases that are names for versions and release nothing."""
+
+    model: str
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    changed_at: datetime | None = None
+
+
+class VersionWords(msgspec.Struct, frozen=True):
+    """What people say of a version, which may change."""
+
+    version: str
+    model: str
+    description: str = ""
+    tags: dict[str, str] = {}
+    changed_at: datetime | None = None
 
 
 class MemberLine(msgspec.Struct, frozen=True):
@@ -358,6 +380,8 @@ MODELS = Kind("model", ModelRecord, "name")
 MODEL_DEFINITIONS = Kind("model-definition", ModelDefinition, "identity", (("model",),))
 RETIREMENTS = Kind("retirement", Retirement, "model")
 VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
+MODEL_WORDS = Kind("model-words", ModelWords, "model")
+VERSION_WORDS = Kind("version-words", VersionWords, "version", (("model",),))
 RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
 CHAMPIONS = Kind("champion", Champion, "id")
 COMPARISONS = Kind("comparison", Comparison, "id", (("model",), ("challenger",)))

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from endcap.core.definitions.models import DEFAULT_METRICS
-from endcap.core.errors import IntegrityBroken, NotFound, suggest
+from endcap.core.definitions.models import DEFAULT_METRICS, Model
+from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, suggest
+from endcap.core.identity import identify
 from endcap.core.permissions import Permission
-from endcap.governance.sessions import Session
+from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, Verdict
 from endcap.loop.features.records import TRAINING_PROFILES, TrainingProfile
@@ -17,6 +18,9 @@ from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
 
 if TYPE_CHECKING:
     from endcap.loop.training.artefacts import Artefact
+
+TRACKED = "tracked"
+"""The solution of models whose versions are made elsewhere and registered."""
 
 
 def get_model(session: Session, model: str) -> ModelRecord:
@@ -48,6 +52,24 @@ def find_gate_metric(model: ModelRecord) -> str:
     return judged.gate.metric if judged.gate else DEFAULT_METRICS.get(judged.predicts, _Gate().metric)
 
 
+def draft_model(session: Session, name: str) -> ModelRecord:
+    """The record of a model of one's own of which nothing but the name was said. Raises InvalidInput for a name that cannot be one."""
+    blank = Model(name=name)
+    return ModelRecord(name, TRACKED, identify(TRACKED, blank), msgspec.json.encode(blank).decode(), session.now(), session.actor.name)
+
+
+@verb("create-model", permission=Permission.EDIT)
+def create_model(session: Session, model: str) -> ModelRecord:
+    """Make a model whose versions your own code trains, with everything else as ``ec.Model`` has it by default.
+
+    Registering a run makes the model by itself; this is for those who name it first. Raises Conflict when it stands already.
+    """
+    record = draft_model(session, model)
+    with session.change("create-model", thing=f"model/{model}", detail={"definition": record.identity}) as change:
+        change.tx.append(MODELS, workspace=session.workspace, record=record)
+    return record
+
+
 def get_version(session: Session, version: str) -> Version:
     """A version by id, such as ``store-day-v3``. Raises NotFound with the nearest id of the same model."""
     found = session.records.get(VERSIONS, workspace=session.workspace, id=version)
@@ -65,28 +87,51 @@ def register_version(session: Session, version: Version, *, profile: TrainingPro
     ``profile`` is what the features were like that it was trained on, kept under the version's name (None: it reads no feature view). A
     version of the same identity that stands already is returned instead: training the same twice gives one version.
     """
-    where = {"identity": version.identity}
     with session.change("register", thing=f"model/{version.model}", detail={"candidate": version.candidate}) as change:
-        for standing in change.tx.find(VERSIONS, workspace=session.workspace, where=where):
-            if standing.model == version.model:
-                change.detail.update(version=standing.id, note="stands already")
-                return standing
-        n = len(change.tx.find(VERSIONS, workspace=session.workspace, where={"model": version.model})) + 1
-        kept = msgspec.structs.replace(version, id=f"{version.model}-v{n}", n=n)
-        change.tx.append(VERSIONS, workspace=session.workspace, record=kept)
-        if profile is not None:
-            change.tx.append(TRAINING_PROFILES, workspace=session.workspace, record=msgspec.structs.replace(profile, id=kept.id))
-        change.detail.update(version=kept.id)
+        return keep_version(session, change, version, profile=profile)
+
+
+def keep_version(session: Session, change: Change, version: Version, *, profile: TrainingProfile | None = None) -> Version:
+    """The same in an open change. Cost: three records, whatever the number of versions."""
+    where = {"identity": version.identity}
+    for standing in change.tx.find(VERSIONS, workspace=session.workspace, where=where):
+        if standing.model == version.model:
+            change.detail.update(version=standing.id, note="stands already")
+            return standing
+    newest = change.tx.find(VERSIONS, workspace=session.workspace, where={"model": version.model}, newest_first=True, limit=1)
+    n = newest[0].n + 1 if newest else 1
+    while change.tx.get(VERSIONS, workspace=session.workspace, id=f"{version.model}-v{n}") is not None:
+        n += 1  # versions that were copied from another store keep their numbers
+    kept = msgspec.structs.replace(version, id=f"{version.model}-v{n}", n=n)
+    change.tx.append(VERSIONS, workspace=session.workspace, record=kept)
+    if profile is not None:
+        change.tx.append(TRAINING_PROFILES, workspace=session.workspace, record=msgspec.structs.replace(profile, id=kept.id))
+    change.detail.update(version=kept.id)
     return kept
 
 
 @verb("record-verdict", permission=Permission.EDIT)
 def record_verdict(session: Session, verdict: Verdict) -> Verdict:
-    """Keep what a gate found. A verdict is added, never changed."""
+    """Keep what a gate found. A verdict is added, never changed.
+
+    Raises InvalidInput, audited, for one that says of itself what its checks do not say, and for one that bears the word of people: overrides and
+    approvals are given by ``override`` and ``approve``.
+    """
+    if why := _find_flaw(verdict):
+        session.record_refusal("record-verdict", thing=f"model/{verdict.model}", detail={"version": verdict.version, "why": why})
+        raise InvalidInput(f"A verdict on '{verdict.version}' {why}.", hint="let its gate judge it: endcap judge VERSION")
     detail: dict[str, str | int | float | bool | None] = {"version": verdict.version, "passed": verdict.passed, "verdict": verdict.id}
     with session.change("record-verdict", thing=f"model/{verdict.model}", detail=detail) as change:
         change.tx.append(VERDICTS, workspace=session.workspace, record=verdict)
     return verdict
+
+
+def _find_flaw(verdict: Verdict) -> str | None:
+    if verdict.kind != "gate" or verdict.override is not None or verdict.request:
+        return "bears the word of people, which is given elsewhere"
+    if verdict.passed != (bool(verdict.checks) and all(check.passed for check in verdict.checks)):
+        return f"says that it {'passed' if verdict.passed else 'did not pass'}, which its {len(verdict.checks)} checks do not say"
+    return None
 
 
 @verb("versions", permission=Permission.READ)
@@ -104,12 +149,18 @@ def latest_verdict(session: Session, version: str) -> Verdict | None:
 
 def read_artefacts(session: Session, version: Version) -> dict[str, Artefact]:
     """The files of a version, each checked against its SHA-256. Raises IntegrityBroken when one was changed or is gone."""
+    return {file.name: read_file(session, version, file.name) for file in version.files}
+
+
+def read_file(session: Session, version: Version, name: str) -> Artefact:
+    """One file of a version, checked against its SHA-256. Raises NotFound for a name it does not have, IntegrityBroken as ``read_artefacts``."""
     from endcap.loop.training.artefacts import Artefact
 
-    artefacts = {}
-    for file in version.files:
-        try:
-            artefacts[file.name] = Artefact(file.kind, session.blobs.get(file.sha256))
-        except NotFound as error:
-            raise IntegrityBroken(f"The file '{file.name}' of version '{version.id}' is gone.", hint="restore it from a backup") from error
-    return artefacts
+    file = next((file for file in version.files if file.name == name), None)
+    if file is None:
+        names = [file.name for file in version.files]
+        raise NotFound(f"'{version.id}' has no file {name!r}. Files: {names[:20]}.", hint=suggest(name, names))
+    try:
+        return Artefact(file.kind, session.blobs.get(file.sha256))
+    except NotFound as error:
+        raise IntegrityBroken(f"The file '{file.name}' of version '{version.id}' is gone.", hint="restore it from a backup") from error

@@ -1,4 +1,4 @@
-"""Artefacts: the forms in which a fit rests. LightGBM's text, NumPy arrays without objects, JSON."""
+"""Artefacts: the forms in which a fit rests. LightGBM's text, ONNX, skops with an allow-list, NumPy arrays without objects, JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from endcap.core.errors import IntegrityBroken, InvalidInput, suggest
 
-KINDS = ("arrays", "json", "lightgbm")
+KINDS = ("arrays", "json", "lightgbm", "onnx", "skops", "attachment")
+"""How a file of a version is read. An attachment is kept and handed back, and never read to answer."""
 
 
 class Artefact(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import Verb, verb
 from endcap.project.verbs import load_verbs
 
-COMMON = {"as_json", "project", "home", "workspace_zone"}
+COMMON = {"as_json", "project", "home", "workspace", "workspace_zone"}
 _ANY = inspect.Parameter.KEYWORD_ONLY
 
 

@@ -37,7 +37,7 @@ def test_a_command_stands_with_its_arguments_options_help_and_permission(name: s
     text = re.search(rf"^### `endcap {name}(?: [A-Z_ ]+)?`$.*?(?=^### |\Z)", section("Commands"), flags=re.MULTILINE | re.DOTALL)
     assert text is not None
     for parameter in entry.parameters:
-        if parameter.name in ("folder", "reporter"):
+        if parameter.name in ("folder", "password", "reporter"):
             continue
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             assert f"`--{parameter.name.replace('_', '-')}`" in text[0]

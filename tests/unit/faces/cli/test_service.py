@@ -8,7 +8,7 @@ import pytest
 
 from endcap.core.errors import NotFound
 from endcap.faces.cli.commands import build_group
-from endcap.faces.cli.service import build_up, open_project
+from endcap.faces.cli.service import UP_OPTIONS, build_up, open_project
 from endcap.faces.http import PORT
 
 
@@ -31,7 +31,9 @@ def test_a_project_that_is_not_there_has_no_home_unless_it_is_laid_out(tmp_path:
 def test_up_is_the_last_command_and_says_what_it_takes() -> None:
     assert list(build_group().commands)[-1] == "up"
     options = {p.name: p for p in build_up().params if isinstance(p, click.Option)}
-    assert set(options) == {"port", "host", "as_json", "project", "home", "workspace_zone"}
+    assert {f"--{name.replace('_', '-')}" for name in options} == {*UP_OPTIONS, "--names", "--as-json", "--project", "--home", "--workspace-zone"} - {
+        "--name"
+    }
     assert options["port"].default == PORT
     assert all(option.help and option.help.endswith((".", "]")) for option in options.values())
 
@@ -47,7 +49,21 @@ def test_up_hands_on_what_was_given_and_says_where_it_listens(
         announce("http://127.0.0.1:9")
 
     monkeypatch.setattr("endcap.faces.http.serving.serve", fake)
-    arguments = ["up", "--port", "9", "--project", str(tmp_path), "--workspace-zone", "Europe/Berlin", *flags]
+    arguments = [
+        "up",
+        "--port",
+        "9",
+        "--name",
+        "a.example",
+        "--name",
+        "b.example",
+        "--project",
+        str(tmp_path),
+        "--workspace-zone",
+        "Europe/Berlin",
+        *flags,
+    ]
     assert build_group().main(args=arguments, standalone_mode=False) == 0
-    assert seen == [{"zone": "Europe/Berlin", "folder": tmp_path, "host": "127.0.0.1", "port": 9}]
+    given = {"host": "127.0.0.1", "port": 9, "names": ("a.example", "b.example"), "tls_cert": None, "tls_key": None, "behind_proxy": False}
+    assert seen == [{"zone": "Europe/Berlin", "folder": tmp_path, **given}]
     assert capsys.readouterr().out == said

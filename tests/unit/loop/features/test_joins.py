@@ -12,7 +12,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import Conflict, InvalidInput
 from endcap.loop.data.engine import open_engine
 from endcap.loop.features.contents import Contents
-from endcap.loop.features.joins import MISSING, RowTimes, choose_rows, split_keys
+from endcap.loop.features.joins import MISSING, RowTimes, choose_rows
 from endcap.loop.features.rows.view_rows import FeatureRows
 from endcap.loop.features.spines import number_keys
 from endcap.loop.features.view_joins import Asked, ask, choose_features, fetch_features
@@ -28,8 +28,8 @@ def times(*rows: tuple[int, int, int, int]) -> RowTimes:
 
 def choose(asked: list[tuple[int, int]], rows: RowTimes, *, max_age_us: int | None = None) -> list[int]:
     keys, at = np.array([key for key, _ in asked], np.int32), np.array([time for _, time in asked], np.int64)
-    places, used = choose_rows(keys, at, rows=rows, n_keys=3, max_age_us=max_age_us)
-    return [int(used[place]) if place != MISSING else MISSING for place in places.tolist()]
+    places, used = choose_rows(keys, at, rows=[rows], n_keys=3, max_age_us=max_age_us)
+    return [int(used.order[place]) if place != MISSING else MISSING for place in places.tolist()]
 
 
 def test_the_newest_known_row_counts_and_ties_go_to_known_at_then_to_order() -> None:
@@ -51,15 +51,10 @@ def test_nothing_asked_and_nothing_there() -> None:
 
 
 def test_arrays_that_may_not_be_written_are_left_as_they_are() -> None:
-    rows = times((0, 20, 20, 1), (0, 10, 10, 0))
+    rows = times((0, 20, 20, 0), (0, 10, 10, 1))
     for array in (rows.keys, rows.event_at, rows.known_at, rows.order):
         array.setflags(write=False)
     assert choose([(0, 15), (0, 5), (0, 25)], rows) == [1, MISSING, 0]
-
-
-@pytest.mark.parametrize(("counts", "most", "expected"), [([], 5, []), ([0, 0], 1, [(0, 2)]), ([9], 1, [(0, 1)]), ([1, 1, 1], 2, [(0, 2), (2, 3)])])
-def test_keys_are_split_by_their_rows(counts: list[int], most: int, expected: list[tuple[int, int]]) -> None:
-    assert split_keys(np.array(counts, np.int64), most=most) == expected
 
 
 def test_keys_of_several_columns_are_numbered_in_the_order_they_come() -> None:
@@ -112,26 +107,24 @@ def open_rows(values: str, engine: duckdb.DuckDBPyConnection) -> tuple[FeatureRo
 
 def test_rows_alike_in_all_are_refused_where_they_count_and_only_there(engine: duckdb.DuckDBPyConnection) -> None:
     rows, asked = open_rows("(1, 1, 1, 0, 10), (1, 1, 1, 0, 11), (2, 3, 3, 0, 20)", engine)
-    chosen = choose_features(rows, rows.sql, asked, max_age=None, n_bytes=10**6, n_bound=3)
+    chosen = choose_features(rows, rows.sql, asked, max_age=None)
     with pytest.raises(InvalidInput, match=r"'v' has two rows of the same \['k'\], event time and known-at, and nothing says which"):
         fetch_features(rows, rows.sql, asked, chosen, start=0, stop=3)
     assert fetch_features(rows, rows.sql, asked, chosen, start=1, stop=2).take(0, 1)["x"].to_pylist() == [20]
     rows, asked = open_rows("(1, 1, 1, 0, 10), (1, 1, 1, 0, 11), (1, 4, 4, 0, 12)", engine)
-    chosen = choose_features(rows, rows.sql, asked, max_age=None, n_bytes=10**6, n_bound=3)
+    chosen = choose_features(rows, rows.sql, asked, max_age=None)
     assert fetch_features(rows, rows.sql, asked, chosen, start=0, stop=3).take(0, 3)["x"].to_pylist() == [12, None, 12]
 
 
 def test_rows_that_share_an_order_are_told_apart_by_key_and_times(engine: duckdb.DuckDBPyConnection) -> None:
     rows, asked = open_rows("(1, 1, 1, 7, 10), (2, 3, 3, 7, 20), (1, 6, 6, 7, 12), (3, 6, 6, 8, 13)", engine)
-    chosen = choose_features(rows, rows.sql, asked, max_age=None, n_bytes=10**6, n_bound=None)
+    chosen = choose_features(rows, rows.sql, asked, max_age=None)
     assert fetch_features(rows, rows.sql, asked, chosen, start=0, stop=3).take(0, 3)["x"].to_pylist() == [10, 20, 12]
 
 
 def test_rows_that_change_between_the_readings_are_noticed(engine: duckdb.DuckDBPyConnection) -> None:
     rows, asked = open_rows("(1, 1, 1, 0, 10), (2, 3, 3, 1, 20)", engine)
-    with pytest.raises(Conflict, match="changed while they were read"):
-        choose_features(rows, rows.sql, asked, max_age=None, n_bytes=10**6, n_bound=1)
-    chosen = choose_features(rows, rows.sql, asked, max_age=None, n_bytes=10**6, n_bound=2)
+    chosen = choose_features(rows, rows.sql, asked, max_age=None)
     engine.execute("DELETE FROM kept WHERE k = 2")
     with pytest.raises(Conflict, match="changed while they were read"):
         fetch_features(rows, rows.sql, asked, chosen, start=0, stop=3)

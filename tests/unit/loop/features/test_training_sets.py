@@ -493,7 +493,7 @@ def test_a_failure_on_the_way_leaves_nothing_behind(house: House, monkeypatch: p
     ports: Ports = house.session.ports
     settings = Settings(memory_limit=16 * 2**20)
     broken = replace(house.session, ports=replace(ports, tables=Full(ports.tables)), settings=settings)  # type: ignore[arg-type]  # a store that fails
-    n = 50_000
+    n = 200_000
     spine = pa.table({"user": ["a"] * n, "at": [day(4)] * n})
     with pytest.raises(OSError, match="the disk is full"):
         build_training_set(broken, spine, [house.view()], at="at", zone="UTC", folder=house.folder)

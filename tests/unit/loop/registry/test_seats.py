@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -170,7 +171,7 @@ def test_a_comparison_and_a_challenger_do_not_run_beside_one_another(three: Any)
         start_comparison(three.session, V3, groups)
     withdraw(three.session, V2)
     start_comparison(three.session, V3, groups)
-    with pytest.raises(GateRefused, match="the comparison 'store-day-c1' .* runs"):
+    with pytest.raises(GateRefused, match=r"the comparison 'store-day-c1' .* runs"):
         promote(three.session, V2, role="challenger")
     assert promote(three.session, V2, role="shadow").role == "shadow"
 
@@ -193,9 +194,13 @@ def test_what_a_person_pinned_stays(three: Any) -> None:
     found = pin(bob, MODEL, reason="stock-taking until Friday")
     assert find_pin(three.session, MODEL) == found
     three.judge_for(V3, "prod", against=V2)
-    for act in (lambda: promote(three.session, V3), lambda: rollback(three.session, MODEL), lambda: rollback(three.session.as_system(), MODEL)):
+    acts: list[Callable[[], object]] = [
+        lambda: promote(three.session, V3),
+        *(partial(rollback, s, MODEL) for s in (three.session, three.session.as_system())),
+    ]
+    for act in acts:
         with pytest.raises(
-            Conflict, match="bob has pinned what answers for model 'store-day' in 'prod' since .*: stock-taking until Friday"
+            Conflict, match=r"bob has pinned what answers for model 'store-day' in 'prod' since .*: stock-taking until Friday"
         ) as caught:
             act()
         assert caught.value.hint == "ask bob, or take the pin back with: endcap unpin store-day"

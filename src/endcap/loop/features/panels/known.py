@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from endcap.core.zones import start_of_day
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
 from endcap.loop.features.panels.day_panels import Floats, Panel
-from endcap.pipelines.machine import limit_memory
 
 if TYPE_CHECKING:
     import duckdb
@@ -78,8 +78,8 @@ def load_known(
     rows = open_view(session, view, folder=folder, engine=engine, ingests=rows.ingests, keys=asked.relation, span=asked.span(view.max_age))
     with reading(view.name):
         engine.execute(f"CREATE OR REPLACE TEMP TABLE __known_rows AS {rows.sql}")
-    limit = limit_memory(session.settings)
-    chosen = choose_features(rows, "SELECT * FROM __known_rows", asked, max_age=view.max_age, n_bytes=limit // 4, n_bound=None)
+    rows = replace(rows, standing=None)  # few of a table's rows, if any, are of these keys and days
+    chosen = choose_features(rows, "SELECT * FROM __known_rows", asked, max_age=view.max_age)
     found = fetch_features(rows, "SELECT * FROM __known_rows", asked, chosen, start=0, stop=spine.n_rows).take(0, spine.n_rows)
     engine.execute("DROP TABLE __known_rows")
     known: dict[str, Floats] = {}

@@ -21,6 +21,7 @@ from endcap.loop.data.records import Ingest
 from endcap.loop.data.sources import EVENT_TIME
 from endcap.loop.features.checks import check_view
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED
+from endcap.loop.features.rows.stored_features import StoredFeatures, find_stored
 from endcap.loop.features.rows.view_queries import run_query
 from endcap.loop.features.rows.view_sources import (
     OpenTable,
@@ -48,7 +49,8 @@ class FeatureRows:
 
     ``sql`` is a SELECT of the keys, ``__event_at`` and ``__known_at`` (plain timestamps, UTC), ``__order`` and the features, in no
     particular order; columns that nobody asks for cost nothing. ``key_types`` and ``feature_types`` are Endcap's, ``stored_types`` DuckDB's of
-    both. ``ingests`` are the ingests that the rows come from, by table.
+    both. ``ingests`` are the ingests that the rows come from, by table. ``standing`` is where the features of all rows stand just as they are
+    wanted (None: they are computed, or some were pushed).
     """
 
     view: FeatureView
@@ -58,6 +60,7 @@ class FeatureRows:
     sql: str = field(repr=False)
     ingests: dict[str, Ingest] = field(repr=False)
     engine: duckdb.DuckDBPyConnection = field(repr=False, compare=False)
+    standing: StoredFeatures | None = field(default=None, repr=False)
 
 
 def open_view(
@@ -90,6 +93,7 @@ def open_view(
     ``check_view`` refuses; ContractBroken for tables that are refused. Cost: that of ingesting and opening the tables; rows are read when
     ``sql`` is run, but the SELECT of a SQL view runs now, once for each engine and ingest.
     """
+    standing: StoredFeatures | None = None
     if view.sql is not None:
         name, stored, found = run_query(session, view, folder=folder, ingests=ingests or {}, engine=engine, only=only or {}, keys=keys)
         sql = f"SELECT * FROM {name}{restrict(view, keys=keys, span=span)}"
@@ -105,8 +109,10 @@ def open_view(
             sql = f"SELECT * FROM ({_row_view(view, table)}){restrict(view, keys=keys, span=span)}"
         sql, stored = plain_columns(sql, view=view, engine=engine)
         found = {table.ingest.table: table.ingest}
+        standing = None if view.windowed else find_stored(view, table, stored=stored)
     if pushed and view.pushed:
         sql = add_pushed(sql, session=session, view=view, stored=stored, engine=engine, tail=restrict(view, keys=keys, span=span))
+        standing = None
     return FeatureRows(
         view=view,
         key_types={name: name_type(stored[name]) for name in view.keys},
@@ -115,6 +121,7 @@ def open_view(
         sql=sql,
         ingests=found,
         engine=engine,
+        standing=standing,
     )
 
 

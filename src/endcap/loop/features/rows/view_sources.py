@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.core.durations import parse_duration
@@ -40,7 +43,7 @@ class OpenTable:
     """A table of a view: its source, opened with places, the ingest it was read from, and SQL over ``source.sql_by_file``.
 
     ``event_at`` is the instant of a row (UTC): the end of the ``interval`` that it sums up. ``known_at`` is the one at which the table says that it
-    became known, ``order`` its place in the order of ingest.
+    became known, ``order`` its place in the order of ingest, in which ``files`` are too (see ``split_order``).
     """
 
     source: Source
@@ -49,6 +52,7 @@ class OpenTable:
     event_at: str
     known_at: str
     order: str
+    files: tuple[FileIdentity, ...]
 
 
 def open_table(
@@ -74,7 +78,8 @@ def open_table(
     known_at = later(event_at, hidden)
     if table.known_at is not None:
         known_at = f"coalesce({KNOWN_AT}, {known_at})"
-    return OpenTable(source, found, interval, event_at, known_at, _order(session, source, found))
+    files = _rank_files(session, source, found)
+    return OpenTable(source, found, interval, event_at, known_at, _order(files), files)
 
 
 def _require_outside(session: Session, source: Source) -> None:
@@ -127,15 +132,22 @@ def _end_sql(interval: timedelta, *, source: Source) -> str:
     return later(EVENT_AT, round(interval.total_seconds() * 1_000_000))
 
 
-def _order(session: Session, source: Source, ingest: Ingest) -> str:
+def _order(files: Sequence[FileIdentity]) -> str:
     """A row's place in the order of ingest. The paths' places are looked up once for each batch of rows, since all are of one file."""
-    if len(source.files) == 1:
+    if len(files) == 1:
         return f"CAST({PLACE} AS BIGINT)"
-    paths = ", ".join(quote_text(path) for path in _rank_files(session, source, ingest))
+    paths = ", ".join(quote_text(file.path) for file in files)
     return f"list_position([{paths}], {FILE}) * CAST({_ROWS_OF_A_FILE} AS BIGINT) + CAST({PLACE} AS BIGINT)"
 
 
-def _rank_files(session: Session, source: Source, ingest: Ingest) -> Sequence[str]:
+def split_order(order: NDArray[np.int64], *, n_files: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of places in the order of ingest of so many files the numbers of the files, from 0, and the places in them."""
+    return order // _ROWS_OF_A_FILE - (n_files > 1), order % _ROWS_OF_A_FILE
+
+
+def _rank_files(session: Session, source: Source, ingest: Ingest) -> tuple[FileIdentity, ...]:
+    if len(source.files) == 1:
+        return source.files
     facts = {file.path: (place, fact.ingest) for place, (file, fact) in enumerate(zip(ingest.files, ingest.facts, strict=True))}
     facts |= {file.sha256: facts[file.path] for file in ingest.files}  # the same bytes may lie elsewhere
     came = {fact.ingest for fact in ingest.facts}
@@ -148,7 +160,7 @@ def _rank_files(session: Session, source: Source, ingest: Ingest) -> Sequence[st
         place, id_ = facts.get(path) or facts[sha256]
         return ranks.get(id_, -1), place
 
-    return [file.path for file in sorted(source.files, key=lambda file: rank(file.path, file.sha256))]
+    return tuple(sorted(source.files, key=lambda file: rank(file.path, file.sha256)))
 
 
 def clamp(table: OpenTable, known_after: str) -> str:

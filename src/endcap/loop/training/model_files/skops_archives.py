@@ -29,7 +29,18 @@ CHECKED = ("sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.
 """Types whose arrays are indexed without a look at them: whoever loads them must check those."""
 _LIGHTGBM = ("lightgbm.sklearn.LGBMClassifier", "lightgbm.sklearn.LGBMRegressor", "lightgbm.sklearn.LGBMRanker")
 _BOOSTER = "lightgbm.basic.Booster"
-_KERNELS = ("CompoundKernel", "ConstantKernel", "DotProduct", "ExpSineSquared", "Exponentiation", "Matern", "Product", "RBF", "RationalQuadratic", "Sum")
+_KERNELS = (
+    "CompoundKernel",
+    "ConstantKernel",
+    "DotProduct",
+    "ExpSineSquared",
+    "Exponentiation",
+    "Matern",
+    "Product",
+    "RBF",
+    "RationalQuadratic",
+    "Sum",
+)
 TRUSTED = (
     *CHECKED,
     *_LIGHTGBM,
@@ -104,7 +115,7 @@ def _check_entries(archive: zipfile.ZipFile, *, n_bytes: int) -> None:
 def _check_schema(schema: Any) -> list[dict[str, Any]]:
     """The nodes of the schema that hold a LightGBM text."""
     if not isinstance(schema, dict) or schema.get("protocol") != _PROTOCOL:
-        raise _refuse("it was not written by a version of skops that is read here", hint="save it with skops 0.13 or newer")
+        raise _refuse("it was not written by a version of skops that is read here", hint="save it again with a newer skops")
     boosters: list[dict[str, Any]] = []
     waiting: list[tuple[Any, int]] = [(schema, 0)]
     while waiting:

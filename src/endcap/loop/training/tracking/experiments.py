@@ -69,6 +69,19 @@ def choose_experiment(session: Session, said: str) -> Experiment:
     return found
 
 
+def open_experiment(session: Session, name: str) -> Experiment:
+    """The experiment of a name, made where there is none. Raises Conflict where it is deleted."""
+    found = find_experiment(session, name)
+    if found is None:
+        try:
+            return create_experiment(session, name)
+        except Conflict:
+            found = find_experiment(session, name)  # somebody made it meanwhile
+    if found is None:
+        raise NotFound(f"There is no experiment {name[:100]!r} in workspace '{session.workspace}'.")
+    return _require_active(found)
+
+
 @verb("track experiments", permission=Permission.READ)
 def search_experiments(
     session: Session,

@@ -29,7 +29,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
-class RunFile(msgspec.Struct, frozen=True, kw_only=True):
+class RunFile(msgspec.Struct, frozen=True, kw_only=True, tag="file"):
     """One file of a run or of a logged model, its bytes under their digest. ``path`` is relative, with ``/``, and was checked.
 
     ``folder`` is the path without its last part; a file that was taken away does not stand.
@@ -45,7 +45,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     stands: bool = True
 
 
-class RunFolder(msgspec.Struct, frozen=True, kw_only=True):
+class RunFolder(msgspec.Struct, frozen=True, kw_only=True, tag="folder"):
     """A folder of a run or of a logged model; it stands as long as something in it does."""
 
     id: str  # owner/path

@@ -39,7 +39,7 @@ _FAMILIES: Mapping[str, str] = {
     **dict.fromkeys(("dataset", "datasets"), "dataset"),
 }
 _WORD_OPERATORS = ("like", "ilike", "in", "not in", "is null", "is not null")
-Reading = Literal["text", "instant", "lower"]
+Reading = Literal["text", "instant", "lower", "number"]
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _read_comparison(reader: _Reader, words: Vocabulary) -> tuple[str, Condition
     start = reader.at
     family, name, attribute = _read_name(reader, words)
     held: Family = attribute.family if attribute else "tag" if family == "dataset" else family  # type: ignore[assignment]  # one of three by now
-    reading: Reading | Literal["number"] = attribute.reading if attribute else "number" if family == "metric" else "text"
+    reading: Reading = attribute.reading if attribute else "number" if family == "metric" else "text"
     numeric = reading in ("number", "instant")
     at = reader.at
     operator = _read_operator(reader)

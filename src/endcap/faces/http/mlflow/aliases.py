@@ -1,0 +1,91 @@
+"""Aliases and stages. Some mean a release: setting one goes through ``promote``, which obeys the gate; all others are names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from endcap.core.errors import InvalidInput
+from endcap.faces.http.mlflow.meanings import Meaning, find_released, read_alias, read_stage
+from endcap.faces.http.mlflow.protocol import Request, call, missing, require_told
+from endcap.faces.http.mlflow.versions import find_version, tell_version
+from endcap.governance.sessions import Session
+from endcap.loop.registry import naming
+from endcap.loop.registry.admissions import find_gate_verdict
+from endcap.loop.registry.records import Version
+from endcap.loop.registry.releases import promote
+from endcap.loop.registry.seats import withdraw
+from endcap.loop.registry.versions import get_model, get_version
+
+
+class OneAlias(Request, frozen=True):
+    name: str
+    alias: str
+
+
+class SetAlias(OneAlias, frozen=True):
+    version: str
+
+
+class MoveStage(Request, frozen=True):
+    name: str
+    version: str
+    stage: str
+    archive_existing_versions: bool = False
+
+
+@call("POST", "/registered-models/alias")
+def set_alias(session: Session, asked: SetAlias) -> None:
+    """Names a version. `champion`, `challenger`, `shadow` and the names of environments are releases, which obey the gate."""
+    version = find_version(session, asked.name, asked.version)
+    meaning = read_alias(session, require_told(asked.alias, "alias"))
+    if meaning is None:
+        naming.name_version(session, version.id, asked.alias)
+    else:
+        _release(session, version, meaning, said=f"the alias '{asked.alias}'")
+
+
+@call("GET", "/registered-models/alias")
+def find_alias(session: Session, asked: OneAlias) -> dict[str, Any]:
+    """The version that an alias stands for now; of a release, the one that answers."""
+    get_model(session, asked.name)
+    meaning = read_alias(session, require_told(asked.alias, "alias"))
+    given = naming.read_model_words(session, asked.name).aliases
+    found = given.get(asked.alias) if meaning is None else find_released(session, asked.name, meaning)
+    if found is None:
+        raise missing(f"version of '{asked.name}' with the alias", asked.alias[:100])
+    return {"model_version": tell_version(session, get_version(session, found))}
+
+
+@call("DELETE", "/registered-models/alias")
+def delete_alias(session: Session, asked: OneAlias) -> None:
+    """Takes a name away. Of a champion that is refused, as something must answer; a challenger or a shadow is withdrawn."""
+    get_model(session, asked.name)
+    meaning = read_alias(session, require_told(asked.alias, "alias"))
+    if meaning is None:
+        naming.unname_version(session, asked.name, asked.alias)
+        return
+    standing = find_released(session, asked.name, meaning)
+    if meaning.role == "champion":
+        what = f"The alias '{asked.alias}' is what answers for model '{asked.name}' in '{meaning.environment}', and something must answer."
+        raise InvalidInput(what, hint=f"go back with: endcap rollback {asked.name}; or set the alias to another version")
+    if standing is not None:
+        withdraw(session, standing, environment=meaning.environment, reason=f"the alias '{asked.alias}' was deleted by an MLflow client")
+
+
+@call("POST", "/model-versions/transition-stage")
+def move_stage(session: Session, asked: MoveStage) -> dict[str, Any]:
+    """Releases a version in `Production` (prod) or `Staging` (staging), by the gate; no other stage is a release."""
+    version = find_version(session, asked.name, asked.version)
+    _release(session, version, read_stage(asked.stage), said=f"the stage '{asked.stage}'")
+    return {"model_version": tell_version(session, version)}
+
+
+def _release(session: Session, version: Version, meaning: Meaning, *, said: str) -> None:
+    """Promote a version, judged first where it never was. One that stands there already stays, as setting a name twice changes nothing."""
+    if find_released(session, version.model, meaning) == version.id:
+        return
+    if find_gate_verdict(session, version.id, environment=meaning.environment) is None:
+        from endcap.project.judging import judge_version
+
+        judge_version(session, version.id, environment=meaning.environment)
+    promote(session, version.id, environment=meaning.environment, role=meaning.role, reason=f"{said} was set by an MLflow client")

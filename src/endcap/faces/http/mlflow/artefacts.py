@@ -1,0 +1,200 @@
+"""Files over the wire: the client sends and fetches them through the service, in pieces, and never learns where they rest.
+
+A path is an owner and what it calls the file: ``run/ID/model/MLmodel``. Runs and logged models take files; a version's are read only, as it is
+what was judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from anyio import from_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from endcap.core.errors import InvalidInput, NotFound
+from endcap.core.permissions import Permission
+from endcap.faces.http.answers import encode_result
+from endcap.faces.http.calls import Calls
+from endcap.faces.http.mlflow.answers import locate
+from endcap.faces.http.mlflow.protocol import call
+from endcap.faces.http.mlflow.runs import OneRun
+from endcap.faces.http.sessions import session_of
+from endcap.governance.sessions import Session
+from endcap.loop.registry.records import Version
+from endcap.loop.registry.versions import get_version
+from endcap.loop.training.tracking.paths import require_path
+from endcap.loop.training.tracking.run_files import delete_files, list_files, put_file, read_file
+
+FILES = "/api/2.0/mlflow-artifacts/artifacts"
+DOWNLOAD = {"x-content-type-options": "nosniff", "content-disposition": "attachment", "cache-control": "no-store"}
+"""A browser never shows a file as if it were ours: what a run keeps may be a page with a script."""
+_TAKERS, _OWNERS = ("run", "logged-model"), ("run", "logged-model", "version")
+_PIECE_BYTES = 2**20
+
+
+class Place(NamedTuple):
+    """Whose file, and which: ``path`` '' is the whole of the owner."""
+
+    owner: str
+    path: str
+
+    @property
+    def kind(self) -> str:
+        return self.owner.partition("/")[0]
+
+    @property
+    def id(self) -> str:
+        return self.owner.partition("/")[2]
+
+
+class Listed(NamedTuple):
+    """A file, or a folder (``n_bytes`` None), by its path in its owner."""
+
+    path: str
+    n_bytes: int | None
+
+
+class ListFiles(OneRun, frozen=True):
+    path: str = ""
+    page_token: str = ""
+
+
+def parse_place(text: str, *, whole: bool = False) -> Place:
+    """The place that a path names; ``whole`` allows the owner alone. Raises InvalidInput for any other path, hostile ones above all."""
+    parts = require_path(text.removesuffix("/")).split("/")
+    if parts[0] not in _OWNERS or len(parts) < (2 if whole else 3):
+        offered = ", ".join(f"{kind}/ID/PATH" for kind in _OWNERS)
+        raise InvalidInput(f"{text[:200]!r} is no place of files. Places: {offered}.", hint="use the artifact_uri of the run or of the logged model")
+    return Place("/".join(parts[:2]), "/".join(parts[2:]))
+
+
+@call("GET", "/artifacts/list")
+def list_run_files(session: Session, asked: ListFiles) -> dict[str, Any]:
+    """The files and folders of a run directly under a path."""
+    place = Place(f"run/{asked.id}", require_path(asked.path) if asked.path else "")
+    return {"root_uri": locate(place.owner), "files": [tell_file(file.path, file) for file in list_place(session, place)]}
+
+
+def list_place(session: Session, place: Place) -> list[Listed]:
+    """What is directly under a place, in the order of the names; a file has nothing under it."""
+    if place.kind != "version":
+        return [Listed(found.path, getattr(found, "n_bytes", None)) for found in list_files(session, place.owner, under=place.path)]
+    session.require(Permission.READ, verb="versions")
+    return _list_under([(file.name, file.n_bytes) for file in get_version(session, place.id).files], place.path)
+
+
+def _list_under(files: Sequence[tuple[str, int]], path: str) -> list[Listed]:
+    start, found = f"{path}/" if path else "", dict[str, int | None]()
+    for name, n_bytes in files:
+        if name.startswith(start):
+            first, slash, _ = name.removeprefix(start).partition("/")
+            found[start + first] = None if slash else n_bytes
+    return [Listed(*item) for item in sorted(found.items())]
+
+
+def tell_file(path: str, file: Listed) -> dict[str, Any]:
+    return {"path": path, "is_dir": True} if file.n_bytes is None else {"path": path, "is_dir": False, "file_size": file.n_bytes}
+
+
+def open_file(session: Session, place: Place) -> tuple[int, Iterator[bytes]]:
+    """The length of a file and its bytes in pieces, checked against their digest: a broken one raises at its end at the latest."""
+    if place.kind != "version":
+        file, pieces = read_file(session, place.owner, place.path)
+        return file.n_bytes, pieces
+    session.require(Permission.READ, verb="versions")
+    version: Version = get_version(session, place.id)
+    for kept in version.files:
+        if kept.name == place.path:
+            return kept.n_bytes, session.blobs.read_chunks(kept.sha256)
+    raise NotFound(f"Version '{version.id}' has no file {place.path!r}.", hint=f"files: {[file.name for file in version.files][:20]}")
+
+
+class Transfers:
+    """The calls that carry files."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def list(self, request: Request) -> Response:
+        """The files under `path`, each by its name there."""
+        session, text = session_of(request), request.query_params.get("path", "")
+        place = parse_place(text, whole=True)
+        start = f"{place.path}/" if place.path else ""
+
+        def answer() -> bytes:
+            return encode_result({"files": [tell_file(file.path.removeprefix(start), file) for file in list_place(session, place)]})
+
+        return Response(await self._calls.run(answer), media_type="application/json")
+
+    async def take(self, request: Request) -> Response:
+        """Keeps a file of a run or of a logged model; nothing is kept of one that breaks off."""
+        session, place = session_of(request), self._parse_taken(request)
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise InvalidInput("The file comes compressed.", hint="send it as it is")
+        pieces = _hand_over(_gather(request))
+
+        def answer() -> bytes:
+            put_file(session, place.owner, place.path, pieces)
+            return b"{}"
+
+        try:
+            return Response(await self._calls.run(answer), media_type="application/json")
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+
+    async def give(self, request: Request) -> Response:
+        """Gives a file in pieces."""
+        session, place = session_of(request), parse_place(request.path_params["path"])
+        opened: list[tuple[int, Iterator[bytes]]] = []
+
+        def answer() -> bytes:
+            opened.append(open_file(session, place))
+            return b""
+
+        await self._calls.run(answer)
+        n_bytes, pieces = opened[0]
+        return StreamingResponse(pieces, media_type="application/octet-stream", headers={**DOWNLOAD, "content-length": str(n_bytes)})
+
+    async def remove(self, request: Request) -> Response:
+        """Forgets the files of a run or of a logged model under a path. Versions that were made of them keep theirs."""
+        session, place = session_of(request), self._parse_taken(request, whole=True)
+
+        def answer() -> bytes:
+            delete_files(session, place.owner, place.path)
+            return b"{}"
+
+        return Response(await self._calls.run(answer), media_type="application/json")
+
+    def _parse_taken(self, request: Request, *, whole: bool = False) -> Place:
+        place = parse_place(request.path_params["path"], whole=whole)
+        if place.kind not in _TAKERS:
+            raise InvalidInput(f"The files of '{place.id}' are those of a version, which never change.", hint="register another version")
+        return place
+
+
+async def _gather(request: Request) -> AsyncIterator[bytes]:
+    """The body in pieces of about a megabyte, so that few hops between threads carry it. Raises ClientDisconnect where it breaks off."""
+    waiting, n_bytes = list[bytes](), 0
+    stream = request.stream()
+    while True:
+        chunk = await anext(stream, None)
+        if chunk is not None:
+            waiting.append(chunk)
+            n_bytes += len(chunk)
+        if waiting and (chunk is None or n_bytes >= _PIECE_BYTES):
+            yield b"".join(waiting)
+            waiting, n_bytes = [], 0
+        if chunk is None:
+            return
+
+
+def _hand_over(pieces: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """The pieces for a thread that the event loop has started."""
+    while (piece := from_thread.run(_next_of, pieces)) is not None:
+        yield piece
+
+
+async def _next_of(pieces: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(pieces, None)

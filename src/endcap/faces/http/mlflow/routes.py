@@ -1,0 +1,96 @@
+"""The routes of the protocol: one a call, the files, what says that the server is there, and a refusal for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import ModuleType
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from endcap.core.errors import Conflict, EndcapError
+from endcap.faces.http.answers import encode_result
+from endcap.faces.http.calls import Calls
+from endcap.faces.http.mlflow import PROTOCOL, aliases, artefacts, experiments, logged_models, models, runs, versions
+from endcap.faces.http.mlflow.artefacts import FILES, Transfers
+from endcap.faces.http.mlflow.faults import NOT_HERE, answer_fault
+from endcap.faces.http.mlflow.protocol import API, Call
+from endcap.faces.http.mlflow.refused import NotHere, describe_refusal, find_refusal
+from endcap.faces.http.sessions import session_of
+
+MODULES: tuple[ModuleType, ...] = (experiments, runs, artefacts, logged_models, models, versions, aliases)
+SERVER = {"workspaces_enabled": False, "trace_archival_enabled": False, "multipart_uploads_enabled": False, "multipart_downloads_enabled": False}
+"""What a client of 3.x asks of a server beforehand: whether files go in parts to another place, for one."""
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_REST = ("/api/2.0/mlflow{path:path}", "/api/2.1/{path:path}", "/api/3.0/mlflow{path:path}", "/api/4.0/mlflow{path:path}")
+
+Answering = Callable[[Request], Awaitable[Response]]
+
+
+def list_calls() -> list[Call]:
+    """The calls of the protocol, in the order of their modules."""
+    found: list[Call] = []
+    for module in MODULES:
+        for value in vars(module).values():
+            if getattr(value, "__module__", None) == module.__name__:
+                found += getattr(value, "__calls__", ())
+    return found
+
+
+def mlflow_routes(calls: Calls) -> list[BaseRoute]:
+    """The routes, most asked first."""
+    transfers = Transfers(calls)
+    told = sorted(list_calls(), key=lambda entry: entry.path != "/runs/log-metric")
+    return [
+        *(Route(f"{API}{entry.path}", _answer(entry, calls), methods=[entry.method]) for entry in told),
+        Route(FILES, _guarded(transfers.list), methods=["GET"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.take), methods=["PUT"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.give), methods=["GET"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.remove), methods=["DELETE"]),
+        Route("/version", _tell_version, methods=["GET"]),
+        Route("/health", _tell_health, methods=["GET"]),
+        Route("/api/3.0/mlflow/server-info", _tell_server, methods=["GET"]),
+        *(Route(path, _guarded(_refuse), methods=_METHODS) for path in (*_REST, "/api/2.0/mlflow-artifacts/{path:path}", "/v1/traces")),
+    ]
+
+
+def _answer(entry: Call, calls: Calls) -> Answering:
+    async def answer(request: Request) -> Response:
+        body = b"" if entry.method == "GET" else await request.body()
+        asked = entry.read(query=request.scope["query_string"], body=body, parts=request.path_params)
+        session = session_of(request)
+        return Response(await calls.run(lambda: encode_result(entry.answer(session, asked) or {})), media_type="application/json")
+
+    return _guarded(answer, conflict=entry.conflict)
+
+
+def _guarded(answer: Answering, *, conflict: str = "") -> Answering:
+    """The answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except NotHere as error:
+            return answer_fault(error, fault=NOT_HERE[0], status=NOT_HERE[1])
+        except EndcapError as error:
+            return answer_fault(error, fault=conflict if type(error) is Conflict else "")
+
+    return guarded
+
+
+async def _refuse(request: Request) -> Response:
+    path = request.url.path
+    raise describe_refusal(find_refusal(path.partition("/mlflow")[2] or path), path)
+
+
+async def _tell_version(_: Request) -> Response:
+    return PlainTextResponse(PROTOCOL)
+
+
+async def _tell_health(_: Request) -> Response:
+    return PlainTextResponse("OK")
+
+
+async def _tell_server(_: Request) -> Response:
+    return Response(encode_result(SERVER), media_type="application/json")

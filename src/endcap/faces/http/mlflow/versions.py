@@ -1,0 +1,213 @@
+"""Calls about versions of registered models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from endcap.core.errors import InvalidInput
+from endcap.core.permissions import Permission
+from endcap.faces.http.mlflow.answers import count_ms, locate, tell_pairs
+from endcap.faces.http.mlflow.meanings import list_released, name_stage
+from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token
+from endcap.faces.http.mlflow.refused import drop_prompts, refuse_prompts
+from endcap.faces.http.mlflow.sources import parse_source
+from endcap.governance.sessions import Session
+from endcap.loop.deployment.registering import register_run
+from endcap.loop.registry import naming
+from endcap.loop.registry.records import VERSIONS, ModelWords, Version, VersionWords
+from endcap.loop.registry.versions import get_model, get_version
+from endcap.loop.training.tracking.searching import Attribute, Vocabulary, parse_filter, parse_order
+from endcap.storage.track_search import meets, sort_tracks
+from endcap.storage.tracks import Condition, Order, Point, Track
+
+_NUMBER = re.compile(r"[vV]?0*([1-9][0-9]{0,8})")
+_NUMBER_NAME = "version_number"
+_STARTED, _ENDED = Attribute("started_us", reading="instant"), Attribute("ended_us", reading="instant")
+WORDS = Vocabulary(
+    "version",
+    {
+        "name": Attribute("group"),
+        "version_number": Attribute(_NUMBER_NAME, family="metric", reading="number"),
+        "run_id": Attribute("actor"),
+        "source_path": Attribute("status"),
+        "creation_timestamp": _STARTED,
+        "last_updated_timestamp": _ENDED,
+    },
+    frozenset({"tag"}),
+)
+"""What versions are found by. Each is looked at as a track whose group is the model, whose actor the run, and whose status the source."""
+_NEWEST_FIRST = [Order("attribute", "started_us", descending=True), Order("metric", _NUMBER_NAME, descending=True)]
+
+
+class CreateVersion(Request, frozen=True):
+    name: str
+    source: str
+    run_id: str = ""
+    model_id: str = ""
+    run_link: str = ""
+    description: str = ""
+    tags: tuple[Pair, ...] = ()
+
+
+class OneVersion(Request, frozen=True):
+    name: str
+    version: str
+
+
+class DescribeVersion(OneVersion, frozen=True):
+    description: str = ""
+
+
+class TagVersion(OneVersion, frozen=True):
+    key: str
+    value: str = ""
+
+
+class SearchVersions(Request, frozen=True):
+    filter: str = ""
+    max_results: int = 10_000
+    order_by: tuple[str, ...] = ()
+    page_token: str = ""
+
+
+@call("POST", "/model-versions/create")
+def create_version(session: Session, asked: CreateVersion) -> dict[str, Any]:
+    """Makes a version of a model that a run logged: LightGBM, scikit-learn by skops, ONNX. Anything pickled is refused, with the way to log it."""
+    refuse_prompts(asked.tags)
+    source = parse_source(asked.source, run=asked.run_id, logged_model=asked.model_id)
+    tags = {tag.key: tag.value for tag in asked.tags}
+    made = register_run(session, source.owner, source.path, model=asked.name, description=asked.description, tags=tags)
+    return {"model_version": tell_version(session, made)}
+
+
+@call("GET", "/model-versions/get")
+def read_version(session: Session, asked: OneVersion) -> dict[str, Any]:
+    """A version of a model."""
+    return {"model_version": tell_version(session, find_version(session, asked.name, asked.version))}
+
+
+@call("GET", "/model-versions/get-download-uri")
+def locate_version(session: Session, asked: OneVersion) -> dict[str, Any]:
+    """Where a version's files are fetched: those that were judged, whatever has become of its run."""
+    return {"artifact_uri": locate(f"version/{find_version(session, asked.name, asked.version).id}")}
+
+
+@call("PATCH", "/model-versions/update")
+def describe_version(session: Session, asked: DescribeVersion) -> dict[str, Any]:
+    """Describes a version."""
+    found = find_version(session, asked.name, asked.version)
+    naming.describe_version(session, found.id, asked.description)
+    return {"model_version": tell_version(session, found)}
+
+
+@call("POST", "/model-versions/set-tag")
+def tag_version(session: Session, asked: TagVersion) -> None:
+    """Sets a tag of a version."""
+    naming.tag_version(session, find_version(session, asked.name, asked.version).id, asked.key, asked.value)
+
+
+@call("DELETE", "/model-versions/delete-tag")
+def untag_version(session: Session, asked: TagVersion) -> None:
+    """Takes a tag of a version away."""
+    naming.tag_version(session, find_version(session, asked.name, asked.version).id, asked.key, None)
+
+
+@call("GET", "/model-versions/search")
+def search_versions(session: Session, asked: SearchVersions) -> dict[str, Any]:
+    """Versions that meet a filter, in order, page by page; quick where the filter says `name = '...'`, else it looks at every version."""
+    skip, size = read_token(asked.page_token), read_page(asked.max_results)
+    conditions, order = drop_prompts(parse_filter(asked.filter, WORDS).conditions), parse_order(asked.order_by, WORDS)
+    session.require(Permission.READ, verb="versions")
+    seen: dict[str, tuple[Version, VersionWords]] = {}
+    tracks: list[Track] = []
+    for version in session.records.find(VERSIONS, workspace=session.workspace, where=_narrow(conditions)):
+        words = naming.read_version_words(session, version.id, model=version.model)
+        track = _to_track(version, words)
+        if all(meets(track, condition) for condition in conditions):
+            seen[version.id] = version, words
+            tracks.append(track)
+    sort_tracks(tracks, [*order, *_NEWEST_FIRST])
+    page, token = cut_page(tracks[skip : skip + size + 1], skip=skip, size=size)
+    named = {track.group: Names.read(session, track.group) for track in page}
+    return {"model_versions": [named[track.group].tell(*seen[track.id]) for track in page], **token}
+
+
+class Names(NamedTuple):
+    """By which names the versions of a model go: those that releases give, and those that were given."""
+
+    released: Mapping[str, str]
+    given: Mapping[str, str]
+
+    @classmethod
+    def read(cls, session: Session, model: str, words: ModelWords | None = None) -> Names:
+        """The names as they stand. Cost: two records an environment."""
+        return cls(list_released(session, model), (words or naming.read_model_words(session, model)).aliases)
+
+    @property
+    def all(self) -> dict[str, str]:
+        return {**self.given, **self.released}
+
+    def tell(self, version: Version, words: VersionWords) -> dict[str, Any]:
+        """A version in MLflow's shape."""
+        owner, _, id_ = version.source.partition("/")
+        logged = id_.partition("/")[0] if owner == "logged-model" else ""
+        return {
+            "name": version.model,
+            "version": str(version.n),
+            "creation_timestamp": count_ms(version.created_at),
+            "last_updated_timestamp": count_ms(words.changed_at or version.created_at),
+            "user_id": version.created_by,
+            "current_stage": name_stage(self.released, version.id),
+            "description": words.description,
+            "source": tell_source(version),
+            "run_id": version.run,
+            **({"model_id": logged} if logged else {}),
+            "status": "READY",
+            "tags": tell_pairs(words.tags),
+            "aliases": sorted(alias for alias, id_ in self.all.items() if id_ == version.id),
+        }
+
+
+def find_version(session: Session, model: str, number: str) -> Version:
+    """A version by its model and number. Raises NotFound."""
+    session.require(Permission.READ, verb="versions")
+    said = _NUMBER.fullmatch(number.strip())
+    if said is None:
+        raise InvalidInput(f"{number[:50]!r} is no number of a version.", hint="versions are numbered 1, 2, 3 ...")
+    get_model(session, model)
+    return get_version(session, f"{model}-v{said[1]}")
+
+
+def tell_version(session: Session, version: Version) -> dict[str, Any]:
+    """A version in MLflow's shape, looked up."""
+    return Names.read(session, version.model).tell(version, naming.read_version_words(session, version.id, model=version.model))
+
+
+def tell_source(version: Version) -> str:
+    """What a version was made of, as clients say it; its own files where nobody logged it."""
+    kind, _, rest = version.source.partition("/")
+    if kind == "logged-model" and "/" not in rest:
+        return f"models:/{rest}"
+    return locate(version.source or f"version/{version.id}")
+
+
+def _narrow(conditions: Sequence[Condition]) -> dict[str, object] | None:
+    """By what records are found: the model where the filter says its name, else nothing."""
+    names = [said.value for said in conditions if (said.family, said.name, said.operator) == ("attribute", "group", "=")]
+    return {"model": names[0]} if names else None
+
+
+def _to_track(version: Version, words: VersionWords) -> Track:
+    """A version as searches see it."""
+    return Track(
+        id=version.id,
+        group=version.model,
+        actor=version.run,
+        status=tell_source(version),
+        started_us=count_ms(version.created_at) * 1000,
+        ended_us=count_ms(words.changed_at or version.created_at) * 1000,
+        tags=words.tags,
+        metrics={_NUMBER_NAME: Point(_NUMBER_NAME, version.n, 0)},
+    )

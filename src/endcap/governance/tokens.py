@@ -1,0 +1,178 @@
+"""Tokens: what a program signs in with. Shown once, kept as a hash, of one workspace, with an end."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import msgspec
+
+from endcap.core.durations import parse_duration
+from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
+from endcap.core.permissions import Permission, Role, parse_role, permissions_of
+from endcap.governance.people import find_user, settle_workspace
+from endcap.governance.records import GRANTS, HOUSE, TOKEN_USES, TOKENS, Token, TokenUse, grant_id
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.storage.ports import RecordReader
+
+LONGEST = timedelta(days=366)
+_MOST_LABEL = 100
+_USE_NOTED = timedelta(minutes=15)
+_PREFIX = "endcap"
+_SECRET_BYTES = 32
+
+
+class MadeToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token, with the text to sign in with: this once, as only its hash is kept."""
+
+    id: str
+    token: str
+    label: str
+    user: str
+    workspace: str
+    role: str
+    expires_at: datetime
+
+    def __repr__(self) -> str:
+        return f"MadeToken(id={self.id!r}, user={self.user!r}, workspace={self.workspace!r})"
+
+
+class TokenLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A token as it is listed. ``state`` is active, expired or revoked; ``used_at`` None: never."""
+
+    id: str
+    label: str
+    user: str
+    workspace: str
+    role: str
+    state: str
+    expires_at: datetime
+    used_at: datetime | None
+    made_at: datetime
+    made_by: str
+
+
+@verb("tokens make", permission=Permission.SELF)
+def make_token(
+    session: Session, label: str, *, user: str | None = None, role: str | None = None, expires: str = "90d", workspace: str | None = None
+) -> MadeToken:
+    """Make a token for a program, and show it this once: MLFLOW_TRACKING_TOKEN, or the header Authorization: Bearer.
+
+    ``label`` says what for. ``user`` is whom it acts as, by default oneself; another, such as a program's user, for admins of the house. ``role``
+    is what it may at most, by default what the user may now. ``expires`` is how long it opens, up to 366d. ``workspace`` is another one, for admins.
+    """
+    if session.actor.sort != "person":
+        raise PermissionDenied("A token makes no tokens: one that leaked would have no end.", hint="sign in with a password, or ask an admin")
+    wanted = settle_workspace(session, workspace, verb="tokens make")
+    name = user or session.actor.name
+    if name != session.actor.name:
+        session.require_admin(verb="tokens make")  # whoever acts as another could approve what they did themselves
+    if not label.strip() or len(label) > _MOST_LABEL or not label.isprintable():
+        raise InvalidInput(f"A token is labelled by up to {_MOST_LABEL} printable characters.", hint='write what it is for: "nightly training"')
+    length = parse_duration(expires)
+    if not timedelta(minutes=1) <= length <= LONGEST:
+        raise InvalidInput(f"expires is {expires!r}; a token opens for 1min to 366d.", hint="write 90d")
+    find_user(session.records, name)
+    held = held_role(session.records, user=name, workspace=wanted)
+    if held is None:
+        raise Conflict(f"'{name}' has no role in workspace '{wanted}'.", hint=f"endcap users grant {name} editor")
+    given = parse_role(role) if role else held
+    if not permissions_of(given) <= permissions_of(held):
+        raise InvalidInput(
+            f"'{name}' is {held} in workspace '{wanted}', so a token of theirs cannot be {given}.", hint=f"leave it out, or say {held}"
+        )
+    now, secret = session.now(), secrets.token_urlsafe(_SECRET_BYTES)  # never from chances that are handed in: those could be drawn again
+    token = Token(
+        id=session.new_id("token").removeprefix("token_"),
+        label=label,
+        user=name,
+        workspace=wanted,
+        role=str(given),
+        hash=hash_secret(secret),
+        made_at=now,
+        made_by=session.actor.name,
+        expires_at=now + length,
+    )
+    detail = {"user": name, "role": str(given), "expires_at": token.expires_at.isoformat(), "label": label}
+    with replace(session, workspace=wanted).change("tokens make", thing=f"token/{token.id}", detail=detail) as change:
+        change.tx.append(TOKENS, workspace=HOUSE, record=token)
+    text = f"{_PREFIX}_{token.id}_{secret}"
+    return MadeToken(id=token.id, token=text, label=label, user=name, workspace=wanted, role=str(given), expires_at=token.expires_at)
+
+
+@verb("tokens ls", permission=Permission.READ)
+def list_tokens(session: Session) -> list[TokenLine]:
+    """The tokens of the workspace with when they were last used, newest first: all of them for its owners, one's own for others."""
+    found = session.records.find(TOKENS, workspace=HOUSE, where={"workspace": session.workspace}, newest_first=True)
+    whole, now = Permission.OWN in permissions_of(session.role), session.now()
+    return [_line(session, token, now) for token in found if whole or token.user == session.actor.name]
+
+
+@verb("tokens revoke", permission=Permission.SELF)
+def revoke_token(session: Session, token: str) -> TokenLine:
+    """Make a token open nothing any more, within a second: one's own, as an owner of the workspace any of its tokens.
+
+    ``token`` is its id, as it is listed.
+    """
+    found = session.records.get(TOKENS, workspace=HOUSE, id=token)
+    known = found is not None and found.workspace == session.workspace
+    if found is None or not known or not (found.user == session.actor.name or Permission.OWN in permissions_of(session.role)):
+        raise NotFound(f"No token {token[:80]!r} in workspace '{session.workspace}'.", hint="endcap tokens ls")
+    with session.change("tokens revoke", thing=f"token/{token}", detail={"user": found.user, "label": found.label}) as change:
+        before, version = change.tx.get_versioned(TOKENS, workspace=HOUSE, id=token) or (found, 0)
+        if before.revoked_at is not None:
+            raise Conflict(f"The token '{token}' was revoked by '{before.revoked_by}' at {before.revoked_at.isoformat()}.")
+        revoked = msgspec.structs.replace(before, revoked_at=session.now(), revoked_by=session.actor.name)
+        change.tx.put(TOKENS, workspace=HOUSE, record=revoked, expected_version=version)
+    return _line(session, revoked, session.now())
+
+
+def split_token(text: str) -> tuple[str, str] | None:
+    """The id and the secret in a token's text; None where it is none.
+
+    >>> split_token("endcap_0193_c2Vj_cmV0"), split_token("endcap_0193")
+    (('0193', 'c2Vj_cmV0'), None)
+    """
+    prefix, _, rest = text.partition("_")
+    found, _, secret = rest.partition("_")
+    return (found, secret) if prefix == _PREFIX and found and secret and text.isascii() and len(text) <= 200 else None
+
+
+def hash_secret(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def held_role(records: RecordReader, *, user: str, workspace: str) -> Role | None:
+    """The role of a user in a workspace; None where there is none. Cost: one read."""
+    grant = records.get(GRANTS, workspace=HOUSE, id=grant_id(workspace, user))
+    return Role(grant.role) if grant is not None and grant.role else None
+
+
+def note_use(session: Session, token: str) -> bool:
+    """Note that a token was used, if that was not noted within a quarter of an hour. Returns whether it was noted now."""
+    now = session.now()
+    with session.records.transact() as tx:
+        before, version = tx.get_versioned(TOKEN_USES, workspace=HOUSE, id=token) or (None, 0)
+        if before is not None and now - before.at < _USE_NOTED:
+            return False
+        tx.put(TOKEN_USES, workspace=HOUSE, record=TokenUse(token, now), expected_version=version)
+    return True
+
+
+def _line(session: Session, token: Token, now: datetime) -> TokenLine:
+    used = session.records.get(TOKEN_USES, workspace=HOUSE, id=token.id)
+    return TokenLine(
+        id=token.id,
+        label=token.label,
+        user=token.user,
+        workspace=token.workspace,
+        role=token.role,
+        state="revoked" if token.revoked_at else "expired" if now >= token.expires_at else "active",
+        expires_at=token.expires_at,
+        used_at=used.at if used else None,
+        made_at=token.made_at,
+        made_by=token.made_by,
+    )

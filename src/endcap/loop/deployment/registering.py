@@ -1,0 +1,219 @@
+"""Registering: what a run logged becomes a version, once its file has been read strictly, opened and has answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.errors import Conflict, InvalidInput
+from endcap.core.identity import identify
+from endcap.core.permissions import Permission
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.deployment.proving import Example
+from endcap.loop.deployment.trials import Trial, Tried, try_engine
+from endcap.loop.evaluation.records import Metrics
+from endcap.loop.registry.naming import MOST_DESCRIPTION, keep_words, require_tags, require_text
+from endcap.loop.registry.packages import Package, find_owner, read_package
+from endcap.loop.registry.records import MODELS, Code, Field, ModelRecord, Signature, Version
+from endcap.loop.registry.signatures import Columns, fit_example, read_example
+from endcap.loop.registry.versions import TRACKED, draft_model, keep_version
+from endcap.loop.training.tracking.logged_models import get_logged_model
+from endcap.loop.training.tracking.records import RUN_FILES
+from endcap.loop.training.tracking.tracked_runs import get_run_track, list_datasets
+
+if TYPE_CHECKING:
+    from endcap.storage.tracks import Track
+
+TRAINED_UNTIL = "endcap.trained_until"
+"""The tag by which a run says how new its newest training row is: an ISO day."""
+EVIDENCE = ("evidence.parquet", "evidence.csv")
+"""The file by which a run shows what its model answered on rows that it was not trained on."""
+_MADE_ROWS = 3
+
+
+@verb("register-run", permission=Permission.EDIT)
+def register_run(session: Session, owner: str, path: str, *, model: str, description: str = "", tags: Mapping[str, str] | None = None) -> Version:
+    """Make a version of what a run logged: a folder of the MLflow client, or one model file.
+
+    ``owner`` is the id of the run or of the logged model, ``path`` the folder or file under it ('': all of it). ``model`` is the model's name, which
+    is made when it does not stand. ``description`` and ``tags`` are said of the version. LightGBM's text, scikit-learn by skops and ONNX can
+    become versions; whatever is pickled is refused with the way to log it instead, and the run keeps it. The file is opened in a process of its
+    own and answers its input example, which is kept for proofs. The same files of the same run give the version that stands already.
+    Raises NotFound without files there, InvalidInput for what cannot become a version, Conflict for a model that trains its own. Cost: one
+    reading of the files; about 1.5 s for the first model that a process registers.
+    """
+    said = require_tags(tags or {})
+    require_text(description, what="description", most=MOST_DESCRIPTION)
+    record = _find_model(session, model)
+    owner, path = find_owner(session, owner, path)
+    package = read_package(session, owner, path)
+    tried, example, notes = _try(session, package)
+    draft = _draft(session, record, package, owner=owner, path=path, tried=tried)
+    draft = msgspec.structs.replace(draft, example=session.blobs.put(msgspec.json.encode(example)) if example else "", notes=(*package.notes, *notes))
+    with session.change("register-run", thing=f"model/{model}", detail={"from": f"{owner}/{path}".rstrip("/")}) as change:
+        if change.tx.get(MODELS, workspace=session.workspace, id=model) is None:
+            change.tx.append(MODELS, workspace=session.workspace, record=record)
+            change.detail.update(model="new")
+        version = keep_version(session, change, draft)
+        if "note" not in change.detail:
+            keep_words(session, change, version.id, model=model, description=description, tags=said)
+    return version
+
+
+def _find_model(session: Session, name: str) -> ModelRecord:
+    """The model as it stands, or as it will be made."""
+    found = session.records.get(MODELS, workspace=session.workspace, id=name)
+    if found is None:
+        return draft_model(session, name)
+    if found.solution != TRACKED:
+        raise Conflict(f"Model '{name}' trains its own versions: it is a {found.solution} model.", hint="register the run under another name")
+    return found
+
+
+def _try(session: Session, package: Package) -> tuple[Tried, Example | None, list[str]]:
+    """Open what was logged and let it answer: its input example, or rows made to fit where none was logged."""
+    notes: list[str] = []
+    rows = None
+    if package.example is not None:
+        rows = read_example(package.example)
+        fit_example(rows, package.signature)  # so that what does not fit is told apart from what does not answer
+    file = next(file for file in package.files if file.name == package.answers)
+    payload = session.blobs.get(file.sha256)
+    tried = try_engine(Trial(engine=package.engine, payload=payload, example=rows, signature=package.signature))
+    if package.signature is not None:
+        _require_inputs(package.signature, tried.inputs)
+    if rows is not None:
+        return tried, Example(rows, tried.answers, tried.name, package.signature), notes
+    signature = package.signature or Signature(tried.inputs)
+    made = _make_rows(signature.inputs)
+    if made is not None:
+        try:
+            again = try_engine(Trial(engine=package.engine, payload=payload, example=made, signature=signature))
+            return (
+                tried,
+                Example(made, again.answers, again.name, signature, made=True),
+                [*notes, "no input example was logged; rows of zeros and ones stand in"],
+            )
+        except InvalidInput as error:
+            return tried, None, [*notes, f"no input example was logged, and it does not answer rows of zeros and ones: {error.what}"]
+    return tried, None, [*notes, "no input example was logged, so that its answers can never be proved the same: log_model(..., input_example=rows)"]
+
+
+def _require_inputs(signature: Signature, takes: tuple[Field, ...]) -> None:
+    """Raise InvalidInput where the signature and the file speak of other columns."""
+    told = [field.name for field in signature.inputs]
+    named = [field.name for field in takes]
+    if not all(told) or not all(named) or (len(named) == 1 and takes[0].shape):
+        return
+    known = {name.replace(" ", "_") for name in told}
+    places = all(name.startswith("Column_") and name[7:].isdigit() for name in named)
+    missing = [] if places and len(told) == len(named) else [name for name in named if name.replace(" ", "_") not in known]
+    if missing and told:
+        raise InvalidInput(
+            f"The signature tells of {told[:10]}; the model itself takes {missing[0]!r} too.",
+            hint="infer the signature from the rows it was fitted on",
+        )
+
+
+def _make_rows(fields: tuple[Field, ...]) -> Columns | list[Any] | None:
+    """Three rows that fit: zeros, ones, and twos; texts of one letter. None where no row can be made."""
+    numbers = ("", "double", "float", "long", "integer", "boolean", "string")
+    if not fields or any(field.type not in numbers for field in fields) or any(n == -1 for field in fields for n in field.shape[1:]):
+        return None
+    if len(fields) == 1 and not fields[0].name:
+        return [_make_value(fields[0], n, shape=fields[0].shape[1:]) for n in range(_MADE_ROWS)]
+    if not all(field.name for field in fields):
+        return [[_make_value(field, n, shape=()) for field in fields] for n in range(_MADE_ROWS)]
+    return {field.name: [_make_value(field, n, shape=field.shape[1:]) for n in range(_MADE_ROWS)] for field in fields}
+
+
+def _make_value(field: Field, n: int, *, shape: tuple[int, ...]) -> Any:
+    if shape:
+        return [_make_value(field, n, shape=shape[1:]) for _ in range(min(shape[0], 1 << 16))]
+    return {"boolean": n > 0, "string": "abc"[n], "long": n, "integer": n}.get(field.type, float(n))
+
+
+def _draft(session: Session, record: ModelRecord, package: Package, *, owner: str, path: str, tried: Tried) -> Version:
+    track, run = _find_track(session, owner)
+    tags = track.tags if track else {}
+    metrics = Metrics(
+        n=0,
+        mae=None,
+        wape=None,
+        rmse=None,
+        rmsse=None,
+        rmspe=None,
+        bias=None,
+        coverage_90=None,
+        width_90=None,
+        logged={name: point.value for name, point in sorted(track.metrics.items())} if track else {},
+    )
+    datasets = list_datasets(session, run) if run else []
+    training = next((each for each in datasets if each.context in ("train", "training")), datasets[0] if datasets else None)
+    evidence = _find_evidence(session, run)
+    views = msgspec.json.decode(record.definition, type=_Leans).features
+    return Version(
+        id="",
+        model=record.name,
+        n=0,
+        candidate=package.flavour,
+        identity=identify(TRACKED, record.name, owner, path, [(file.name, file.sha256) for file in package.files]),
+        created_at=session.now(),
+        created_by=session.actor.name,
+        run=run,
+        files=package.files,
+        metrics=metrics,
+        leaderboard={package.flavour: metrics},
+        baselines=(),
+        trained_until=_read_day(tags.get(TRAINED_UNTIL)),
+        training_set=training.digest if training else "",
+        evidence=evidence,
+        tables={each.name: each.digest for each in datasets},
+        definition=record.identity,
+        lock={**package.lock, "answers": tried.name},
+        engine=package.engine,
+        signature=package.signature or (Signature(tried.inputs) if tried.inputs else None),
+        views={view.name: view.version for view in views},
+        code=_read_code(tags),
+        source=f"{owner}/{path}".rstrip("/"),
+    )
+
+
+class _Leans(msgspec.Struct):
+    """Of a model's definition: the feature views that its versions are trained on."""
+
+    features: tuple[FeatureView, ...] = ()
+
+
+def _find_track(session: Session, owner: str) -> tuple[Track | None, str]:
+    """The run behind the files, with what it logged, and its id; None and '' where no run is known."""
+    kind, _, identity = owner.partition("/")
+    if kind == "logged-model":
+        identity = get_logged_model(session, identity).run
+    return (get_run_track(session, identity) if identity else None), identity
+
+
+def _find_evidence(session: Session, run: str) -> str:
+    """The digest of the run's evidence as it is now: what the run is given later changes no version."""
+    found = (session.records.get(RUN_FILES, workspace=session.workspace, id=f"run/{run}/{name}") for name in EVIDENCE)
+    return next((file.sha256 for file in found if file is not None and file.stands), "")
+
+
+def _read_day(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text.strip()[:10])
+    except ValueError as error:
+        raise InvalidInput(f"The run's tag {TRAINED_UNTIL!r} is {text[:40]!r}, which is no day.", hint="write 2026-03-03") from error
+
+
+def _read_code(tags: Mapping[str, str]) -> Code | None:
+    commit, source = tags.get("mlflow.source.git.commit", ""), tags.get("mlflow.source.name", "")
+    clean = {"true": True, "false": False}.get(tags.get("endcap.git.clean", "").lower())
+    return Code(commit, clean, source) if commit or source else None

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from endcap.assembly import House, open_house
+from endcap.core.clock import ManualClock
+from endcap.faces.http import application, sessions
+from endcap.faces.http.application import build_application
+from endcap.faces.http.guesses import MOST_OF_ADDRESS, MOST_OF_PAIR, WINDOW_S, Guesses
+from endcap.faces.http.heads import read_head
+from endcap.faces.http.sessions import SignIn
+from endcap.governance.audit import list_audit, verify_audit
+from endcap.governance.people import add_user, disable_user, grant_role, set_password
+from endcap.governance.tokens import list_tokens, make_token, revoke_token
+
+GOOD, OTHER = "pine under marble", "marble under pine"
+
+pytestmark = pytest.mark.usefixtures("quick_passwords")
+WHO = "/api/v1/tea/brew"
+TEA = {"leaf": "assam"}
+
+
+class Hands:
+    """The seconds that sign-in counts by, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    with open_house("memory://", clock=ManualClock(datetime(2026, 1, 5, 8, tzinfo=UTC))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
+    found = Hands()
+    monkeypatch.setattr(sessions, "monotonic", found)
+    return found
+
+
+Connect = Callable[..., TestClient]
+
+
+@pytest.fixture
+def connect(house: House, tmp_path: Path, hands: Hands, remote: Any, verbs_of_tea: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """A client of a service that signs in as told."""
+    verbs = {entry.verb.name: entry for entry in map(remote, verbs_of_tea.values())}
+    monkeypatch.setattr(application, "remote_verbs", lambda: verbs)
+
+    def opened(**given: Any) -> TestClient:
+        app = build_application(house, folder=tmp_path, signing_in=SignIn(house, guesses=Guesses(hands), **given))
+        return TestClient(app, base_url="http://127.0.0.1:8420", raise_server_exceptions=False, client=("10.0.0.9", 5000))
+
+    return opened
+
+
+def bearer(token: str, **more: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", **more}
+
+
+def basic(name: str, password: str, **more: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}", **more}
+
+
+def ask(client: TestClient, headers: dict[str, str] | None = None) -> Any:
+    return client.post(WHO, json=TEA, headers=headers)
+
+
+def test_without_users_the_owner_of_the_machine_is_signed_in(connect: Connect, house: House, hands: Hands) -> None:
+    client = connect()
+    assert ask(client).json()["actor"] == house.session().actor.name
+    add_user(house.session(), "ada")
+    hands.now += sessions.KEPT_S
+    said = ask(client)
+    assert (said.status_code, said.json()["code"]) == (401, "not_signed_in")
+    assert said.headers["www-authenticate"].startswith("Basic realm=")
+    assert client.get("/healthz").status_code == 200, "whether it is up, anybody may ask"
+    assert client.get("/api/v1/openapi.json").status_code == 401
+    assert client.get("/nothing").status_code == 401
+    assert client.post("/healthz", json={}).status_code == 401
+
+
+def test_where_others_reach_it_nobody_is_taken_for_the_owner(connect: Connect) -> None:
+    said = ask(connect(local=False))
+    assert (said.status_code, said.json()["error"]) == (401, "This service has no users yet.")
+
+
+def test_credentials_for_another_server_are_told_as_such(connect: Connect) -> None:
+    for headers in (bearer("dapi0123456789"), basic("ada", "x")):
+        said = ask(connect(), headers)
+        assert (said.status_code, said.json()["error"]) == (401, "The request brings credentials, and this service has no users yet.")
+        assert "unset MLFLOW_TRACKING_TOKEN" in said.json()["hint"]
+
+
+def test_a_token_signs_in_and_its_use_is_noted(connect: Connect, house: House) -> None:
+    add_user(house.session(), "ada")
+    made = make_token(house.session(), "nightly", user="ada")
+    said = ask(connect(), bearer(made.token))
+    assert (said.status_code, said.json()["actor"]) == (200, "ada")
+    assert list_tokens(house.session())[0].used_at == house.clock.now()
+
+
+def test_what_was_taken_away_is_gone_within_a_second(connect: Connect, house: House, hands: Hands) -> None:
+    owner = house.session()
+    add_user(owner, "ada")
+    add_user(owner, "bob")
+    grant_role(owner, "bob", "editor")
+    client = connect()
+    made = [make_token(owner, label, user="bob") for label in ("one", "two", "three")]
+    assert [client.post("/api/v1/pour", json={}, headers=bearer(token.token)).status_code for token in made] == [200] * 3
+    revoke_token(owner, made[0].id)
+    grant_role(owner, "bob", "viewer")
+    hands.now += sessions.KEPT_S
+    assert [client.post("/api/v1/pour", json={}, headers=bearer(token.token)).status_code for token in made] == [401, 403, 403]
+    assert ask(client, bearer(made[1].token)).status_code == 200, "a viewer reads"
+    disable_user(owner, "bob")
+    hands.now += sessions.KEPT_S
+    assert ask(client, bearer(made[1].token)).status_code == 401
+    house.clock.advance(timedelta(days=91))  # type: ignore[attr-defined]
+
+
+def test_a_token_runs_out_while_it_is_used(connect: Connect, house: House, hands: Hands) -> None:
+    add_user(house.session(), "ada")
+    token = make_token(house.session(), "nightly", user="ada", expires="1h").token
+    client = connect()
+    assert ask(client, bearer(token)).status_code == 200
+    house.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    hands.now += 3600
+    said = ask(client, bearer(token))
+    assert (said.status_code, "expired" in said.json()["error"]) == (401, True)
+
+
+def test_a_password_signs_in_and_is_hashed_once(connect: Connect, house: House, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    right = sessions.check_user
+
+    def counted(records: Any, name: str, password: str) -> Any:
+        checked.append(name)
+        return right(records, name, password)
+
+    monkeypatch.setattr(sessions, "check_user", counted)
+    add_user(house.session(), "ada", password=GOOD)
+    client = connect()
+    for _ in range(3):
+        assert ask(client, basic("ada", GOOD)).json()["actor"] == "ada"
+        hands.now += 2 * sessions.KEPT_S
+    assert checked == ["ada"]
+    set_password(house.session(), "ada", password=OTHER)
+    assert ask(client, basic("ada", GOOD)).status_code == 401
+    assert ask(client, basic("ada", OTHER)).status_code == 200
+    disable = add_user(house.session(), "bea", admin=True)
+    disable_user(house.session(), "ada")
+    hands.now += sessions.KEPT_S
+    assert (disable.admin, ask(client, basic("ada", OTHER)).status_code) == (True, 401)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Basic",
+        "Basic !!!",
+        "Basic YWRh",
+        "Basic /w==",
+        "Bearer",
+        "Bearer a b",
+        "Digest x",
+        "Negotiate",
+        "endcap_1_x",
+        "Bearer endcap_%00_x",
+        "Bearer ü",
+    ],
+)
+def test_what_reads_as_no_credentials_is_refused(connect: Connect, house: House, said: str) -> None:
+    add_user(house.session(), "ada")
+    answer = connect().post(WHO, json=TEA, headers=[(b"authorization", said.encode("latin-1"))])  # type: ignore[arg-type]  # httpx takes pairs
+    assert (answer.status_code, answer.json()["code"]) == (401, "not_signed_in")
+
+
+def test_a_workspace_is_the_tokens_or_named_by_a_header(connect: Connect, house: House) -> None:
+    owner = house.session()
+    add_user(owner, "ada", password=GOOD)
+    grant_role(owner, "ada", "viewer", workspace="shoes")
+    token = make_token(owner, "shoes", user="ada", workspace="shoes").token
+    client, header = connect(), "X-Endcap-Workspace"
+
+    def pour(headers: dict[str, str]) -> int:
+        return int(client.post("/api/v1/pour", json={}, headers=headers).status_code)
+
+    assert pour(bearer(token)) == 403, "viewer there"
+    assert [row.outcome for row in list_audit(house.session(workspace="shoes"))][:1] == ["refused"]
+    assert pour(basic("ada", GOOD)) == 200, "owner in default"
+    assert pour(basic("ada", GOOD, **{header: "shoes"})) == 403
+    for headers in (bearer(token, **{header: "default"}), basic("ada", GOOD, **{header: "hats"}), basic("ada", GOOD, **{header: "_house"})):
+        said = ask(client, headers)
+        assert (said.status_code, said.json()["code"]) == (403, "permission_denied")
+
+
+@pytest.mark.parametrize("name", ["_house", "../other", "%00", "x" * 300, "", "가나"])
+def test_a_workspace_that_cannot_be_is_refused(connect: Connect, name: str) -> None:
+    said = connect().post(WHO, json=TEA, headers=[(b"x-endcap-workspace", name.encode())])  # type: ignore[arg-type]
+    assert said.status_code == (200 if name == "" else 400)
+
+
+def test_guesses_are_counted_told_and_audited_without_what_was_typed(connect: Connect, house: House, hands: Hands) -> None:
+    add_user(house.session(), "ada", password=GOOD)
+    client = connect()
+    for _ in range(MOST_OF_PAIR):
+        assert ask(client, basic("ada", "hunter2hunter2")).status_code == 401
+    said = ask(client, basic("ada", GOOD))
+    assert (said.status_code, said.headers["retry-after"]) == (429, f"{WINDOW_S:.0f}"), "the right one waits as well"
+    hands.now += WINDOW_S
+    assert ask(client, basic("ada", GOOD)).status_code == 200
+    assert ask(client, basic("my password by mistake", "x")).status_code == 401
+    rows = list_audit(house.session(), house=True)
+    refused = [row for row in rows if row.verb == "sign-in"]
+    assert [row.thing for row in refused] == ["house", *["user/ada"] * MOST_OF_PAIR]
+    assert {(row.actor, row.outcome, row.detail["address"]) for row in refused} == {("nobody", "refused", "10.0.0.9")}
+    assert "hunter2" not in repr(rows)
+    assert "mistake" not in repr(rows)
+    verify_audit(house.session(), house=True)
+
+
+def test_whoever_signed_in_goes_on_while_others_guess(connect: Connect, house: House, hands: Hands) -> None:
+    add_user(house.session(), "ada", password=GOOD)
+    client = connect()
+    assert ask(client, basic("ada", GOOD)).status_code == 200
+    for _ in range(MOST_OF_PAIR):
+        ask(client, basic("ada", "wrong"))
+    hands.now += 2 * sessions.KEPT_S
+    assert ask(client, basic("ada", GOOD)).status_code == 200
+    assert ask(client, basic("ada", "wrong")).status_code == 429
+
+
+def test_wrong_tokens_are_counted_by_address(connect: Connect, house: House) -> None:
+    add_user(house.session(), "ada")
+    client = connect()
+    token = make_token(house.session(), "nightly", user="ada").token
+    for _ in range(MOST_OF_ADDRESS):
+        assert ask(client, bearer(token[:-1])).status_code == 401
+    assert ask(client, bearer(token[:-1])).status_code == 429
+    (row, *_) = list_audit(house.session(), house=True)
+    assert row.thing.startswith("token/")
+    assert token.split("_", 2)[2] not in repr(row)
+
+
+def test_the_address_behind_a_proxy_is_what_the_proxy_says_and_nobody_before_it(house: House) -> None:
+    behind, direct = SignIn(house, behind_proxy=True), SignIn(house)
+    head = read_head([(b"x-forwarded-for", b"1.1.1.1, 2.2.2.2"), (b"x-forwarded-for", b"10.0.0.7")])
+    assert behind._address(head, {"client": ("127.0.0.1", 1)}) == "10.0.0.7"
+    assert behind._address({}, {"client": ("127.0.0.1", 1)}) == "proxy"
+    assert direct._address(head, {"client": ("10.1.1.1", 1)}) == "10.1.1.1"
+    assert direct._address(head, {}) == "unknown"
+
+
+def test_what_is_kept_has_a_bound_and_holds_no_credentials(connect: Connect, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_MOST_KEPT", 2)
+    owner = house.session()
+    add_user(owner, "ada", password=GOOD)
+    signing_in = SignIn(house)
+    client = TestClient(build_application(house, folder=Path(), signing_in=signing_in), base_url="http://127.0.0.1:8420")
+    tokens = [make_token(owner, f"token {i}", user="ada").token for i in range(5)]
+    for headers in (*map(bearer, tokens), basic("ada", GOOD)):
+        assert ask(client, headers).status_code == 200
+    assert len(signing_in._kept) <= 2
+    kept = repr((signing_in._kept.keys(), signing_in._right))
+    assert GOOD not in kept
+    assert not any(token.split("_", 2)[2] in kept for token in tokens)
