@@ -21,6 +21,7 @@ from endcap.project.definitions import make_task, read_definition
 
 if TYPE_CHECKING:
     from endcap.loop.evaluation.rows import Rows
+    from endcap.loop.evaluation.standing_checks import AnswerTimes
     from endcap.loop.retraining.tasks import Task
 
 EVIDENCE_FILES = ("evidence.parquet", "evidence.csv")
@@ -67,7 +68,7 @@ def _judge_own(session: Session, version: Version, model: Model, *, environment:
 
     gate = model.gate_of(environment)
     views = version.views or _find_views(session, model)
-    asked = Asked(gate, environment, model.charter, views)
+    asked = Asked(gate, environment, model.charter, views, lambda: _time_answer(session, version))
     try:
         name, rows, key = _read_rows(session, version, model, columns=gate.columns)
         other = None
@@ -82,6 +83,21 @@ def _judge_own(session: Session, version: Version, model: Model, *, environment:
     first = CheckResult(check="evidence", passed=True, figure=float(rows.n), limit=key, sentence=said)
     evidence = RowEvidence(version.id, rows, champion_rows=other, champion_name=champion.id if champion else "", n_tried=n_tried)
     return judge_evidence(session, version, evidence, asked=asked, champion=champion, first=[first])
+
+
+def _time_answer(session: Session, version: Version) -> AnswerTimes:
+    """How long the version's engine takes for one row of its input example. Raises InvalidInput where it keeps none."""
+    from endcap.loop.deployment.engines.opening import open_version
+    from endcap.loop.deployment.proving import read_kept
+    from endcap.loop.evaluation.standing_checks import time_answers
+    from endcap.loop.registry.signatures import fit_example
+
+    kept = read_kept(session, version)
+    if kept is None:
+        raise InvalidInput("it keeps no input example to answer", hint="log one: log_model(..., input_example=rows)")
+    row = fit_example(kept.input, kept.signature).slice(0, 1)
+    engine = open_version(session, version)
+    return time_answers(lambda: engine.predict(row))
 
 
 def _read_rows(session: Session, version: Version, model: Model, *, columns: tuple[str, ...]) -> tuple[str, Rows, str]:

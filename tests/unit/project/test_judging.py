@@ -227,7 +227,7 @@ def test_what_stands_about_a_version_is_checked_too(desk: Desk) -> None:
     assert said["freshness"].startswith("it is not known how far its training data reach")
     assert said["charter"].startswith("the model has no charter")
     assert said["approvals"] == "needs 2 approvals, has 0"
-    assert said["latency"] == "the latency could not be measured: nothing here can answer for this version"
+    assert said["latency"] == "the latency could not be measured: it keeps no input example to answer"
 
 
 def test_training_data_must_be_fresh(desk: Desk) -> None:
