@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from endcap.core.definitions.models import Model
-from endcap.core.errors import InvalidInput, NotFound
+from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, CheckResult, Verdict
 from endcap.loop.features.records import VIEW_HEADS
-from endcap.loop.registry.records import ENVIRONMENT_RECORDS, ENVIRONMENTS, PROD, Version
+from endcap.loop.registry.environments import get_environment
+from endcap.loop.registry.records import PROD, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_model, get_version
 from endcap.loop.training.tracking.records import RUN_FILES
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 EVIDENCE_FILES = ("evidence.parquet", "evidence.csv")
 """Under these paths a run logs the rows that its version is judged by; the first that is there is read."""
-TRAINED_UNTIL = "endcap.trained_until"
-"""The tag by which a run says how far its training data reach, as an ISO day or instant."""
 _KEY = "rows "
 
 
@@ -40,10 +38,10 @@ def judge_version(session: Session, version: str, *, environment: str = PROD) ->
     the one lucky draw of several is no progress. Nothing is released. Raises NotFound for an unknown version or environment.
     """
     candidate = get_version(session, version)
-    _require_environment(session, environment)
+    place = get_environment(session, environment)
     record = get_model(session, candidate.model)
     definition = read_definition(record)
-    standing = get_champion(session, candidate.model, environment=environment)
+    standing = get_champion(session, candidate.model, environment=place.name)
     champion = get_version(session, standing.version) if standing else None
     if isinstance(definition, Model):
         return _judge_own(session, candidate, definition, environment=environment, champion=champion)
@@ -69,8 +67,7 @@ def _judge_own(session: Session, version: Version, model: Model, *, environment:
 
     gate = model.gate_of(environment)
     views = version.views or _find_views(session, model)
-    until = _find_until(session, version)
-    asked = Asked(gate, environment, model.charter, views, trained_until=until)
+    asked = Asked(gate, environment, model.charter, views)
     try:
         name, rows, key = _read_rows(session, version, model, columns=gate.columns)
         other = None
@@ -108,7 +105,7 @@ def _read_evidence(session: Session, version: Version) -> tuple[str, bytes]:
         return "evidence", session.blobs.get(version.evidence)
     for path in EVIDENCE_FILES:
         found = session.records.get(RUN_FILES, workspace=session.workspace, id=f"run/{version.run}/{path}")
-        if found is None:
+        if found is None or not found.stands:
             continue
         if found.n_bytes > MOST_BYTES:
             raise InvalidInput(f"'{path}' has {found.n_bytes:,} bytes; at most {MOST_BYTES:,} are read.")
@@ -147,21 +144,3 @@ def _find_views(session: Session, model: Model) -> dict[str, str]:
     """The versions of the model's views as they stand."""
     heads = {view.name: session.records.get(VIEW_HEADS, workspace=session.workspace, id=view.name) for view in model.features}
     return {name: head.version if head else next(v.version for v in model.features if v.name == name) for name, head in heads.items()}
-
-
-def _find_until(session: Session, version: Version) -> datetime | None:
-    """How far the run said that its training data reach; None where it said nothing that is a time."""
-    (track,) = session.ports.tracks.read(session.workspace, [version.run])
-    said = track.tags.get(TRAINED_UNTIL, "") if track else ""
-    try:
-        found = datetime.fromisoformat(said)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _require_environment(session: Session, environment: str) -> None:
-    if environment in ENVIRONMENTS or session.records.get(ENVIRONMENT_RECORDS, workspace=session.workspace, id=environment) is not None:
-        return
-    offered = [*ENVIRONMENTS, *(e.name for e in session.records.find(ENVIRONMENT_RECORDS, workspace=session.workspace) if e.name not in ENVIRONMENTS)]
-    raise NotFound(f"No environment {environment!r} in workspace '{session.workspace}'. Environments: {offered}.")

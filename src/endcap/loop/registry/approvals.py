@@ -16,8 +16,8 @@ from endcap.core.errors import Conflict, EndcapError, GateRefused, InvalidInput,
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
-from endcap.loop.evaluation.records import VERDICTS, CheckResult, Override, Verdict
-from endcap.loop.registry.admissions import APPROVALS_CHECK, count_approved, count_needed, find_gate_verdict, find_waiting, read_time
+from endcap.loop.evaluation.records import APPROVALS_CHECK, VERDICTS, CheckResult, Override, Verdict
+from endcap.loop.registry.admissions import count_approved, count_needed, find_gate_verdict, find_waiting, read_time
 from endcap.loop.registry.environments import get_environment
 from endcap.loop.registry.people import find_hands, require_person
 from endcap.loop.registry.records import APPROVAL_REQUESTS, APPROVALS, PROD, Approval, ApprovalRequest, ApprovalView, Version
@@ -242,7 +242,7 @@ def _grant(session: Session, change: Change, request: ApprovalRequest, *, by: li
         return write_override(
             session, change, verdict, owner=request.requested_by, reason=request.reason, until=request.override_until, second=who, request=request.id
         )
-    sentence = f"{len(by)} of {request.n_needed} approvals: {', '.join(by)}"
+    sentence = f"{len(by)} of {request.n_needed} approved ({', '.join(by)})"
     passed = CheckResult(check=APPROVALS_CHECK, passed=True, figure=float(len(by)), limit=f"at least {request.n_needed}", sentence=sentence)
     checks = (*(check for check in verdict.checks if check.check != APPROVALS_CHECK), passed)
     granted = msgspec.structs.replace(

@@ -18,15 +18,19 @@ from endcap.loop.retraining.tasks import DataRef, Task, Trial, refer_to
 from endcap.pipelines.code import digest_code, read_lock
 
 
+def identify_trial(task: Task, data: DataRef, trial: Trial) -> str:
+    """The hash of what a trial was made of and of the files that it became."""
+    return identify(task.identity, data.digest, trial.candidate, digest_code(), task.seed, [(f.name, f.sha256) for f in trial.files])
+
+
 def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *, tables: dict[str, str], run: str) -> Version:
     """Keep a trial as a version, with all that it was made of. Equal identity gives the version that stands already."""
-    files = [(f.name, f.sha256) for f in trial.files]
     version = Version(
         id="",
         model=task.name,
         n=0,
         candidate=trial.candidate,
-        identity=identify(task.identity, data.digest, trial.candidate, digest_code(), task.seed, files),
+        identity=identify_trial(task, data, trial),
         created_at=session.now(),
         created_by=session.actor.name,
         run=run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -193,7 +194,11 @@ def test_what_a_person_pinned_stays(three: Any) -> None:
     found = pin(bob, MODEL, reason="stock-taking until Friday")
     assert find_pin(three.session, MODEL) == found
     three.judge_for(V3, "prod", against=V2)
-    for act in (lambda: promote(three.session, V3), lambda: rollback(three.session, MODEL), lambda: rollback(three.session.as_system(), MODEL)):
+    acts: list[Callable[[], object]] = [
+        lambda: promote(three.session, V3),
+        *(partial(rollback, s, MODEL) for s in (three.session, three.session.as_system())),
+    ]
+    for act in acts:
         with pytest.raises(
             Conflict, match=r"bob has pinned what answers for model 'store-day' in 'prod' since .*: stock-taking until Friday"
         ) as caught:

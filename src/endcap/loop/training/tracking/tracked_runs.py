@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from endcap.core.clock import draw_hex
-from endcap.core.errors import InvalidInput, NotFound, suggest
+from endcap.core.errors import Conflict, InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
@@ -53,6 +53,23 @@ def start_run(
     )
     session.tracks.create(session.workspace, run)
     return run
+
+
+def record_run(session: Session, run: Track) -> bool:
+    """Keep a run that has ended already, with all it holds; one of its id that stands stays as it is. Returns whether it was kept now.
+
+    Raises InvalidInput beyond the limits of a batch, NotFound without its experiment, Conflict where that is deleted.
+    """
+    session.require(Permission.EDIT, verb=_LOG)
+    require_active_experiment(session, run.group)
+    require_batch_limits(TrackBatch(params=run.params, tags=run.tags, points=list(run.metrics.values()), name=run.name))
+    if session.tracks.read(session.workspace, [run.id]) != [None]:
+        return False
+    try:
+        session.tracks.create(session.workspace, run)
+    except Conflict:
+        return False  # another process came first
+    return True
 
 
 def update_run(session: Session, run: str, *, name: str | None = None, status: str | None = None, ended_us: int | None = None) -> Track:
