@@ -77,7 +77,11 @@ def make_package(flavour: str, told: Mapping[str, Any], files: Files, *, example
         "model_uuid": "0" * 32,
         "utc_time_created": "2026-01-05 08:00:00.000000",
     }
-    made = {**files, "requirements.txt": b"mlflow==3.17.2\nnumpy==2.4.6\nscipy[all]>=1.2 ; python_version > '3'", "conda.yaml": b"channels:\n- conda-forge\n"}
+    made = {
+        **files,
+        "requirements.txt": b"mlflow==3.17.2\nnumpy==2.4.6\nscipy[all]>=1.2 ; python_version > '3'",
+        "conda.yaml": b"channels:\n- conda-forge\n",
+    }
     if example:
         fields = [{"type": "double", "name": "price", "required": True}, {"type": "long", "name": "n", "required": True}]
         mlmodel["signature"] = {
