@@ -30,8 +30,9 @@ from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
 from endcap.loop.features.panels.day_panels import Panel
 from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import MEMBER_METRICS, MEMBER_STATES, MODELS, ModelRecord, Version
-from endcap.loop.registry.releases import get_champion, promote, rollback, show_history
+from endcap.loop.registry.releases import get_champion, promote, show_history
 from endcap.loop.registry.versions import record_verdict, register_version
+from endcap.project.returning import rollback
 from endcap.project.showing import show
 from endcap.solutions.forecasting.candidates.members import PerMember
 

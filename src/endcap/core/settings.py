@@ -9,6 +9,7 @@
 ``ENDCAP_ONLINE``          ``redis://HOST:PORT/DB``, where online rows are kept
 ``ENDCAP_OPENLINEAGE``     a file, or the URL of a collector, that is told what runs read and wrote
 ``ENDCAP_OPENLINEAGE_KEY`` the key that the collector asks for
+``ENDCAP_WEBHOOK_HOSTS``   hosts of one's own network that webhooks may reach, with commas
 ========================== ==========================================================
 """
 
@@ -48,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         lineage: who is told what each run read and wrote, in the events of OpenLineage: a file's path (a line each), or the URL of a collector
             (``https://HOST/api/v1/lineage``). None: nobody.
         lineage_key: what the collector asks for, sent as a bearer token.
+        webhook_hosts: names and addresses of one's own network that notices may be sent to, by http too. Others must be on the public internet.
     """
 
     memory_limit: int | None = None
@@ -58,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     online: str | None = None
     lineage: str | None = None
     lineage_key: str | None = None
+    webhook_hosts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shown = {name: repr(getattr(self, name)) for name in self.__struct_fields__}
@@ -172,6 +175,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         online=online,
         lineage=collector,
         lineage_key=environ.get("ENDCAP_OPENLINEAGE_KEY", "").strip() or None,
+        webhook_hosts=tuple(host for host in (part.strip().lower() for part in environ.get("ENDCAP_WEBHOOK_HOSTS", "").split(",")) if host),
     )
 
 

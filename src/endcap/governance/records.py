@@ -111,9 +111,56 @@ class TokenUse(msgspec.Struct, frozen=True):
     at: datetime
 
 
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """What people are told of. ``kind`` is a name, ``thing`` what it is about, ``actor`` who did it."""
+
+    id: str
+    at: datetime
+    kind: str
+    thing: str
+    sentence: str
+    actor: str
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a workspace's notices are sent: all, or those of ``kinds``. Its URL and its secret are shown to nobody again."""
+
+    id: str
+    workspace: str
+    url: str
+    secret: str
+    made_at: datetime
+    made_by: str
+    kinds: tuple[str, ...] = ()
+    removed_at: datetime | None = None
+    removed_by: str = ""
+
+    def __repr__(self) -> str:
+        return f"Webhook(id={self.id!r}, workspace={self.workspace!r})"
+
+
+class NoticeDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A notice on its way to a webhook. ``state`` is waiting, delivered or failed; it is due from ``next_at`` on, ``error`` is the last one."""
+
+    notice: str
+    webhook: str
+    workspace: str
+    next_at: datetime
+    state: str = "waiting"
+    attempts: int = 0
+    error: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.notice}/{self.webhook}"
+
+
 AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",)))
 AUDIT_HEADS = Kind("audit-head", AuditHead, "id")
 USERS = Kind("user", User, "name")
 GRANTS = Kind("grant", Grant, "id", (("user",), ("workspace",)))
 TOKENS = Kind("token", Token, "id", (("user",), ("workspace",)))
 TOKEN_USES = Kind("token-use", TokenUse, "id")
+NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)))
+WEBHOOKS = Kind("webhook", Webhook, "id", (("workspace",),))
+NOTICE_DELIVERIES = Kind("notice-delivery", NoticeDelivery, "id", (("notice",), ("webhook", "state")))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from endcap.core.definitions.models import Model
-from endcap.core.errors import InvalidInput, NotFound
+from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, CheckResult, Verdict
 from endcap.loop.features.records import VIEW_HEADS
-from endcap.loop.registry.records import ENVIRONMENT_RECORDS, ENVIRONMENTS, PROD, Version
+from endcap.loop.registry.environments import get_environment
+from endcap.loop.registry.records import PROD, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.versions import get_model, get_version
 from endcap.loop.training.tracking.records import RUN_FILES
@@ -21,12 +21,11 @@ from endcap.project.definitions import make_task, read_definition
 
 if TYPE_CHECKING:
     from endcap.loop.evaluation.rows import Rows
+    from endcap.loop.evaluation.standing_checks import AnswerTimes
     from endcap.loop.retraining.tasks import Task
 
 EVIDENCE_FILES = ("evidence.parquet", "evidence.csv")
 """Under these paths a run logs the rows that its version is judged by; the first that is there is read."""
-TRAINED_UNTIL = "endcap.trained_until"
-"""The tag by which a run says how far its training data reach, as an ISO day or instant."""
 _KEY = "rows "
 
 
@@ -40,10 +39,10 @@ def judge_version(session: Session, version: str, *, environment: str = PROD) ->
     the one lucky draw of several is no progress. Nothing is released. Raises NotFound for an unknown version or environment.
     """
     candidate = get_version(session, version)
-    _require_environment(session, environment)
+    place = get_environment(session, environment)
     record = get_model(session, candidate.model)
     definition = read_definition(record)
-    standing = get_champion(session, candidate.model, environment=environment)
+    standing = get_champion(session, candidate.model, environment=place.name)
     champion = get_version(session, standing.version) if standing else None
     if isinstance(definition, Model):
         return _judge_own(session, candidate, definition, environment=environment, champion=champion)
@@ -69,8 +68,7 @@ def _judge_own(session: Session, version: Version, model: Model, *, environment:
 
     gate = model.gate_of(environment)
     views = version.views or _find_views(session, model)
-    until = _find_until(session, version)
-    asked = Asked(gate, environment, model.charter, views, trained_until=until)
+    asked = Asked(gate, environment, model.charter, views, lambda: _time_answer(session, version))
     try:
         name, rows, key = _read_rows(session, version, model, columns=gate.columns)
         other = None
@@ -85,6 +83,21 @@ def _judge_own(session: Session, version: Version, model: Model, *, environment:
     first = CheckResult(check="evidence", passed=True, figure=float(rows.n), limit=key, sentence=said)
     evidence = RowEvidence(version.id, rows, champion_rows=other, champion_name=champion.id if champion else "", n_tried=n_tried)
     return judge_evidence(session, version, evidence, asked=asked, champion=champion, first=[first])
+
+
+def _time_answer(session: Session, version: Version) -> AnswerTimes:
+    """How long the version's engine takes for one row of its input example. Raises InvalidInput where it keeps none."""
+    from endcap.loop.deployment.engines.opening import open_version
+    from endcap.loop.deployment.proving import read_kept
+    from endcap.loop.evaluation.standing_checks import time_answers
+    from endcap.loop.registry.signatures import fit_example
+
+    kept = read_kept(session, version)
+    if kept is None:
+        raise InvalidInput("it keeps no input example to answer", hint="log one: log_model(..., input_example=rows)")
+    row = fit_example(kept.input, kept.signature).slice(0, 1)
+    engine = open_version(session, version)
+    return time_answers(lambda: engine.predict(row))
 
 
 def _read_rows(session: Session, version: Version, model: Model, *, columns: tuple[str, ...]) -> tuple[str, Rows, str]:
@@ -108,7 +121,7 @@ def _read_evidence(session: Session, version: Version) -> tuple[str, bytes]:
         return "evidence", session.blobs.get(version.evidence)
     for path in EVIDENCE_FILES:
         found = session.records.get(RUN_FILES, workspace=session.workspace, id=f"run/{version.run}/{path}")
-        if found is None:
+        if found is None or not found.stands:
             continue
         if found.n_bytes > MOST_BYTES:
             raise InvalidInput(f"'{path}' has {found.n_bytes:,} bytes; at most {MOST_BYTES:,} are read.")
@@ -147,21 +160,3 @@ def _find_views(session: Session, model: Model) -> dict[str, str]:
     """The versions of the model's views as they stand."""
     heads = {view.name: session.records.get(VIEW_HEADS, workspace=session.workspace, id=view.name) for view in model.features}
     return {name: head.version if head else next(v.version for v in model.features if v.name == name) for name, head in heads.items()}
-
-
-def _find_until(session: Session, version: Version) -> datetime | None:
-    """How far the run said that its training data reach; None where it said nothing that is a time."""
-    (track,) = session.ports.tracks.read(session.workspace, [version.run])
-    said = track.tags.get(TRAINED_UNTIL, "") if track else ""
-    try:
-        found = datetime.fromisoformat(said)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def _require_environment(session: Session, environment: str) -> None:
-    if environment in ENVIRONMENTS or session.records.get(ENVIRONMENT_RECORDS, workspace=session.workspace, id=environment) is not None:
-        return
-    offered = [*ENVIRONMENTS, *(e.name for e in session.records.find(ENVIRONMENT_RECORDS, workspace=session.workspace) if e.name not in ENVIRONMENTS)]
-    raise NotFound(f"No environment {environment!r} in workspace '{session.workspace}'. Environments: {offered}.")

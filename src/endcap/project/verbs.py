@@ -9,8 +9,10 @@ from endcap.governance.verbs import Verb, collect_verbs
 
 MODULES = (
     "endcap.governance.audit",
+    "endcap.governance.notices",
     "endcap.governance.people",
     "endcap.governance.tokens",
+    "endcap.governance.webhooks",
     "endcap.pipelines.verbs",
     "endcap.loop.data.verbs",
     "endcap.loop.features.online",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from endcap.loop.evaluation.records import VERDICTS, Metrics, Verdict
 from endcap.loop.registry.records import ENVIRONMENT_RECORDS, Environment, Version, VersionFile
 from endcap.loop.registry.releases import promote
 from endcap.loop.registry.versions import get_model, register_version
-from endcap.loop.training.tracking.records import RUN_FILES, RunFile
+from endcap.loop.training.tracking.run_files import put_file
+from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.applying import apply, plan
 from endcap.project.definitions import load_definitions
 from endcap.project.judging import judge_version
-from endcap.storage.tracks import Track
 from endcap.testing.sessions import make_session
 
 N = 400
@@ -43,7 +43,6 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.session: Session = make_session()
-        self.n = 0
 
     def define(self, model: str) -> None:
         (self.folder / "project.py").write_text(f"import endcap as ec\nfrom endcap.core.definitions.models import Model\nm = {model}\n")
@@ -51,14 +50,9 @@ class Desk:
 
     def log(self, table: pa.Table | bytes | None, *, path: str = "evidence.parquet", **changes: Any) -> str:
         """A version of a run that logged a table. Returns its id."""
-        self.n += 1
-        run = f"{self.n:032x}"
+        run = start_run(self.session).id
         if table is not None:
-            payload = table if isinstance(table, bytes) else write(table, path)
-            session, sha = self.session, self.session.blobs.put(payload)
-            with session.records.transact() as tx:
-                file = RunFile(id=f"run/{run}/{path}", owner=f"run/{run}", path=path, sha256=sha, n_bytes=len(payload), at=session.now())
-                tx.append(RUN_FILES, workspace="default", record=file)
+            put_file(self.session, f"run/{run}", path, [table if isinstance(table, bytes) else write(table, path)])
         version = Version(
             id="",
             model="churn",
@@ -233,16 +227,13 @@ def test_what_stands_about_a_version_is_checked_too(desk: Desk) -> None:
     assert said["freshness"].startswith("it is not known how far its training data reach")
     assert said["charter"].startswith("the model has no charter")
     assert said["approvals"] == "needs 2 approvals, has 0"
-    assert said["latency"] == "the latency could not be measured: nothing here can answer for this version"
+    assert said["latency"] == "the latency could not be measured: it keeps no input example to answer"
 
 
-def test_a_run_says_how_far_its_training_data_reach(desk: Desk) -> None:
+def test_training_data_must_be_fresh(desk: Desk) -> None:
     desk.define("Model(name='churn', gate=ec.Gate(metric='rmse', bias=None, fresh='14d'))")
-    versions = []
-    for at in ("2026-01-01", "2025-12-01", "soon"):
-        versions.append(desk.log(rows()))
-        desk.session.ports.tracks.create("default", Track(id=f"{desk.n:032x}", group="0", tags={"endcap.trained_until": at}))
-    young, old, unsaid = (find(desk.judge(version), "freshness") for version in versions)
+    days = (date(2026, 1, 1), date(2025, 12, 1), None)
+    young, old, unsaid = (find(desk.judge(desk.log(rows(), trained_until=day)), "freshness") for day in days)
     assert (young.passed, young.figure) == (True, pytest.approx(4 + 8 / 24))
     assert (old.passed, round(old.figure)) == (False, 35)
     assert (unsaid.passed, unsaid.figure) == (False, None)

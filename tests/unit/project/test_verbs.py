@@ -9,8 +9,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,33 @@ from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
 from endcap.governance.audit import list_audit
 from endcap.governance.people import add_user, has_users
+from endcap.governance.records import Actor
 from endcap.governance.sessions import Change
 from endcap.governance.tokens import list_tokens
 from endcap.governance.verbs import Verb
+from endcap.governance.webhooks import list_webhooks
 from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.deployment.records import Batch
-from endcap.loop.evaluation.records import Groups, Verdict
+from endcap.loop.evaluation.records import VERDICTS, CheckResult, Groups, Verdict
 from endcap.loop.features.catalogue import find_view, register_view
 from endcap.loop.features.online import write_online
 from endcap.loop.features.records import SNAPSHOTS, VIEW_HEADS, VIEW_VERSIONS, Snapshot
-from endcap.loop.registry.records import COMPARISONS, Comparison, Version
+from endcap.loop.registry.records import (
+    APPROVAL_REQUESTS,
+    COMPARISONS,
+    RELEASES,
+    SEATS,
+    ApprovalRequest,
+    Comparison,
+    Seat,
+    Seats,
+    Version,
+)
 from endcap.loop.registry.versions import get_version, latest_verdict
+from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.definitions import load_definitions
 from endcap.project.verbs import MODULES, load_verbs
+from endcap.testing.packages import log_package, make_onnx_package
 from endcap.testing.sessions import make_session
 
 TESTS = Path(__file__).parents[2]
@@ -192,6 +206,64 @@ def compared(scene: Scene) -> str:
     return "store-day"
 
 
+def seated(scene: Scene) -> str:
+    """A version that stands beside the champion, as promote leaves it."""
+    session, version = scene.session, "store-day-v2"
+    row = msgspec.structs.replace(session.records.find(RELEASES, workspace=session.workspace)[0], id="release_s", version=version, role="shadow")
+    seats = Seats("store-day/prod", "store-day", "prod", (Seat(version, "shadow", None, row.id, row.at),))
+    with session.records.transact() as tx:
+        tx.append(RELEASES, workspace=session.workspace, record=row)
+        tx.append(SEATS, workspace=session.workspace, record=seats)
+    return version
+
+
+def judged_for(scene: Scene, environment: str, *, passed: bool) -> str:
+    """A version with a verdict of another environment, by somebody who is not here to approve."""
+    session, version = scene.session, "store-day-v2"
+    checks = (CheckResult(check="bias", passed=passed, figure=0.2, limit="0.05", sentence="bias is +20 %"),)
+    verdict = Verdict(
+        id=f"verdict_{environment}",
+        model="store-day",
+        version=version,
+        at=session.now(),
+        passed=passed,
+        checks=checks,
+        environment=environment,
+    )
+    with session.records.transact() as tx:
+        tx.append(VERDICTS, workspace=session.workspace, record=verdict)
+    return version
+
+
+def pending(scene: Scene) -> str:
+    return judged_for(scene, "qa", passed=True)
+
+
+def failing(scene: Scene) -> str:
+    return judged_for(scene, "dev", passed=False)
+
+
+def awaited(scene: Scene) -> str:
+    """A version that waits for people."""
+    session, version = scene.session, judged_for(scene, "staging", passed=True)
+    at = session.now()
+    request = ApprovalRequest(
+        id="approval_x",
+        model="store-day",
+        version=version,
+        environment="staging",
+        kind="gate",
+        verdict="verdict_staging",
+        requested_by="bob",
+        at=at,
+        expires_at=at + timedelta(days=1),
+        n_needed=1,
+    )
+    with session.records.transact() as tx:
+        tx.append(APPROVAL_REQUESTS, workspace=session.workspace, record=request)
+    return version
+
+
 def materialised(scene: Scene) -> str:
     """A view with two snapshots, as materialisations leave them."""
     session = scene.session
@@ -242,12 +314,19 @@ def known(scene: Scene) -> str:
     return "bea"
 
 
+def tracked(scene: Scene) -> str:
+    """A run of somebody's training code."""
+    return start_run(scene.session).id
+
+
 SPINE = pa.table({"store_id": ["S1", None], "at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))})
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
+    "approvals": lambda _: {},
     "audit": lambda _: {"actor": "ada"},
     "comparison": lambda s: {"model": compared(s)},
     "comparisons": lambda s: {"model": compared(s)},
+    "environments": lambda _: {},
     "features drift": lambda s: {"view": materialised(s)},
     "features online": lambda s: {"views": [served(s)], "keys": {"store_id": ["S1"]}},
     "features page": lambda s: {"view": viewed(s), "out": s.scratch / "view.html"},
@@ -261,6 +340,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "list-ingests": lambda _: {},
     "ls": lambda _: {},
     "members": lambda _: {"version": "store-day-v1"},
+    "named": lambda _: {"model": "store-day", "alias": "champion"},
     "plan": lambda s: {"folder": s.project.folder},
     "quarantine": lambda s: {"table": "stores", "out": s.scratch / "rows.csv"},
     "predictions": lambda s: {"model": "store-day", "out": s.scratch / "f.csv"},
@@ -268,8 +348,16 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "runs": lambda _: {},
     "show": lambda _: {"thing": "store-day"},
     "tokens ls": lambda _: {},
+    "notices": lambda _: {},
+    "webhooks ls": lambda _: {},
     "trace": lambda _: {"thing": "store-day-v1"},
     "users ls": lambda _: {},
+    "track compare": lambda s: {"runs": [tracked(s), tracked(s)]},
+    "track experiments": lambda _: {},
+    "track files": lambda s: {"run": s.version.identity},
+    "track metric": lambda s: {"run": s.version.identity, "name": "wape"},
+    "track search": lambda _: {"filter": "metrics.wape < 1"},
+    "track show": lambda s: {"run": s.version.identity},
     "verify-audit": lambda _: {},
     "versions": lambda _: {"model": "store-day"},
 }
@@ -278,22 +366,46 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "register": lambda s: {"version": msgspec.structs.replace(s.version, identity="another")},
     "record-verdict": lambda s: {"verdict": judge(s)},
     "promote": lambda _: {"version": "store-day-v2"},
+    "pin": lambda _: {"model": "store-day"},
+    "unpin": lambda _: {"model": "store-day"},
     "rollback": lambda _: {"model": "store-day"},
+    "withdraw": lambda s: {"version": seated(s)},
+    "set-environment": lambda _: {"name": "qa", "approvals": 1},
+    "request-approval": lambda s: {"version": pending(s), "environment": "qa"},
+    "approve": lambda _: {"version": "store-day-v2", "environment": "qa"},
+    "override": lambda s: {"version": failing(s), "environment": "dev", "reason": "needed"},
+    "reject": lambda s: {"version": awaited(s), "comment": "no", "environment": "staging"},
     "start-comparison": lambda _: {"challenger": "store-day-v2", "groups": GROUPS},
     "stop-comparison": lambda _: {"model": "store-day", "keep": "a"},
     "retire": lambda _: {"model": "store-day"},
     "unretire": lambda _: {"model": "store-day"},
+    "create-model": lambda _: {"model": "fraud"},
+    "describe-model": lambda _: {"model": "fraud", "description": "who cheats"},
+    "tag-model": lambda _: {"model": "fraud", "name": "team", "value": "trust"},
+    "register-run": lambda s: {"owner": log_package(s.session, make_onnx_package()), "path": "model", "model": "fraud"},
+    "describe-version": lambda _: {"version": "fraud-v1", "description": "the first"},
+    "tag-version": lambda _: {"version": "fraud-v1", "name": "season", "value": "winter"},
+    "name-version": lambda _: {"version": "fraud-v1", "alias": "blue"},
+    "unname-version": lambda _: {"model": "fraud", "alias": "blue"},
     "log-predictions": lambda s: {"batches": [(s.batch, [answers(s)])]},
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
     "features materialise": lambda s: {"view": viewed(s)},
+    "webhooks add": lambda _: {"url": "https://hooks.example.com/x"},
+    "webhooks remove": lambda s: {"webhook": list_webhooks(s.session)[0].id},
     "users grant": lambda s: {"name": known(s), "role": "editor"},
     "tokens make": lambda s: {"label": "nightly", "user": known(s)},
     "tokens revoke": lambda s: {"token": list_tokens(s.session)[0].id},
     "training-set": lambda s: {"spine": SPINE, "views": [viewed(s)], "at": "at"},
     "features label": lambda s: {"view": viewed(s), "label": "gold"},
+    "track create-experiment": lambda _: {"name": "another"},
+    "track delete-experiment": lambda _: {"experiment": "another"},
+    "track restore-experiment": lambda _: {"experiment": "another"},
+    "track delete-run": lambda s: {"run": s.version.identity},
+    "track restore-run": lambda s: {"run": s.version.identity},
     "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
 }
+BY_ANOTHER = {"approve"}  # whoever trained a version may not
 OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
     # audited in the chain of the house, as they belong to no workspace
     "users add": lambda _: {"name": "cleo", "password": "a few words of hers"},
@@ -309,6 +421,7 @@ MADE_OF_OTHERS = {
     "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",
 }
 NOT_CHAINED = {
+    "deliver-notices": "what is sent is data in flow; a host that is refused is audited (tests/unit/governance/test_notices.py)",
     "features push": "what is pushed is data in flow; each push is on record (tests/unit/loop/features/test_pushes.py)",
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
     "check-members": "as check-quality (tests/unit/loop/monitoring/test_members.py)",
@@ -349,7 +462,7 @@ def test_what_changes_something_is_audited_and_what_reads_is_not(scene: Scene) -
     def rows() -> list[tuple[str, str]]:
         return [(row.verb, row.outcome) for row in reversed(list_audit(session, limit=500))]
 
-    parts = {"apply", "ingest", "register", "record-verdict", "promote", "log-predictions"}
+    parts = {"apply", "ingest", "register", "record-verdict", "promote", "log-predictions", "track create-experiment"}
     assert {verb for verb, _ in rows()} == parts, "a run is audited by its parts"
     for name, values in READS.items():
         before = rows()
@@ -357,7 +470,8 @@ def test_what_changes_something_is_audited_and_what_reads_is_not(scene: Scene) -
         assert rows() == before, f"'{name}' reads and yet was audited"
     for name, values in CHANGES.items():
         before = rows()
-        verbs[name].call(session, **values(scene))
+        by = replace(session, actor=Actor("bob")) if name in BY_ANOTHER else session
+        verbs[name].call(by, **values(scene))
         assert rows() == [*before, (name, "done")], f"'{name}' changes something and was not audited once"
 
 
@@ -399,6 +513,21 @@ def test_the_audit_shows_refusals_beside_changes_by_actor_and_thing(scene: Scene
 
 def test_the_table_of_verbs_loads_nothing_heavy() -> None:
     said = "import sys; from endcap.project.verbs import load_verbs; load_verbs(); print([name for name in sys.argv[1:] if name in sys.modules])"
-    heavy = ["numpy", "pyarrow", "numba", "scipy", "duckdb", "lightgbm", "matplotlib", "jinja2", "starlette", "redis"]
+    heavy = [
+        "numpy",
+        "pyarrow",
+        "numba",
+        "scipy",
+        "duckdb",
+        "lightgbm",
+        "matplotlib",
+        "jinja2",
+        "starlette",
+        "redis",
+        "sklearn",
+        "skops",
+        "yaml",
+        "onnxruntime",
+    ]
     done = subprocess.run([sys.executable, "-c", said, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -30,6 +30,7 @@ TOPICS = {
     "tokens": "What programs sign in with: make, list, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",
+    "webhooks": "Where notices are sent.",
 }
 """What a group of commands is about, by the words that its verbs' names begin with."""
 

@@ -89,11 +89,16 @@ def _try(session: Session, package: Package) -> tuple[Tried, Example | None, lis
         _require_inputs(package.signature, tried.inputs)
     if rows is not None:
         return tried, Example(rows, tried.answers, tried.name, package.signature), notes
-    made = _make_rows(package.signature.inputs if package.signature else tried.inputs)
+    signature = package.signature or Signature(tried.inputs)
+    made = _make_rows(signature.inputs)
     if made is not None:
         try:
-            again = try_engine(Trial(engine=package.engine, payload=payload, example=made, signature=package.signature))
-            return tried, Example(made, again.answers, again.name, package.signature, made=True), [*notes, "no input example was logged; rows of zeros and ones stand in"]
+            again = try_engine(Trial(engine=package.engine, payload=payload, example=made, signature=signature))
+            return (
+                tried,
+                Example(made, again.answers, again.name, signature, made=True),
+                [*notes, "no input example was logged; rows of zeros and ones stand in"],
+            )
         except InvalidInput as error:
             return tried, None, [*notes, f"no input example was logged, and it does not answer rows of zeros and ones: {error.what}"]
     return tried, None, [*notes, "no input example was logged, so that its answers can never be proved the same: log_model(..., input_example=rows)"]
@@ -110,7 +115,8 @@ def _require_inputs(signature: Signature, takes: tuple[Field, ...]) -> None:
     missing = [] if places and len(told) == len(named) else [name for name in named if name.replace(" ", "_") not in known]
     if missing and told:
         raise InvalidInput(
-            f"The signature tells of {told[:10]}; the model itself takes {missing[0]!r} too.", hint="infer the signature from the rows it was fitted on"
+            f"The signature tells of {told[:10]}; the model itself takes {missing[0]!r} too.",
+            hint="infer the signature from the rows it was fitted on",
         )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from endcap.core.errors import EndcapError, InvalidInput
-from endcap.loop.registry.signatures import Columns, fit_example
 from endcap.loop.registry.records import Field, Signature
+from endcap.loop.registry.signatures import Columns, fit_example
 from endcap.pipelines.calls import Failure
 from endcap.pipelines.processes import ProcessExecutor
 

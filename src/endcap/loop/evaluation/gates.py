@@ -10,9 +10,11 @@ import numpy as np
 
 from endcap.core.definitions.gates import Gate
 from endcap.loop.evaluation.bootstrap import compare_errors, widen_tail
+from endcap.loop.evaluation.calibration_checks import CalibrationWithin
 from endcap.loop.evaluation.evidence import Evidence
 from endcap.loop.evaluation.metrics import SQUARED
 from endcap.loop.evaluation.records import NO_CHAMPION, CheckResult
+from endcap.loop.evaluation.slice_checks import FairBetween, SlicesWithin
 
 
 class Check(Protocol):
@@ -135,6 +137,10 @@ def checks_of(gate: Gate) -> list[Check]:
         found.append(CoverageBetween(*gate.coverage_90))
     found.extend(AtMost(metric, limit) for metric, limit in sorted(gate.most.items()))
     found.extend(AtLeast(metric, limit) for metric, limit in sorted(gate.least.items()))
+    found.extend(SlicesWithin(by, gate.metric, limit, gate.slice_rows) for by, limit in sorted(gate.slices.items()))
+    found.extend(FairBetween(by, gate.metric, times, gate.slice_rows) for by, times in sorted(gate.fairness.items()))
+    if gate.calibration is not None:
+        found.append(CalibrationWithin(gate.calibration))
     return found
 
 

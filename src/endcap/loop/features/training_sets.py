@@ -25,7 +25,10 @@ from endcap.governance.verbs import Spoken, verb
 from endcap.loop.data.records import Ingest
 from endcap.loop.features.catalogue import find_view, require_zone
 from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
+from endcap.pipelines.graph import Dataset
+from endcap.pipelines.open_lineage import Told, keep_work, send_events
 from endcap.storage.files import delivering
+from endcap.storage.ports import RecordTransaction
 
 if TYPE_CHECKING:
     import duckdb
@@ -126,7 +129,18 @@ def build_training_set(
     detail = {"rows": record.n_rows, "purpose": purpose}
     with session.change("training-set", thing=f"training-set/{record.id}", detail=detail) as change:
         change.tx.append(TRAINING_SETS, workspace=session.workspace, record=record)
+        _tell(session, change.tx, record)
+    send_events(session)
     return record
+
+
+def _tell(session: Session, tx: RecordTransaction, record: TrainingSet) -> None:
+    """Tell a collector of lineage which views and tables the rows were made of."""
+    cost = {"wallSeconds": round(record.wall_s, 4), "cpuSeconds": round(record.cpu_s, 4)}
+    told = Told(id=record.id, subject="training-set", status="done", at=session.now(), cost=cost)
+    reads = [Dataset(f"view/{name}", version=version) for name, version in record.views.items()]
+    reads += [Dataset(f"table/{name}", version=found) for name, found in record.ingests.items()]
+    keep_work(session, tx, told, began=record.at, reads=reads, writes=[Dataset(f"training-set/{record.id}", version=record.sha256)])
 
 
 def training_set(

@@ -14,7 +14,7 @@ import msgspec
 
 from endcap.governance.records import AUDIT_ROWS
 from endcap.governance.sessions import Session
-from endcap.loop.evaluation.records import NO_CHAMPION, VERDICTS, Verdict
+from endcap.loop.evaluation.records import APPROVALS_CHECK, NO_CHAMPION, VERDICTS, Verdict
 from endcap.loop.registry.environments import get_environment
 from endcap.loop.registry.records import (
     APPROVAL_REQUESTS,
@@ -28,9 +28,6 @@ from endcap.loop.registry.records import (
 )
 from endcap.loop.registry.retirements import find_retirement
 from endcap.storage.ports import RecordReader
-
-APPROVALS_CHECK = "approvals"
-"""The name of the check that waits for people."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from endcap.core.errors import Conflict, EndcapError, GateRefused, InvalidInput,
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
-from endcap.loop.evaluation.records import VERDICTS, CheckResult, Override, Verdict
-from endcap.loop.registry.admissions import APPROVALS_CHECK, count_approved, count_needed, find_gate_verdict, find_waiting, read_time
+from endcap.loop.evaluation.records import APPROVALS_CHECK, VERDICTS, CheckResult, Override, Verdict
+from endcap.loop.registry.admissions import count_approved, count_needed, find_gate_verdict, find_waiting, read_time
 from endcap.loop.registry.environments import get_environment
 from endcap.loop.registry.people import find_hands, require_person
 from endcap.loop.registry.records import APPROVAL_REQUESTS, APPROVALS, PROD, Approval, ApprovalRequest, ApprovalView, Version
@@ -102,6 +102,13 @@ def reject(session: Session, version: str, *, comment: str, environment: str = P
     if not comment.strip():
         raise InvalidInput("A rejection without a comment helps nobody.", hint="say why with --comment")
     return _answer(session, version, environment=environment, request=request, answer="rejected", comment=comment)
+
+
+def list_waiting(session: Session, model: str) -> tuple[ApprovalView, ...]:
+    """What of a model waits for people now, oldest first. Cost grows with the requests of the model."""
+    found = session.records.find(APPROVAL_REQUESTS, workspace=session.workspace, where={"model": model})
+    now = read_time(session) if found else None
+    return tuple(_view(session, asked) for asked in found if now is not None and _read_state(asked, now).status == "pending")
 
 
 def open_request(
@@ -242,7 +249,7 @@ def _grant(session: Session, change: Change, request: ApprovalRequest, *, by: li
         return write_override(
             session, change, verdict, owner=request.requested_by, reason=request.reason, until=request.override_until, second=who, request=request.id
         )
-    sentence = f"{len(by)} of {request.n_needed} approvals: {', '.join(by)}"
+    sentence = f"{len(by)} of {request.n_needed} approved ({', '.join(by)})"
     passed = CheckResult(check=APPROVALS_CHECK, passed=True, figure=float(len(by)), limit=f"at least {request.n_needed}", sentence=sentence)
     checks = (*(check for check in verdict.checks if check.check != APPROVALS_CHECK), passed)
     granted = msgspec.structs.replace(

@@ -47,11 +47,11 @@ def get_environment(session: Session, name: str, *, reader: RecordReader | None 
 
 
 @verb("set-environment", permission=Permission.OWN)
-def set_environment(session: Session, name: str, *, approvals: int | None = None, after: str | None = None, home: str | None = None) -> Environment:
+def set_environment(session: Session, name: str, *, approvals: int | None = None, after: str | None = None, store: str | None = None) -> Environment:
     """Say what an environment asks of a version and where its releases answer; one that is not there is made.
 
     ``approvals`` is how many people must have approved a version before it answers there, whatever its model's gate says; ``after`` is the
-    environment in which it must have answered before ('' asks for none); ``home`` is the URL of another store to which promotions copy
+    environment in which it must have answered before ('' asks for none); ``store`` is the URL of another home to which promotions copy
     versions ('' is this one). What is left out stays as it is. The audit row keeps the old and the new. Raises InvalidInput for a circle of
     environments, a home that cannot be opened and a URL that holds a password, which everybody would read.
     """
@@ -59,8 +59,8 @@ def set_environment(session: Session, name: str, *, approvals: int | None = None
         raise InvalidInput(f"No environment is called {name!r}: the word means something else.", hint="call it eu-prod, say")
     if approvals is not None and not 0 <= approvals <= _MOST_APPROVALS:
         raise InvalidInput(f"{approvals} approvals were asked for; it must be 0 to {_MOST_APPROVALS}.")
-    if home:
-        _require_home(session, home)
+    if store:
+        _require_home(session, store)
     with session.change("set-environment", thing=f"environment/{name}") as change:
         found = change.tx.get_versioned(ENVIRONMENT_RECORDS, workspace=session.workspace, id=name)
         before = found[0] if found else Environment(name=name)
@@ -68,7 +68,7 @@ def set_environment(session: Session, name: str, *, approvals: int | None = None
             before,
             approvals=before.approvals if approvals is None else approvals,
             after=before.after if after is None else after or None,
-            home=before.home if home is None else home or None,
+            home=before.home if store is None else store or None,
             changed_at=session.now(),
             changed_by=session.actor.name,
         )

@@ -18,12 +18,12 @@ Tree = dict[str, Any] | list[Any] | str | None
 
 
 def read_yaml(payload: bytes, *, what: str) -> dict[str, Any]:
-    """A YAML file whose top is a mapping; ``what`` names it in messages. Plain ``null`` is None, everything else that is no collection a text.
+    r"""A YAML file whose top is a mapping; ``what`` names it in messages. Plain ``null`` is None, everything else that is no collection a text.
 
     Raises InvalidInput with the line for anchors, aliases, tags, keys that stand twice or are no text, a second document, more than 4 MB, and
     more than 20 levels.
 
-    >>> read_yaml(b"a: 1\\nb: {c: [x, null]}\\n", what="MLmodel")
+    >>> read_yaml(b"a: 1\nb: {c: [x, null]}\n", what="MLmodel")
     {'a': '1', 'b': {'c': ['x', None]}}
     """
     import yaml

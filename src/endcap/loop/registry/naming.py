@@ -150,7 +150,9 @@ def require_alias(session: Session, alias: str) -> str:
     word = _released_names(session).get(alias.lower())
     if word is not None:
         how = f"--role {word}" if word in ROLES[1:] else "" if word in ("champion", PROD) else f"--environment {word}"
-        raise InvalidInput(f"{alias!r} means a release, which only a version that passed its gate gets.", hint=f"endcap promote VERSION {how}".rstrip())
+        raise InvalidInput(
+            f"{alias!r} means a release, which only a version that passed its gate gets.", hint=f"endcap promote VERSION {how}".rstrip()
+        )
     if alias.lower() == LATEST or (alias.lower()[:1] == "v" and alias[1:].isdigit()):
         raise InvalidInput(f"{alias!r} cannot be an alias: it reads as the number of a version.")
     return alias
@@ -226,4 +228,6 @@ def _change_version(session: Session, version: str, verb_name: str, change: Call
 
 def _no_alias(model: str, alias: str, words: ModelWords) -> NotFound:
     names = sorted(words.aliases)
-    return NotFound(f"No version of model '{model}' is named {alias!r}. Names: {names[:20]}.", hint=suggest(alias, names) or f"endcap versions {model}")
+    return NotFound(
+        f"No version of model '{model}' is named {alias!r}. Names: {names[:20]}.", hint=suggest(alias, names) or f"endcap versions {model}"
+    )

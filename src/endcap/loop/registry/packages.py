@@ -83,7 +83,9 @@ def read_package(session: Session, owner: str, path: str) -> Package:
     files = {_name_under(file.path, path): file for file in list_owned(session, owner, path)}
     if not files:
         offered = [entry.path for entry in list_files(session, owner)]
-        raise NotFound(f"There are no files under {path!r} in '{owner}'. There are: {offered[:10]}.", hint=suggest(path, offered) or "endcap track files RUN")
+        raise NotFound(
+            f"There are no files under {path!r} in '{owner}'. There are: {offered[:10]}.", hint=suggest(path, offered) or "endcap track files RUN"
+        )
     n_bytes = sum(file.n_bytes for file in files.values())
     if len(files) > _MOST_FILES or n_bytes > _MOST_BYTES:
         raise InvalidInput(f"{path!r} holds {len(files):,} files of {n_bytes:,} bytes; the most are {_MOST_FILES:,} and {_MOST_BYTES:,}.")
@@ -124,7 +126,7 @@ def _refuse_pickles(session: Session, files: Mapping[str, RunFile]) -> None:
         why = find_pickle(name, read_owned(session, file))
         if why is not None:
             raise InvalidInput(
-                f"'{name}' cannot become part of a version: {why}. A pickle runs code when it is opened, so it is never opened here; the run keeps it.",
+                f"'{name}' cannot become part of a version: {why}. A pickle runs code when it is opened, so none is opened here; the run keeps it.",
                 hint=HOW_TO_LOG,
                 file=name,
             )

@@ -71,7 +71,9 @@ def _read_field(told: dict[str, Any], *, side: str) -> Field:
         spec = spec if isinstance(spec, dict) else {}
         dtype, shape = spec.get("dtype"), spec.get("shape")
         if not isinstance(shape, list) or not all(isinstance(n, int) and -1 <= n < 1 << 31 and not isinstance(n, bool) for n in shape) or not shape:
-            raise InvalidInput(f"The signature gives {name or 'a tensor'} the shape {str(shape)[:60]}.", hint="a shape is a list such as [-1, 28, 28]")
+            raise InvalidInput(
+                f"The signature gives {name or 'a tensor'} the shape {str(shape)[:60]}.", hint="a shape is a list such as [-1, 28, 28]"
+            )
         if not isinstance(dtype, str) or dtype not in _TENSORS:
             raise InvalidInput(f"The signature gives {name or 'a tensor'} the type {str(dtype)[:60]!r}. Types: {list(_TENSORS)}.")
         return Field(name, _TENSORS[dtype], tuple(shape))
@@ -138,10 +140,16 @@ def fit_example(example: Columns | list[Any], signature: Signature | None) -> pa
         return pa.table({field.name or ROWS: _to_tensor(example, field)})
     if not fields or not any(field.name for field in fields):
         if len(fields) == 1 and fields[0].shape:
-            raise InvalidInput("The signature tells of an unnamed tensor; the input example has columns.", hint="infer the signature from the example")
+            raise InvalidInput(
+                "The signature tells of an unnamed tensor; the input example has columns.", hint="infer the signature from the example"
+            )
         if fields and len(fields) != len(example):
             raise InvalidInput(f"The signature tells of {len(fields)} inputs; the input example has {len(example)} columns.")
-        fields = tuple(Field(name, field.type) for name, field in zip(example, fields, strict=True)) if fields else tuple(Field(n, "any") for n in example)
+        fields = (
+            tuple(Field(name, field.type) for name, field in zip(example, fields, strict=True))
+            if fields
+            else tuple(Field(n, "any", (-1,)) for n in example)
+        )
     names = [field.name for field in fields]
     for name in example:
         if name not in names:
@@ -182,12 +190,20 @@ def _to_column(values: list[Any], field: Field) -> pa.Array:
 def _read_value(value: Any, field: Field) -> Any:
     if field.type == "boolean" and isinstance(value, int | float) and not isinstance(value, bool):
         raise InvalidInput(f"The signature says that {field.name!r} is boolean; the input example holds {value!r}.")
+    if field.type in ("integer", "long") and isinstance(value, float):
+        if not value.is_integer():
+            raise InvalidInput(f"The signature says that {field.name!r} is {field.type}; the input example holds {value!r}.")
+        return int(value)
     if not isinstance(value, str) or field.type not in ("datetime", "binary", "float", "double"):
         return value
     try:
         if field.type == "datetime":
             return datetime.fromisoformat(value).replace(tzinfo=None)
-        return base64.b64decode(value, validate=True) if field.type == "binary" else {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}[value]
+        return (
+            base64.b64decode(value, validate=True)
+            if field.type == "binary"
+            else {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}[value]
+        )
     except (ValueError, KeyError, binascii.Error) as error:
         raise InvalidInput(f"The signature says that {field.name!r} is {field.type}; the input example holds {value[:60]!r}.") from error
 

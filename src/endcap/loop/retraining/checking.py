@@ -21,14 +21,15 @@ from endcap.loop.evaluation.parity_checks import ask_parity
 from endcap.loop.evaluation.records import NO_CHAMPION, CheckResult, Verdict
 from endcap.loop.evaluation.standing_checks import AnswerTimes, Approved, DriftWithin, FreshWithin, HasCharter, LatencyWithin, SizeWithin
 from endcap.loop.features.records import TRAINING_PROFILES
-from endcap.loop.registry.records import ENVIRONMENT_RECORDS, PROD, Version
+from endcap.loop.registry.environments import get_environment
+from endcap.loop.registry.records import PROD, Version
 from endcap.loop.registry.versions import record_verdict
 
 
 @dataclass(frozen=True)
 class Asked:
     """What a version is judged by: the gate of an environment, the model's charter, the feature views it reads (versions by name), and how its
-    answers are timed (None: nothing here can answer for it). ``trained_until`` None: that is taken from the version.
+    answers are timed (None: nothing here can answer for it).
     """
 
     gate: Gate
@@ -36,7 +37,6 @@ class Asked:
     charter: Charter | None = None
     views: Mapping[str, str] = field(default_factory=dict)
     measure: Callable[[], AnswerTimes] | None = None
-    trained_until: datetime | None = None
     seed: int = 7
 
 
@@ -88,14 +88,14 @@ def ask_further(session: Session, version: Version, *, asked: Asked, champion: V
         ]
         found.append(DriftWithin(gate.drift, profiles[0], profiles[1], champion=other.id if other else ""))
     if gate.fresh is not None:
-        found.append(FreshWithin(parse_duration(gate.fresh), asked.trained_until or _start_of(version), session.now()))
+        found.append(FreshWithin(parse_duration(gate.fresh), _start_of(version), session.now()))
     if gate.latency_ms is not None:
         found.append(LatencyWithin(gate.latency_ms, _measure(asked)))
     if gate.size_mb is not None:
         found.append(SizeWithin(gate.size_mb, sum(file.n_bytes for file in version.files)))
     if gate.charter:
         found.append(HasCharter(asked.charter))
-    n_needed = max(gate.approvals, _count_asked(session, asked.environment))
+    n_needed = max(gate.approvals, get_environment(session, asked.environment).approvals)
     if n_needed:
         found.append(Approved(n_needed))
     return found
@@ -114,9 +114,3 @@ def _measure(asked: Asked) -> AnswerTimes | str:
 def _start_of(version: Version) -> datetime | None:
     day = version.trained_until
     return None if day is None else datetime.combine(day, time(), tzinfo=UTC)
-
-
-def _count_asked(session: Session, environment: str) -> int:
-    """How many approvals an environment asks for, whatever the model's gate says."""
-    found = session.records.get(ENVIRONMENT_RECORDS, workspace=session.workspace, id=environment)
-    return found.approvals if found is not None else 0

@@ -27,6 +27,7 @@ from endcap.loop.registry.view_uses import find_answering_views
 from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.loop.retraining.records import Decision, Judged, Judgement, Watched
 from endcap.loop.retraining.tasks import DataRef, Members, Task, Training
+from endcap.loop.retraining.tracked_trials import track_trials
 from endcap.pipelines.graph import Dataset, Outcome, Reporter, Step, StepContext
 from endcap.pipelines.leases import hold_lease
 from endcap.pipelines.records import RUNS, Run
@@ -239,6 +240,7 @@ class _Cycle:
         tables = {name: found.id for name, found in self._ingests(context).items()}
         judged: list[Judged] = []
         edges: list[tuple[str, str]] = []
+        track_trials(self.session, self.task, data, training.trials, run=context.run, folder=self.folder)
         for n_tried, trial in enumerate(training.trials, start=1):
             version = register_trial(self.session, self.task, data, trial, tables=tables, run=context.run)
             edges += [(f"file/{f.sha256}", f"version/{version.id}") for f in version.files]

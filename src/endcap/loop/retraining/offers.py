@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from endcap.core.errors import GateRefused, PermissionDenied
+from endcap.core.errors import Conflict, GateRefused, PermissionDenied
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
+from endcap.loop.evaluation.records import Verdict
 from endcap.loop.evaluation.standing_checks import AnswerTimes, time_answers
 from endcap.loop.features.records import TrainingProfile
+from endcap.loop.registry.approvals import request_approval
 from endcap.loop.registry.records import PROD, Version
 from endcap.loop.registry.releases import get_champion, promote
 from endcap.loop.registry.versions import get_version, register_version
@@ -18,15 +20,19 @@ from endcap.loop.retraining.tasks import DataRef, Task, Trial, refer_to
 from endcap.pipelines.code import digest_code, read_lock
 
 
+def identify_trial(task: Task, data: DataRef, trial: Trial) -> str:
+    """The hash of what a trial was made of and of the files that it became."""
+    return identify(task.identity, data.digest, trial.candidate, digest_code(), task.seed, [(f.name, f.sha256) for f in trial.files])
+
+
 def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *, tables: dict[str, str], run: str) -> Version:
     """Keep a trial as a version, with all that it was made of. Equal identity gives the version that stands already."""
-    files = [(f.name, f.sha256) for f in trial.files]
     version = Version(
         id="",
         model=task.name,
         n=0,
         candidate=trial.candidate,
-        identity=identify(task.identity, data.digest, trial.candidate, digest_code(), task.seed, files),
+        identity=identify_trial(task, data, trial),
         created_at=session.now(),
         created_by=session.actor.name,
         run=run,
@@ -91,7 +97,18 @@ def offer_version(session: Session, task: Task, version: Version, *, reason: str
         promote(session, version.id, reason=reason)
     except GateRefused as error:
         why = error.what if verdict.passed else verdict.sentence  # it passed, but the champion changed while it was judged
-        return Judged(version.id, version.candidate, False, False, why, verdict.waits)
+        return Judged(version.id, version.candidate, False, False, why, _ask_people(session, version, verdict))
     except PermissionDenied as error:
         return Judged(version.id, version.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}")
     return Judged(version.id, version.candidate, True, True, verdict.sentence)
+
+
+def _ask_people(session: Session, version: Version, verdict: Verdict) -> bool:
+    """Ask for approvals where nothing else is missing; whether the version waits for them."""
+    if not (verdict.passed or verdict.waits):
+        return False
+    try:
+        request_approval(session, version.id)
+    except Conflict:  # nobody is asked for any: something else keeps it out, such as a pin
+        return verdict.waits
+    return True

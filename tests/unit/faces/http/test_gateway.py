@@ -8,7 +8,7 @@ import anyio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from endcap.core.errors import Conflict, PermissionDenied
+from endcap.core.errors import Conflict, NotSignedIn, PermissionDenied
 from endcap.faces.http import gateway
 from endcap.faces.http.answers import RequestRefused
 from endcap.faces.http.gateway import Gateway, read_body
@@ -142,6 +142,19 @@ def test_who_asks_is_found_out_before_the_body_is_read() -> None:
         assert (status, headers["connection"], porter.n_asked, left) == (401, "close", 1, one(b"hello"))
         assert ask(HOST, JSON, ("authorization", "Bearer good"), path=path, porter=porter)[0] == 200
         assert ask(HOST, JSON, path=path, porter=Porter(keeps=True))[0] == 200
+
+
+def test_a_client_of_mlflow_reads_why_it_is_refused() -> None:
+    class Strict(Porter):
+        async def sign_in(self, head: Head, scope: Scope) -> Session:
+            raise RequestRefused(429, NotSignedIn("There were too many.", hint="wait"), headers=((b"retry-after", b"9"),))
+
+    status, headers, body = ask(HOST, JSON, path="/api/2.0/mlflow/runs/create", porter=Strict(keeps=False))
+    assert (status, headers["retry-after"]) == (401, "9")
+    said = json.loads(body)
+    assert (said["error_code"], said["message"], said["code"]) == ("UNAUTHENTICATED", "There were too many. Hint: wait", "not_signed_in")
+    assert ask(HOST, JSON, porter=Strict(keeps=False))[0] == 429
+    assert json.loads(ask(("host", "evil.example"), JSON, path="/api/3.0/mlflow/traces")[2])["error_code"] == "PERMISSION_DENIED"
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])

@@ -33,7 +33,9 @@ BOOSTER = make_lightgbm_package()
 SKOPS = make_skops_package(LinearRegression().fit(np.column_stack(list(ROWS.values())), [1.0, 2.0, 3.0]))
 
 
-@pytest.mark.parametrize(("files", "engine"), [(BOOSTER, "lightgbm"), (SKOPS, "skops"), (make_onnx_package(), "onnx")], ids=["lightgbm", "skops", "onnx"])
+@pytest.mark.parametrize(
+    ("files", "engine"), [(BOOSTER, "lightgbm"), (SKOPS, "skops"), (make_onnx_package(), "onnx")], ids=["lightgbm", "skops", "onnx"]
+)
 def test_what_the_client_logged_becomes_a_version_with_all_that_it_told(session: Session, files: dict[str, bytes], engine: str) -> None:
     run = log_package(session, files)
     version = register_run(session, run, "model", model="traffic", description="the first", tags={"season": "winter"})

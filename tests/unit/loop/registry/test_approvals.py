@@ -64,7 +64,7 @@ def test_with_the_last_approval_the_verdict_is_recorded_anew_and_the_version_is_
     verdict = latest_verdict(asked.session, V1)
     assert verdict is not None
     assert (verdict.id, verdict.passed, verdict.request) == (closed.granted, True, request.id)
-    assert [check.sentence for check in verdict.checks][-1] == "2 of 2 approvals: bob, carol"
+    assert [check.sentence for check in verdict.checks][-1] == "2 of 2 approved (bob, carol)"
     row = promote(asked.session, V1)
     assert (row.verdict, row.overridden) == (verdict.id, False)
     assert list_approvals(asked.session) == []
@@ -212,7 +212,7 @@ def test_approvals_in_a_verdict_that_nobody_gave_do_not_count(asked: Any) -> Non
     request = request_approval(asked.session, V1)
     for changes in ({"request": request.id}, {"kind": "override"}, {"passed": False}, {"checks": ()}):
         with pytest.raises(InvalidInput, match="A verdict on 'store-day-v1' "):
-            record_verdict(asked.session, msgspec.structs.replace(forged, id="verdict_again", **changes))  # type: ignore[arg-type]
+            record_verdict(asked.session, msgspec.structs.replace(forged, id="verdict_again", **changes))
     assert [verb for verb, _, _ in refused(asked)][:4] == ["record-verdict"] * 4
 
 

@@ -55,10 +55,10 @@ def test_what_is_left_out_stays_and_the_audit_keeps_old_and_new(shop: Any) -> No
         ("prod", {"approvals": 99}, "99 approvals"),
         ("prod", {"after": "prod"}, "circle: prod after prod"),
         ("dev", {"after": "prod"}, "circle: dev after prod after staging after dev"),
-        ("prod", {"home": "memory://"}, "A home in memory ends with its process"),
-        ("prod", {"home": "postgresql://ada:secret@db/shop"}, "holds a password"),
-        ("prod", {"home": "postgresql://db/shop?password=secret"}, "holds a password"),
-        ("prod", {"home": "ftp://elsewhere"}, "names no back end"),
+        ("prod", {"store": "memory://"}, "A home in memory ends with its process"),
+        ("prod", {"store": "postgresql://ada:secret@db/shop"}, "holds a password"),
+        ("prod", {"store": "postgresql://db/shop?password=secret"}, "holds a password"),
+        ("prod", {"store": "ftp://elsewhere"}, "names no back end"),
     ],
 )
 def test_a_bad_environment_is_refused_and_nothing_changes(shop: Any, name: str, given: dict[str, Any], match: str) -> None:
@@ -74,7 +74,7 @@ def test_a_bad_environment_is_refused_and_nothing_changes(shop: Any, name: str, 
 def test_a_home_that_is_a_file_is_refused(shop: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InvalidInput):
-        set_environment(shop.session, "prod", home=str(tmp_path / "file"))
+        set_environment(shop.session, "prod", store=str(tmp_path / "file"))
 
 
 def test_it_may_come_after_none_that_is_not_there(shop: Any) -> None:

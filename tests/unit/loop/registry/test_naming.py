@@ -109,8 +109,17 @@ def test_a_name_that_cannot_be_one_is_refused(two: Any, alias: str) -> None:
         name_version(two.session, f"{MODEL}-v1", alias)
 
 
-@pytest.mark.parametrize("act", [lambda s: tag_model(s, MODEL, "", "x"), lambda s: tag_model(s, MODEL, "k" * 251, "x"), lambda s: tag_model(s, MODEL, "k", "x" * 5001),
-                                 lambda s: tag_model(s, MODEL, "k", "a\0"), lambda s: describe_model(s, MODEL, "x" * 100_001), lambda s: tag_version(s, f"{MODEL}-v1", "k", 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda session: tag_model(session, MODEL, "", "x"),
+        lambda session: tag_model(session, MODEL, "k" * 251, "x"),
+        lambda session: tag_model(session, MODEL, "k", "x" * 5001),
+        lambda session: tag_model(session, MODEL, "k", "a\0"),
+        lambda session: describe_model(session, MODEL, "x" * 100_001),
+        lambda session: tag_version(session, f"{MODEL}-v1", "k", 3),
+    ],
+)
 def test_words_that_are_too_long_or_no_text_are_refused(two: Any, act: Callable[[Any], Any]) -> None:
     with pytest.raises(InvalidInput):
         act(two.session)

@@ -107,7 +107,8 @@ def test_an_editor_releases_nothing_and_an_approver_does(shop: Any) -> None:
     version = shop.register("a")
     shop.judge(version)
     editor, approver = (replace(shop.session, role=role) for role in (Role.EDITOR, Role.APPROVER))
-    for act in (lambda: promote(editor, version.id), lambda: rollback(editor, MODEL)):
+    acts: list[Callable[[], object]] = [lambda: promote(editor, version.id), lambda: rollback(editor, MODEL)]
+    for act in acts:
         with pytest.raises(PermissionDenied):
             act()
     assert champion(shop) is None

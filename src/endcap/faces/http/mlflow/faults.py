@@ -16,6 +16,7 @@ FAULTS = {
     "contract_broken": ("INVALID_PARAMETER_VALUE", 400),
     "not_found": ("RESOURCE_DOES_NOT_EXIST", 404),
     "permission_denied": ("PERMISSION_DENIED", 403),
+    "not_signed_in": ("UNAUTHENTICATED", 401),
     "conflict": ("RESOURCE_CONFLICT", 409),
     "lease_lost": ("RESOURCE_CONFLICT", 409),
     "gate_refused": ("PERMISSION_DENIED", 403),

@@ -51,7 +51,9 @@ def choose_columns(rows: pa.Table, names: tuple[str, ...], *, what: str) -> pa.T
     if rows.num_columns == len(names) and all(name.rpartition("_")[2].isdigit() and name.startswith("Column_") for name in names):
         return rows
     missing = next((name for name in names if name.replace(" ", "_") not in offered), names[0])
-    raise InvalidInput(unknown("column", missing, rows.column_names, where="The input"), hint=f"{what} takes {len(names)} columns: {list(names)[:10]}")
+    raise InvalidInput(
+        unknown("column", missing, rows.column_names, where="The input"), hint=f"{what} takes {len(names)} columns: {list(names)[:10]}"
+    )
 
 
 def to_matrix(rows: pa.Table, *, dtype: str = "float64") -> NDArray[Any]:

@@ -87,10 +87,8 @@ def _to_feed(column: pa.ChunkedArray, wanted: Any) -> Any:
     import pyarrow as pa
 
     dtype = _TYPES[wanted.type][0]
-    if pa.types.is_fixed_size_list(column.type):
-        values = to_tensor(column)
-    else:
-        values = np.asarray(column.to_numpy(zero_copy_only=False))
+    lists = pa.types.is_fixed_size_list(column.type)
+    values = to_tensor(column) if lists else np.asarray(column.to_numpy(zero_copy_only=False))
     if values.dtype.kind in "OU" and dtype != "object":
         raise InvalidInput(f"The column {wanted.name!r} holds {column.type}; the model takes {wanted.type} there.")
     rest = [n if isinstance(n, int) else -1 for n in wanted.shape[1:]]
@@ -114,6 +112,17 @@ def _find_failures() -> tuple[type[Exception], ...]:
     """The errors of ONNX Runtime, which share no class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    names = ("EPFail", "EngineError", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "ModelLoaded", "NoModel", "NoSuchFile", "NotImplemented")
+    names = (
+        "EPFail",
+        "EngineError",
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "ModelLoaded",
+        "NoModel",
+        "NoSuchFile",
+        "NotImplemented",
+    )
     named = tuple(getattr(state, name) for name in (*names, "RuntimeException") if hasattr(state, name))
     return (*named, ValueError, RuntimeError, TypeError)

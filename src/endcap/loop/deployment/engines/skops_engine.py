@@ -89,7 +89,19 @@ def load_estimator(payload: bytes) -> Any:
                     hint="use estimators of scikit-learn, numpy and scipy, or export the model to ONNX",
                 )
             estimator = skops.io.loads(clean, trusted=list(TRUSTED))
-        except (UnsupportedTypeException, UntrustedTypesFoundException, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError, RecursionError, OSError, MemoryError) as error:
+        except (
+            UnsupportedTypeException,
+            UntrustedTypesFoundException,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            ImportError,
+            IndexError,
+            RecursionError,
+            OSError,
+            MemoryError,
+        ) as error:
             raise InvalidInput(f"skops does not load the archive: {type(error).__name__}: {error}.") from error
     check_trees(estimator)
     return estimator
@@ -152,7 +164,9 @@ def _check_predictor(predictor: Any, *, n_features: int) -> None:
     _require(bool(((features >= 0) & (features < n_features)).all()), "a node of a tree asks for a feature that there is not")
     lists = nodes["bitset_idx"][inner & (nodes["is_categorical"] == 1)].astype(np.int64)
     for bits in (predictor.raw_left_cat_bitsets, predictor.binned_left_cat_bitsets):
-        _require(bits.ndim == 2 and bits.shape[1] == 8 and bool((lists < len(bits)).all()), "a node of a tree names a list of categories that there is not")
+        _require(
+            bits.ndim == 2 and bits.shape[1] == 8 and bool((lists < len(bits)).all()), "a node of a tree names a list of categories that there is not"
+        )
 
 
 def _walk(root: Any) -> Iterator[Any]:
@@ -161,7 +175,9 @@ def _walk(root: Any) -> Iterator[Any]:
     waiting = [root]
     while waiting:
         thing = waiting.pop()
-        if id(thing) in seen or isinstance(thing, type | types.ModuleType | types.FunctionType | types.BuiltinFunctionType | str | bytes | int | float):
+        if id(thing) in seen or isinstance(
+            thing, type | types.ModuleType | types.FunctionType | types.BuiltinFunctionType | str | bytes | int | float
+        ):
             continue
         seen.add(id(thing))
         yield thing

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import io
 import pickletools
+import re
 import zipfile
 from pathlib import PurePosixPath
 
 ENDINGS = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".mar", ".sav")
 """Names that only serialised objects have."""
-_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4", b"x\x01": "zlib", b"x\x9c": "zlib", b"x\xda": "zlib", b"x^": "zlib"}
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"x\x01": "zlib",
+    b"x\x9c": "zlib",
+    b"x\xda": "zlib",
+    b"x^": "zlib",
+}
+_OBJECTS = re.compile(rb"'[|<>=]?O\d*'")
 _NEWEST_PROTOCOL = 5
 _LOOKED_AT = 1 << 20
 
 
 def find_pickle(path: str, payload: bytes) -> str | None:
-    """Why a file is a serialised object, or may hold one unseen; None when it is neither. Nothing in it is run.
+    r"""Why a file is a serialised object, or may hold one unseen; None when it is neither. Nothing in it is run.
 
     >>> find_pickle("weights.bin", b"\\x80\\x04N.")
     'its bytes are a pickle'
-    >>> find_pickle("conda.yaml", b"channels:\\n- conda-forge\\n") is None
+    >>> find_pickle("conda.yaml", b"channels:\n- conda-forge\n") is None
     True
     """
     name = PurePosixPath(path.lower())
@@ -37,7 +48,7 @@ def find_pickle(path: str, payload: bytes) -> str | None:
         return "it is a tar archive, where a pickle would not be seen"
     if payload[:4] == b"PK\x03\x04" or zipfile.is_zipfile(io.BytesIO(payload)):
         return _find_in_zip(payload)
-    if payload.startswith(b"\x93NUMPY") and b"'O'" in payload[:256]:
+    if payload.startswith(b"\x93NUMPY") and _OBJECTS.search(payload[:_LOOKED_AT].partition(b"\n")[0]):
         return "its array holds objects"
     return None
 

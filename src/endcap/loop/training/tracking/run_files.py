@@ -61,13 +61,19 @@ def walk_files(session: Session, owner: str, *, under: str = "") -> list[RunFile
     return found
 
 
+def find_file(session: Session, owner: str, path: str) -> RunFile | None:
+    """One file by its path; None when there is none, or when it was taken away. Raises InvalidInput for a path that ``require_path`` refuses."""
+    session.require(Permission.READ, verb="track files")
+    found = session.records.get(RUN_FILES, workspace=session.workspace, id=f"{owner}/{require_path(path)}")
+    return found if found is not None and found.stands else None
+
+
 def read_file(session: Session, owner: str, path: str) -> tuple[RunFile, Iterator[bytes]]:
     """A file and its bytes in pieces, checked against their digest by the end. Raises NotFound without the file."""
     session.require(Permission.READ, verb="track files")
-    require_path(path)
-    _require_owner(session, owner)
-    found = session.records.get(RUN_FILES, workspace=session.workspace, id=f"{owner}/{path}")
-    if found is None or not found.stands:
+    found = find_file(session, owner, path)
+    if found is None:
+        _require_owner(session, owner)
         there = [entry.path for entry in _list(session.records, session, owner, path.rpartition("/")[0])][:20]
         raise NotFound(f"'{owner}' has no file {path[:200]!r}. Beside it: {there}.", hint="list them with: endcap track files RUN")
     return found, session.blobs.read_chunks(found.sha256)

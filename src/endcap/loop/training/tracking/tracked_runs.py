@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 from msgspec import UNSET
 
 from endcap.core.clock import draw_hex
-from endcap.core.errors import InvalidInput, NotFound, suggest
+from endcap.core.errors import Conflict, InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
@@ -18,6 +18,8 @@ from endcap.loop.training.tracking.experiments import choose_experiment, find_de
 from endcap.loop.training.tracking.names import MOST_TAG, require_batch_limits, require_keys, require_pairs, require_title
 from endcap.loop.training.tracking.records import DATASETS, DEFAULT_EXPERIMENT, STATUSES, Dataset
 from endcap.loop.training.tracking.searching import parse_filter, parse_order
+from endcap.pipelines.graph import Dataset as LineageDataset
+from endcap.pipelines.open_lineage import Told, describe, keep_event, send_events
 from endcap.storage.track_search import meets
 from endcap.storage.tracks import Condition, Point, Stage, Track, TrackBatch, missing_track
 
@@ -52,7 +54,25 @@ def start_run(
         tags=told,
     )
     session.tracks.create(session.workspace, run)
+    _tell(session, run)
     return run
+
+
+def record_run(session: Session, run: Track) -> bool:
+    """Keep a run that has ended already, with all it holds; one of its id that stands stays as it is. Returns whether it was kept now.
+
+    Raises InvalidInput beyond the limits of a batch, NotFound without its experiment, Conflict where that is deleted.
+    """
+    session.require(Permission.EDIT, verb=_LOG)
+    require_active_experiment(session, run.group)
+    require_batch_limits(TrackBatch(params=run.params, tags=run.tags, points=list(run.metrics.values()), name=run.name))
+    if session.tracks.read(session.workspace, [run.id]) != [None]:
+        return False
+    try:
+        session.tracks.create(session.workspace, run)
+    except Conflict:
+        return False  # another process came first
+    return True
 
 
 def update_run(session: Session, run: str, *, name: str | None = None, status: str | None = None, ended_us: int | None = None) -> Track:
@@ -69,7 +89,10 @@ def update_run(session: Session, run: str, *, name: str | None = None, status: s
     if ended_us is None and status is not None:
         ended = None if status in ("running", "scheduled") else cut_to_ms(count_us(session.now()))
     session.tracks.write(session.workspace, run, TrackBatch(name=name, status=status, ended_us=ended))
-    return get_run_track(session, run)
+    found = get_run_track(session, run)
+    if status in _TOLD:
+        _tell(session, found)
+    return found
 
 
 @verb("track delete-run", permission=Permission.EDIT)
@@ -170,6 +193,30 @@ def list_datasets(session: Session, run: str) -> list[Dataset]:
     """The datasets that a run used, in the order they were told."""
     session.require(Permission.READ, verb="track show")
     return session.records.find(DATASETS, workspace=session.workspace, where={"run": run})
+
+
+_TOLD = {"finished": "done", "failed": "failed", "killed": "killed"}
+
+
+def _tell(session: Session, run: Track) -> None:
+    """Tell a collector of lineage that a run began or ended, with the datasets it used and the models it logged; nothing without a collector."""
+    if session.settings.lineage is None:
+        return
+    from endcap.loop.training.tracking.logged_models import list_of_run  # which follows runs, too
+
+    status = _TOLD.get(run.status, "running")
+    reads: list[LineageDataset] = []
+    writes: list[LineageDataset] = []
+    if status != "running":
+        used = session.records.find(DATASETS, workspace=session.workspace, where={"run": run.id})
+        reads = [LineageDataset(d.name, namespace=d.source_type, version=d.digest) for d in used]
+        writes = [LineageDataset(f"logged-model/{model}") for model in list_of_run(session, run.id)]
+    at = datetime.fromtimestamp((run.ended_us if status != "running" and run.ended_us is not None else run.started_us) / 1e6, tz=UTC)
+    told = Told(id=run.id, subject=f"experiment/{run.group}", status=status, at=at)
+    with session.records.transact() as tx:
+        keep_event(session, tx, describe(told, workspace=session.workspace, reads=reads, writes=writes), run=run.id)
+    if status != "running":
+        send_events(session)
 
 
 def count_us(at: datetime) -> int:
