@@ -98,9 +98,7 @@ def test_features_that_stand_in_files_are_those_that_the_engine_reads(
     assert 0 < own["whole"].null_count < len(own), "some rows find something, and some do not"
 
 
-def test_what_is_derived_or_lies_in_another_form_does_not_stand_in_files(
-    tmp_path: Path, session: Session, engine: duckdb.DuckDBPyConnection
-) -> None:
+def test_what_is_derived_or_lies_in_another_form_does_not_stand_in_files(tmp_path: Path, session: Session, engine: duckdb.DuckDBPyConnection) -> None:
     made = make_rows(0, N, nulls=False)
     write(tmp_path, made)
     derived = {"columns": {"double": "whole * 2"}, "keys": ("k",), "event_time": "at", "zone": "UTC", "contract": Contract(future=True)}
