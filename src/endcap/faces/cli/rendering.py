@@ -85,7 +85,7 @@ def render(result: Any, *, as_json: bool) -> int:
         # What is not read on a terminal is read by a program or later: nothing is folded there.
         show(result, _Paper(highlight=False) if sys.stdout.isatty() else _Paper(highlight=False, width=240, soft_wrap=True))
     outcome = result.run if isinstance(result, FirstForecast) else result
-    failed = not outcome.passed if isinstance(outcome, ParityReport) else isinstance(outcome, RunResult) and outcome.champion is None
+    failed = not outcome.passed if isinstance(outcome, ParityReport | Verdict) else isinstance(outcome, RunResult) and outcome.champion is None
     return _NOT_PASSED if failed else 0
 
 
