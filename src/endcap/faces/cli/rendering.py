@@ -17,6 +17,7 @@ from rich.text import Text
 from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
 from endcap.faces.cli.lineage_text import tell_insight, tell_lineage, tell_retirement
+from endcap.faces.cli.people_text import row_of_person, row_of_token, tell_token, tell_webhook
 from endcap.faces.cli.release_text import (
     row_of_approval,
     row_of_environment,
@@ -29,7 +30,10 @@ from endcap.faces.cli.release_text import (
 )
 from endcap.faces.cli.tracking_text import row_of_experiment, row_of_file, row_of_point, row_of_track, tell_run_comparison, tell_run_page
 from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
+from endcap.governance.people import Person
 from endcap.governance.records import AuditRow
+from endcap.governance.tokens import MadeToken, TokenLine
+from endcap.governance.webhooks import MadeWebhook
 from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
 from endcap.loop.deployment.lineage import Lineage
 from endcap.loop.deployment.records import Delivery
@@ -81,7 +85,7 @@ def render(result: Any, *, as_json: bool) -> int:
         # What is not read on a terminal is read by a program or later: nothing is folded there.
         show(result, _Paper(highlight=False) if sys.stdout.isatty() else _Paper(highlight=False, width=240, soft_wrap=True))
     outcome = result.run if isinstance(result, FirstForecast) else result
-    failed = not outcome.passed if isinstance(outcome, ParityReport) else isinstance(outcome, RunResult) and outcome.champion is None
+    failed = not outcome.passed if isinstance(outcome, ParityReport | Verdict) else isinstance(outcome, RunResult) and outcome.champion is None
     return _NOT_PASSED if failed else 0
 
 
@@ -89,6 +93,8 @@ _TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     ApprovalRequest: tell_request,
     Insight: tell_insight,
     Lineage: tell_lineage,
+    MadeToken: tell_token,
+    MadeWebhook: tell_webhook,
     ParityReport: tell_parity,
     Pin: tell_pin,
     Retirement: tell_retirement,
@@ -555,6 +561,8 @@ _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     Reading: _row_of_reading,
     Run: _row_of_run,
     MemberLine: _row_of_member,
+    Person: row_of_person,
+    TokenLine: row_of_token,
     ModelLine: _row_of_model,
     Point: row_of_point,
     Release: row_of_release,
