@@ -26,7 +26,8 @@ def tell_made(version: Version, *, champion: bool) -> Iterator[Line]:
     state = "the champion" if champion else "not the champion"
     at = f"{version.created_at:%Y-%m-%d %H:%M:%S}"
     if not version.engine:
-        yield f"{version.id}: {version.candidate}, {state}, trained {at} on days up to {version.trained_until}", ""
+        days = f" on days up to {version.trained_until}" if version.trained_until else ""
+        yield f"{version.id}: {version.candidate}, {state}, trained {at}{days}", ""
         return
     until = f", trained on days up to {version.trained_until}" if version.trained_until else ""
     yield f"{version.id}: {version.candidate} by {version.engine}, {state}, registered {at} by {version.created_by}{until}", ""
