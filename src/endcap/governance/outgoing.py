@@ -45,16 +45,12 @@ def require_url(url: str, *, own_hosts: Collection[str] = ()) -> SplitResult:
     except ValueError as error:
         raise InvalidInput("The webhook's URL cannot be read as one.", hint=hint) from error
     own = host in own_hosts
+    if host and not own and _is_plainly_inside(host):
+        raise _inside(host)
     if parts.scheme not in (("https", "http") if own else ("https",)) or not host or port == 0:
         raise InvalidInput(f"A webhook's URL begins with https:// and names a host, not {parts.scheme[:20]!r}.", hint=hint)
     if "@" in parts.netloc or parts.fragment:
         raise InvalidInput("A webhook's URL holds no user, no password and no fragment.", hint="what it proves is proved by its signature")
-    if not own:
-        literal = _read_literal(host)
-        if literal is not None and not is_public(literal):
-            raise _inside(host)
-        if literal is None and ("." not in host or host.endswith(tuple(f".{name}" for name in _INNER_NAMES))):
-            raise _inside(host)
     return parts
 
 
@@ -171,6 +167,13 @@ def _read_literal(host: str) -> _Address | None:
         return ipaddress.IPv4Address(socket.inet_aton(host))
     except OSError:
         return None
+
+
+def _is_plainly_inside(host: str) -> bool:
+    literal = _read_literal(host)
+    if literal is not None:
+        return not is_public(literal)
+    return "." not in host or host.endswith(tuple(f".{name}" for name in _INNER_NAMES))
 
 
 def _inside(host: str) -> PermissionDenied:

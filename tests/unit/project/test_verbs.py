@@ -32,6 +32,7 @@ from endcap.governance.records import Actor
 from endcap.governance.sessions import Change
 from endcap.governance.tokens import list_tokens
 from endcap.governance.verbs import Verb
+from endcap.governance.webhooks import list_webhooks
 from endcap.loop.deployment.batches import find_batch, read_batch
 from endcap.loop.deployment.records import Batch
 from endcap.loop.evaluation.records import VERDICTS, CheckResult, Groups, Verdict
@@ -323,6 +324,7 @@ GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "approvals": lambda _: {},
     "audit": lambda _: {"actor": "ada"},
+    "card": lambda s: {"version": "store-day-v1", "out": s.scratch / "card.html"},
     "comparison": lambda s: {"model": compared(s)},
     "comparisons": lambda s: {"model": compared(s)},
     "environments": lambda _: {},
@@ -347,6 +349,8 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "runs": lambda _: {},
     "show": lambda _: {"thing": "store-day"},
     "tokens ls": lambda _: {},
+    "notices": lambda _: {},
+    "webhooks ls": lambda _: {},
     "trace": lambda _: {"thing": "store-day-v1"},
     "users ls": lambda _: {},
     "track compare": lambda s: {"runs": [tracked(s), tracked(s)]},
@@ -388,6 +392,8 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
     "features materialise": lambda s: {"view": viewed(s)},
+    "webhooks add": lambda _: {"url": "https://hooks.example.com/x"},
+    "webhooks remove": lambda s: {"webhook": list_webhooks(s.session)[0].id},
     "users grant": lambda s: {"name": known(s), "role": "editor"},
     "tokens make": lambda s: {"label": "nightly", "user": known(s)},
     "tokens revoke": lambda s: {"token": list_tokens(s.session)[0].id},
@@ -416,6 +422,7 @@ MADE_OF_OTHERS = {
     "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",
 }
 NOT_CHAINED = {
+    "deliver-notices": "what is sent is data in flow; a host that is refused is audited (tests/unit/governance/test_notices.py)",
     "features push": "what is pushed is data in flow; each push is on record (tests/unit/loop/features/test_pushes.py)",
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
     "check-members": "as check-quality (tests/unit/loop/monitoring/test_members.py)",

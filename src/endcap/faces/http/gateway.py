@@ -15,8 +15,9 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from endcap.core.errors import EndcapError, InvalidInput, Unreachable
-from endcap.faces.http.answers import RequestRefused, encode_error, send_json, status_of, tell_unforeseen
+from endcap.faces.http.answers import RequestRefused, encode_error, encode_result, send_json, status_of, tell_unforeseen
 from endcap.faces.http.heads import STREAMED, Head, Place, read_head, require_json, require_place
+from endcap.faces.http.mlflow.faults import describe_fault
 from endcap.faces.http.sessions import SESSION
 from endcap.governance.sessions import Session
 
@@ -24,6 +25,7 @@ MOST_BODY_BYTES = 16 * 2**20
 """The largest body: 10,000 keys of eight columns take about 2 MB, a text of 1 MB in a push stays readable enough to be refused by name."""
 _BODY_S = 30.0
 _DRAINED_BODIES = 8
+MLFLOW = ("/api/2.0/mlflow", "/api/3.0/mlflow")
 OPEN = frozenset(("/healthz", "/health"))
 """What anybody may ask who reaches the service: whether it is up."""
 _BODIED = frozenset(("POST", "PUT", "PATCH", "DELETE"))
@@ -73,7 +75,7 @@ class Gateway:
         try:
             await self._answer(scope, receive, send)
         except RequestRefused as refused:
-            await send_json(send, encode_error(refused.error), status=refused.status, headers=refused.headers)
+            await _tell_refused(send, scope["path"], refused)
         except asyncio.CancelledError:  # the service ends and does not wait for it
             with suppress(RuntimeError):  # an answer that had begun is left as it is
                 await send_json(send, encode_error(_STOPPED), status=status_of(_STOPPED), headers=((b"connection", b"close"),))
@@ -117,6 +119,15 @@ class Gateway:
             raise  # uvicorn writes it down
         else:
             await send_json(send, answer)
+
+
+async def _tell_refused(send: Send, path: str, refused: RequestRefused) -> None:
+    """In the shape that the path's clients read. MLflow's would ask again for minutes, unseen, after 429: to it a wrong password is one at once."""
+    if not path.startswith(MLFLOW):
+        await send_json(send, encode_error(refused.error), status=refused.status, headers=refused.headers)
+        return
+    status = 401 if refused.status == 429 else refused.status
+    await send_json(send, encode_result(describe_fault(refused.error)), status=status, headers=refused.headers)
 
 
 async def read_body(receive: Receive) -> bytes | None:

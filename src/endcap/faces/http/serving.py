@@ -18,6 +18,7 @@ from endcap.faces.http.calls import Calls
 from endcap.faces.http.heads import LOOPBACK
 from endcap.faces.http.listening import open_socket, require_certificate, settle_place
 from endcap.faces.http.sessions import SignIn
+from endcap.faces.http.telling import telling
 from endcap.governance.people import has_users
 
 GRACE_S = 30
@@ -46,7 +47,7 @@ def serve(
     """
     secure = require_certificate(tls_cert, tls_key)
     place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy, has_users=has_users(house.ports.records))
-    with open_socket(host, port) as listening:
+    with open_socket(host, port) as listening, telling(house):
         calls = Calls()
         name = f"[{host}]" if ":" in host else host
         url = f"http{'s' if secure else ''}://{name}:{listening.getsockname()[1]}"

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+
+import pytest
+from rich.console import Console
+
+from endcap.faces.cli.rendering import render, show
+from endcap.governance.people import add_user, disable_user, grant_role, list_people
+from endcap.governance.sessions import Session
+from endcap.governance.tokens import list_tokens, make_token, note_use
+from endcap.governance.webhooks import add_webhook
+from endcap.testing.sessions import make_session
+
+
+@pytest.fixture
+def session() -> Session:
+    made = make_session(actor="root")
+    add_user(made, "ada")
+    add_user(made, "bob")
+    grant_role(made, "bob", "editor")
+    return made
+
+
+def shown(result: object) -> list[str]:
+    out = io.StringIO()
+    show(result, Console(file=out, width=240, highlight=False))
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
+def test_a_token_is_shown_whole_with_what_it_may_and_how_it_ends(session: Session) -> None:
+    made = make_token(session, "nightly", user="bob")
+    lines = shown(made)
+    assert lines[:2] == ["token 'nightly' of bob: editor in workspace default, until 2026-04-05 08:00 UTC", made.token]
+    assert lines[-1] == f"endcap tokens revoke {made.id} ends it."
+
+
+def test_a_webhook_is_shown_with_its_secret_and_without_its_path(session: Session) -> None:
+    made = add_webhook(session, "https://hooks.example.com/services/T0", kinds=["incident"])
+    lines = shown(made)
+    assert lines[:2] == [f"webhook {made.id} to https://hooks.example.com/*** takes incident; its secret:", made.secret]
+    assert "every notice" in shown(add_webhook(session, "https://hooks.example.com/"))[0]
+
+
+def test_people_and_tokens_are_tables(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    add_user(session, "cleo", admin=True)
+    disable_user(session, "bob")
+    assert shown(list_people(session, everybody=True))[1:] == [
+        "ada owner in default admin, tokens only 2026-01-05 08:00:00 root",
+        "bob editor in default disabled, tokens only 2026-01-05 08:00:00 root",
+        "cleo none admin, tokens only 2026-01-05 08:00:00 root",
+    ]
+    made = make_token(session, "nightly", user="ada", expires="1h")
+    assert shown(list_tokens(session))[1] == f"{made.id} nightly ada owner active 2026-01-05 09:00:00 never root"
+    note_use(session, made.id)
+    session.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    assert shown(list_tokens(session))[1] == f"{made.id} nightly ada owner expired 2026-01-05 09:00:00 2026-01-05 08:00:00 root"
+    assert render(list_tokens(session), as_json=True) == 0
+    assert '"state":"expired"' in capsys.readouterr().out
