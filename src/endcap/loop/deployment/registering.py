@@ -22,7 +22,7 @@ from endcap.loop.registry.naming import MOST_DESCRIPTION, keep_words, require_ta
 from endcap.loop.registry.packages import Package, find_owner, read_package
 from endcap.loop.registry.records import MODELS, Code, Field, ModelRecord, Signature, Version
 from endcap.loop.registry.signatures import Columns, fit_example, read_example
-from endcap.loop.registry.versions import TRACKED, draft_model, keep_version
+from endcap.loop.registry.versions import TRACKED, draft_model, keep_new_model, keep_version
 from endcap.loop.training.tracking.experiments import Tags, parse_tags
 from endcap.loop.training.tracking.logged_models import get_logged_model
 from endcap.loop.training.tracking.records import RUN_FILES
@@ -59,7 +59,7 @@ def register_run(session: Session, owner: str, path: str, *, model: str, descrip
     draft = msgspec.structs.replace(draft, example=session.blobs.put(msgspec.json.encode(example)) if example else "", notes=(*package.notes, *notes))
     with session.change("register-run", thing=f"model/{model}", detail={"from": f"{owner}/{path}".rstrip("/")}) as change:
         if change.tx.get(MODELS, workspace=session.workspace, id=model) is None:
-            change.tx.append(MODELS, workspace=session.workspace, record=record)
+            keep_new_model(session, change, record)
             change.detail.update(model="new")
         version = keep_version(session, change, draft)
         if "note" not in change.detail:
