@@ -235,7 +235,8 @@ def _(result: Delivery, console: Console) -> None:
 def _(result: VersionView, console: Console) -> None:
     version = result.version
     state = "the champion" if result.champion else "not the champion"
-    console.print(Text(f"{version.id}: {version.candidate}, {state}, trained {_plain(version.created_at)} on days up to {version.trained_until}"))
+    until = f" on days up to {version.trained_until}" if version.trained_until else ""
+    console.print(Text(f"{version.id}: {version.candidate}, {state}, trained {_plain(version.created_at)}{until}"))
     _show_leaderboard(version, console, metric=result.metric)
     _tell(tell_verdict(result.verdict), console)
     _show_slices(version, console, metric=result.metric)
@@ -371,6 +372,10 @@ def _describe_distance(distance: ColumnDistance) -> str:
 
 def _show_leaderboard(version: Version, console: Console, *, metric: str) -> None:
     """All candidates by the gate's metric; of what is measured for hours only, the columns stand where anybody has the figure."""
+    if not any(m.n for m in version.leaderboard.values()):  # of a run: it has what the run told of itself, and the verdict what is known
+        logged = ", ".join(f"{name} {value:.4g}" for name, value in version.metrics.logged.items() if not name.startswith("endcap."))
+        console.print(Text(f"  the run says: {logged}" if logged else "  the run says nothing of itself"))
+        return
     hourly = any(m.crps is not None or m.day_wape is not None for m in version.leaderboard.values())
     measures: tuple[str, ...] = _HOUR_MEASURES if hourly else _MEASURES
     measures = measures if metric in measures else (metric, *measures)
