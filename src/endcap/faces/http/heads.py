@@ -58,9 +58,9 @@ def require_place(head: Head, place: Place) -> None:
 
 
 def require_json(head: Head, *, method: str) -> None:
-    """Raise RequestRefused unless a body is plain JSON, which no form of another site can send. A DELETE may come without one."""
+    """Raise RequestRefused unless a body is plain JSON, which no form of another site can send. What no form can send at all may come without one."""
     kind, encoding = head.get(b"content-type"), head.get(b"content-encoding")
-    if not (_is_json(kind) or (method == "DELETE" and kind is None)):
+    if not (_is_json(kind) or (method != "POST" and kind is None)):
         what = f"The body is {_shown(kind)}; it must be application/json."
         raise RequestRefused(415, InvalidInput(what, hint="send the header Content-Type: application/json"))
     if encoding not in (None, b"identity"):

@@ -106,7 +106,7 @@ def build_training_set(
     The same spine, views and ingests are not joined twice: the record that stands is returned. Raises InvalidInput for what does not fit
     (a key that is not there or of another type, instants without a zone, features that share a name), NotFound for a view that is not known,
     PermissionDenied, audited, for a purpose that is not allowed; then nothing is written. Cost: a reading of the views' keys and times, and one of
-    their features; in time and memory in line with rows, what does not fit into the memory limit is read by turns.
+    their features, in time in line with rows; in memory in line with the spine's rows, features that do not fit into the limit are read by turns.
     """
     began = time.perf_counter(), time.process_time()
     from endcap.loop.data.engine import open_engine

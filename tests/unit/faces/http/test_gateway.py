@@ -161,7 +161,7 @@ def test_a_client_of_mlflow_reads_why_it_is_refused() -> None:
 def test_other_methods_bring_their_bodies_too(method: str) -> None:
     assert ask(HOST, JSON, method=method) == (200, {}, b"hello")
     assert ask(HOST, ("content-type", "text/plain"), method=method)[0] == 415
-    assert ask(HOST, method=method)[0] == (200 if method == "DELETE" else 415)
+    assert ask(HOST, method=method)[0] == 200, "no form sends it, with or without a sort of body"
 
 
 def test_files_of_runs_are_handed_on_as_they_come(small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from endcap.faces.http.application import build_application
 from endcap.faces.http.mlflow.artefacts import FILES
 from endcap.faces.http.mlflow.protocol import API
 from endcap.loop.training.tracking.run_files import put_file
-from endcap.testing.packages import log_package, make_lightgbm_package
+from endcap.testing.packages import Files, log_package, make_lightgbm_package
 
 
 class Wire(NamedTuple):
@@ -54,6 +55,12 @@ class Wire(NamedTuple):
         return said.json()
 
 
+@cache
+def fit_trees(seed: int) -> Files:
+    """A LightGBM model as the client writes it, fitted once."""
+    return make_lightgbm_package(seed=seed)
+
+
 @pytest.fixture
 def house() -> Iterator[House]:
     with open_house("memory://") as opened:
@@ -72,7 +79,7 @@ def log_trees(wire: Wire) -> Callable[..., str]:
 
     def log(*, seed: int = 0, evidence: str | None = None) -> str:
         session = wire.house.session()
-        run = log_package(session, make_lightgbm_package(seed=seed))
+        run = log_package(session, fit_trees(seed))
         if evidence is not None:
             put_file(session, f"run/{run}", "evidence.csv", [evidence.encode()])
         return run

@@ -44,9 +44,10 @@ def _spring() -> None:
     Trap.opened += 1
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Any:
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A service on a home in a folder, with a file beside the home that nobody may reach, and a run."""
+    tmp_path = tmp_path_factory.mktemp("stored")
     (tmp_path / "secret.txt").write_text(SECRET, encoding="utf-8")
     with open_house(tmp_path / "home") as house, TestClient(build_application(house, folder=tmp_path), base_url="http://127.0.0.1:8420") as client:
         run = client.post(f"{API}/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
@@ -259,8 +260,8 @@ def test_an_archive_that_unpacks_to_much_more_is_refused(wire: Any) -> None:
 def test_a_link_is_no_file(stored: Any) -> None:
     """Symbolic links: an archive or a store with links led out of it. Here files are bytes under their digest; there is nothing to link to."""
     client, run, folder = stored
-    (folder / "home" / "run").mkdir(exist_ok=True)
-    (folder / "home" / "run" / run).symlink_to(folder)
+    (folder / "home" / "run").mkdir()
+    (folder / "home" / "run" / run).symlink_to(folder / "secret.txt")
     assert client.get(f"{FILES}/run/{run}/secret.txt").status_code == 404
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
