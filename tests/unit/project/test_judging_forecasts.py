@@ -26,10 +26,8 @@ def find(verdict: Verdict, name: str) -> Any:
 
 
 def test_a_forecast_shows_what_its_gate_asks_for(project: Any) -> None:
-    project.change(
-        GATE,
-        f"{GATE}, slices={{'format': 0.6}}, fairness={{'format': 3}}, slice_rows=10, calibration=0.1, latency_ms=60_000, size_mb=5, fresh='14d', charter=True",
-    )
+    more = "slices={'format': 0.6}, fairness={'format': 3}, slice_rows=10, calibration=0.1"
+    project.change(GATE, f"{GATE}, {more}, latency_ms=60_000, size_mb=5, fresh='14d', charter=True")
     charter = 'ec.Charter(problem="waste", business_metric="waste per store")'
     project.change('    slices=["format"],', f'    slices=["format"],\n    charter={charter},')
     result = project.run()
