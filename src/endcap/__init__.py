@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
-    "Aggregate": "endcap.core.definitions.aggregates",
+    "Charter": "endcap.core.definitions.charters",
     "Check": "endcap.core.definitions.tables",
     "Contract": "endcap.core.definitions.tables",
     "EndcapError": "endcap.core.errors",
@@ -28,11 +28,11 @@ _HOMES = {
     "Gate": "endcap.core.definitions.gates",
     "ManualClock": "endcap.core.clock",
     "MemberQuality": "endcap.core.definitions.watches",
+    "Model": "endcap.core.definitions.models",
     "Quality": "endcap.core.definitions.watches",
     "Table": "endcap.core.definitions.tables",
     "Volume": "endcap.core.definitions.tables",
     "apply": "endcap.project.applying",
-    "audit": "endcap.governance.audit:list_audit",
     "count": "endcap.core.definitions.aggregates",
     "distinct": "endcap.core.definitions.aggregates",
     "forecast": "endcap.project.starting",
@@ -56,12 +56,13 @@ _HOMES = {
     "sum": "endcap.core.definitions.aggregates",
     "time_since": "endcap.core.definitions.aggregates",
     "trace": "endcap.loop.deployment.tracing",
+    "track": "endcap.project.tracking",
     "training_set": "endcap.loop.features.training_sets",
     "verify_audit": "endcap.governance.audit",
 }
 
 __all__ = [
-    "Aggregate",
+    "Charter",
     "Check",
     "Contract",
     "EndcapError",
@@ -70,11 +71,11 @@ __all__ = [
     "Gate",
     "ManualClock",
     "MemberQuality",
+    "Model",
     "Quality",
     "Table",
     "Volume",
     "apply",
-    "audit",
     "count",
     "distinct",
     "forecast",
@@ -98,6 +99,7 @@ __all__ = [
     "sum",
     "time_since",
     "trace",
+    "track",
     "training_set",
     "verify_audit",
 ]

@@ -59,7 +59,7 @@ def open_house(
     zone: str = "UTC",
     settings: Settings | None = None,
 ) -> House:
-    """Open a home: a folder, made if it is not there, or ``memory://``.
+    """Open a home: a folder, made if it is not there, ``memory://``, or ``postgresql://...`` (see ``open_ports``).
 
     ``clock`` and ``new_id`` None are the machine's. ``zone`` is the workspace's: where tables and times say none, it counts.
     ``settings`` None are read from the environment; a memory limit that they leave open is filled in from the machine.

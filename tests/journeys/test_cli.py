@@ -203,7 +203,7 @@ def test_promote_is_refused_without_a_verdict_against_the_champion_of_now(lived:
     assert said.code == 6
     assert said.out == ""
     assert "judged against no champion, but the champion is now store-day-v2" in said.err
-    assert "hint: see every figure with: endcap show store-day-v1" in said.err
+    assert "hint: judge it anew with: endcap judge store-day-v1" in said.err
     again = lived.said["refused as json"]
     assert (again.code, again.error["code"], again.error["details"]) == (6, "gate_refused", {"version": f"{MODEL}-v1"})
 

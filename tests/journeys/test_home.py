@@ -118,6 +118,14 @@ def test_a_newcomers_first_call_just_works_until_there_is_a_user(tmp_path: Path,
         assert service.process.wait(timeout=60) == 0
 
 
+def handshake(service: Service, at_most: ssl.TLSVersion) -> str:
+    """The cipher that is agreed on with a client of at most some version of TLS."""
+    context = ssl.create_default_context(cafile=str(service.cert))
+    context.maximum_version = at_most
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as agreed:
+        return str(agreed.cipher())
+
+
 def until_seen(holds: Callable[[], bool]) -> None:
     """What other processes do is seen within a second; the machine may be slow."""
     until = time.monotonic() + 20
@@ -165,6 +173,9 @@ def test_a_service_that_others_reach_signs_everybody_in_over_tls(tmp_path: Path,
         with socket.create_connection(("127.0.0.1", service.port), timeout=20) as plain:
             plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert b"200" not in plain.recv(1000)
+        assert "GCM" in handshake(service, ssl.TLSVersion.TLSv1_2)
+        with pytest.raises(ssl.SSLError), pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            handshake(service, ssl.TLSVersion.TLSv1_1)
         with pytest.raises(ssl.SSLError):
             http.client.HTTPSConnection("127.0.0.1", service.port, timeout=20, context=ssl.create_default_context()).connect()
         revoked = said("tokens", "revoke", people["bob"].split("_")[1])

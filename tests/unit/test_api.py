@@ -35,7 +35,7 @@ def test_each_name_is_there_and_documented(name: str) -> None:
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error_with_those_that_are() -> None:
-    with pytest.raises(AttributeError, match=r"has no attribute 'Forcast'. Names: \['Aggregate'"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'Forcast'. Names: \['Charter'"):
         endcap.Forcast  # noqa: B018 - asked for on purpose
     assert not hasattr(endcap, "__wrapped__")
 

@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             the machine's memory or of its container's, whichever is less: what is left is for the operating system's file cache, which
             scans live on, and for the arrays of the process itself. An open house has it filled in.
         executor: where shards and members are computed, as ``open_executor`` takes it. ``here`` starts no process and needs no Ray. Others
-            read the home by its path, so one in memory is refused, and a Ray cluster's nodes must all mount it.
+            read the home by its path or URL, so one in memory is refused, and a Ray cluster's nodes must all mount it, or reach its server.
         n_workers: items that run at once at most. None: one per CPU, since an item computes and does not wait.
         n_threads: threads that one query may use. None: one per CPU.
         temporary: an existing folder in which queries spill, on a local disk with room for a few times the data. None: the system's

@@ -56,24 +56,44 @@ class LineageEvent(msgspec.Struct, frozen=True):
 LINEAGE_EVENTS = Kind("lineage-event", LineageEvent, "id", (("status",),))
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of one execution, of a graph or of anything else that reads and writes: what it was for (``subject``), and how it stands.
+
+    ``status`` is running, done, failed or killed; ``cost`` may name seconds of the clock and of CPU and the greatest memory.
+    """
+
+    id: str
+    subject: str
+    status: str
+    at: datetime
+    error: str = ""
+    cost: dict[str, float] = {}
+
+
 def describe_run(run: Run, *, workspace: str, reads: Iterable[Dataset] = (), writes: Iterable[Dataset] = ()) -> dict[str, Any]:
     """The event of a run as it stands: START while it runs. ``reads`` and ``writes`` are named once each."""
-    namespace = f"endcap.{workspace}"
     ended = run.status != "running"
-    run_facets: dict[str, Any] = {"processing_engine": _facet("processing_engine", name="Endcap", version=_own_version())}
-    if ended:
-        spent = {"wallSeconds": round(run.wall_s, 4), "cpuSeconds": round(run.cpu_s, 4), "peakMiB": max((s.peak_mib for s in run.steps), default=0.0)}
-        run_facets["endcap_cost"] = {"_producer": PRODUCER, "_schemaURL": f"{_SPEC}/2-0-2/OpenLineage.json#/$defs/RunFacet", **spent}
-    if run.error:
-        run_facets["errorMessage"] = _facet("errorMessage", message=run.error, programmingLanguage="Python")
+    spent = {"wallSeconds": round(run.wall_s, 4), "cpuSeconds": round(run.cpu_s, 4), "peakMiB": max((s.peak_mib for s in run.steps), default=0.0)}
     at = run.ended_at if ended and run.ended_at else run.started_at
+    told = Told(id=run.id, subject=run.subject, status=run.status, at=at, error=run.error, cost=spent if ended else {})
+    return describe(told, workspace=workspace, reads=reads, writes=writes)
+
+
+def describe(told: Told, *, workspace: str, reads: Iterable[Dataset] = (), writes: Iterable[Dataset] = ()) -> dict[str, Any]:
+    """The event of an execution. ``reads`` and ``writes`` are named once each."""
+    namespace = f"endcap.{workspace}"
+    run_facets: dict[str, Any] = {"processing_engine": _facet("processing_engine", name="Endcap", version=_own_version())}
+    if told.cost:
+        run_facets["endcap_cost"] = {"_producer": PRODUCER, "_schemaURL": f"{_SPEC}/2-0-2/OpenLineage.json#/$defs/RunFacet", **told.cost}
+    if told.error:
+        run_facets["errorMessage"] = _facet("errorMessage", message=told.error, programmingLanguage="Python")
     return {
-        "eventType": _ENDINGS.get(run.status, "START"),
-        "eventTime": at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "run": {"runId": str(uuid5(_IDS, f"{workspace}/{run.id}")), "facets": run_facets},
+        "eventType": _ENDINGS.get(told.status, "START"),
+        "eventTime": told.at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "run": {"runId": str(uuid5(_IDS, f"{workspace}/{told.id}")), "facets": run_facets},
         "job": {
             "namespace": namespace,
-            "name": run.subject,
+            "name": told.subject,
             "facets": {"jobType": _facet("jobType", processingType="BATCH", integration="ENDCAP", jobType="RUN")},
         },
         "inputs": [_describe_dataset(found, namespace) for found in _unique(reads)],
@@ -81,6 +101,17 @@ def describe_run(run: Run, *, workspace: str, reads: Iterable[Dataset] = (), wri
         "producer": PRODUCER,
         "schemaURL": _RUN_EVENT,
     }
+
+
+def keep_work(
+    session: Session, tx: RecordTransaction, told: Told, *, began: datetime, reads: Iterable[Dataset] = (), writes: Iterable[Dataset] = ()
+) -> None:
+    """Keep both events of something that has ended, in the transaction that makes its work stand."""
+    if session.settings.lineage is None:
+        return
+    start = msgspec.structs.replace(told, status="running", at=began, error="", cost={})
+    for event in (describe(start, workspace=session.workspace), describe(told, workspace=session.workspace, reads=reads, writes=writes)):
+        keep_event(session, tx, event, run=told.id)
 
 
 def keep_event(session: Session, tx: RecordTransaction, event: Mapping[str, Any], *, run: str) -> None:

@@ -17,8 +17,9 @@ from endcap.loop.features.catalogue import find_columns, register_view, require_
 from endcap.loop.features.differences import describe_differences
 from endcap.loop.features.records import VIEW_HEADS, VIEW_VERSIONS, ViewHead
 from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, PROD, ModelDefinition, ModelRecord
+from endcap.loop.registry.versions import TRACKED, identify_model
 from endcap.loop.registry.view_uses import ViewUse, find_view_uses
-from endcap.project.definitions import FILE, TRACKED, Definitions, identify_model, load_definitions, read_definition
+from endcap.project.definitions import FILE, Definitions, load_definitions, read_definition
 
 _NEW_VERSION = ("changed", "restored")  # of a view: what is computed is not what was
 _DOES_NOTHING = ("unchanged", "not in the file")

@@ -18,13 +18,11 @@ from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.models import Model
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import DefinitionError, EndcapError, IntegrityBroken, InvalidInput, NotFound, suggest
-from endcap.core.identity import identify
 from endcap.loop.registry.records import ModelRecord
+from endcap.loop.registry.versions import TRACKED
 from endcap.loop.retraining.tasks import Task
 
 FILE = "project.py"
-TRACKED = "tracked"
-"""The solution of models that one's own code trains."""
 _MODULE = "endcap_project"
 
 
@@ -59,12 +57,6 @@ def make_task(forecast: Forecast) -> Task:
     from endcap.solutions.forecasting.task import ForecastTask
 
     return HourForecastTask(forecast) if forecast.hourly else ForecastTask(forecast)
-
-
-def identify_model(model: Model) -> str:
-    """The identity of a model of one's own: that of its definition, but for words for people and what its versions are judged by."""
-    plain = tuple(view.plain for view in model.features)
-    return identify(msgspec.structs.replace(model, features=plain, description="", owner="", charter=None, gate=None, gates={}))
 
 
 def read_definition(record: ModelRecord) -> Forecast | Model:

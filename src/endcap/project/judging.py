@@ -20,11 +20,15 @@ from endcap.loop.training.tracking.records import RUN_FILES
 from endcap.project.definitions import make_task, read_definition
 
 if TYPE_CHECKING:
+    from endcap.loop.evaluation.row_evidence import RowEvidence
     from endcap.loop.evaluation.rows import Rows
+    from endcap.loop.evaluation.standing_checks import AnswerTimes
     from endcap.loop.retraining.tasks import Task
 
 EVIDENCE_FILES = ("evidence.parquet", "evidence.csv")
 """Under these paths a run logs the rows that its version is judged by; the first that is there is read."""
+FIGURES = ("rmse", "mae", "wape", "rmspe", "log_loss", "brier", "auc", "error_rate", "calibration", "bias", "coverage_90")
+"""The figures of rows that a verdict keeps, as far as they are measured."""
 _KEY = "rows "
 
 
@@ -67,7 +71,7 @@ def _judge_own(session: Session, version: Version, model: Model, *, environment:
 
     gate = model.gate_of(environment)
     views = version.views or _find_views(session, model)
-    asked = Asked(gate, environment, model.charter, views)
+    asked = Asked(gate, environment, model.charter, views, lambda: _time_answer(session, version))
     try:
         name, rows, key = _read_rows(session, version, model, columns=gate.columns)
         other = None
@@ -78,10 +82,36 @@ def _judge_own(session: Session, version: Version, model: Model, *, environment:
         doubt = CheckResult(check="evidence", passed=False, figure=None, limit="", sentence=f"it cannot be judged: {error.what}{hint}")
         return give_verdict(session, version, [doubt], asked=asked, champion=champion)
     n_tried = _count_tried(session, version, environment=environment, key=key)
-    said = "; ".join([f"judged on {rows.n:,} rows of '{name}'", *rows.notes])
-    first = CheckResult(check="evidence", passed=True, figure=float(rows.n), limit=key, sentence=said)
     evidence = RowEvidence(version.id, rows, champion_rows=other, champion_name=champion.id if champion else "", n_tried=n_tried)
+    first = _describe_evidence(evidence, metric=gate.metric, name=name, key=key)
     return judge_evidence(session, version, evidence, asked=asked, champion=champion, first=[first])
+
+
+def _describe_evidence(evidence: RowEvidence, *, metric: str, name: str, key: str) -> CheckResult:
+    """What the version is judged on, with all its figures and those of the baselines."""
+    metrics = evidence.metrics
+    figures = {each: value for each in FIGURES if isinstance(value := getattr(metrics, each), float)}
+    rivals = {rival: figure for rival in evidence.baselines if (figure := evidence.figure(rival, metric)) is not None}
+    against = ", ".join(f"{rival} {figure:.4g}" for rival, figure in rivals.items())
+    own = f": {metric} {figures[metric]:.4g} ({against})" if metric in figures else ""
+    said = "; ".join([f"judged on {metrics.n:,} rows of '{name}'{own}", *evidence.rows.notes])
+    figures |= {f"{metric} of {rival}": figure for rival, figure in rivals.items()}
+    return CheckResult(check="evidence", passed=True, figure=float(metrics.n), limit=key, sentence=said, figures=figures)
+
+
+def _time_answer(session: Session, version: Version) -> AnswerTimes:
+    """How long the version's engine takes for one row of its input example. Raises InvalidInput where it keeps none."""
+    from endcap.loop.deployment.engines.opening import open_version
+    from endcap.loop.deployment.proving import read_kept
+    from endcap.loop.evaluation.standing_checks import time_answers
+    from endcap.loop.registry.signatures import fit_example
+
+    kept = read_kept(session, version)
+    if kept is None:
+        raise InvalidInput("it keeps no input example to answer", hint="log one: log_model(..., input_example=rows)")
+    row = fit_example(kept.input, kept.signature).slice(0, 1)
+    engine = open_version(session, version)
+    return time_answers(lambda: engine.predict(row))
 
 
 def _read_rows(session: Session, version: Version, model: Model, *, columns: tuple[str, ...]) -> tuple[str, Rows, str]:

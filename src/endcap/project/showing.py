@@ -13,17 +13,23 @@ from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, Batch
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
+from endcap.loop.registry.approvals import list_waiting
 from endcap.loop.registry.assignments import read_assignment
 from endcap.loop.registry.comparisons import find_comparison
+from endcap.loop.registry.live import LiveRelease, find_live_releases
 from endcap.loop.registry.members import summarize_members
-from endcap.loop.registry.records import MODELS, VERSIONS, Champion, Comparison, MemberSummary, ModelRecord, Version
+from endcap.loop.registry.overrides import OverrideStanding, find_standing_override
+from endcap.loop.registry.records import MODELS, VERSIONS, ApprovalView, Champion, Comparison, MemberSummary, ModelRecord, Pin, Version
 from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.standings import find_pin
 from endcap.loop.registry.versions import find_gate_metric, get_model, get_version, latest_verdict
 from endcap.pipelines.records import RUNS, Run
 
 
 class ModelLine(msgspec.Struct, frozen=True):
-    """A model in a list. ``figure`` is the champion's of ``metric``, which the model's gate compares."""
+    """A model in a list. ``figure`` is the champion's of ``metric``, which the model's gate compares; ``override`` is who answers for a champion that
+    did not pass it, and ``expired`` where nobody does any more.
+    """
 
     model: str
     champion: str | None
@@ -36,13 +42,15 @@ class ModelLine(msgspec.Struct, frozen=True):
     open_breach: bool
     metric: str = "wape"
     figure: float | None = None
+    override: str = ""
 
 
 class ModelView(msgspec.Struct, frozen=True):
     """A model in full: its definition, what answers, its versions (newest first), the last run, readings, incidents, and its members at a glance.
 
     ``apart`` counts the members that another version than the champion's answers for, by version; ``comparison`` is the one that runs;
-    ``metric`` is what the gate compares.
+    ``metric`` is what the gate compares. ``override`` is what the champion stands on where it did not pass its gate, ``pin`` what holds it, ``live``
+    all that answers in any environment, ``waiting`` what waits for people.
     """
 
     model: ModelRecord
@@ -58,6 +66,10 @@ class ModelView(msgspec.Struct, frozen=True):
     apart: dict[str, int] = {}
     comparison: Comparison | None = None
     metric: str = "wape"
+    override: OverrideStanding | None = None
+    pin: Pin | None = None
+    live: tuple[LiveRelease, ...] = ()
+    waiting: tuple[ApprovalView, ...] = ()
 
 
 class VersionView(msgspec.Struct, frozen=True):
@@ -105,6 +117,10 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         _count_apart(session, champion) if champion else {},
         find_comparison(session, thing),
         find_gate_metric(model),
+        find_standing_override(session, thing),
+        find_pin(session, thing),
+        find_live_releases(session, thing),
+        list_waiting(session, thing),
     )
 
 
@@ -124,6 +140,7 @@ def _line(session: Session, model: ModelRecord) -> ModelLine:
     batches = session.records.find(BATCHES, workspace=session.workspace, where=where, newest_first=True, limit=1)
     readings = session.records.find(READINGS, workspace=session.workspace, where=where, newest_first=True, limit=1)
     metric = find_gate_metric(model)
+    override = find_standing_override(session, model.name)
     return ModelLine(
         model=model.name,
         champion=champion.version if champion else None,
@@ -136,4 +153,5 @@ def _line(session: Session, model: ModelRecord) -> ModelLine:
         open_breach=bool(readings and readings[0].breached),
         metric=metric,
         figure=getattr(version.metrics, metric) if version else None,
+        override="" if override is None else "expired" if override.expired else f"{override.owner} until {override.expires_at:%Y-%m-%d}",
     )

@@ -45,7 +45,7 @@ class Desk:
         self.session: Session = make_session()
 
     def define(self, model: str) -> None:
-        (self.folder / "project.py").write_text(f"import endcap as ec\nfrom endcap.core.definitions.models import Model\nm = {model}\n")
+        (self.folder / "project.py").write_text(f"import endcap as ec\nm = ec.{model}\n")
         apply(self.session, folder=self.folder)
 
     def log(self, table: pa.Table | bytes | None, *, path: str = "evidence.parquet", **changes: Any) -> str:
@@ -98,7 +98,9 @@ def test_a_model_of_ones_own_is_judged_by_the_rows_of_its_run_and_released(desk:
     verdict = desk.judge(desk.log(rows()))
     assert verdict.passed
     assert verdict.sentence == "all 3 checks passed"
-    assert verdict.checks[0].sentence == "judged on 400 rows of 'evidence.parquet'"
+    assert verdict.checks[0].sentence.startswith("judged on 400 rows of 'evidence.parquet': rmse 1.933 (mean 9.523, median 9.615)")
+    assert verdict.checks[0].figures["rmse"] == pytest.approx(np.sqrt(np.square(GOOD - TRUE).mean()))
+    assert verdict.checks[0].figures["rmse of mean"] == pytest.approx(TRUE.std())
     assert find(verdict, "rmse against the best baseline (mean)").sentence.startswith("beats the best baseline (mean) on rmse: ratio 0.2")
     assert "interval 0.1" in verdict.checks[1].sentence
     assert verdict.checks[1].sentence.endswith("400 rows)")
@@ -200,7 +202,8 @@ def test_rows_without_an_outcome_are_left_out_and_told(desk: Desk) -> None:
     verdict = desk.judge(desk.log(rows().set_column(0, "actual", pa.array(actual))))
     assert verdict.passed
     assert verdict.n_pairs == 350
-    assert verdict.checks[0].sentence == "judged on 350 rows of 'evidence.parquet'; 50 rows without an outcome are left out"
+    assert verdict.checks[0].sentence.startswith("judged on 350 rows of 'evidence.parquet': rmse ")
+    assert verdict.checks[0].sentence.endswith("; 50 rows without an outcome are left out")
 
 
 def test_a_probability_is_judged_by_its_log_loss_and_a_class_by_its_errors(desk: Desk) -> None:
@@ -227,7 +230,7 @@ def test_what_stands_about_a_version_is_checked_too(desk: Desk) -> None:
     assert said["freshness"].startswith("it is not known how far its training data reach")
     assert said["charter"].startswith("the model has no charter")
     assert said["approvals"] == "needs 2 approvals, has 0"
-    assert said["latency"] == "the latency could not be measured: nothing here can answer for this version"
+    assert said["latency"] == "the latency could not be measured: it keeps no input example to answer"
 
 
 def test_training_data_must_be_fresh(desk: Desk) -> None:
@@ -264,8 +267,7 @@ def test_a_model_of_ones_own_is_planned_applied_and_reworded(desk: Desk) -> None
     (line,) = plan(desk.session, folder=desk.folder).models
     assert (line.name, line.change) == ("churn", "unchanged")
     (desk.folder / "project.py").write_text(
-        "from endcap.core.definitions.models import Model\nfrom endcap.core.definitions.gates import Gate\n"
-        "m = Model(name='churn', gate=Gate(metric='rmse', approvals=2), description='who leaves')\n"
+        "import endcap as ec\nm = ec.Model(name='churn', gate=ec.Gate(metric='rmse', approvals=2), description='who leaves')\n"
     )
     (line,) = apply(desk.session, folder=desk.folder).models
     assert line.change == "reworded"

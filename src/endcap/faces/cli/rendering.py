@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import singledispatch
 from typing import Any
@@ -18,6 +18,16 @@ from endcap.core.durations import format_duration
 from endcap.faces.cli.entry import tame
 from endcap.faces.cli.lineage_text import tell_insight, tell_lineage, tell_retirement
 from endcap.faces.cli.people_text import row_of_person, row_of_token, tell_token, tell_webhook
+from endcap.faces.cli.release_text import (
+    row_of_approval,
+    row_of_environment,
+    row_of_release,
+    style_of,
+    tell_pin,
+    tell_releases,
+    tell_request,
+    tell_verdict,
+)
 from endcap.faces.cli.tracking_text import row_of_experiment, row_of_file, row_of_point, row_of_track, tell_run_comparison, tell_run_page
 from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
 from endcap.governance.people import Person
@@ -32,7 +42,18 @@ from endcap.loop.features.records import DriftReport, Materialisation, ParityRep
 from endcap.loop.monitoring.insights import Insight
 from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
-from endcap.loop.registry.records import Comparison, MemberLine, MemberSummary, Release, Retirement, Version
+from endcap.loop.registry.records import (
+    ApprovalRequest,
+    ApprovalView,
+    Comparison,
+    Environment,
+    MemberLine,
+    MemberSummary,
+    Pin,
+    Release,
+    Retirement,
+    Version,
+)
 from endcap.loop.retraining.records import Judged
 from endcap.loop.training.tracking.comparing import RunComparison, RunPage
 from endcap.loop.training.tracking.records import Experiment, RunFile, RunFolder
@@ -64,19 +85,22 @@ def render(result: Any, *, as_json: bool) -> int:
         # What is not read on a terminal is read by a program or later: nothing is folded there.
         show(result, _Paper(highlight=False) if sys.stdout.isatty() else _Paper(highlight=False, width=240, soft_wrap=True))
     outcome = result.run if isinstance(result, FirstForecast) else result
-    failed = not outcome.passed if isinstance(outcome, ParityReport) else isinstance(outcome, RunResult) and outcome.champion is None
+    failed = not outcome.passed if isinstance(outcome, ParityReport | Verdict) else isinstance(outcome, RunResult) and outcome.champion is None
     return _NOT_PASSED if failed else 0
 
 
 _TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    ApprovalRequest: tell_request,
     Insight: tell_insight,
     Lineage: tell_lineage,
     MadeToken: tell_token,
     MadeWebhook: tell_webhook,
     ParityReport: tell_parity,
+    Pin: tell_pin,
     Retirement: tell_retirement,
     RunComparison: tell_run_comparison,
     RunPage: tell_run_page,
+    Verdict: tell_verdict,
     ViewPage: tell_view,
 }
 """Results that are told in lines of text, each with its style."""
@@ -87,8 +111,7 @@ def show(result: Any, console: Console) -> None:
     """Print anything: a list as a table, a record as its fields."""
     teller = _TELLERS.get(type(result))
     if teller is not None:
-        for line, style in teller(result):
-            console.print(Text(line, style=style))
+        _tell(teller(result), console)
     elif isinstance(result, list | tuple):
         _show_list(list(result), console)
     elif isinstance(result, msgspec.Struct):
@@ -103,8 +126,7 @@ def _show_list(rows: list[Any], console: Console) -> None:
         console.print("nothing yet")
         return
     if isinstance(rows[0], FoundView):
-        for line, style in tell_found(rows):
-            console.print(Text(line, style=style))
+        _tell(tell_found(rows), console)
         return
     renderer = _ROWS.get(type(rows[0]))
     columns = list(renderer(rows[0])) if renderer else list(rows[0].__struct_fields__)
@@ -113,7 +135,7 @@ def _show_list(rows: list[Any], console: Console) -> None:
         grid.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         cells = renderer(row) if renderer else {name: getattr(row, name) for name in columns}
-        grid.add_row(*(Text(tame(_plain(cells[column]))) for column in columns))
+        grid.add_row(*(Text(tame(_plain(cells[column])), style=style_of(row)) for column in columns))
     console.print(grid)
 
 
@@ -215,7 +237,7 @@ def _(result: VersionView, console: Console) -> None:
     state = "the champion" if result.champion else "not the champion"
     console.print(Text(f"{version.id}: {version.candidate}, {state}, trained {_plain(version.created_at)} on days up to {version.trained_until}"))
     _show_leaderboard(version, console, metric=result.metric)
-    _show_verdict(result.verdict, console)
+    _tell(tell_verdict(result.verdict), console)
     _show_slices(version, console, metric=result.metric)
     _show_members(result.members, version, console, metric=result.metric)
     _show_doubts(version.notes, console)
@@ -231,10 +253,11 @@ def _(result: ModelView, console: Console) -> None:
         console.print("nothing answers: no version passed its gate yet")
     else:
         console.print(Text(f"champion {champion.version} since {_plain(champion.since)}"))
+        _tell(tell_releases(result), console)
         for version_id, n in result.apart.items():
             console.print(Text(f"  but {version_id} answers for {n:,} members"))
         _show_leaderboard(result.champion_version, console, metric=result.metric)
-        _show_verdict(result.verdict, console)
+        _tell(tell_verdict(result.verdict), console)
         _show_slices(result.champion_version, console, metric=result.metric)
         _show_members(result.members, result.champion_version, console, metric=result.metric)
         _show_doubts(result.champion_version.notes, console)
@@ -366,13 +389,9 @@ def _show_leaderboard(version: Version, console: Console, *, metric: str) -> Non
         console.print(Text("  WAPE by the hour pays for forecasting too little where most hours are zero: look at it beside the bias", style="dim"))
 
 
-def _show_verdict(verdict: Verdict | None, console: Console) -> None:
-    if verdict is None:
-        console.print("never judged")
-        return
-    console.print(Text(f"gate: {'passed' if verdict.passed else 'refused'}", style="green" if verdict.passed else "red"))
-    for check in verdict.checks:
-        console.print(Text(f"  {'passed ' if check.passed else 'REFUSED'} {check.sentence}", style="" if check.passed else "red"))
+def _tell(lines: Iterable[tuple[str, str]], console: Console) -> None:
+    for line, style in lines:
+        console.print(Text(line, style=style))
 
 
 def _show_slices(version: Version, console: Console, *, metric: str) -> None:
@@ -437,18 +456,6 @@ def _row_of_model(line: ModelLine) -> dict[str, Any]:
     }
 
 
-def _row_of_release(release: Release) -> dict[str, Any]:
-    return {
-        "at": release.at,
-        "version": f"{release.version}{_describe_moved(release)}",
-        "how": release.how,
-        "by": release.actor,
-        "reason": release.reason,
-        "before": release.previous or "-",
-        "verdict": release.verdict_sentence,
-    }
-
-
 def _row_of_member(line: MemberLine) -> dict[str, Any]:
     return {
         "member": line.member,
@@ -464,15 +471,6 @@ def _row_of_member(line: MemberLine) -> dict[str, Any]:
         "facts": line.facts or "-",
         "fallback": line.fallback or "-",
     }
-
-
-def _describe_moved(release: Release) -> str:
-    """For whom a release was, where it was not for all: ``, for 3 members of city_id=3 (17, 18, 19), others by store-day-v1``."""
-    if release.n_members is None:
-        return ""
-    some = f"{', '.join(release.sample)}{' ...' if release.n_members > len(release.sample) else ''}"
-    segment = f" of {release.segment}" if release.segment else ""
-    return f", for {release.n_members:,} members{segment} ({some}), others by {release.champion}"
 
 
 def _row_of_version(version: Version) -> dict[str, Any]:
@@ -553,8 +551,10 @@ def _row_of_incident(incident: Incident) -> dict[str, Any]:
 
 
 _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    ApprovalView: row_of_approval,
     AuditRow: _row_of_audit,
     Comparison: _row_of_comparison,
+    Environment: row_of_environment,
     Experiment: row_of_experiment,
     Incident: _row_of_incident,
     Ingest: _row_of_ingest,
@@ -565,7 +565,7 @@ _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     TokenLine: row_of_token,
     ModelLine: _row_of_model,
     Point: row_of_point,
-    Release: _row_of_release,
+    Release: row_of_release,
     RunFile: row_of_file,
     RunFolder: row_of_file,
     Track: row_of_track,

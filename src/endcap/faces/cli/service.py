@@ -27,7 +27,9 @@ def where_options() -> list[click.Parameter]:
     """The options of every command that say which project it works on."""
     return [
         click.Option(["--project", "project"], type=click.Path(path_type=Path), default=Path(), help="The folder of project.py.  [default: here]"),
-        click.Option(["--home", "home"], type=str, default=None, help="Where the state rests: a folder.  [default: .endcap in the project]"),
+        click.Option(
+            ["--home", "home"], type=str, default=None, help="Where the state rests: a folder, or postgresql://...  [default: .endcap in the project]"
+        ),
         click.Option(["--workspace-zone", "workspace_zone"], type=str, default="UTC", help="The zone of times that say none.", show_default=True),
     ]
 

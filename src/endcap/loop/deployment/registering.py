@@ -22,6 +22,7 @@ from endcap.loop.registry.packages import Package, find_owner, read_package
 from endcap.loop.registry.records import MODELS, Code, Field, ModelRecord, Signature, Version
 from endcap.loop.registry.signatures import Columns, fit_example, read_example
 from endcap.loop.registry.versions import TRACKED, draft_model, keep_version
+from endcap.loop.training.tracking.experiments import Tags, parse_tags
 from endcap.loop.training.tracking.logged_models import get_logged_model
 from endcap.loop.training.tracking.records import RUN_FILES
 from endcap.loop.training.tracking.tracked_runs import get_run_track, list_datasets
@@ -37,7 +38,7 @@ _MADE_ROWS = 3
 
 
 @verb("register-run", permission=Permission.EDIT)
-def register_run(session: Session, owner: str, path: str, *, model: str, description: str = "", tags: Mapping[str, str] | None = None) -> Version:
+def register_run(session: Session, owner: str, path: str, *, model: str, description: str = "", tags: Tags = ()) -> Version:
     """Make a version of what a run logged: a folder of the MLflow client, or one model file.
 
     ``owner`` is the id of the run or of the logged model, ``path`` the folder or file under it ('': all of it). ``model`` is the model's name, which
@@ -47,7 +48,7 @@ def register_run(session: Session, owner: str, path: str, *, model: str, descrip
     Raises NotFound without files there, InvalidInput for what cannot become a version, Conflict for a model that trains its own. Cost: one
     reading of the files; about 1.5 s for the first model that a process registers.
     """
-    said = require_tags(tags or {})
+    said = require_tags(parse_tags(tags))
     require_text(description, what="description", most=MOST_DESCRIPTION)
     record = _find_model(session, model)
     owner, path = find_owner(session, owner, path)

@@ -27,7 +27,7 @@ class CalibrationWithin:
     check fails where fewer than one draw in twenty shows as great an error. With a limit of nothing that is consistency resampling (Bröcker and
     Smith, *Increasing the reliability of reliability diagrams*, Weather and Forecasting 22, 2007; as a test: Vaicenavicius and others,
     *Evaluating model calibration in classification*, AISTATS 2019). Rows in clusters, or with weights, are not drawn: the bins' gaps are taken as
-    normal with the covariance that the clusters show. Coverage is drawn by the bootstrap over groups and origins.
+    Student's with the covariance that the clusters show. Coverage is drawn by the bootstrap over groups and origins.
     """
 
     limit: float
@@ -83,27 +83,29 @@ def find_chance(found: Probabilities, bins: Bins, *, limit: float, rng: np.rando
     gaps = bins.share * (bins.actual - bins.probability)  # the error is the sum of their sizes
     size = float(np.abs(gaps).sum())
     moved = gaps * min(1.0, limit / size) if size > 0 else gaps
+    truth = np.clip(bins.probability + np.divide(moved, bins.share), 0.0, 1.0)
     if found.cluster is None and found.weight is None:
         n = np.bincount(bins.place, minlength=bins.share.size)
-        truth = np.clip(bins.probability + np.divide(moved, bins.share), 0.0, 1.0)
         # As many successes as rows of one probability would have: those of several vary a little less, which is on the safe side.
         drawn = rng.binomial(n, truth, size=(_N_DRAWS, n.size)) / n.sum() - bins.share * bins.probability
     else:
-        drawn = rng.multivariate_normal(moved, _find_covariance(found, bins), size=_N_DRAWS, method="eigh")
+        covariance, n_units = _find_covariance(found, bins, moved=truth - bins.probability)
+        student = np.sqrt((n_units - 1) / rng.chisquare(n_units - 1, size=_N_DRAWS))
+        drawn = moved + rng.multivariate_normal(np.zeros(moved.size), covariance, size=_N_DRAWS, method="eigh") * student[:, None]
     errors = np.abs(drawn).sum(axis=1)
     return float((1 + (errors >= size - 1e-12).sum()) / (1 + _N_DRAWS))
 
 
-def _find_covariance(found: Probabilities, bins: Bins) -> NDArray[np.float64]:
-    """The covariance of the bins' gaps by the sums of each cluster (Liang and Zeger, Biometrika 73, 1986), with the factor n / (n - 1)."""
+def _find_covariance(found: Probabilities, bins: Bins, *, moved: NDArray[np.floating]) -> tuple[NDArray[np.float64], int]:
+    """The covariance of the bins' gaps where they are ``moved``, by the sums of each cluster (Liang and Zeger, Biometrika 73, 1986), and the number
+    of clusters.
+    """
     weight = np.ones(found.actual.size) if found.weight is None else found.weight
     cluster = np.arange(found.actual.size) if found.cluster is None else np.unique(found.cluster, return_inverse=True)[1]
     n_clusters, n_bins = int(cluster.max()) + 1, bins.share.size
-    gap = (bins.actual - bins.probability)[bins.place]
-    residual: NDArray[np.float64] = weight * (found.actual - found.probability - gap) / weight.sum()
+    residual = weight * (found.actual - found.probability - moved[bins.place]) / weight.sum()
     sums = np.bincount(cluster * n_bins + bins.place, weights=residual, minlength=n_clusters * n_bins).reshape(n_clusters, n_bins)
-    covariance: NDArray[np.float64] = sums.T @ sums * (n_clusters / (n_clusters - 1))
-    return covariance
+    return np.asarray(sums.T @ sums * (n_clusters / (n_clusters - 1)), dtype=np.float64), n_clusters
 
 
 def _tell_bins(bins: Bins) -> dict[str, float]:

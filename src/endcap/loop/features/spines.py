@@ -289,12 +289,12 @@ def number_keys(columns: pa.Table) -> tuple[Codes, pa.Table]:
     """
     import pyarrow as pa
 
-    codes = np.zeros(columns.num_rows, np.int64)
+    codes: NDArray[np.int64] | None = None
     for name in columns.column_names:
         encoded = columns[name].combine_chunks().dictionary_encode()
         own = np.asarray(encoded.indices.fill_null(MISSING)).astype(np.int64)
-        paired = np.where((codes < 0) | (own < 0), MISSING, codes * max(1, len(encoded.dictionary)) + own)
-        codes = _close_up(paired)
+        codes = own if codes is None else _close_up(np.where((codes < 0) | (own < 0), MISSING, codes * max(1, len(encoded.dictionary)) + own))
+    assert codes is not None, "a view has a key"
     first = np.zeros(int(codes.max(initial=MISSING)) + 1, np.int64)
     numbered = np.flatnonzero(codes >= 0)[::-1]  # backwards, so that of each key's rows the first is kept
     first[codes[numbered]] = numbered

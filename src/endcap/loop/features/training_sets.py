@@ -25,7 +25,10 @@ from endcap.governance.verbs import Spoken, verb
 from endcap.loop.data.records import Ingest
 from endcap.loop.features.catalogue import find_view, require_zone
 from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
+from endcap.pipelines.graph import Dataset
+from endcap.pipelines.open_lineage import Told, keep_work, send_events
 from endcap.storage.files import delivering
+from endcap.storage.ports import RecordTransaction
 
 if TYPE_CHECKING:
     import duckdb
@@ -103,7 +106,7 @@ def build_training_set(
     The same spine, views and ingests are not joined twice: the record that stands is returned. Raises InvalidInput for what does not fit
     (a key that is not there or of another type, instants without a zone, features that share a name), NotFound for a view that is not known,
     PermissionDenied, audited, for a purpose that is not allowed; then nothing is written. Cost: a reading of the views' keys and times, and one of
-    their features; in time and memory in line with rows, what does not fit into the memory limit is read by turns.
+    their features, in time in line with rows; in memory in line with the spine's rows, features that do not fit into the limit are read by turns.
     """
     began = time.perf_counter(), time.process_time()
     from endcap.loop.data.engine import open_engine
@@ -126,7 +129,18 @@ def build_training_set(
     detail = {"rows": record.n_rows, "purpose": purpose}
     with session.change("training-set", thing=f"training-set/{record.id}", detail=detail) as change:
         change.tx.append(TRAINING_SETS, workspace=session.workspace, record=record)
+        _tell(session, change.tx, record)
+    send_events(session)
     return record
+
+
+def _tell(session: Session, tx: RecordTransaction, record: TrainingSet) -> None:
+    """Tell a collector of lineage which views and tables the rows were made of."""
+    cost = {"wallSeconds": round(record.wall_s, 4), "cpuSeconds": round(record.cpu_s, 4)}
+    told = Told(id=record.id, subject="training-set", status="done", at=session.now(), cost=cost)
+    reads = [Dataset(f"view/{name}", version=version) for name, version in record.views.items()]
+    reads += [Dataset(f"table/{name}", version=found) for name, found in record.ingests.items()]
+    keep_work(session, tx, told, began=record.at, reads=reads, writes=[Dataset(f"training-set/{record.id}", version=record.sha256)])
 
 
 def training_set(

@@ -171,7 +171,7 @@ def _find_shortfall(
     seen = Refusal("", f"see every figure with: endcap show {version.id}")
     if verdict is None:
         where = "" if place.name == PROD else f" for '{place.name}'"
-        return Refusal(f"it was never judged by its gate{where}", seen.hint)
+        return Refusal(f"it was never judged by its gate{where}", f"judge it with: endcap judge {version.id}{_name(place)}")
     failed = find_challenger_refusal(verdict)
     if role == "champion" and failed is None and not (verdict.passed and all(check.passed for check in verdict.checks)):
         failed = verdict.sentence
@@ -181,7 +181,8 @@ def _find_shortfall(
         return Refusal(why, f"ask for them with: endcap request-approval {version.id}{_name(place)}" if waits else seen.hint)
     # The champion itself, given back to members that another version answers for, has no older champion to beat.
     if role == "champion" and champion is not None and verdict.against != champion.version != version.id:
-        return Refusal(f"it was judged against {verdict.against or 'no champion'}, but the champion is now {champion.version}", seen.hint)
+        why = f"it was judged against {verdict.against or 'no champion'}, but the champion is now {champion.version}"
+        return Refusal(why, f"judge it anew with: endcap judge {version.id}{_name(place)}")
     n_needed = count_needed(session, version.model, place, reader=reader)
     n_has = count_approved(session, verdict, reader=reader) if n_needed else 0
     if n_has < n_needed:

@@ -104,6 +104,13 @@ def reject(session: Session, version: str, *, comment: str, environment: str = P
     return _answer(session, version, environment=environment, request=request, answer="rejected", comment=comment)
 
 
+def list_waiting(session: Session, model: str) -> tuple[ApprovalView, ...]:
+    """What of a model waits for people now, oldest first. Cost grows with the requests of the model."""
+    found = session.records.find(APPROVAL_REQUESTS, workspace=session.workspace, where={"model": model})
+    now = read_time(session) if found else None
+    return tuple(_view(session, asked) for asked in found if now is not None and _read_state(asked, now).status == "pending")
+
+
 def open_request(
     session: Session,
     change: Change,

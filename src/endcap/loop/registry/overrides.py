@@ -74,7 +74,7 @@ def override(session: Session, version: str, *, reason: str, expires: str = "7d"
         )
 
 
-class Standing(msgspec.Struct, frozen=True):
+class OverrideStanding(msgspec.Struct, frozen=True):
     """What a champion stands on where that is an override: who answers for it, until when, and whether that has passed."""
 
     owner: str
@@ -84,7 +84,7 @@ class Standing(msgspec.Struct, frozen=True):
     expired: bool
 
 
-def find_standing_override(session: Session, model: str, *, environment: str = PROD) -> Standing | None:
+def find_standing_override(session: Session, model: str, *, environment: str = PROD) -> OverrideStanding | None:
     """The override that what answers for a model stands on, also when it has expired; None where it passed its gate. Cost: three records."""
     champion = get_champion(session, model, environment=environment)
     row = session.records.get(RELEASES, workspace=session.workspace, id=champion.standing[-1].release) if champion and champion.standing else None
@@ -94,4 +94,4 @@ def find_standing_override(session: Session, model: str, *, environment: str = P
     if verdict is None or verdict.override is None:
         return None
     told = verdict.override
-    return Standing(told.owner, told.reason, told.expires_at, told.second, told.expires_at <= read_time(session))
+    return OverrideStanding(told.owner, told.reason, told.expires_at, told.second, told.expires_at <= read_time(session))

@@ -34,7 +34,7 @@ from endcap.loop.registry.records import (
     Standing,
     Version,
 )
-from endcap.loop.registry.standings import get_seats
+from endcap.loop.registry.standings import describe_pin, find_pin, get_seats, hint_at_pin
 from endcap.loop.registry.versions import get_model, get_version
 from endcap.storage.ports import RecordReader
 
@@ -169,6 +169,8 @@ def _admit(session: Session, candidate: Version, place: Environment, *, role: st
     found = find_admission(session, candidate, environment=place.name, role=role, champion=champion)
     if isinstance(found, Refusal):
         why, hint = found.why, found.hint
+    elif role == "champion" and (pinned := find_pin(session, candidate.model, environment=place.name)):
+        why, hint = describe_pin(pinned), hint_at_pin(pinned)
     elif role != "shadow" and (running := _describe_running(_find_running(session, candidate, place))):
         why, hint = running, f"see it with: endcap comparison {candidate.model}"
     if why:

@@ -20,12 +20,17 @@ def describe_pin(pin: Pin) -> str:
     return f"{pin.by} has pinned what answers for model '{pin.model}' in '{pin.environment}' since {pin.at.isoformat()}{because}"
 
 
+def hint_at_pin(pin: Pin) -> str:
+    """What would do for one who wants to move what is pinned."""
+    where = "" if pin.environment == PROD else f" --environment {pin.environment}"
+    return f"ask {pin.by}, or take the pin back with: endcap unpin {pin.model}{where}"
+
+
 def require_unpinned(session: Session, model: str, *, environment: str, reader: RecordReader | None = None) -> None:
     """Raise Conflict while a person has pinned what answers for a model in an environment."""
     pin = find_pin(session, model, environment=environment, reader=reader)
     if pin is not None:
-        where = "" if environment == PROD else f" --environment {environment}"
-        raise Conflict(f"{describe_pin(pin)}.", hint=f"ask {pin.by}, or take the pin back with: endcap unpin {model}{where}")
+        raise Conflict(f"{describe_pin(pin)}.", hint=hint_at_pin(pin))
 
 
 def get_seats(session: Session, model: str, *, environment: str = PROD, reader: RecordReader | None = None) -> tuple[Seat, ...]:

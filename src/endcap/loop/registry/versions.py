@@ -55,7 +55,13 @@ def find_gate_metric(model: ModelRecord) -> str:
 def draft_model(session: Session, name: str) -> ModelRecord:
     """The record of a model of one's own of which nothing but the name was said. Raises InvalidInput for a name that cannot be one."""
     blank = Model(name=name)
-    return ModelRecord(name, TRACKED, identify(TRACKED, blank), msgspec.json.encode(blank).decode(), session.now(), session.actor.name)
+    return ModelRecord(name, TRACKED, identify_model(blank), msgspec.json.encode(blank).decode(), session.now(), session.actor.name)
+
+
+def identify_model(model: Model) -> str:
+    """The identity of a model of one's own: that of its definition, but for words for people and what its versions are judged by."""
+    plain = tuple(view.plain for view in model.features)
+    return identify(TRACKED, msgspec.structs.replace(model, features=plain, description="", owner="", charter=None, gate=None, gates={}))
 
 
 @verb("create-model", permission=Permission.EDIT)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from endcap.core.errors import GateRefused, PermissionDenied
+from endcap.core.errors import Conflict, GateRefused, PermissionDenied
 from endcap.core.identity import identify
 from endcap.governance.sessions import Session
+from endcap.loop.evaluation.records import Verdict
 from endcap.loop.evaluation.standing_checks import AnswerTimes, time_answers
 from endcap.loop.features.records import TrainingProfile
+from endcap.loop.registry.approvals import request_approval
 from endcap.loop.registry.records import PROD, Version
 from endcap.loop.registry.releases import get_champion, promote
 from endcap.loop.registry.versions import get_version, register_version
@@ -95,7 +97,18 @@ def offer_version(session: Session, task: Task, version: Version, *, reason: str
         promote(session, version.id, reason=reason)
     except GateRefused as error:
         why = error.what if verdict.passed else verdict.sentence  # it passed, but the champion changed while it was judged
-        return Judged(version.id, version.candidate, False, False, why, verdict.waits)
+        return Judged(version.id, version.candidate, False, False, why, _ask_people(session, version, verdict))
     except PermissionDenied as error:
         return Judged(version.id, version.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}")
     return Judged(version.id, version.candidate, True, True, verdict.sentence)
+
+
+def _ask_people(session: Session, version: Version, verdict: Verdict) -> bool:
+    """Ask for approvals where nothing else is missing; whether the version waits for them."""
+    if not (verdict.passed or verdict.waits):
+        return False
+    try:
+        request_approval(session, version.id)
+    except Conflict:  # nobody is asked for any: something else keeps it out, such as a pin
+        return verdict.waits
+    return True

@@ -49,7 +49,7 @@ CREATE TABLE {s}.tag (track bigint NOT NULL, label int NOT NULL, value text COLL
 CREATE INDEX tag_by_value ON {s}.tag (label, left(value, 200), track);
 CREATE TABLE {s}.metric (
   track bigint NOT NULL, label int NOT NULL, value float8 NOT NULL, at_us bigint NOT NULL, step bigint NOT NULL, PRIMARY KEY (track, label)
-);
+) WITH (fillfactor = 70);
 CREATE INDEX metric_by_value ON {s}.metric (label, value, track);
 CREATE TABLE {s}.point (
   track bigint NOT NULL, label int NOT NULL, at_us bigint NOT NULL, step bigint NOT NULL, value float8 NOT NULL,

@@ -127,6 +127,14 @@ def test_known_after_and_max_age_bound_what_counts(house: House) -> None:
     assert [row["x"] for row in house.join({"user": ["a"] * 4, "at": at}, view)] == [None, 1, 1, None]
 
 
+@pytest.mark.parametrize(("asked", "expected"), [([3], [2.0]), ([3, 29], [2.0, 28.0]), ([60], [None]), ([1], [0.0])])
+def test_rows_are_the_same_whether_much_or_little_of_a_tables_time_is_wanted(house: House, asked: list[int], expected: list[float | None]) -> None:
+    days = [day(1) + i * DAY for i in range(30)]
+    view = house.view({"user": ["a"] * 30, "t": days, "x": [float(i) for i in range(30)]}, max_age="1d")
+    spine = {"user": ["a"] * len(asked), "at": [day(1) + (n - 1) * DAY for n in asked]}
+    assert [row["x"] for row in house.join(spine, view)] == expected
+
+
 def test_a_view_without_rows_and_a_spine_without_rows_give_what_they_can(house: House) -> None:
     empty = pa.schema([("user", pa.string()), ("t", pa.timestamp("us")), ("x", pa.float32())]).empty_table()
     view = house.view(pa.concat_tables([empty, pa.table({**VISITS, "x": pa.array(VISITS["x"], pa.float32())})]), where="x > 100")

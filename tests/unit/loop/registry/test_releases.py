@@ -59,7 +59,7 @@ def test_a_version_that_was_never_judged_is_refused(shop: Any) -> None:
     version = shop.register("a")
     with pytest.raises(GateRefused, match="'store-day-v1' cannot be released: it was never judged by its gate") as caught:
         promote(shop.session, version.id)
-    assert caught.value.hint == "see every figure with: endcap show store-day-v1"
+    assert caught.value.hint == "judge it with: endcap judge store-day-v1"
     assert champion(shop) is None
     assert refused(shop) == [("promote", "it was never judged by its gate")]
 

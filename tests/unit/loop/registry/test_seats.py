@@ -200,7 +200,7 @@ def test_what_a_person_pinned_stays(three: Any) -> None:
     ]
     for act in acts:
         with pytest.raises(
-            Conflict, match=r"bob has pinned what answers for model 'store-day' in 'prod' since .*: stock-taking until Friday"
+            EndcapError, match=r"bob has pinned what answers for model 'store-day' in 'prod' since .*: stock-taking until Friday"
         ) as caught:
             act()
         assert caught.value.hint == "ask bob, or take the pin back with: endcap unpin store-day"
@@ -233,6 +233,6 @@ def test_a_pin_holds_one_environment(three: Any) -> None:
     promote(three.session, V2, environment="dev")
     pin(three.session, MODEL, environment="dev")
     three.judge_for(V3, "dev", against=V2)
-    with pytest.raises(Conflict, match="in 'dev'") as caught:
+    with pytest.raises(GateRefused, match="in 'dev'") as caught:
         promote(three.session, V3, environment="dev")
     assert caught.value.hint == "ask ada, or take the pin back with: endcap unpin store-day --environment dev"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -303,6 +304,39 @@ def test_a_server_that_crashes_is_waited_for_and_has_what_was_acknowledged(monke
     monkeypatch.setattr(postgres_server, "_PATIENCE_S", 0.1)
     with pytest.raises(Unreachable, match="does not answer"):
         find_ids(ports)
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    """A certificate for localhost that signs itself."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"], check=True, capture_output=True)
+    (folder / f"{name}.key").chmod(0o600)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with, so TLS to PostgreSQL goes untested")
+def test_a_home_is_reached_by_tls_and_only_where_the_certificate_is_known(tmp_path: Path) -> None:
+    make_certificate(tmp_path, "other")
+    with serve_postgres() as server:
+        make_certificate(server.folder, "server")
+        owner = server.folder.stat()
+        os.chown(server.folder / "server.key", owner.st_uid, owner.st_gid)
+        for setting in ("ssl_cert_file = '{f}/server.crt'", "ssl_key_file = '{f}/server.key'", "ssl = on"):
+            server.execute(f"ALTER SYSTEM SET {setting.format(f=server.folder)}")
+        server.execute("SELECT pg_reload_conf()")
+        url = server.url.replace("127.0.0.1", "localhost")
+        ports = open_ports(f"{url}?sslmode=verify-full&sslrootcert={server.folder}/server.crt")
+        assert server.execute("SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'endcap'") == "t"
+        end_connections(server)
+        append(ports, Thing("a"))  # a loss is told otherwise by TLS
+        assert find_ids(ports) == ["a"]
+        ports.close()
+        refused = [f"{url}?sslmode=verify-full&sslrootcert={tmp_path}/other.crt"]
+        refused += [
+            f"{server.url}?sslmode=verify-full&sslrootcert={server.folder}/server.crt",
+            f"{url}?sslmode=verify-full&sslrootcert={tmp_path}/none",
+        ]
+        for each in refused:
+            assert isinstance(refusal(each), InvalidInput)
 
 
 def test_bytes_that_were_changed_are_told_and_healed_by_putting_them_again(ports: Ports, home: str, postgres: PostgresServer) -> None:

@@ -7,6 +7,7 @@ what was judged.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from anyio import from_thread
@@ -82,10 +83,10 @@ def list_place(session: Session, place: Place) -> list[Listed]:
     if place.kind != "version":
         return [Listed(found.path, getattr(found, "n_bytes", None)) for found in list_files(session, place.owner, under=place.path)]
     session.require(Permission.READ, verb="versions")
-    return _list_under([(file.name, file.n_bytes) for file in get_version(session, place.id).files], place.path)
+    return list_under([(file.name, file.n_bytes) for file in get_version(session, place.id).files], place.path)
 
 
-def _list_under(files: Sequence[tuple[str, int]], path: str) -> list[Listed]:
+def list_under(files: Sequence[tuple[str, int]], path: str) -> list[Listed]:
     start, found = f"{path}/" if path else "", dict[str, int | None]()
     for name, n_bytes in files:
         if name.startswith(start):
@@ -145,12 +146,13 @@ class Transfers:
             return Response(status_code=400)  # nobody reads it
 
     async def give(self, request: Request) -> Response:
-        """Gives a file in pieces."""
+        """Gives a file in pieces; one that was changed at rest breaks off, or is refused where it is but a piece."""
         session, place = session_of(request), parse_place(request.path_params["path"])
         opened: list[tuple[int, Iterator[bytes]]] = []
 
         def answer() -> bytes:
-            opened.append(open_file(session, place))
+            n_bytes, pieces = open_file(session, place)
+            opened.append((n_bytes, chain([next(pieces, b"")], pieces)))
             return b""
 
         await self._calls.run(answer)

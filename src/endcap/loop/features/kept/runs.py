@@ -57,7 +57,9 @@ from endcap.loop.features.records import (
     ViewVersion,
 )
 from endcap.loop.features.rows.view_sources import plain
-from endcap.pipelines.graph import Reporter
+from endcap.pipelines.graph import Dataset, Reporter
+from endcap.pipelines.open_lineage import Told, keep_work, send_events
+from endcap.storage.ports import RecordTransaction
 
 _VERB = "features materialise"
 _CAME = "__came"
@@ -168,6 +170,7 @@ class ViewRun:
             online="pending" if advance.view.online else "none",
         )
         self._record(record, snapshot, version)
+        send_events(self.session)
         remove_batches(self.session, NEWEST, version, but={id_})
         remove_batches(self.session, MATERIALISED, version, but=name_places([*advance.before, record]))
         self.version = version
@@ -284,12 +287,21 @@ class ViewRun:
                 raise Conflict(f"Feature view '{version.id}' was materialised by another run meanwhile.", hint="run it again")
             change.tx.append(SNAPSHOTS, workspace=workspace, record=snapshot)
             change.tx.append(MATERIALISATIONS, workspace=workspace, record=record)
+            self._tell(change.tx, record, version)
             found = change.tx.get_versioned(VIEW_VERSIONS, workspace=workspace, id=version.id)
             if found is not None and found[0].stored_types != version.stored_types:
                 described = msgspec.structs.replace(
                     found[0], key_types=version.key_types, feature_types=version.feature_types, stored_types=version.stored_types
                 )
                 change.tx.put(VIEW_VERSIONS, workspace=workspace, record=described, expected_version=found[1])
+
+    def _tell(self, tx: RecordTransaction, record: Materialisation, version: ViewVersion) -> None:
+        """Tell a collector of lineage which tables the batch was made of."""
+        cost = {"wallSeconds": round(record.wall_s, 4), "cpuSeconds": round(record.cpu_s, 4)}
+        told = Told(id=record.id, subject=f"view/{version.name}", status="done", at=self.session.now(), cost=cost)
+        reads = [Dataset(f"table/{name}", version=found) for name, found in record.ingests.items()]
+        writes = [Dataset(f"view/{version.name}", version=record.id, fields={**version.key_types, **version.feature_types})]
+        keep_work(self.session, tx, told, began=record.at, reads=reads, writes=writes)
 
     def _bring_online(self, record: Materialisation, *, everything: bool = False) -> Materialisation:
         """Write the newest rows that a batch touched online, and say so in its record.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -18,6 +18,8 @@ from endcap.loop.training.tracking.experiments import choose_experiment, find_de
 from endcap.loop.training.tracking.names import MOST_TAG, require_batch_limits, require_keys, require_pairs, require_title
 from endcap.loop.training.tracking.records import DATASETS, DEFAULT_EXPERIMENT, STATUSES, Dataset
 from endcap.loop.training.tracking.searching import parse_filter, parse_order
+from endcap.pipelines.graph import Dataset as LineageDataset
+from endcap.pipelines.open_lineage import Told, describe, keep_event, send_events
 from endcap.storage.track_search import meets
 from endcap.storage.tracks import Condition, Point, Stage, Track, TrackBatch, missing_track
 
@@ -52,6 +54,7 @@ def start_run(
         tags=told,
     )
     session.tracks.create(session.workspace, run)
+    _tell(session, run)
     return run
 
 
@@ -86,7 +89,10 @@ def update_run(session: Session, run: str, *, name: str | None = None, status: s
     if ended_us is None and status is not None:
         ended = None if status in ("running", "scheduled") else cut_to_ms(count_us(session.now()))
     session.tracks.write(session.workspace, run, TrackBatch(name=name, status=status, ended_us=ended))
-    return get_run_track(session, run)
+    found = get_run_track(session, run)
+    if status in _TOLD:
+        _tell(session, found)
+    return found
 
 
 @verb("track delete-run", permission=Permission.EDIT)
@@ -187,6 +193,30 @@ def list_datasets(session: Session, run: str) -> list[Dataset]:
     """The datasets that a run used, in the order they were told."""
     session.require(Permission.READ, verb="track show")
     return session.records.find(DATASETS, workspace=session.workspace, where={"run": run})
+
+
+_TOLD = {"finished": "done", "failed": "failed", "killed": "killed"}
+
+
+def _tell(session: Session, run: Track) -> None:
+    """Tell a collector of lineage that a run began or ended, with the datasets it used and the models it logged; nothing without a collector."""
+    if session.settings.lineage is None:
+        return
+    from endcap.loop.training.tracking.logged_models import list_of_run  # which follows runs, too
+
+    status = _TOLD.get(run.status, "running")
+    reads: list[LineageDataset] = []
+    writes: list[LineageDataset] = []
+    if status != "running":
+        used = session.records.find(DATASETS, workspace=session.workspace, where={"run": run.id})
+        reads = [LineageDataset(d.name, namespace=d.source_type, version=d.digest) for d in used]
+        writes = [LineageDataset(f"logged-model/{model}") for model in list_of_run(session, run.id)]
+    at = datetime.fromtimestamp((run.ended_us if status != "running" and run.ended_us is not None else run.started_us) / 1e6, tz=UTC)
+    told = Told(id=run.id, subject=f"experiment/{run.group}", status=status, at=at)
+    with session.records.transact() as tx:
+        keep_event(session, tx, describe(told, workspace=session.workspace, reads=reads, writes=writes), run=run.id)
+    if status != "running":
+        send_events(session)
 
 
 def count_us(at: datetime) -> int:
