@@ -122,7 +122,10 @@ def handshake(service: Service, at_most: ssl.TLSVersion) -> str:
     """The cipher that is agreed on with a client of at most some version of TLS."""
     context = ssl.create_default_context(cafile=str(service.cert))
     context.maximum_version = at_most
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as agreed:
+    with (
+        socket.create_connection(("127.0.0.1", service.port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as agreed,
+    ):
         return str(agreed.cipher())
 
 
