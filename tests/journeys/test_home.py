@@ -21,8 +21,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from endcap.assembly import open_house
+from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.notices import notify
 from endcap.governance.people import add_user
+from endcap.governance.tokens import make_token
+from endcap.governance.webhooks import add_webhook
 from endcap.testing.certificates import write_certificate
 from endcap.testing.receivers import receiving
 
@@ -236,6 +239,27 @@ def test_webhooks_are_told_while_the_service_runs(tmp_path: Path, said: Callable
         assert json.loads(receiver.requests[0].body)["text"] == "v2 answers"
         refused = said("webhooks", "add", "https://169.254.169.254/latest/meta-data")
         assert (refused.code, refused.error["code"]) == (4, "permission_denied")
+
+
+def test_people_and_notices_in_postgres(tmp_path: Path, postgres_home: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the URL alone; the service looks people up beside what it answers, as it does so over a wire."""
+    url = postgres_home()
+    monkeypatch.setenv("ENDCAP_WEBHOOK_HOSTS", "127.0.0.1")
+    with receiving() as receiver, open_house(url) as house:
+        owner = house.session()
+        add_user(owner, "ada", password=GOOD)
+        token = make_token(owner, "nightly", user="ada").token
+        add_webhook(owner, f"http://127.0.0.1:{receiver.port}/x")
+        with owner.change("promote", thing="version/v2") as change:
+            notify(owner, change, kind="release", thing="version/v2", sentence="v2 answers")
+        with started("--home", url) as service:
+            assert service.ask("GET", "/api/v1/ls").status == 401
+            for headers in (bearer(token), bearer(token), basic("ada", GOOD)):
+                assert service.ask("GET", "/api/v1/ls", **headers).status == 200
+            assert service.ask("GET", "/api/v1/ls", **bearer(token[:-1])).status == 401
+            assert receiver.arrived.wait(30)
+        assert [row.verb for row in list_audit(owner, house=True)] == ["sign-in", "users add"]
+        verify_audit(owner, house=True)
 
 
 @pytest.mark.parametrize(
