@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -160,7 +161,7 @@ def _draft(session: Session, record: ModelRecord, package: Package, *, owner: st
         bias=None,
         coverage_90=None,
         width_90=None,
-        logged={name: point.value for name, point in sorted(track.metrics.items())} if track else {},
+        logged={name: point.value for name, point in sorted(track.metrics.items()) if math.isfinite(point.value)} if track else {},
     )
     datasets = list_datasets(session, run) if run else []
     training = next((each for each in datasets if each.context in ("train", "training")), datasets[0] if datasets else None)

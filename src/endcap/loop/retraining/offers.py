@@ -103,7 +103,8 @@ def offer_version(session: Session, task: Task, version: Version, *, reason: str
         why = error.what if verdict.passed else verdict.sentence  # it passed, but the champion changed while it was judged
         return Judged(version.id, version.candidate, False, False, why, _ask_people(session, version, verdict))
     except PermissionDenied as error:
-        return Judged(version.id, version.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}")
+        waits = _ask_people(session, version, verdict)
+        return Judged(version.id, version.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}", waits)
     return Judged(version.id, version.candidate, True, True, verdict.sentence)
 
 
