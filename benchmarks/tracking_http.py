@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from mlflow_clients import ROOT, make_environment
+
+from mlflow_clients import make_environment
 
 SIDES = ("endcap", "mlflow")
 LIMITS = {"log_metric": 3.0, "log_batch": 6.0, "set_alias": 5.0, "load_by_alias": 30.0}
@@ -72,7 +73,8 @@ def measure(act, n):
     return [1000 * value for value in took[-n:]]
 
 def tell(name, values):
-    print(json.dumps({"name": name, "p50_ms": round(float(np.median(values)), 2), "p95_ms": round(float(np.percentile(values, 95)), 2), "n": len(values)}), flush=True)
+    p50, p95 = (round(float(value), 2) for value in np.percentile(values, [50, 95]))
+    print(json.dumps({"name": name, "p50_ms": p50, "p95_ms": p95, "n": len(values)}), flush=True)
     sys.stdin.readline()
 
 sys.stdin.readline()
@@ -218,11 +220,8 @@ def main() -> None:
         raise SystemExit(f"The MLflow client cannot be installed: {error}") from error
     for name, limit in LIMITS.items():
         told = {side: figures[side][name] for side in given.only}
-        print(
-            f"{name:14} "
-            + "   ".join(f"{side} {each['p50_ms']:7.2f} ms ({each['server_cpu_ms']:6.2f} CPU)" for side, each in told.items())
-            + f"   limit {limit:g}"
-        )
+        shown = [f"{side} {each['p50_ms']:7.2f} ms ({each['server_cpu_ms']:6.2f} CPU)" for side, each in told.items()]
+        print(f"{name:14} {'   '.join(shown)}   limit {limit:g}")
     ours = figures.get("endcap", {})
     passed = bool(ours) and all(ours[name]["p50_ms"] <= limit for name, limit in LIMITS.items())
     passed = passed and ours["ready_cpu_s"] <= READY_CPU_S and ours["ready_mb"] <= READY_MB
