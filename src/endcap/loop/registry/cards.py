@@ -136,6 +136,11 @@ def _tell_purpose(facts: Facts, told: Mapping[str, Any]) -> Section:
         Line(f"Owner: {owner or 'nobody is named'}."),
         Line(f"Defined by {facts.model.applied_by} on {_moment(facts.model.applied_at)}; a {facts.model.solution} model."),
     ]
+    if isinstance(told.get("target"), dict):
+        steps = ", ".join(f"{name} {told[name]}" for name in ("every", "lead", "horizon") if told.get(name))
+        keys = ", ".join(map(str, told.get("keys") or ())) or "the table's keys"
+        target = " of ".join(part for part in (_text(told["target"].get("fold")), _text(told["target"].get("column"))) if part)
+        lines.append(Line(f"It forecasts the {target or 'target'} by {keys}; {steps}."))
     descriptions = (_text(told.get("description")), facts.model_words.description, facts.words.description)
     lines += [Line(text) for text in dict.fromkeys(descriptions) if text]
     tags = {**facts.model_words.tags, **facts.words.tags}
@@ -266,7 +271,8 @@ def _tell_approvals(facts: Facts) -> Section:
         request = view.request
         lines.append(
             Line(
-                f"{_moment(request.at)}: {request.requested_by} asked {request.n_needed} for {request.environment} ({request.kind}): {request.status}."
+                f"{_moment(request.at)}: {request.requested_by} asked {request.n_needed} to let it into {request.environment}"
+                f" ({request.kind}): {request.status}."
             )
         )
         for answer in view.answers:
