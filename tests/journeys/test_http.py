@@ -104,6 +104,23 @@ def test_the_loop_from_afar(service: Service, cli: Callable[..., Any]) -> None:
     assert service.post("verify-audit").json["n_rows"] == len(audited)
 
 
+def test_two_services_share_a_home_in_a_database(
+    tmp_path: Path, open_shop: Callable[..., Any], postgres_home: Callable[[], str], cli: Callable[..., Any]
+) -> None:
+    open_shop(tmp_path).define("weekday_mean")
+    where = ("--project", tmp_path, "--home", postgres_home())
+    with started("--port", 0, *where) as one, started("--port", 0, *where) as other:
+        assert one.post("run", model=MODEL).json["champion"] == f"{MODEL}-v1"
+        assert other.ask("GET", f"/api/v1/history?model={MODEL}").json == one.post("history", model=MODEL).json
+        refused = other.post("promote", version=f"{MODEL}-v1")
+        assert (refused.status, refused.json["code"]) == (409, "conflict")
+        assert cli("audit", "--verify", "--json", *where).json["intact"]
+        assert not (tmp_path / ".endcap").exists()
+        for each in (one, other):
+            code, out, err = each.stop()
+            assert (code, "s3cret" in f"{out}{err}") == (0, False)
+
+
 def planned_file(service: Service) -> str:
     return str(service.post("plan").json["file"])
 

@@ -30,13 +30,13 @@ from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
 from endcap.loop.registry.records import CHAMPIONS, MODELS, PROD, RELEASES, Champion, ModelRecord, Release, Version
 from endcap.loop.registry.releases import get_champion, promote
-from endcap.loop.registry.rollbacks import roll_back
 from endcap.loop.registry.versions import latest_verdict, record_verdict, register_version
+from endcap.project.returning import rollback
 from endcap.storage.ports import RecordReader
 
 MODEL = "store-day"
 N_VERSIONS = 6
-_ROLLBACK = 0.3
+_ROLLBACK, _AGAIN = 0.3, 0.5
 _AGAIN = 0.5
 _REFUSED = "refused"
 _METRICS = Metrics(n=100, mae=1.0, wape=0.1, rmse=1.5, rmsse=0.8, rmspe=0.2, bias=0.01, coverage_90=0.9, width_90=0.5)
@@ -166,7 +166,7 @@ def find_faults(session: Session, acknowledged: Iterable[str], *, n_killed: int 
 def _change(session: Session, chance: random.Random) -> Release:
     champion = get_champion(session, MODEL)
     if chance.random() < _ROLLBACK:
-        return roll_back(session, MODEL, prove=lambda _, version: f"{version.id} was not asked", again=chance.random() < _AGAIN, reason="storm")
+        return rollback(session, MODEL, again=chance.random() < _AGAIN, reason="storm")
     standing = champion.version if champion else None
     version = chance.choice([name for name in (f"{MODEL}-v{n + 1}" for n in range(N_VERSIONS)) if name != standing])
     verdict = latest_verdict(session, version)

@@ -107,9 +107,10 @@ def _require_home(session: Session, url: str) -> None:
         )
     if url.partition("://")[0] == "memory":
         raise InvalidInput("A home in memory ends with its process, so nothing can be copied there.", hint="give a folder")
-    if url == session.ports.url:
-        raise InvalidInput(f"{url!r} is this very home.", hint="leave the home out: promotion then moves a name")
     try:
-        open_ports(url).close()
+        opened = open_ports(url)
     except OSError as error:
         raise InvalidInput(f"The home {url!r} cannot be opened: {error}.", hint="give a folder that can be written") from error
+    opened.close()
+    if opened.url == session.ports.url:
+        raise InvalidInput(f"{url!r} is this very home.", hint="leave the home out: promotion then moves a name")
