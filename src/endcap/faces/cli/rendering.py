@@ -270,7 +270,8 @@ def _(result: ModelView, console: Console) -> None:
             Text(f"{running.challenger} answers for {running.n_b:,} members since {_plain(running.since)}: endcap comparison {running.model}")
         )
     for version in result.versions:
-        figure = f"{name_metric(result.metric)} {_number(getattr(version.metrics, result.metric))}"
+        own = getattr(version.metrics, result.metric)
+        figure = f"{name_metric(result.metric)} {_number(result.figures.get(version.id) if own is None else own)}"
         console.print(Text(f"  {version.id:<28} {version.candidate:<18} {figure}  {_plain(version.created_at)}"))
     for reading in result.readings[:5]:
         word = "BREACHED" if reading.breached else "ok"
