@@ -30,7 +30,8 @@ def tell_made(version: Version, *, champion: bool) -> Iterator[Line]:
         yield f"{version.id}: {version.candidate}, {state}, trained {at}{days}", ""
         return
     until = f", trained on days up to {version.trained_until}" if version.trained_until else ""
-    yield f"{version.id}: {version.candidate} by {version.engine}, {state}, registered {at} by {version.created_by}{until}", ""
+    by = "" if version.engine == version.candidate else f" by {version.engine}"
+    yield f"{version.id}: {version.candidate}{by}, {state}, registered {at} by {version.created_by}{until}", ""
     if version.source:
         yield f"  from {version.source}", "dim"
     if version.signature is not None:
