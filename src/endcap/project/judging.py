@@ -38,7 +38,8 @@ def judge_version(session: Session, version: str, *, environment: str = PROD) ->
     ``environment`` is where the version shall answer, whose gate is asked. A model of your own is judged by the rows that its run logged as
     ``evidence.parquet`` or ``evidence.csv`` (columns ``actual`` and ``prediction``; see docs/gates.md); without such rows the verdict says
     so and does not pass. A second look at the same rows counts as the first; another version on the same rows must beat its rivals by more, as
-    the one lucky draw of several is no progress. Nothing is released. Raises NotFound for an unknown version or environment.
+    the one lucky draw of several is no progress. Nothing is released. Raises NotFound for an unknown version or environment. Cost: about 3 CPU-s
+    for a million rows; of a forecast, one forecast of the champion for each origin that it had not learned from.
     """
     candidate = get_version(session, version)
     place = get_environment(session, environment)

@@ -132,6 +132,15 @@ def _count_apart(session: Session, champion: Champion) -> dict[str, int]:
     return {version: counts[code] for code, version in enumerate(assignment.versions)}
 
 
+def _find_figure(session: Session, version: Version, metric: str) -> float | None:
+    """A version's figure as it was validated; of a model of one's own it stands in what its gate found."""
+    figure: float | None = getattr(version.metrics, metric)
+    if figure is not None or version.metrics.n:
+        return figure
+    verdict = latest_verdict(session, version.id)
+    return next((check.figures.get(metric) for check in verdict.checks if check.check == "evidence"), None) if verdict else None
+
+
 def _line(session: Session, model: ModelRecord) -> ModelLine:
     where = {"model": model.name}
     champion = get_champion(session, model.name)
@@ -152,6 +161,6 @@ def _line(session: Session, model: ModelRecord) -> ModelLine:
         last_origin=batches[0].moment if batches else None,
         open_breach=bool(readings and readings[0].breached),
         metric=metric,
-        figure=getattr(version.metrics, metric) if version else None,
+        figure=_find_figure(session, version, metric) if version else None,
         override="" if override is None else "expired" if override.expired else f"{override.owner} until {override.expires_at:%Y-%m-%d}",
     )

@@ -29,6 +29,7 @@ from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.applying import apply, plan
 from endcap.project.definitions import load_definitions
 from endcap.project.judging import judge_version
+from endcap.project.showing import ls, show
 from endcap.testing.sessions import make_session
 
 N = 400
@@ -108,6 +109,14 @@ def test_a_model_of_ones_own_is_judged_by_the_rows_of_its_run_and_released(desk:
     assert "interval 0.1" in verdict.checks[1].sentence
     assert verdict.checks[1].sentence.endswith("400 rows)")
     assert promote(desk.session, verdict.version).version == "churn-v1"
+
+
+def test_a_list_of_models_has_the_figure_that_the_gate_found(desk: Desk) -> None:
+    verdict = desk.judge(desk.log(rows()))
+    promote(desk.session, verdict.version)
+    (line,) = ls(desk.session)
+    assert (line.metric, line.figure) == ("rmse", verdict.checks[0].figures["rmse"])
+    assert show(desk.session, verdict.version).verdict == verdict
 
 
 def test_what_was_found_is_kept_and_audited(desk: Desk) -> None:
