@@ -49,8 +49,8 @@ class ModelView(msgspec.Struct, frozen=True):
     """A model in full: its definition, what answers, its versions (newest first), the last run, readings, incidents, and its members at a glance.
 
     ``apart`` counts the members that another version than the champion's answers for, by version; ``comparison`` is the one that runs;
-    ``metric`` is what the gate compares, ``figures`` that of each version. ``override`` is what the champion stands on where it did not pass its gate, ``pin`` what holds it, ``live``
-    all that answers in any environment, ``waiting`` what waits for people.
+    ``metric`` is what the gate compares, ``figures`` that of each version. ``override`` is what the champion stands on where it did not pass
+    its gate, ``pin`` what holds it, ``live`` all that answers in any environment, ``waiting`` what waits for people.
     """
 
     model: ModelRecord
