@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -337,6 +338,48 @@ def test_a_home_is_reached_by_tls_and_only_where_the_certificate_is_known(tmp_pa
         ]
         for each in refused:
             assert isinstance(refusal(each), InvalidInput)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, postgres: PostgresServer) -> Iterator[Path]:
+    """A file system of 8 MB in the server's folder, which the server may write to."""
+    folder = postgres.folder / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "endcap-test", folder], capture_output=True, check=False)
+    if made.returncode:
+        folder.rmdir()
+        pytest.skip("this machine lets tests mount nothing, so no disk of PostgreSQL is really full")
+    owner = postgres.folder.stat()
+    os.chown(folder, owner.st_uid, owner.st_gid)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(home: str, postgres: PostgresServer, small_disk: Path) -> None:
+    postgres.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+    ports = open_ports(f"{home}&options=-c%20default_tablespace%3Dsmall")
+    append(ports, Thing("a"))
+    payloads = [os.urandom(1_500_000) for _ in range(10)]
+    kept = []
+
+    def fill() -> None:
+        for payload in payloads:
+            kept.append(ports.blobs.put(payload))
+
+    with pytest.raises(StorageFull, match=r"takes no more: could not extend file.*No space left.*All is as it was before"):
+        fill()
+    assert [ports.blobs.has(hashlib.sha256(payload).hexdigest()) for payload in payloads] == [True] * len(kept) + [False] * (10 - len(kept))
+    assert find_ids(ports) == ["a"]
+    with pytest.raises(StorageFull):
+        append(ports, Thing("b", tags={"x" * n: [0.1] * n for n in range(1000, 1400)}), Thing("c"))
+    assert find_ids(ports) == ["a"]
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    fill()
+    append(ports, Thing("b"))
+    assert find_ids(ports) == ["a", "b"]
+    ports.close()
+    postgres.execute(f"DROP SCHEMA {home.rpartition('=')[2]} CASCADE")
+    postgres.execute("DROP TABLESPACE small")
 
 
 def test_bytes_that_were_changed_are_told_and_healed_by_putting_them_again(ports: Ports, home: str, postgres: PostgresServer) -> None:
