@@ -61,7 +61,7 @@ def open_by_token(records: RecordReader, text: str, *, workspace: str | None, no
 
 
 def check_user(records: RecordReader, name: str, password: str) -> User:
-    """The user of a name and a password. Raises NotSignedIn after the same work whatever of it was wrong: some 50 ms of CPU and 64 MiB."""
+    """The user of a name and a password. Raises NotSignedIn after the same work whatever of it was wrong: 0.2 s of CPU and 64 MiB."""
     user = records.get(USERS, workspace=HOUSE, id=name)
     right = check_password(user.password if user else "", password)
     if user is None or not right or user.disabled:

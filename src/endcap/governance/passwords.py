@@ -1,4 +1,4 @@
-"""Passwords: what may be one, and its hash by argon2id (RFC 9106), which costs a guesser 64 MiB and some 50 ms of CPU each time."""
+"""Passwords: what may be one, and its hash by argon2id (RFC 9106), which costs a guesser 64 MiB and 0.2 s of CPU each time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def require_password(text: str, *, name: str) -> str:
 
 
 def hash_password(text: str, *, name: str) -> str:
-    """The hash, salted by the operating system's chance, with its parameters in it. Raises as ``require_password``. Costs some 50 ms of CPU."""
+    """The hash, salted by the operating system's chance, with its parameters in it. Raises as ``require_password``. Costs 0.2 s of CPU."""
     return _hasher().hash(require_password(text, name=name))
 
 

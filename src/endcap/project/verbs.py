@@ -28,6 +28,7 @@ MODULES = (
     "endcap.loop.training.tracking.comparing",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.naming",
+    "endcap.loop.registry.card_pages",
     "endcap.loop.registry.comparisons",
     "endcap.loop.registry.approvals",
     "endcap.loop.registry.environments",

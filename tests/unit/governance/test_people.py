@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -152,6 +154,16 @@ def test_a_user_is_disabled_and_enabled_but_the_last_admin_is_not(owner: Session
     assert disable_user(owner, "ada").disabled
     with pytest.raises(NotFound):
         disable_user(owner, "nobody")
+
+
+def test_of_many_first_users_at_once_one_is_the_first(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "home", actor="root")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: add_user(session, f"user{i}"), range(8)))
+    assert [person.admin for person in made].count(True) == 1
+    assert [len(person.roles) for person in made].count(1) == 1
+    verify_audit(session, house=True)
+    session.ports.close()
 
 
 def test_the_system_does_not_administer_the_house(owner: Session) -> None:

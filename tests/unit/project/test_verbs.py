@@ -324,6 +324,7 @@ GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "approvals": lambda _: {},
     "audit": lambda _: {"actor": "ada"},
+    "card": lambda s: {"version": "store-day-v1", "out": s.scratch / "card.html"},
     "comparison": lambda s: {"model": compared(s)},
     "comparisons": lambda s: {"model": compared(s)},
     "environments": lambda _: {},

@@ -1,23 +1,27 @@
 """Commands from verbs: what stands before ``*`` in a verb's signature is an argument, what stands after it an option.
 
-A verb whose name holds spaces is a command in a group: ``features search`` is ``endcap features search WORDS``.
+A verb whose name holds spaces is a command in a group: ``features search`` is ``endcap features search WORDS``. The names of all commands stand in
+``index.json``, written with the reference page, so that a command imports the room of its own verb and none of the others.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.faces.cli.service import build_up, open_project, where_options, workspace_option
 from endcap.faces.parameters import describe_parameter, reflow, strip_none
 from endcap.governance.records import DEFAULT_WORKSPACE
-from endcap.governance.verbs import Verb
+from endcap.governance.verbs import Verb, collect_verbs
 from endcap.project.verbs import load_verbs
 
 _PLAIN = (str, int, float, bool, Path)
@@ -33,6 +37,30 @@ TOPICS = {
     "webhooks": "Where notices are sent.",
 }
 """What a group of commands is about, by the words that its verbs' names begin with."""
+INDEX = Path(__file__).with_name("index.json")
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A command as it is listed: the verb's name, the module it is in, and what it does in a line."""
+
+    name: str
+    module: str
+    summary: str
+
+
+def read_index() -> list[Entry]:
+    """The commands that there are, in their order. Cost: one small file."""
+    return msgspec.json.decode(INDEX.read_bytes(), type=list[Entry])
+
+
+def write_index() -> list[Entry]:
+    """The same from the verbs themselves, whose rooms are all imported for it."""
+    return [Entry(name, verb.call.__module__, verb.summary) for name, verb in offered_verbs().items()]
+
+
+def find_verb(entry: Entry) -> Verb:
+    """The verb of a command; its room is imported."""
+    return collect_verbs(import_module(entry.module))[entry.name]
 
 
 def offered_verbs() -> dict[str, Verb]:
@@ -76,13 +104,51 @@ def read_names(text: str) -> tuple[str, ...]:
     return tuple(name for name in (line.strip() for line in lines) if name)
 
 
+class _Command(click.Command):
+    """A command whose verb is looked at when somebody asks for more than its name."""
+
+    def __init__(self, name: str, *, short_help: str, open_verb: Callable[[], Verb]) -> None:
+        self._open = open_verb
+        self._made: click.Command | None = None
+        super().__init__(name, short_help=short_help)
+
+    def _load(self) -> click.Command:
+        if self._made is None:
+            self._made = _build_command(self._open())
+        return self._made
+
+    @property
+    def params(self) -> list[click.Parameter]:
+        return self._load().params
+
+    @params.setter
+    def params(self, value: object) -> None:
+        """What click sets when it makes a command, and we do not know yet."""
+
+    @property
+    def callback(self) -> Callable[..., Any] | None:
+        return self._load().callback
+
+    @callback.setter
+    def callback(self, value: object) -> None:
+        """See ``params``."""
+
+    @property
+    def help(self) -> str | None:
+        return self._load().help
+
+    @help.setter  # noqa: A003 - the word of click
+    def help(self, value: object) -> None:
+        """See ``params``."""
+
+
 class _Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
 
 def build_group() -> click.Group:
-    """All commands. Importing the rooms' verbs is all it costs; their heavy parts load when a command runs."""
+    """All commands by name; the room of one is imported when it is asked for, its heavy parts when it runs."""
     group = _Group(
         "endcap",
         help="Forecast, release, watch: from a table to a model that stays honest.\n\nStart with: endcap forecast sales.csv",
@@ -91,9 +157,10 @@ def build_group() -> click.Group:
     group.params.append(
         click.Option(["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version.")
     )
-    for verb in offered_verbs().values():
-        *topics, _ = verb.name.split(" ")
-        _find_topic(group, topics).add_command(_build_command(verb))
+    for entry in read_index():
+        *topics, name = entry.name.split(" ")
+        command = _Command(name, short_help=reflow(entry.summary), open_verb=partial(find_verb, entry))
+        _find_topic(group, topics).add_command(command)
     group.add_command(build_up())
     return group
 
@@ -161,7 +228,7 @@ def _callback(verb: Verb) -> Any:
             values["verify"] = verify
         with open_project(project, home=home, zone=workspace_zone, laying_out=verb.name in _LAYING_OUT) as house:
             session = house.session(workspace=workspace)
-            chosen = load_verbs()["verify-audit"] if verb.name == "audit" and verify else verb
+            chosen = _find_beside(verb, "verify-audit") if verb.name == "audit" and verify else verb
             if chosen is not verb:
                 values = {"house": values["house"]}
             if "folder" in names:
@@ -174,6 +241,11 @@ def _callback(verb: Verb) -> Any:
         return render(result, as_json=as_json)
 
     return call
+
+
+def _find_beside(verb: Verb, name: str) -> Verb:
+    """Another verb of the same module."""
+    return collect_verbs(import_module(verb.call.__module__))[name]
 
 
 def _ask_password() -> str | None:
@@ -189,8 +261,9 @@ def _ask_password() -> str | None:
 def _confirm(session: Any, project: Path, *, as_json: bool) -> bool:
     """Show the plan and ask, where there is somebody to ask."""
     from endcap.faces.cli.rendering import render
+    from endcap.project.applying import plan as make_plan
 
-    plan = load_verbs()["plan"].call(session, folder=project)
+    plan = make_plan(session, folder=project)
     if as_json or not plan.changes or not sys.stdin.isatty():
         return True
     render(plan, as_json=False)

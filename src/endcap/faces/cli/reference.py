@@ -1,4 +1,4 @@
-"""The reference page of the faces, written from the table of verbs: ``--write FILE`` or ``--check FILE``."""
+"""The reference page of the faces and the index of commands, written from the table of verbs: ``--write FILE`` or ``--check FILE``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from endcap.core.permissions import Role, permissions_of
-from endcap.faces.cli.commands import offered_verbs
+from endcap.faces.cli.commands import INDEX, offered_verbs, write_index
 from endcap.faces.cli.service import UP, UP_OPTIONS
 from endcap.faces.codes import EXIT_CODES, HTTP_STATUSES
 from endcap.faces.http.remote import local_verbs, remote_verbs
@@ -68,17 +70,19 @@ def _list_codes(codes: Mapping[str, int]) -> list[str]:
     return [f"| {code} | {', '.join(names)} |" for code, names in sorted(by_code.items())]
 
 
-def main(arguments: list[str]) -> int:
-    """Write the page, or say whether the file is up to date."""
+def main(arguments: list[str], *, index: Path = INDEX) -> int:
+    """Write the page and the index, or say whether both are up to date."""
     how, path = arguments[0], Path(arguments[1])
-    text = write_reference()
+    lines = ",\n".join(msgspec.json.encode(entry).decode() for entry in write_index())
+    texts = {path: write_reference(), index: f"[\n{lines}\n]\n"}
     if how == "--write":
-        path.write_text(text, encoding="utf-8")
+        for file, text in texts.items():
+            file.write_text(text, encoding="utf-8")
         return 0
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        sys.stderr.write(f"{path} is out of date. Hint: make docs\n")
-        return 1
-    return 0
+    stale = [file for file, text in texts.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
+    for file in stale:
+        sys.stderr.write(f"{file} is out of date. Hint: make docs\n")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from endcap.faces.cli.release_text import (
     tell_verdict,
 )
 from endcap.faces.cli.tracking_text import row_of_experiment, row_of_file, row_of_point, row_of_track, tell_run_comparison, tell_run_page
+from endcap.faces.cli.version_text import tell_card, tell_made
 from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
 from endcap.governance.people import Person
 from endcap.governance.records import AuditRow
@@ -42,6 +43,7 @@ from endcap.loop.features.records import DriftReport, Materialisation, ParityRep
 from endcap.loop.monitoring.insights import Insight
 from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
 from endcap.loop.monitoring.watches import describe_reading
+from endcap.loop.registry.card_pages import CardPage
 from endcap.loop.registry.records import (
     ApprovalRequest,
     ApprovalView,
@@ -91,6 +93,7 @@ def render(result: Any, *, as_json: bool) -> int:
 
 _TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     ApprovalRequest: tell_request,
+    CardPage: tell_card,
     Insight: tell_insight,
     Lineage: tell_lineage,
     MadeToken: tell_token,
@@ -234,9 +237,9 @@ def _(result: Delivery, console: Console) -> None:
 @show.register
 def _(result: VersionView, console: Console) -> None:
     version = result.version
-    state = "the champion" if result.champion else "not the champion"
-    console.print(Text(f"{version.id}: {version.candidate}, {state}, trained {_plain(version.created_at)} on days up to {version.trained_until}"))
-    _show_leaderboard(version, console, metric=result.metric)
+    _tell(tell_made(version, champion=result.champion), console)
+    if not version.engine or len(version.leaderboard) > 1:
+        _show_leaderboard(version, console, metric=result.metric)
     _tell(tell_verdict(result.verdict), console)
     _show_slices(version, console, metric=result.metric)
     _show_members(result.members, version, console, metric=result.metric)
@@ -371,6 +374,10 @@ def _describe_distance(distance: ColumnDistance) -> str:
 
 def _show_leaderboard(version: Version, console: Console, *, metric: str) -> None:
     """All candidates by the gate's metric; of what is measured for hours only, the columns stand where anybody has the figure."""
+    if not any(m.n for m in version.leaderboard.values()):  # of a run: it has what the run told of itself, and the verdict what is known
+        logged = ", ".join(f"{name} {value:.4g}" for name, value in version.metrics.logged.items() if not name.startswith("endcap."))
+        console.print(Text(f"  the run says: {logged}" if logged else "  the run says nothing of itself"))
+        return
     hourly = any(m.crps is not None or m.day_wape is not None for m in version.leaderboard.values())
     measures: tuple[str, ...] = _HOUR_MEASURES if hourly else _MEASURES
     measures = measures if metric in measures else (metric, *measures)

@@ -23,6 +23,7 @@ from endcap.faces.http.mlflow.routes import mlflow_routes
 from endcap.faces.http.online import OnlineReads
 from endcap.faces.http.openapi import describe_service
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
+from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import SignIn, session_of
 
 
@@ -43,12 +44,9 @@ def build_application(
 
     remotes = remote_verbs()
     quick = {remote.path: OnlineReads(house.settings, remote, calls).answer for name, remote in remotes.items() if name == "features online"}
-    routes = [
-        Route("/healthz", _answer_health, methods=["GET"]),
-        Route(f"{API}/openapi.json", _answer_description, methods=["GET"]),
-        *(_route(remote, folder, calls) for remote in remotes.values() if remote.path not in quick),
-        *mlflow_routes(calls),
-    ]
+    verbs = [_route(remote, folder, calls) for remote in remotes.values() if remote.path not in quick]
+    plain = [Route("/healthz", _answer_health, methods=["GET"]), Route(f"{API}/openapi.json", _answer_description, methods=["GET"])]
+    routes = [RouteTable([*plain, *verbs]), *mlflow_routes(calls)]
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # each handler takes its own kind of error
     app.router.redirect_slashes = False

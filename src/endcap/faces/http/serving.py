@@ -23,6 +23,8 @@ from endcap.governance.people import has_users
 
 GRACE_S = 30
 """How long an end waits for what is being answered. What a verb had not written by then is done again by the next call, as after any kill."""
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""What TLS 1.2 may use; 1.3 has its own, all of which are sound."""
 _UNFINISHED = 8
 
 
@@ -66,6 +68,7 @@ def serve(
             timeout_graceful_shutdown=grace_s,
             ssl_certfile=tls_cert,
             ssl_keyfile=tls_key,
+            ssl_ciphers=CIPHERS,
         )
         # uvicorn takes the signals over while it runs, and raises those it got once more when it has ended.
         before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGINT)}

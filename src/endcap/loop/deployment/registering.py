@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from endcap.loop.registry.naming import MOST_DESCRIPTION, keep_words, require_ta
 from endcap.loop.registry.packages import Package, find_owner, read_package
 from endcap.loop.registry.records import MODELS, Code, Field, ModelRecord, Signature, Version
 from endcap.loop.registry.signatures import Columns, fit_example, read_example
-from endcap.loop.registry.versions import TRACKED, draft_model, keep_version
+from endcap.loop.registry.versions import TRACKED, draft_model, keep_new_model, keep_version
 from endcap.loop.training.tracking.experiments import Tags, parse_tags
 from endcap.loop.training.tracking.logged_models import get_logged_model
 from endcap.loop.training.tracking.records import RUN_FILES
@@ -58,7 +59,7 @@ def register_run(session: Session, owner: str, path: str, *, model: str, descrip
     draft = msgspec.structs.replace(draft, example=session.blobs.put(msgspec.json.encode(example)) if example else "", notes=(*package.notes, *notes))
     with session.change("register-run", thing=f"model/{model}", detail={"from": f"{owner}/{path}".rstrip("/")}) as change:
         if change.tx.get(MODELS, workspace=session.workspace, id=model) is None:
-            change.tx.append(MODELS, workspace=session.workspace, record=record)
+            keep_new_model(session, change, record)
             change.detail.update(model="new")
         version = keep_version(session, change, draft)
         if "note" not in change.detail:
@@ -152,7 +153,7 @@ def _draft(session: Session, record: ModelRecord, package: Package, *, owner: st
         bias=None,
         coverage_90=None,
         width_90=None,
-        logged={name: point.value for name, point in sorted(track.metrics.items())} if track else {},
+        logged={name: point.value for name, point in sorted(track.metrics.items()) if math.isfinite(point.value)} if track else {},
     )
     datasets = list_datasets(session, run) if run else []
     training = next((each for each in datasets if each.context in ("train", "training")), datasets[0] if datasets else None)

@@ -14,7 +14,7 @@ from endcap.core.definitions.charters import Charter
 from endcap.core.durations import format_duration
 from endcap.loop.data.distances import DriftLimits, compare_profiles
 from endcap.loop.evaluation.evidence import Evidence
-from endcap.loop.evaluation.records import APPROVALS_CHECK, CheckResult
+from endcap.loop.evaluation.records import APPROVALS_CHECK, NO_CHAMPION, CheckResult
 from endcap.loop.features.records import TrainingProfile
 
 _DAY = timedelta(days=1)
@@ -106,8 +106,8 @@ class FreshWithin:
             sentence = "it is not known how far its training data reach (tag the run: endcap.trained_until = 2026-03-03)"
             return CheckResult(check="freshness", passed=False, figure=None, limit=limit, sentence=sentence)
         age = self.at - self.until
-        passed = timedelta(0) <= age <= self.within
-        word = "younger than" if passed else "which is later than now, not within" if age < timedelta(0) else "older than"
+        passed = -_DAY <= age <= self.within  # a day that has begun elsewhere may be tomorrow's here
+        word = "younger than" if passed else "which is later than now, not within" if age < -_DAY else "older than"
         sentence = f"its training data reach to {self.until:%Y-%m-%d}, {word} {format_duration(self.within.total_seconds())}"
         return CheckResult(check="freshness", passed=passed, figure=age / _DAY, limit=limit, sentence=sentence)
 
@@ -126,7 +126,7 @@ class HasCharter:
             sentence = "the model's charter names no business metric (Charter.business_metric)"
         else:
             sentence = f"its charter names the business metric: {self.charter.business_metric}"
-        return CheckResult(check="charter", passed=passed, figure=None, limit="names the business metric", sentence=sentence)
+        return CheckResult(check="charter", passed=passed, figure=float(passed), limit="names the business metric", sentence=sentence)
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,15 @@ class DriftWithin:
     def judge(self, evidence: Evidence, *, rng: np.random.Generator) -> CheckResult:
         limit = f"index at most {self.limit:g}"
 
-        def say(passed: bool, sentence: str) -> CheckResult:
-            return CheckResult(check="drift", passed=passed, figure=None, limit=limit, sentence=sentence)
+        def refuse(why: str) -> CheckResult:
+            return CheckResult(check="drift", passed=False, figure=None, limit=limit, sentence=f"drift could not be measured: {why}")
 
         if not self.champion:
-            return say(True, "there is no champion whose training data could differ")
+            said = "there is no champion whose training data could differ"
+            return CheckResult(check=f"drift {NO_CHAMPION}", passed=True, figure=None, limit=limit, sentence=said)
         if self.own is None or self.standing is None:
             which = "this version's" if self.own is None else f"the champion's ({self.champion})"
-            return say(False, f"drift could not be measured: {which} training data were not profiled")
+            return refuse(f"{which} training data were not profiled")
         found = compare_profiles(self.standing.profiles, self.own.profiles, limits=DriftLimits(psi=self.limit, level=self.level))
         measured = {d.column: d.psi for d in found.distances if d.psi is not None}
         moved = [
@@ -179,7 +180,7 @@ class DriftWithin:
         ]
         retyped = [d.column for d in found.distances if d.reason.startswith("it was ")]
         if not measured and not retyped:
-            return say(False, "drift could not be measured: both trainings share no feature with a histogram")
+            return refuse("both trainings share no feature with a histogram")
         doubts = [f"{d.column} by {d.psi:.2f}" for d in sorted(moved, key=lambda d: -(d.psi or 0.0))[:_NAMED]]
         doubts += [f"{name} by another type" for name in retyped[:_NAMED]]
         worst = max(measured, key=lambda name: measured[name], default="")

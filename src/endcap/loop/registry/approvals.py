@@ -14,6 +14,7 @@ import msgspec
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, EndcapError, GateRefused, InvalidInput, NotFound, PermissionDenied, suggest
 from endcap.core.permissions import Permission
+from endcap.governance.notices import notify
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import APPROVALS_CHECK, VERDICTS, CheckResult, Override, Verdict
@@ -148,6 +149,12 @@ def open_request(
     )
     change.tx.append(APPROVAL_REQUESTS, workspace=session.workspace, record=request)
     change.detail.update(request=request.id, n_needed=n_needed, environment=request.environment, expires_at=expires_at.isoformat())
+    what = "overriding the gate" if kind == "override" else "approval"
+    sentence = (
+        f"{version.id} waits for {what} in {request.environment}, asked by {request.requested_by}: {n_needed} needed by"
+        f" {expires_at:%Y-%m-%d %H:%M} UTC (endcap approve {version.id})"
+    )
+    notify(session, change, kind="approval-requested", thing=f"model/{version.model}", sentence=sentence)
     return request
 
 
@@ -159,6 +166,9 @@ def write_override(
     made = msgspec.structs.replace(verdict, id=session.new_id("verdict"), at=session.now(), kind="override", override=override, request=request)
     change.tx.append(VERDICTS, workspace=session.workspace, record=made)
     change.detail.update(verdict=made.id, overrides=verdict.id, override_until=until.isoformat())
+    notify(
+        session, change, kind="overridden", thing=f"model/{verdict.model}", sentence=f"{verdict.version} in {verdict.environment}: {made.sentence}"
+    )
     return made
 
 
@@ -265,6 +275,9 @@ def _close(session: Session, change: Change, request: ApprovalRequest, *, status
     assert found is not None, "a request is never deleted"
     closed = msgspec.structs.replace(found[0], status=status, closed_at=session.now(), granted=granted)
     change.tx.put(APPROVAL_REQUESTS, workspace=session.workspace, record=closed, expected_version=found[1])
+    if status != "expired":
+        sentence = f"{request.version} is {status} for {request.environment}, last by {session.actor.name}"
+        notify(session, change, kind=f"approval-{status}", thing=f"model/{request.model}", sentence=sentence)
     return closed
 
 

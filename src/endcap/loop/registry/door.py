@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from endcap.core.errors import Conflict, GateRefused
+from endcap.governance.notices import notify
 from endcap.governance.sessions import Change, Session
 from endcap.loop.evaluation.records import VERDICTS
 from endcap.loop.registry.admissions import Refusal, find_admission
@@ -38,6 +39,7 @@ def move_champion(
     since = row.at if champion is None or changed else champion.since
     moved = Champion(identity, row.id, row.champion, since, lines.own, row.n, assignment)
     change.tx.put(CHAMPIONS, workspace=session.workspace, record=moved, expected_version=found[1] if found else 0)
+    _tell(session, change, row)
     if there is not None:
         _write_there(session, there, row, champion=moved, before=champion)
     return row
@@ -60,6 +62,16 @@ def unseat(session: Session, change: Change, row: Release, *, there: Session | N
 def note(session: Session, change: Change, row: Release) -> Release:
     """Write a history row that moves nobody: a pin that was set or taken back."""
     return _append(session, change, row)
+
+
+def _tell(session: Session, change: Change, row: Release) -> None:
+    """Tell those who want to know of releases."""
+    kind = "rolled-back" if row.how == "rollback" else "released"
+    some = "" if row.n_members is None else f" for {row.n_members:,} members"
+    before = f" in the place of {row.previous}" if row.previous else ""
+    word = f"; {row.verdict_sentence}" if row.overridden else ""
+    sentence = f"{row.version} answers in {row.environment}{some}{before}, {kind.replace('-', ' ')} by {row.actor}{word}"
+    notify(session, change, kind=kind, thing=f"model/{row.model}", sentence=sentence)
 
 
 def _append(session: Session, change: Change, row: Release) -> Release:

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from endcap.storage.backends.sqlite_file import SqliteFile
@@ -85,9 +86,11 @@ SELECT point.value, point.at_us, point.step FROM point JOIN track ON track.numbe
 WHERE track.space = ? AND track.id = ? AND point.label = (SELECT id FROM label WHERE space = ? AND name = ?)
 ORDER BY point.at_us, point.step, point.value LIMIT ? OFFSET ?
 """
-_HELD = "SELECT track, label, {columns} FROM {table} WHERE track IN ({places})"
+_TEXTS = "SELECT track, json_group_object(label, value) FROM {table} WHERE track IN ({places}) GROUP BY track"  # half the time of a row for each
+_METRICS = "SELECT track, label, value, at_us, step FROM metric WHERE track IN ({places})"  # its JSON would cut a number to 15 digits
 _NAMES = "SELECT id, name FROM label WHERE id IN (SELECT value FROM json_each(?))"
 _AT_ONCE = 500
+_decode_texts = msgspec.json.Decoder(dict[int, str]).decode
 _HOLDINGS = ("param", "tag", "metric", "point")
 
 
@@ -376,20 +379,20 @@ class _Names(dict[int, str]):
 
 def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], names: _Names) -> list[Track]:
     """The tracks of rows, with what they hold."""
-    held: dict[str, dict[int, dict[str, Any]]] = {"param": {}, "tag": {}, "metric": {}}
+    params: dict[int, dict[str, str]] = {}
+    tags: dict[int, dict[str, str]] = {}
+    metrics: dict[int, dict[str, Point]] = {}
     for some in _batches([row[0] for row in rows]):
-        for table, by_track in held.items():
-            columns = "value, at_us, step" if table == "metric" else "value"
-            found = connection.execute(_HELD.format(table=table, columns=columns, places=_places(some)), some).fetchall()
-            names.learn(connection, {row[1] for row in found})
-            by_track.update((number, {}) for number in some)
-            if table == "metric":
-                for number, label, value, at_us, step in found:
-                    name = names[label]
-                    by_track[number][name] = Point(name, math.nan if value.__class__ is str else value, at_us, step)
-            else:
-                for number, label, value in found:
-                    by_track[number][names[label]] = value
+        places = _places(some)
+        for table, texts in (("param", params), ("tag", tags)):
+            told = [(number, _decode_texts(text)) for number, text in connection.execute(_TEXTS.format(table=table, places=places), some)]
+            names.learn(connection, set().union(*(held for _, held in told)))
+            texts.update((number, {names[label]: value for label, value in held.items()}) for number, held in told)
+        found = connection.execute(_METRICS.format(places=places), some).fetchall()
+        names.learn(connection, {row[1] for row in found})
+        for number, label, value, at_us, step in found:
+            name = names[label]
+            metrics.setdefault(number, {})[name] = Point(name, math.nan if value.__class__ is str else value, at_us, step)
     return [
         Track(
             id=identity,
@@ -400,9 +403,9 @@ def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], n
             started_us=started_us,
             ended_us=ended_us,
             stage=stage,
-            params=held["param"][number],
-            tags=held["tag"][number],
-            metrics=held["metric"][number],
+            params=params.get(number, {}),
+            tags=tags.get(number, {}),
+            metrics=metrics.get(number, {}),
         )
         for number, identity, group, name, actor, status, started_us, ended_us, stage in rows
     ]

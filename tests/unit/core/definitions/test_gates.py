@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -21,6 +22,12 @@ def test_a_gate_has_defaults_that_ask_for_something() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_may_be_compared_and_limited(metric: str) -> None:
     assert Gate(metric=metric, most={metric: 0.12}).most == {metric: 0.12}
+
+
+def test_a_gate_names_its_metrics_and_its_columns_once() -> None:
+    gate = Gate(metric="brier", most={"log_loss": 0.5}, least={"auc": 0.7}, slices={"a": 1, "b": 2}, fairness={"b": 1.2, "c": 2})
+    assert gate.metrics == ("brier", "log_loss", "auc")
+    assert gate.columns == ("a", "b", "c")
 
 
 def test_a_gate_may_ask_for_less() -> None:
@@ -51,6 +58,25 @@ def test_a_gate_may_ask_for_less() -> None:
         ({"coverage_90": 0.9}, "two shares in order"),
         ({"coverage_90": ("a", "b")}, "two shares in order"),
         ({"parity": "0d"}, "Gate.parity is '0d': no report would be young enough"),
+        ({"least": {"rmse": 1}}, "Gate.least asks for 'rmse'. Offered: .*'auc'"),
+        ({"least": {"auc": 1.1}}, "auc of at least 1.1; it must be a share"),
+        ({"slices": ["store_type"]}, r"Gate.slices is \['store_type'\]. .*limits by column"),
+        ({"slices": {"store_type": 0}}, "Gate.slices has 0 for 'store_type'; it must be a figure of the metric, above 0"),
+        ({"slices": {"": 0.2}}, "Gate.slices names the column ''"),
+        ({"slices": {"store_type": math.inf}}, "Gate.slices has inf"),
+        ({"fairness": {"district": 1}}, "Gate.fairness has 1 for 'district'; it must be the worst group's figure over the best group's, above 1"),
+        ({"fairness": {"district": "1.2"}}, "Gate.fairness has '1.2'"),
+        ({"slice_rows": 1}, "Gate.slice_rows is 1; it must be 2 or more"),
+        ({"slice_rows": 30.5}, "Gate.slice_rows is 30.5"),
+        ({"calibration": 0}, "Gate.calibration is 0; it must be a number above 0"),
+        ({"calibration": 5}, "Gate.calibration is 5; it is a share, below 1"),
+        ({"drift": NAN}, "Gate.drift is nan"),
+        ({"latency_ms": True}, "Gate.latency_ms is True"),
+        ({"size_mb": -1}, "Gate.size_mb is -1"),
+        ({"fresh": "0d"}, "Gate.fresh is '0d': no data would be young enough"),
+        ({"approvals": -1}, "Gate.approvals is -1; it must be a number of people, 0 to 20"),
+        ({"approvals": 1.5}, "Gate.approvals is 1.5"),
+        ({"charter": "yes"}, "Gate.charter is 'yes'; it must be True or False"),
     ],
 )
 def test_what_no_version_can_meet_or_means_nothing_is_refused(options: dict[str, Any], message: str) -> None:

@@ -47,11 +47,18 @@ def pour(session: Session, leaves: list[str]) -> None:
     """Pour what no line of text can say."""
 
 
+def offer(monkeypatch: pytest.MonkeyPatch, *verbs: Any) -> None:
+    """Let these be all the verbs there are."""
+    found = {function.__verb__.name: function.__verb__ for function in verbs}
+    monkeypatch.setattr(commands, "load_verbs", lambda: found)
+    monkeypatch.setattr(commands, "read_index", commands.write_index)
+    monkeypatch.setattr(commands, "find_verb", lambda entry: found[entry.name])
+
+
 @pytest.fixture
 def brewed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Runs the command made of ``brew`` and gives what the verb was called with."""
-    verbs = {entry.name: entry for entry in (brew.__verb__, pour.__verb__)}  # type: ignore[attr-defined]
-    monkeypatch.setattr(commands, "load_verbs", lambda: verbs)
+    offer(monkeypatch, brew, pour)
 
     def run(*arguments: str) -> dict[str, Any]:
         kept: list[Any] = []
@@ -254,8 +261,7 @@ def list_tea(session: Session) -> str:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Runs one of the commands of the group ``tea``."""
-    verbs = {entry.name: entry for entry in (list_tea.__verb__, pour_tea.__verb__, brew.__verb__)}  # type: ignore[attr-defined]
-    monkeypatch.setattr(commands, "load_verbs", lambda: verbs)
+    offer(monkeypatch, list_tea, pour_tea, brew)
     monkeypatch.setattr(commands, "TOPICS", {"tea": "What is drunk."})
     kept: list[Any] = []
     monkeypatch.setattr("endcap.faces.cli.rendering.render", lambda result, **_: kept.append(result) or 0)

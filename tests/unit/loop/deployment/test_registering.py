@@ -61,6 +61,14 @@ def test_what_the_client_logged_becomes_a_version_with_all_that_it_told(session:
     assert row.detail == {"from": f"run/{run}/model", "model": "new", "version": "traffic-v1"}
 
 
+def test_figures_that_are_not_finite_stay_with_the_run(session: Session) -> None:
+    run = log_package(session, BOOSTER)
+    log(session, run, TrackBatch(points=[Point("rmse", 0.5, 1), Point("lost", float("nan"), 1), Point("far", float("inf"), 1)]))
+    version = register_run(session, run, "model", model="traffic")
+    assert version.metrics.logged.keys() & {"rmse", "lost", "far"} == {"rmse"}
+    assert session.records.get(VERSIONS, workspace=session.workspace, id=version.id) == version
+
+
 def test_the_same_files_of_the_same_run_give_the_version_that_stands(session: Session) -> None:
     run = log_package(session, BOOSTER)
     first = register_run(session, run, "model", model="traffic", tags={"a": "1"})

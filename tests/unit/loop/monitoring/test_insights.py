@@ -11,7 +11,8 @@ from endcap.loop.evaluation.records import Metrics
 from endcap.loop.features.records import TrainingProfile
 from endcap.loop.monitoring.insights import NO_VIEWS, describe_insight, show_insight
 from endcap.loop.monitoring.records import READINGS, Reading
-from endcap.loop.registry.releases import promote, rollback
+from endcap.loop.registry.releases import promote
+from endcap.loop.registry.rollbacks import roll_back
 from endcap.loop.registry.versions import register_version
 
 BLANK = Metrics(n=1, mae=None, wape=None, rmse=None, rmsse=None, rmspe=None, bias=None, coverage_90=None, width_90=None)
@@ -84,7 +85,7 @@ def test_when_a_version_was_champion_is_read_off_the_history(shop: Any) -> None:
         promote(shop.session, version.id)
         times.append(shop.session.now())
         shop.pass_time(days=1)
-    rollback(shop.session, "store-day")
+    roll_back(shop.session, "store-day", prove=lambda _session, _version: "it answers as it did")
     back = shop.session.now()
     second, first = show_insight(shop.session, "store-day").versions
     assert (first.from_, first.until) == (times[0], None)

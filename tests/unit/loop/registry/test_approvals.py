@@ -12,6 +12,7 @@ import pytest
 from endcap.core.errors import Conflict, EndcapError, GateRefused, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
+from endcap.governance.notices import list_notices
 from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import Verdict
@@ -67,6 +68,14 @@ def test_with_the_last_approval_the_verdict_is_recorded_anew_and_the_version_is_
     assert [check.sentence for check in verdict.checks][-1] == "2 of 2 approved (bob, carol)"
     row = promote(asked.session, V1)
     assert (row.verdict, row.overridden) == (verdict.id, False)
+    assert [(told.kind, told.sentence) for told in list_notices(asked.session)] == [
+        ("released", "store-day-v1 answers in prod, released by ada"),
+        ("approval-approved", "store-day-v1 is approved for prod, last by carol"),
+        (
+            "approval-requested",
+            "store-day-v1 waits for approval in prod, asked by ada: 2 needed by 2026-01-19 08:00 UTC (endcap approve store-day-v1)",
+        ),
+    ]
     assert list_approvals(asked.session) == []
     (done,) = list_approvals(asked.session, version=V1, status="all")
     assert [(said.by, said.answer, said.comment) for said in done.answers] == [("bob", "approved", "fine"), ("carol", "approved", "")]
@@ -248,6 +257,9 @@ def test_somebody_answers_for_it_for_a_while(failed: Any) -> None:
     assert verdict.sentence == "overridden by ada until 2026-01-08 09:00 UTC (the old one is broken), in spite of: bias is +20 %"
     row = promote(failed.session, V2)
     assert (row.overridden, row.verdict, row.verdict_sentence) == (True, verdict.id, verdict.sentence)
+    released, overridden, *_ = (told.sentence for told in list_notices(failed.session))
+    assert overridden == f"store-day-v2 in prod: {verdict.sentence}"
+    assert released == f"store-day-v2 answers in prod in the place of store-day-v1, released by ada; {verdict.sentence}"
     assert list_audit(failed.session, limit=1)[0].detail["overridden"] is True
     standing = find_standing_override(failed.session, MODEL)
     assert standing is not None

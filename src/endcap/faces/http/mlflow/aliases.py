@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from endcap.core.errors import InvalidInput
+from endcap.core.permissions import Permission
 from endcap.faces.http.mlflow.meanings import Meaning, find_released, read_alias, read_stage
 from endcap.faces.http.mlflow.protocol import Request, call, missing, require_told
 from endcap.faces.http.mlflow.versions import find_version, tell_version
 from endcap.governance.sessions import Session
+from endcap.loop.evaluation.records import Verdict
 from endcap.loop.registry import naming
 from endcap.loop.registry.admissions import find_gate_verdict
 from endcap.loop.registry.records import Version
-from endcap.loop.registry.releases import promote
+from endcap.loop.registry.releases import get_champion, promote
 from endcap.loop.registry.seats import withdraw
 from endcap.loop.registry.versions import get_model, get_version
+
+EVIDENCE_CHECK = "evidence"
+"""The check that says whether a version of one's own could be judged at all."""
 
 
 class OneAlias(Request, frozen=True):
@@ -81,11 +86,21 @@ def move_stage(session: Session, asked: MoveStage) -> dict[str, Any]:
 
 
 def _release(session: Session, version: Version, meaning: Meaning, *, said: str) -> None:
-    """Promote a version, judged first where it never was. One that stands there already stays, as setting a name twice changes nothing."""
-    if find_released(session, version.model, meaning) == version.id:
+    """Promote a version. One that stands there already stays, as setting a name twice changes nothing."""
+    standing = find_released(session, version.model, meaning)
+    if standing == version.id:
         return
-    if find_gate_verdict(session, version.id, environment=meaning.environment) is None:
+    session.require(Permission.RELEASE, verb="promote")
+    champion = get_champion(session, version.model, environment=meaning.environment)
+    if _wants_judging(find_gate_verdict(session, version.id, environment=meaning.environment), champion.version if champion else None):
         from endcap.project.judging import judge_version
 
         judge_version(session, version.id, environment=meaning.environment)
     promote(session, version.id, environment=meaning.environment, role=meaning.role, reason=f"{said} was set by an MLflow client")
+
+
+def _wants_judging(verdict: Verdict | None, champion: str | None) -> bool:
+    """Whether a version is to be judged first: it never was, or without its evidence, which may have come since, or against another champion."""
+    if verdict is None or verdict.against != champion:
+        return True
+    return any(check.check == EVIDENCE_CHECK and not check.passed for check in verdict.checks)

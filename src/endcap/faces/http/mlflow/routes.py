@@ -17,6 +17,7 @@ from endcap.faces.http.mlflow.artefacts import FILES, Transfers
 from endcap.faces.http.mlflow.faults import NOT_HERE, answer_fault
 from endcap.faces.http.mlflow.protocol import API, Call
 from endcap.faces.http.mlflow.refused import NotHere, describe_refusal, find_refusal
+from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import session_of
 
 MODULES: tuple[ModuleType, ...] = (experiments, runs, artefacts, logged_models, models, versions, aliases)
@@ -39,18 +40,24 @@ def list_calls() -> list[Call]:
 
 
 def mlflow_routes(calls: Calls) -> list[BaseRoute]:
-    """The routes, most asked first."""
+    """The routes: a table of those with plain paths, then the others, then the refusals."""
     transfers = Transfers(calls)
-    told = sorted(list_calls(), key=lambda entry: entry.path != "/runs/log-metric")
+    told = [Route(f"{API}{entry.path}", _answer(entry, calls), methods=[entry.method]) for entry in list_calls()]
+    plain = [route for route in told if not route.param_convertors]
     return [
-        *(Route(f"{API}{entry.path}", _answer(entry, calls), methods=[entry.method]) for entry in told),
-        Route(FILES, _guarded(transfers.list), methods=["GET"]),
+        RouteTable(
+            [
+                *plain,
+                Route(FILES, _guarded(transfers.list), methods=["GET"]),
+                Route("/version", _tell_version, methods=["GET"]),
+                Route("/health", _tell_health, methods=["GET"]),
+                Route("/api/3.0/mlflow/server-info", _tell_server, methods=["GET"]),
+            ]
+        ),
         Route(FILES + "/{path:path}", _guarded(transfers.take), methods=["PUT"]),
         Route(FILES + "/{path:path}", _guarded(transfers.give), methods=["GET"]),
         Route(FILES + "/{path:path}", _guarded(transfers.remove), methods=["DELETE"]),
-        Route("/version", _tell_version, methods=["GET"]),
-        Route("/health", _tell_health, methods=["GET"]),
-        Route("/api/3.0/mlflow/server-info", _tell_server, methods=["GET"]),
+        *(route for route in told if route.param_convertors),
         *(Route(path, _guarded(_refuse), methods=_METHODS) for path in (*_REST, "/api/2.0/mlflow-artifacts/{path:path}", "/v1/traces")),
     ]
 

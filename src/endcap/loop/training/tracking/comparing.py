@@ -91,8 +91,8 @@ def show_run(session: Session, run: str) -> RunPage:
 def compare_runs(session: Session, runs: Sequence[str], *, metric: str | None = None, out: Path | None = None) -> RunComparison:
     """Put two or more runs side by side: parameters and datasets that differ, metrics with their differences to the first, packages that differ.
 
-    ``metric`` is whose curves are drawn into the file ``out``, as SVG. Raises NotFound for a run that is not there, InvalidInput for fewer than two
-    or more than 20. Cost grows with what the runs hold, and with the points that are drawn.
+    ``metric`` is whose curves are drawn; ``out`` is the file that they go into, as SVG. Raises NotFound for a run that is not there, InvalidInput for
+    fewer than two or more than 20. Cost grows with what the runs hold, and with the points that are drawn.
     """
     chosen = list(dict.fromkeys(runs))
     if not 2 <= len(chosen) <= _MOST_RUNS:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.loop.registry.environments import set_environment
 from endcap.loop.registry.records import RELEASES
 from endcap.loop.registry.releases import get_champion, promote
+from endcap.project.judging import judge_version
 
 
 def aliases_of(wire: Any, name: str) -> dict[str, str]:
@@ -159,10 +161,38 @@ def test_a_model_of_the_project_is_seen_and_takes_no_version_from_a_run(wire: An
     )
 
 
+def test_evidence_that_comes_later_is_seen(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
+    register("trees")
+    run = wire.get("/model-versions/get", name="trees", version="1")["model_version"]["run_id"]
+    assert "evidence" in wire.refused("/registered-models/alias", name="trees", alias="champion", version="1")[2]
+    wire.put(f"run/{run}/evidence.csv", make_evidence().encode())
+    assert wire.send("/registered-models/alias", name="trees", alias="champion", version="1") == {}
+
+
+def test_a_version_is_judged_again_when_another_answers_by_then(
+    wire: Any, register: Callable[..., int], make_evidence: Any
+) -> None:
+    for seed in (1, 2, 3):
+        register("trees", seed=seed, evidence=make_evidence(worse_by=0.5 / seed))
+    session = wire.house.session()
+    for number in (1, 2, 3):
+        judge_version(session, f"trees-v{number}")
+    for number in ("1", "2", "3"):
+        wire.send("/registered-models/alias", name="trees", alias="champion", version=number)
+    judged = [row for row in list_audit(session) if row.verb == "record-verdict"]
+    assert len(judged) == 5, "the second and the third once more, against the champion of that moment"
+
+
+def test_nobody_is_judged_for_an_alias_by_who_may_not_release(wire: Any, register: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    register("trees")
+    editor = wire.house.session(actor="eve", role=Role.EDITOR)
+    monkeypatch.setattr("endcap.faces.http.mlflow.routes.session_of", lambda _request: editor)
+    assert wire.refused("/registered-models/alias", name="trees", alias="champion", version="1")[1] == "PERMISSION_DENIED"
+    assert [row.verb for row in list_audit(editor)] == ["promote", "register-run"]
+
+
 def test_promote_and_an_alias_are_one_door(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
     """What somebody released otherwise is what the alias says."""
-    from endcap.project.judging import judge_version
-
     register("trees", evidence=make_evidence())
     session = wire.house.session()
     assert judge_version(session, "trees-v1").passed

@@ -13,16 +13,25 @@ def test_a_name_of_the_alphabet_is_taken(name: str) -> None:
     require_batch_limits(TrackBatch(params={name: "1"}, tags={name: None}, points=[Point(name, 1.0, 0)]))
 
 
-@pytest.mark.parametrize("name", ["", "a" * 251, "/a", "a/../b", "..", ".", "a//b", "a/", "a\nb", "a\x00", "a'b", 'a"b', "a;b", "a\\b", "a?b", "\ud800"])
+@pytest.mark.parametrize(
+    "name", ["", "a" * 251, "/a", "a/../b", "..", ".", "a//b", "a/", "a\nb", "a\x00", "a'b", 'a"b', "a;b", "a\\b", "a?b", "\ud800"]
+)
 def test_another_name_is_refused_wherever_it_stands(name: str) -> None:
-    for batch in (TrackBatch(params={name: "1"}), TrackBatch(tags={name: "1"}), TrackBatch(tags={name: None}), TrackBatch(points=[Point(name, 1.0, 0)])):
+    for batch in (
+        TrackBatch(params={name: "1"}),
+        TrackBatch(tags={name: "1"}),
+        TrackBatch(tags={name: None}),
+        TrackBatch(points=[Point(name, 1.0, 0)]),
+    ):
         with pytest.raises(InvalidInput, match="cannot be the name of a"):
             require_batch_limits(batch)
 
 
 def test_long_values_and_large_batches_are_refused() -> None:
     require_batch_limits(TrackBatch(params={"p": "x" * 6000}, tags={"t": "x" * 8000}))
-    require_batch_limits(TrackBatch(points=[Point("m", 1.0, 0)] * 1000, params={f"p{n}": "" for n in range(100)}, tags={f"t{n}": "" for n in range(100)}))
+    require_batch_limits(
+        TrackBatch(points=[Point("m", 1.0, 0)] * 1000, params={f"p{n}": "" for n in range(100)}, tags={f"t{n}": "" for n in range(100)})
+    )
     for batch, said in (
         (TrackBatch(params={"p": "x" * 6001}), "'p' has 6,001 characters; the most are 6,000"),
         (TrackBatch(params={"p": "x" * 10_000_000}), "'p' has 10,000,000 characters"),

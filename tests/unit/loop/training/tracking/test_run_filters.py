@@ -118,7 +118,9 @@ def test_an_order_reads_as_its_terms(terms: list[str], expected: list[tuple[str,
     assert parse_order(terms) == [Order(family, name, descending) for family, name, descending in expected]  # type: ignore[arg-type]  # literals
 
 
-@pytest.mark.parametrize("term", ["", "metrics.", "metrics.a down", "metrics.a DESC DESC", "metrics.a, metrics.b", "colour", "dataset.name", "'x'", "DESC"])
+@pytest.mark.parametrize(
+    "term", ["", "metrics.", "metrics.a down", "metrics.a DESC DESC", "metrics.a, metrics.b", "colour", "dataset.name", "'x'", "DESC"]
+)
 def test_an_order_that_does_not_read_is_refused(term: str) -> None:
     with pytest.raises(InvalidInput, match="The order cannot be read"):
         parse_order([term])
@@ -136,7 +138,9 @@ def test_any_text_reads_or_is_refused_in_the_words_of_the_house(text: str) -> No
     require_search(found.conditions, [], groups=None, limit=1, skip=0)
 
 
-@pytest.mark.parametrize("text", ["params.x = " + "'" * 9001, "`" * 9001, "(" * 19_000, "a" * 19_999 + "'", "params.x in (" + "'a'," * 4000, "-" * 19_000])
+@pytest.mark.parametrize(
+    "text", ["params.x = " + "'" * 9001, "`" * 9001, "(" * 19_000, "a" * 19_999 + "'", "params.x in (" + "'a'," * 4000, "-" * 19_000]
+)
 def test_a_filter_made_to_take_for_ever_does_not(text: str) -> None:
 
     with pytest.raises(InvalidInput):

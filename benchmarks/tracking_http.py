@@ -1,0 +1,233 @@
+"""Tracking over HTTP by the real MLflow client: our service, with MLflow's own server on SQLite beside it in the same run.
+
+    python benchmarks/tracking_http.py [--rounds 3] [--only endcap mlflow]
+
+What is measured, with the unmodified client 3.17 on loopback, call by call: `log_metric` (one point), `log_batch` (100 points), setting an alias
+that is a name to one version and the other in turn, and loading a LightGBM model of 50 trees by `models:/NAME@ALIAS`, which is a dozen requests.
+Of ours also setting the alias `champion` of a model whose version was never judged: it is judged by its evidence of 1,000 rows, then released.
+
+How: both servers run at once, each in a process of its own, and the client measures them in turn, round by round; a side's figures are those of its
+best round. Milliseconds are wall times, medians and 95th percentiles; CPU milliseconds a call, of the server's processes, stand beside them, which
+other work on the machine disturbs less. What a server costs until it answers is its CPU time, and its resident memory then and at the end. MLflow
+stands in the environment that `make bench NAME=mlflow-clients` makes; where it cannot be installed nothing is measured, aloud.
+
+The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from mlflow_clients import ROOT, make_environment
+
+SIDES = ("endcap", "mlflow")
+LIMITS = {"log_metric": 3.0, "log_batch": 6.0, "set_alias": 5.0, "load_by_alias": 30.0}
+READY_CPU_S, READY_MB = 3.0, 300.0
+CLIENT = r"""
+import json, os, sys, tempfile, time, warnings, logging
+import lightgbm as lgb, mlflow, numpy as np, pandas as pd
+from mlflow.entities import Metric
+from mlflow.models import infer_signature
+
+warnings.simplefilter("ignore")
+url, side, sizes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+mlflow.set_tracking_uri(url)
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+client = mlflow.MlflowClient()
+stem = f"bench-{time.time_ns():x}"
+rng = np.random.default_rng(7)
+rows = pd.DataFrame(rng.normal(size=(2000, 6)), columns=list("abcdef"))
+target = rows["a"] * 3 - rows["b"]
+booster = lgb.train({"verbose": -1, "num_threads": 1}, lgb.Dataset(rows, target), num_boost_round=50)
+signature = infer_signature(rows, booster.predict(rows))
+mlflow.set_experiment(stem)
+
+def log(name, seed):
+    with mlflow.start_run():
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "evidence.csv")
+            pd.DataFrame({"id": range(1000), "actual": target[:1000], "prediction": booster.predict(rows[:1000])}).to_csv(path, index=False)
+            mlflow.log_artifact(path)
+        mlflow.lightgbm.log_model(booster, name="model", signature=signature, pip_requirements=["lightgbm"], registered_model_name=name)
+
+def measure(act, n):
+    took = []
+    for place in range(n + max(2, n // 10)):
+        began = time.perf_counter()
+        act(place)
+        took.append(time.perf_counter() - began)
+    return [1000 * value for value in took[-n:]]
+
+def tell(name, values):
+    print(json.dumps({"name": name, "p50_ms": round(float(np.median(values)), 2), "p95_ms": round(float(np.percentile(values, 95)), 2), "n": len(values)}), flush=True)
+    sys.stdin.readline()
+
+sys.stdin.readline()
+run = client.create_run(client.get_experiment_by_name(stem).experiment_id).info.run_id
+tell("log_metric", measure(lambda place: client.log_metric(run, "loss", 1.0 / (place + 1), step=place), sizes["log_metric"]))
+def batch(place):
+    now = int(time.time() * 1000)
+    client.log_batch(run, [Metric(f"m{i % 10}", i * 0.5, now, place * 10 + i // 10) for i in range(100)])
+tell("log_batch", measure(batch, sizes["log_batch"]))
+name = stem + "-trees"
+for seed in range(2):
+    log(name, seed)
+print(json.dumps({"name": "pause"}), flush=True)
+sys.stdin.readline()
+tell("set_alias", measure(lambda place: client.set_registered_model_alias(name, "best", str(place % 2 + 1)), sizes["set_alias"]))
+def load(place):
+    model = mlflow.lightgbm.load_model(f"models:/{name}@best")
+    assert model.num_trees() == 50
+tell("load_by_alias", measure(load, sizes["load_by_alias"]))
+if side == "endcap":
+    names = [f"{stem}-{place}" for place in range(sizes["release"] + 2)]
+    for each in names:
+        log(each, 0)
+    print(json.dumps({"name": "pause"}), flush=True)
+    sys.stdin.readline()
+    tell("release", measure(lambda place: client.set_registered_model_alias(names[place], "champion", "1"), sizes["release"]))
+"""
+SIZES = {"log_metric": 300, "log_batch": 100, "set_alias": 100, "load_by_alias": 20, "release": 10}
+
+
+def find_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def read_cost(process: psutil.Process) -> tuple[float, float]:
+    """CPU seconds and resident MB of a process and all that it started."""
+    cpu_s, resident = 0.0, 0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            times = each.cpu_times()
+            cpu_s += times.user + times.system
+            resident += each.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return cpu_s, resident / 1e6
+
+
+@contextmanager
+def start(side: str, python: Path, folder: Path) -> Iterator[tuple[str, psutil.Process, dict[str, float]]]:
+    """A server that answers: its address, its process, and what it cost until then."""
+    port = find_port()
+    (folder / "project.py").write_text("import endcap as ec\n", encoding="utf-8")
+    command = {
+        "endcap": [sys.executable, "-m", "endcap.faces.cli.entry", "up", "--port", str(port)],
+        "mlflow": [
+            *(str(python.parent / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts")),
+        ],
+    }[side]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    with (folder / "server.log").open("wb") as log, subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment) as process:
+        try:
+            watched = psutil.Process(process.pid)
+            wait(f"http://127.0.0.1:{port}/health", process)
+            cpu_s, resident = read_cost(watched)
+            yield f"http://127.0.0.1:{port}", watched, {"ready_cpu_s": round(cpu_s, 2), "ready_mb": round(resident)}
+        finally:
+            for child in watched.children(recursive=True):
+                child.terminate()
+            process.terminate()
+
+
+def wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit(f"{url} did not answer.")
+
+
+def measure_round(python: Path, side: str, url: str, server: psutil.Process, folder: Path) -> dict[str, dict[str, float]]:
+    """One round of the client: for each call its milliseconds, and those of CPU in the server."""
+    found: dict[str, dict[str, float]] = {}
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    asked = [str(python), "-c", CLIENT, url, side, json.dumps(SIZES)]
+    with subprocess.Popen(
+        asked, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write("go\n")
+        client.stdin.flush()
+        before, _ = read_cost(server)
+        for line in client.stdout:
+            if not line.startswith('{"name"'):
+                continue
+            told: dict[str, Any] = json.loads(line)
+            after, _ = read_cost(server)
+            name = told.pop("name")
+            if name != "pause":
+                n = told.pop("n")
+                found[name] = {**told, "server_cpu_ms": round(1000 * (after - before) / (n + max(2, n // 10)), 2)}
+            client.stdin.write("go\n")
+            client.stdin.flush()
+            before, _ = read_cost(server)
+    if client.returncode:
+        raise SystemExit(f"The client failed against {side}.")
+    return found
+
+
+def run(sides: list[str], *, rounds: int) -> dict[str, Any]:
+    python = make_environment("3.17")
+    figures: dict[str, Any] = {}
+    with ExitStack() as stack:
+        servers = {}
+        for side in sides:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            servers[side] = (*stack.enter_context(start(side, python, folder)), folder)
+            figures[side] = dict(servers[side][2])
+        for _ in range(rounds):
+            for side, (url, server, _, folder) in servers.items():
+                for name, told in measure_round(python, side, url, server, folder).items():
+                    if name not in figures[side] or told["p50_ms"] < figures[side][name]["p50_ms"]:
+                        figures[side][name] = told
+        for side, (_, server, _, _) in servers.items():
+            figures[side]["resident_mb"] = round(read_cost(server)[1])
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=SIDES, default=list(SIDES))
+    given = parser.parse_args()
+    try:
+        figures = run(given.only, rounds=given.rounds)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"The MLflow client cannot be installed: {error}") from error
+    for name, limit in LIMITS.items():
+        told = {side: figures[side][name] for side in given.only}
+        print(
+            f"{name:14} "
+            + "   ".join(f"{side} {each['p50_ms']:7.2f} ms ({each['server_cpu_ms']:6.2f} CPU)" for side, each in told.items())
+            + f"   limit {limit:g}"
+        )
+    ours = figures.get("endcap", {})
+    passed = bool(ours) and all(ours[name]["p50_ms"] <= limit for name, limit in LIMITS.items())
+    passed = passed and ours["ready_cpu_s"] <= READY_CPU_S and ours["ready_mb"] <= READY_MB
+    print(json.dumps({"rounds": given.rounds, "limits": {**LIMITS, "ready_cpu_s": READY_CPU_S, "ready_mb": READY_MB}, "passed": passed, **figures}))
+
+
+if __name__ == "__main__":
+    main()
