@@ -24,7 +24,7 @@ from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidIn
 from endcap.pipelines.executors import open_executor
 from endcap.storage.backends import postgres_server
 from endcap.storage.backends.postgres_address import read_address
-from endcap.storage.backends.postgres_errors import explain
+from endcap.storage.backends.postgres_errors import explain, shorten
 from endcap.storage.opening import open_ports
 from endcap.storage.ports import BlobStore, Ports, pack_stamp
 from endcap.testing.postgres import PostgresServer, serve_postgres
@@ -121,7 +121,7 @@ def test_a_home_that_cannot_be_opened_says_why_and_shows_no_password(
 def test_a_server_that_is_not_there_is_unreachable() -> None:
     caught = refusal(f"postgresql://shop:{quote(SECRET, safe='')}@127.0.0.1:1/postgres")
     assert isinstance(caught, Unreachable)
-    assert "The home postgresql://shop@127.0.0.1:1/postgres does not answer: Connection refused" in str(caught)
+    assert "The home postgresql://shop@127.0.0.1:1/postgres does not answer: Connection refused." in str(caught)
 
 
 def test_a_database_that_cannot_hold_every_text_is_refused(postgres: PostgresServer) -> None:
@@ -503,6 +503,31 @@ def test_long_ids_and_values_are_found(ports: Ports) -> None:
 )
 def test_errors_are_told_in_the_words_of_the_house(state: str, said: str, error: type[EndcapError]) -> None:
     assert type(explain("The home x", said, state=state, unclear=not state)) in (error, *error.__subclasses__())
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        (
+            'connection failed: connection to server at "127.0.0.1", port 5432 failed: FATAL:  password authentication failed for user "shop"',
+            'password authentication failed for user "shop".',
+        ),
+        (
+            (
+                'connection is bad: connection to server on socket "/var/run/.s.PGSQL.5432" failed: No such file or directory\n'
+                "\tIs the server running locally and accepting connections on that socket?"
+            ),
+            "No such file or directory.",
+        ),
+        (
+            'connection failed: connection to server at "localhost" (127.0.0.1), port 1 failed: Connection refused\n\tIs the server running?',
+            "Connection refused.",
+        ),
+        ("server closed the connection unexpectedly\n\tThis probably means the server ...", "server closed the connection unexpectedly."),
+    ],
+)
+def test_what_the_server_said_is_shown_without_what_surrounds_it(text: str, short: str) -> None:
+    assert shorten(text) == short
 
 
 def test_an_error_that_means_nothing_of_the_kind_is_left_as_it_is() -> None:
