@@ -382,6 +382,27 @@ def test_a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(home
     postgres.execute("DROP TABLESPACE small")
 
 
+def test_a_home_is_dumped_and_restored_with_the_server_s_own_programs(postgres: PostgresServer, home: str, ports: Ports, tmp_path: Path) -> None:
+    programs = [postgres.programs / name for name in ("pg_dump", "pg_restore")]
+    if not all(program.exists() for program in programs):
+        pytest.skip("PostgreSQL came without pg_dump and pg_restore, so the backup that the page advises goes untested")
+    append(ports, Thing("a\x00b", group="x"))
+    digest, table = ports.blobs.put(b"abc" * 10**6), pa.table({"a": [1, None]})
+    ports.tables.write("sales", partition={"day": "ü/1"}, table=table)
+    where, dump = ["-h", postgres.folder, "-p", str(postgres.port), "-U", postgres.user], tmp_path / "home.dump"
+    schema = home.rpartition("=")[2]
+    subprocess.run([programs[0], *where, f"--schema={schema}", "--format=custom", "-f", dump, postgres.database], check=True)
+    postgres.execute("CREATE DATABASE restored")
+    subprocess.run([programs[1], *where, "-d", "restored", dump], check=True)
+    restored = open_ports(home.replace("/postgres?", "/restored?"))
+    append(restored, Thing("c", group="x"))
+    assert find_ids(restored, where={"group": "x"}) == ["a\x00b", "c"]
+    assert restored.blobs.get(digest) == b"abc" * 10**6
+    assert restored.tables.read("sales", partition={"day": "ü/1"}).equals(table)
+    assert find_ids(ports) == ["a\x00b"]
+    restored.close()
+
+
 def test_bytes_that_were_changed_are_told_and_healed_by_putting_them_again(ports: Ports, home: str, postgres: PostgresServer) -> None:
     schema = home.rpartition("=")[2]
     small, large = b"abc", bytes(range(256)) * 4096 * 3 + b"end"
