@@ -293,3 +293,12 @@ def test_a_password_is_typed_and_never_an_option(said: Callable[..., Any]) -> No
     assert [row["verb"] for row in said("audit", "--house").json] == ["users password", "users add"]
     assert said("audit", "--house", "--verify").json["n_rows"] == 2
     assert said("audit", "--workspace", "_house").code == 2
+
+
+def test_every_command_takes_the_workspace_of_the_environment(said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    said("users", "add", "ada")
+    monkeypatch.setenv("ENDCAP_WORKSPACE", "shoes")
+    assert said("users", "grant", "ada", "editor").json["roles"] == {"shoes": "editor"}
+    assert said("tokens", "make", "nightly", "--user", "ada").json["workspace"] == "shoes"
+    assert [token["label"] for token in said("tokens", "ls").json] == ["nightly"]
+    assert said("tokens", "ls", "--workspace", "default").json == []

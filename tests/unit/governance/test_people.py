@@ -9,6 +9,7 @@ import pytest
 
 from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
+from endcap.governance import people
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.passwords import check_password
 from endcap.governance.people import add_user, disable_user, enable_user, find_user, grant_role, has_users, list_people, set_password
@@ -45,6 +46,16 @@ def test_the_first_user_is_admin_and_owner_and_later_ones_are_nothing_yet(owner:
         ("bob", {}),
         ("cleo", {}),
     ]
+
+
+def test_many_people_are_listed_as_few_are(owner: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ada", "bob", "cleo"):
+        add_user(owner, name)
+        grant_role(owner, name, "viewer")
+    few = list_people(owner)
+    monkeypatch.setattr(people, "_FEW", 2)
+    assert list_people(owner) == few
+    assert [person.name for person in few] == ["ada", "bob", "cleo"]
 
 
 def test_a_password_is_kept_as_a_hash_and_shown_nowhere(owner: Session) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from endcap.loop.deployment.lineage import Lineage, LineageNode
 from endcap.loop.evaluation.records import name_metric
 from endcap.loop.monitoring.insights import Insight, describe_insight
+from endcap.loop.registry.live import ON_AN_OVERRIDE
 from endcap.loop.registry.records import Retirement
 
 Line = tuple[str, str]
@@ -24,7 +25,7 @@ def tell_lineage(lineage: Lineage) -> Iterator[Line]:
         live = lineage.live
         yield f"{len(live)} live release{'' if len(live) == 1 else 's'} lean{'s' if len(live) == 1 else ''} on it", "bold"
         for node in live[:_MOST_LIVE]:
-            yield f"  {node.thing}  {node.what}", ""
+            yield f"  {node.thing}  {node.what}", "bold red" if ON_AN_OVERRIDE in node.what else ""
         yield from _tell_more(len(live) - _MOST_LIVE)
     by_depth: dict[int, list[LineageNode]] = {}
     for node in lineage.nodes:
@@ -34,7 +35,7 @@ def tell_lineage(lineage: Lineage) -> Iterator[Line]:
         yield f"{word}, {depth} step{'s' if depth > 1 else ''} away", "dim"
         for node in nodes[:_MOST_PER_DEPTH]:
             via = "" if depth == 1 else f"  (by {node.through[0]}{f' and {len(node.through) - 1} more' if len(node.through) > 1 else ''})"
-            yield f"  {node.thing}  {node.what}{via}", ""
+            yield f"  {node.thing}  {node.what}{via}", "bold red" if ON_AN_OVERRIDE in node.what else ""
         yield from _tell_more(len(nodes) - _MOST_PER_DEPTH)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from endcap.loop.evaluation.records import Verdict
+from endcap.loop.registry.live import ON_AN_OVERRIDE
 from endcap.loop.registry.records import PROD, ApprovalRequest, ApprovalView, Environment, Pin, Release
 from endcap.project.showing import ModelLine, ModelView
 
@@ -49,7 +50,8 @@ def tell_releases(view: ModelView) -> Iterator[Line]:
         yield f"  pinned by {view.pin.by} since {view.pin.at:%Y-%m-%d %H:%M} UTC{f': {view.pin.reason}' if view.pin.reason else ''}", "yellow"
     for live in view.live:
         if live.environment != PROD or live.role in ("challenger", "shadow"):
-            yield f"  {live.version} is the {live.role} in {live.environment} since {live.since:%Y-%m-%d %H:%M} UTC", ""
+            word = f", {ON_AN_OVERRIDE}" if live.overridden else ""
+            yield f"  {live.version} is the {live.role} in {live.environment} since {live.since:%Y-%m-%d %H:%M} UTC{word}", RED if word else ""
     for waiting in view.waiting:
         yield f"  {_tell_waiting(waiting)}", "yellow"
 

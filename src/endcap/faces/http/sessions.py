@@ -26,6 +26,7 @@ from starlette.types import Scope
 
 from endcap.assembly import House
 from endcap.core.errors import Conflict, EndcapError, NotSignedIn, StorageFull, Unreachable
+from endcap.core.names import require_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
 from endcap.faces.http.guesses import Guesses
@@ -86,9 +87,10 @@ class SignIn:
 
     async def sign_in(self, head: Head, scope: Scope) -> Session:
         """The session of a request. Raises RequestRefused: 401 for wrong credentials and none, 403 for no role, 429 for too many guesses."""
-        workspace = _read_text(head.get(b"x-endcap-workspace"))
         scheme, _, said = head.get(b"authorization", b"").partition(b" ")
         try:
+            named = head.get(b"x-endcap-workspace")
+            workspace = require_name(named.decode("latin-1"), what="workspace") if named else None
             if not scheme:
                 session = await self._run(lambda: self._open_locally(workspace))
             elif scheme.lower() == _BEARER:
@@ -116,7 +118,7 @@ class SignIn:
         )
 
     async def _open_by_token(self, said: bytes, workspace: str | None, address: str) -> Session:
-        text = _read_text(said.strip()) or ""
+        text = said.strip().decode("latin-1")
         self._guesses.require(address=address)
         try:
             found = await self._run(lambda: open_by_token(self._house.ports.records, text, workspace=workspace, now=self._house.clock.now()))
@@ -218,15 +220,6 @@ class SignIn:
 def _note_use(session: Session, token: str) -> None:
     with suppress(Conflict, StorageFull):  # whoever reads may go on where nothing can be written
         note_use(session, token)
-
-
-def _read_text(value: bytes | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        return value.decode("ascii")
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
 
 
 def _read_basic(said: bytes) -> tuple[str, str]:

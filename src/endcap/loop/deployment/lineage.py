@@ -21,7 +21,7 @@ from endcap.loop.features.catalogue import find_columns
 from endcap.loop.features.lineage import CONDITION, ROWS, UNTOLD, SourceColumn, find_sources
 from endcap.loop.features.parsing import Parser, open_parser
 from endcap.loop.features.records import TRAINING_PROFILES, VIEW_HEADS, VIEW_VERSIONS, ViewVersion
-from endcap.loop.registry.live import find_live_releases
+from endcap.loop.registry.live import ON_AN_OVERRIDE, find_live_releases
 from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, VERSIONS, ModelRecord, Version
 
 _PREDICTIONS = "predictions://"
@@ -109,7 +109,8 @@ class _Chart:
             self._draw_sources(find_model_sources(model.definition, solution=model.solution, parser=self.parser), f"model/{model.name}")
             for live in find_live_releases(session, model.name):
                 release = f"release/{live.release}"
-                self.what[release] = f"{live.role} of {model.name} in {live.environment} since {live.since:%Y-%m-%d %H:%M}Z"
+                word = f", {ON_AN_OVERRIDE}" if live.overridden else ""
+                self.what[release] = f"{live.role} of {model.name} in {live.environment} since {live.since:%Y-%m-%d %H:%M}Z{word}"
                 self.live.add(release)
                 self.join(f"version/{live.version}", release)
                 self._draw_version(live.version, model)

@@ -55,6 +55,7 @@ def register_run(session: Session, owner: str, path: str, *, model: str, descrip
     owner, path = find_owner(session, owner, path)
     package = read_package(session, owner, path)
     tried, example, notes = _try(session, package)
+    notes += _compare_libraries(package, tried)
     draft = _draft(session, record, package, owner=owner, path=path, tried=tried)
     draft = msgspec.structs.replace(draft, example=session.blobs.put(msgspec.json.encode(example)) if example else "", notes=(*package.notes, *notes))
     with session.change("register-run", thing=f"model/{model}", detail={"from": f"{owner}/{path}".rstrip("/")}) as change:
@@ -104,6 +105,13 @@ def _try(session: Session, package: Package) -> tuple[Tried, Example | None, lis
         except InvalidInput as error:
             return tried, None, [*notes, f"no input example was logged, and it does not answer rows of zeros and ones: {error.what}"]
     return tried, None, [*notes, "no input example was logged, so that its answers can never be proved the same: log_model(..., input_example=rows)"]
+
+
+def _compare_libraries(package: Package, tried: Tried) -> list[str]:
+    """Another version of the library than the model was logged with is worth a word: it may answer otherwise."""
+    library, _, here = tried.name.partition(" ")
+    there = package.lock.get(library, here)
+    return [] if there == here else [f"it was logged with {library} {there}, and {here} answers here"]
 
 
 def _require_inputs(signature: Signature, takes: tuple[Field, ...]) -> None:
@@ -177,7 +185,7 @@ def _draft(session: Session, record: ModelRecord, package: Package, *, owner: st
         evidence=evidence,
         tables={each.name: each.digest for each in datasets},
         definition=record.identity,
-        lock={**package.lock, "answers": tried.name},
+        lock={**package.lock, "answered by": tried.name},
         engine=package.engine,
         signature=package.signature or (Signature(tried.inputs) if tried.inputs else None),
         views={view.name: view.version for view in views},

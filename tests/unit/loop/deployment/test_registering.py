@@ -6,14 +6,16 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import KNeighborsRegressor
 
-from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.governance.sessions import Session
@@ -27,7 +29,16 @@ from endcap.loop.training.tracking.records import Dataset
 from endcap.loop.training.tracking.run_files import put_file
 from endcap.loop.training.tracking.tracked_runs import log, log_datasets, start_run
 from endcap.storage.tracks import Point, TrackBatch
-from endcap.testing.packages import ROWS, log_package, make_lightgbm_package, make_onnx_package, make_package, make_skops_package
+from endcap.testing.packages import (
+    ROWS,
+    log_package,
+    make_lightgbm_package,
+    make_onnx_graph,
+    make_onnx_package,
+    make_package,
+    make_skops_package,
+)
+from endcap.testing.sessions import make_session
 
 BOOSTER = make_lightgbm_package()
 SKOPS = make_skops_package(LinearRegression().fit(np.column_stack(list(ROWS.values())), [1.0, 2.0, 3.0]))
@@ -250,6 +261,51 @@ def test_another_workspace_and_a_viewer_register_nothing(session: Session) -> No
         register_run(replace(session, role=Role.VIEWER), run, "model", model="traffic")
     with pytest.raises(InvalidInput, match="no day"):
         register_run(session, log_package(session, BOOSTER, tags={"endcap.trained_until": "soon"}), "model", model="traffic")
+
+
+def test_another_version_of_the_library_is_worth_a_word(session: Session) -> None:
+    version = register_run(session, log_package(session, {**SKOPS, "requirements.txt": b"scikit-learn==1.0.2"}), "model", model="traffic")
+    assert version.notes[0].startswith("it was logged with scikit-learn 1.0.2, and ")
+    assert version.lock["answered by"].startswith("scikit-learn ")
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks(session: Session) -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(SKOPS["model.skops"])) as source, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in source.infolist():
+            bomb.writestr(entry.filename, source.read(entry))
+        bomb.writestr("1.npy", b"\0" * (64 << 20))
+    run = log_package(session, {**SKOPS, "model.skops": sink.getvalue()})
+    with pytest.raises(InvalidInput, match="more than numbers do"):
+        register_run(session, run, "model", model="traffic")
+
+
+def test_a_graph_with_numbers_elsewhere_or_operators_of_its_own_is_refused(session: Session) -> None:
+    for graph in (make_onnx_graph([[2.0], [1.0]], [0.5], elsewhere="../../secrets"), make_onnx_graph([[2.0], [1.0]], [0.5], domain="evil")):
+        run = log_package(session, make_onnx_package(payload=graph))
+        with pytest.raises(InvalidInput, match="no ONNX model that can be served"):
+            register_run(session, run, "model", model="traffic")
+
+
+def test_types_that_are_not_trusted_are_named(session: Session) -> None:
+    neighbours = KNeighborsRegressor(n_neighbors=1, algorithm="kd_tree").fit(np.column_stack(list(ROWS.values())), [1.0, 2.0, 3.0])
+    run = log_package(session, make_skops_package(neighbours))
+    with pytest.raises(InvalidInput, match="KDTree") as caught:
+        register_run(session, run, "model", model="traffic")
+    assert "ONNX" in str(caught.value.hint)
+
+
+def test_a_blob_that_was_changed_at_rest_becomes_no_version(tmp_path: Path) -> None:
+    session = make_session(tmp_path)
+    try:
+        run = log_package(session, BOOSTER)
+        for blob in (path for path in (tmp_path / "blobs").rglob("*") if path.is_file() and path.read_bytes() == BOOSTER["model.lgb"]):
+            blob.write_bytes(BOOSTER["model.lgb"].replace(b"leaf_value=", b"leaf_value=1"))
+        with pytest.raises(IntegrityBroken):
+            register_run(session, run, "model", model="traffic")
+        assert session.records.find(VERSIONS, workspace="default") == []
+    finally:
+        session.ports.close()
 
 
 def test_rows_are_made_where_none_were_logged(register: Callable[..., Version], session: Session) -> None:
