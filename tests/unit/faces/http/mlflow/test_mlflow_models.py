@@ -173,9 +173,7 @@ def test_evidence_that_comes_later_is_seen(wire: Any, register: Callable[..., in
     assert wire.send("/registered-models/alias", name="trees", alias="champion", version="1") == {}
 
 
-def test_a_version_is_judged_again_when_another_answers_by_then(
-    wire: Any, register: Callable[..., int], make_evidence: Any
-) -> None:
+def test_a_version_is_judged_again_when_another_answers_by_then(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
     for seed in (1, 2, 3):
         register("trees", seed=seed, evidence=make_evidence(worse_by=0.5 / seed))
     session = wire.house.session()
