@@ -4,6 +4,7 @@ are all judged here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
@@ -67,13 +68,18 @@ def give_verdict(
         version=version.id,
         at=session.now(),
         passed=all(check.passed for check in checks),
-        checks=tuple(checks),
+        checks=tuple(_settle(check) for check in checks),
         against=champion.id if champion else None,
         n_pairs=n_pairs,
         environment=asked.environment,
         n_tried=n_tried,
     )
     return record_verdict(session, verdict)
+
+
+def _settle(check: CheckResult) -> CheckResult:
+    """The result without figures that JSON lacks: it would not be read back."""
+    return msgspec.structs.replace(check, figures={name: value for name, value in check.figures.items() if math.isfinite(value)})
 
 
 def ask_further(session: Session, version: Version, *, asked: Asked, champion: Version | None) -> list[Check]:
