@@ -41,6 +41,7 @@ HELD = {
     "out": "a file on the server's disk",
     "report": "a file on the server's disk",
     "reporter": "progress is shown on the server's terminal",
+    "store": "to which other stores the server copies is settled where it runs",
 }
 """The parameters that no request gives, each with the reason. ``folder`` is filled in, the others keep their defaults."""
 _INT64: Any = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
