@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from endcap.loop.evaluation.records import Verdict
@@ -137,3 +137,15 @@ def _describe_moved(release: Release) -> str:
     some = f"{', '.join(release.sample)}{' ...' if release.n_members > len(release.sample) else ''}"
     segment = f" of {release.segment}" if release.segment else ""
     return f", for {release.n_members:,} members{segment} ({some}), others by {release.champion}"
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    ApprovalRequest: tell_request,
+    Pin: tell_pin,
+    Verdict: tell_verdict,
+}
+ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    ApprovalView: row_of_approval,
+    Environment: row_of_environment,
+    Release: row_of_release,
+}

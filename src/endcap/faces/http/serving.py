@@ -16,7 +16,7 @@ from endcap.faces.http import PORT
 from endcap.faces.http.application import build_application
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.heads import LOOPBACK
-from endcap.faces.http.listening import open_socket, require_certificate, settle_place
+from endcap.faces.http.listening import open_socket, require_certificate, settle_place, show_url
 from endcap.faces.http.sessions import SignIn
 from endcap.faces.http.telling import telling
 from endcap.governance.people import has_users
@@ -51,8 +51,7 @@ def serve(
     place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy, has_users=has_users(house.ports.records))
     with open_socket(host, port) as listening, telling(house):
         calls = Calls()
-        name = f"[{host}]" if ":" in host else host
-        url = f"http{'s' if secure else ''}://{name}:{listening.getsockname()[1]}"
+        url = show_url(host, listening.getsockname()[1], names=names, secure=secure)
         signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy)
         application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, announce=lambda: announce(url))
         config = uvicorn.Config(

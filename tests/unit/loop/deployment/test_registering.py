@@ -24,8 +24,9 @@ from endcap.loop.deployment.registering import register_run
 from endcap.loop.registry.naming import read_version_words
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
 from endcap.loop.registry.versions import get_model, read_artefacts
+from endcap.loop.training.tracking.capturing import keep_environment
 from endcap.loop.training.tracking.logged_models import create_logged_model
-from endcap.loop.training.tracking.records import Dataset
+from endcap.loop.training.tracking.records import Dataset, RunEnvironment
 from endcap.loop.training.tracking.run_files import put_file
 from endcap.loop.training.tracking.tracked_runs import log, log_datasets, start_run
 from endcap.storage.tracks import Point, TrackBatch
@@ -101,6 +102,19 @@ def test_what_the_run_told_stands_in_the_version(session: Session) -> None:
     assert version.code is not None
     assert (version.code.commit, version.code.source, version.code.clean) == ("abc", "train.py", None)
     assert version.trained_until == date(2026, 1, 4)
+
+
+def test_the_lock_has_the_hashes_that_the_run_told(session: Session) -> None:
+    environment = RunEnvironment(python="3.12.1", packages={"numpy": "2.4.6 sha256:ab", "scipy": "1.0 sha256:cd"}, git_commit="abc", git_clean=False)
+    tags = keep_environment(session, environment)
+    version = register_run(session, log_package(session, BOOSTER, tags=tags), "model", model="traffic")
+    assert version.lock["numpy"] == "2.4.6 sha256:ab"
+    assert version.lock["scipy"] == ">=1.2", "what the run had is not the version that is asked for"
+    assert version.lock["python"] == "3.11.7"
+    assert version.code is not None
+    assert (version.code.commit, version.code.clean) == ("abc", False)
+    bare = register_run(session, log_package(session, {"m.txt": BOOSTER["model.lgb"]}, path="", tags=tags), "m.txt", model="bare")
+    assert {"python": "3.12.1", "numpy": "2.4.6 sha256:ab", "scipy": "1.0 sha256:cd"}.items() <= bare.lock.items()
 
 
 def test_files_swapped_after_registering_change_nothing(session: Session) -> None:
