@@ -131,6 +131,8 @@ def test_runs_are_found_by_what_they_hold(session: Session) -> None:
     assert ids(session, experiments=[]) == []
     assert ids(session, f"start_time > {START_US // 1000}") == [b]
     assert ids(session, f"run_id = '{a}'") == [a]
+    with pytest.raises(InvalidInput, match="at most 100,000; 100,001 were asked for"):
+        search_runs(session, limit=100_001)
     with pytest.raises(NotFound, match="no experiment 'three'"):
         search_runs(session, experiments=["three"])
 
