@@ -79,7 +79,7 @@ def test_what_is_logged_comes_back(session: Session) -> None:
     assert read_metric(session, run, "loss")[:2] == [points[2], points[1]]
     assert math.isnan(read_metric(session, run, "loss", limit=1, skip=2)[0].value)
     assert read_metric(session, run, "unheard") == []
-    with pytest.raises(Conflict, match="'depth' of .* is '6' already; it cannot become '7'"):
+    with pytest.raises(Conflict, match=r"'depth' of .* is '6' already; it cannot become '7'"):
         log(session, run, TrackBatch(params={"depth": "7"}))
     with pytest.raises(InvalidInput, match="cannot be the name of a metric"):
         log(session, run, TrackBatch(points=[Point("../x", 1.0, 0)]))
