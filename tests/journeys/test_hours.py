@@ -22,6 +22,8 @@ from endcap.loop.deployment.batches import find_batches, read_batch
 from endcap.loop.features.panels import hour_loading
 from endcap.loop.monitoring.member_outcomes import read_member_outcomes
 from endcap.loop.registry.records import MEMBER_STATES
+from endcap.loop.registry.versions import get_version
+from endcap.project.judging import judge_version
 from endcap.project.running import RunResult
 from endcap.solutions.forecasting.hours import task as hour_task
 
@@ -414,11 +416,29 @@ def test_a_killed_run_is_taken_up_where_it_stopped(open_chain: Callable[..., Cha
 
 def test_another_definition_reads_all_rows_again(chain: Chain) -> None:
     chain.run()
-    chain.define(gate=", better_than=['baseline']")
+    file = chain.folder / "project.py"
+    file.write_text(file.read_text(encoding="utf-8").replace("backtest_origins=3", "backtest_origins=2"), encoding="utf-8")
     chain.at(END, minute=20)
     result = chain.run()
     assert next(step for step in result.run.steps if step.name == "assemble").n_rows_in == STORES * ITEMS * N_DAYS * 24
     assert result.decision == "the definition changed"
+
+
+def test_another_gate_reads_and_trains_nothing_and_judges_what_stands(chain: Chain) -> None:
+    first = chain.run()
+    chain.define(gate=", slices={'city': 50}, fairness={'city': 20}, calibration=0.3, latency_ms=60_000")
+    chain.at(END, minute=20)
+    assert chain.run().judged == ()
+    verdict = judge_version(chain.session, f"{MODEL}-v1")
+    found = {check.check: check for check in verdict.checks}
+    assert verdict.passed, verdict.sentence
+    assert set(found["rmse by city"].figures) == {"north", "south"}
+    (version,) = (judged.version for judged in first.judged if judged.released)
+    by_hand = {one.value: one.metrics.rmse for one in get_version(chain.session, version).slices if one.by == "city"}
+    assert found["rmse by city"].figures == pytest.approx(by_hand)
+    assert found["fairness by city"].figure == pytest.approx(max(by_hand.values()) / min(by_hand.values()))
+    assert found["latency"].sentence.startswith("an answer of ")
+    assert found["calibration"].sentence.startswith("the 90 % interval covers ")
 
 
 def test_processes_answer_as_one_does(open_chain: Callable[..., Chain], monkeypatch: pytest.MonkeyPatch) -> None:

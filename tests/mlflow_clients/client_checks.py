@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 import tempfile
 import time
@@ -21,14 +22,17 @@ from pathlib import Path
 from typing import Any
 
 CHECKS: dict[str, Callable[[], None]] = {}
+SIGNED: dict[str, Callable[[], None]] = {}
 OURS: set[str] = set()
 SINCE_3: set[str] = set()
 REQUIREMENTS = ["scikit-learn"]  # said, as the client would load the model in another process to find out
 
 
-def check(*, ours: bool = False, since_3: bool = False) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def check(*, ours: bool = False, since_3: bool = False, signed: bool = False) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """``signed`` checks are run by name alone, where the service knows users and ``MLFLOW_TRACKING_TOKEN`` is one's token."""
+
     def keep(function: Callable[[], None]) -> Callable[[], None]:
-        CHECKS[function.__name__] = function
+        (SIGNED if signed else CHECKS)[function.__name__] = function
         if ours:
             OURS.add(function.__name__)
         if since_3:
@@ -43,13 +47,17 @@ def unique(stem: str) -> str:
 
 
 def refusal(act: Callable[[], Any], *, code: str | None = None) -> str:
-    """What the server says against it; the client must understand the error's code."""
+    """What the server says against it; the client must understand the error's code. Of files it hands the answer's text on."""
+    import requests
     from mlflow.exceptions import MlflowException
 
     try:
         found = act()
     except MlflowException as error:
         assert code is None or error.error_code == code, (error.error_code, str(error))
+        return str(error)
+    except requests.HTTPError as error:
+        assert code is None, error
         return str(error)
     raise AssertionError(f"it was not refused: {found!r}")
 
@@ -633,20 +641,22 @@ def log_trees(*, rounds: int = 2, worse_by: float | None = None, **given: Any) -
 @check()
 def scikit_learn_logs_by_itself() -> None:
     import mlflow
+    import numpy as np
     from sklearn.linear_model import Ridge
 
     experiment = mlflow.set_experiment(unique("auto-sklearn")).experiment_id
     rows, target = make_rows()
-    mlflow.sklearn.autolog(log_models=False)
+    mlflow.sklearn.autolog()
     try:
         with mlflow.start_run() as run:
-            Ridge(alpha=0.25).fit(rows, target)
+            fitted = Ridge(alpha=0.25).fit(rows, target)
     finally:
         mlflow.sklearn.autolog(disable=True)
     found = mlflow.MlflowClient().get_run(run.info.run_id)
     assert (found.data.params["alpha"], found.info.experiment_id) == ("0.25", experiment)
     assert found.data.metrics["training_r2_score"] > 0.9
     assert found.inputs.dataset_inputs, "the training rows are named"
+    np.testing.assert_allclose(mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model").predict(rows), fitted.predict(rows))
 
 
 @check()
@@ -671,6 +681,18 @@ def lightgbm_logs_by_itself_with_its_model() -> None:
     assert len(client.get_metric_history(run.info.run_id, "valid-l2")) == 6
     loaded = mlflow.lightgbm.load_model(f"runs:/{run.info.run_id}/model")
     np.testing.assert_allclose(loaded.predict(rows), booster.predict(rows))
+
+
+@check()
+def a_model_of_numbers_is_evaluated_by_the_client_itself() -> None:
+    import mlflow
+
+    rows, target = make_rows()
+    with mlflow.start_run() as run:
+        frame = rows.assign(label=target, answer=target + 0.5)
+        mlflow.models.evaluate(data=frame, targets="label", predictions="answer", model_type="regressor", evaluators="default")
+    metrics = mlflow.MlflowClient().get_run(run.info.run_id).data.metrics
+    assert abs(metrics["mean_absolute_error"] - 0.5) < 1e-9, metrics
 
 
 @check(ours=True)
@@ -706,6 +728,49 @@ def nothing_is_deleted_that_has_a_history() -> None:
     assert str(client.get_model_version(name, "1").version) == "1"
 
 
+@check(ours=True, signed=True)
+def a_token_opens_and_nothing_else_does() -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    run = client.create_run("0", run_name="signed").info
+    assert run.user_id == "ada"
+    client.log_text(run.run_id, "kept", "note.txt")
+    assert mlflow.artifacts.load_text(f"runs:/{run.run_id}/note.txt") == "kept"
+    token = os.environ.pop("MLFLOW_TRACKING_TOKEN")
+    try:
+        began = time.monotonic()
+        said = refusal(lambda: client.get_run(run.run_id))
+        assert "MLFLOW_TRACKING_TOKEN" in said, said
+        os.environ["MLFLOW_TRACKING_TOKEN"] = "endcap_" + "x" * 40
+        refusal(lambda: client.get_run(run.run_id))
+        refusal(lambda: client.log_text(run.run_id, "changed", "note.txt"))
+        assert time.monotonic() - began < 20, "it is not asked for again and again"
+    finally:
+        os.environ["MLFLOW_TRACKING_TOKEN"] = token
+    assert mlflow.artifacts.load_text(f"runs:/{run.run_id}/note.txt") == "kept"
+
+
+@check(ours=True, signed=True)
+def a_token_of_another_workspace_sees_nothing() -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    assert [e.name for e in client.search_experiments()] == ["Default"]
+    assert client.search_runs(["0"]) == []
+    refusal(lambda: client.get_run(os.environ["RUN_ELSEWHERE"]), code="RESOURCE_DOES_NOT_EXIST")
+
+
+@check(ours=True, signed=True)
+def a_viewer_s_token_writes_nothing() -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    assert client.get_run(os.environ["RUN_ELSEWHERE"]).info.run_name == "there"
+    refusal(lambda: client.create_run("0"), code="PERMISSION_DENIED")
+    refusal(lambda: client.log_text(os.environ["RUN_ELSEWHERE"], "x", "x.txt"))
+
+
 def main() -> None:
     import mlflow
 
@@ -721,8 +786,9 @@ def main() -> None:
         try:
             while mlflow.active_run():
                 mlflow.end_run()
-            mlflow.set_experiment("Default")
-            CHECKS[name]()
+            if name in CHECKS:
+                mlflow.set_experiment("Default")
+            {**CHECKS, **SIGNED}[name]()
             found[name] = None
         except Exception:
             found[name] = traceback.format_exc(limit=-6)

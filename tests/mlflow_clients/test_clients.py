@@ -11,12 +11,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+
+from endcap.assembly import open_house
+from endcap.governance.people import add_user, grant_role
+from endcap.governance.tokens import make_token
+from endcap.loop.training.tracking.tracked_runs import start_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("client_checks.py")
@@ -37,10 +43,9 @@ CASES = [(client, name) for client in CLIENTS for name in CHECKS.CHECKS if clien
 pytestmark = pytest.mark.mlflow_clients
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a service on an empty home."""
-    folder = tmp_path_factory.mktemp("served")
+@contextmanager
+def started(folder: Path) -> Iterator[str]:
+    """The address of a service on the home of a folder."""
     (folder / "project.py").write_text("import endcap as ec\n", encoding="utf-8")
     command = [sys.executable, "-m", "endcap.faces.cli.entry", "up", "--port", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
@@ -53,26 +58,31 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait(40)
 
 
+def ask(client: str, url: str, folder: Path, *names: str, **environment: str) -> dict[str, str | None]:
+    """What a client's checks found. Skips, aloud, where the client is not installed."""
+    python = ROOT / ".bench" / f"mlflow-{client}" / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"the MLflow client {client} is not installed; make bench NAME=mlflow-clients makes its environment")
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONWARNINGS": "ignore"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTHON"))}
+    asked = [str(python), str(SCRIPT), url, *names]
+    done = subprocess.run(asked, cwd=folder, env={**kept, **quiet, **environment}, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service on an empty home."""
+    with started(tmp_path_factory.mktemp("served")) as url:
+        yield url
+
+
 @pytest.fixture(scope="module")
 def run_client(service: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str | None]]:
     """What a client's checks found, run once."""
-
-    @cache
-    def run(client: str) -> dict[str, str | None]:
-        python = ROOT / ".bench" / f"mlflow-{client}" / "bin" / "python"
-        if not python.exists():
-            pytest.skip(f"the MLflow client {client} is not installed; make bench NAME=mlflow-clients makes its environment")
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONWARNINGS": "ignore"}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTHON"))}
-        asked = [str(python), str(SCRIPT), service]
-        done = subprocess.run(
-            asked, cwd=tmp_path_factory.mktemp(f"client-{client}"), env={**kept, **quiet}, capture_output=True, text=True, timeout=600, check=False
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
-        return found
-
-    return run
+    return cache(lambda client: ask(client, service, tmp_path_factory.mktemp(f"client-{client}")))
 
 
 @pytest.mark.parametrize(("client", "name"), CASES, ids=[f"{client}-{name}" for client, name in CASES])
@@ -80,3 +90,35 @@ def test_the_client(run_client: Callable[[str], dict[str, str | None]], client: 
     found = run_client(client)
     assert name in found, f"the client {client} did not come to it"
     assert found[name] is None, found[name]
+
+
+class Signed(NamedTuple):
+    """A service that knows users, the tokens of some, and a run in the first workspace."""
+
+    url: str
+    tokens: dict[str, str]
+    run: str
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signed]:
+    folder = tmp_path_factory.mktemp("signed")
+    with open_house(folder / ".endcap") as house:
+        first = house.session(actor="ada")
+        add_user(first, "ada", password="long enough to be guessed by none")
+        grant_role(first, "ada", "owner", workspace="other")
+        tokens = {
+            "a_token_opens_and_nothing_else_does": make_token(first, "laptop").token,
+            "a_viewer_s_token_writes_nothing": make_token(first, "board", role="viewer").token,
+            "a_token_of_another_workspace_sees_nothing": make_token(first, "elsewhere", workspace="other").token,
+        }
+        run = start_run(first, name="there").id
+    with started(folder) as url:
+        yield Signed(url, tokens, run)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("name", CHECKS.SIGNED)
+def test_the_client_signs_in(signed: Signed, tmp_path: Path, client: str, name: str) -> None:
+    found = ask(client, signed.url, tmp_path, name, MLFLOW_TRACKING_TOKEN=signed.tokens[name], RUN_ELSEWHERE=signed.run)
+    assert found == {name: None}, found[name]

@@ -44,7 +44,7 @@ def test_slices_that_are_worse_are_named() -> None:
     assert count_alarms(lambda rng: alarm_of_slices(rng, n=100, sigma=0.3, worse=1.2), n=100) > 0.95
 
 
-@pytest.mark.parametrize(("n_series", "n_origins", "shared"), [(5, 4, 0.2), (30, 4, 0.2), (100, 4, 0.0), (100, 2, 0.2)])
+@pytest.mark.parametrize(("n_series", "n_origins", "shared"), [(5, 4, 0.2), (30, 4, 0.2), (100, 4, 0.0), (100, 4, 0.1), (10, 3, 0.2), (100, 2, 0.2)])
 def test_a_forecast_at_its_limit_is_rarely_named_though_its_origins_share_their_weather(n_series: int, n_origins: int, shared: float) -> None:
     limit = math.exp((shared**2 + 0.04 + 0.09) / 2)
 
@@ -54,6 +54,14 @@ def test_a_forecast_at_its_limit_is_rarely_named_though_its_origins_share_their_
         return find_above(errors, np.ones_like(errors), limit=limit) <= LEVEL
 
     assert count_alarms(alarm, n=400) <= most(400)
+
+
+def test_a_forecast_that_is_worse_in_a_slice_is_named_after_four_origins() -> None:
+    def alarm(rng: np.random.Generator) -> bool:
+        errors = np.exp(rng.normal(0, 0.1, (1, 4)) + rng.normal(0, 0.2, (40, 1)) + rng.normal(0, 0.3, (40, 4)))
+        return find_above(1.3 * errors, np.ones_like(errors), limit=math.exp(0.07)) <= LEVEL / 10
+
+    assert count_alarms(alarm, n=100) > 0.5
 
 
 @pytest.mark.parametrize("n", [30, 100])
@@ -119,17 +127,17 @@ def find_above_slowly(errors: Any, weights: Any, *, limit: float) -> float:
     n_groups, n_origins = errors.shape
     by_group = [sum(errors[g, o] - limit * weights[g, o] for o in range(n_origins)) for g in range(n_groups)]
     by_origin = [sum(errors[g, o] - limit * weights[g, o] for g in range(n_groups)) for o in range(n_origins)]
-    variance, units = 0.0, []
+    parts = []
     for sums in (by_group, by_origin):
         if len(sums) > 1:
             mean = sum(sums) / len(sums)
-            variance += len(sums) * sum((value - mean) ** 2 for value in sums) / (len(sums) - 1)
-            units.append(len(sums))
-    total = sum(by_group)
-    return 1.0 if total <= 0 else float(t.sf(total / math.sqrt(variance), min(units) - 1))
+            parts.append((len(sums) * sum((value - mean) ** 2 for value in sums) / (len(sums) - 1), len(sums)))
+    variance, total = sum(part for part, _ in parts), sum(by_group)
+    df = variance**2 / sum(part**2 / (n - 1) for part, n in parts) if min(n for _, n in parts) > 2 else min(n for _, n in parts) - 1
+    return 1.0 if total <= 0 else float(t.sf(total / math.sqrt(variance), df))
 
 
-@pytest.mark.parametrize("shape", [(30, 1), (7, 4), (3, 9)])
+@pytest.mark.parametrize("shape", [(30, 1), (7, 4), (3, 9), (40, 2)])
 def test_a_limit_is_tested_as_it_is_written_down(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)
     errors, weights = rng.gamma(2, 1, shape), rng.gamma(5, 1, shape)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
-from endcap.loop.registry.records import PROD, Release, Version
+from endcap.loop.registry.records import PROD, Release
 from endcap.loop.registry.rollbacks import roll_back
 
 
@@ -31,12 +31,6 @@ def rollback(
     step. Raises Conflict when nothing answered before, for one of the members too, and then moves nobody; also while a person has pinned what
     answers. It is never refused for a comparison: one that runs ends with it. One transaction, whatever the number of members.
     """
-    return roll_back(session, model, prove=_prove, environment=environment, members=members, segment=segment, again=again, reason=reason)
+    from endcap.project.proving import prove_version
 
-
-def _prove(session: Session, version: Version) -> str:
-    """Every file read again and compared with its digest."""
-    from endcap.loop.registry.versions import read_artefacts
-
-    n_files = len(read_artefacts(session, version))
-    return f"its {n_files} files are what they were"
+    return roll_back(session, model, prove=prove_version, environment=environment, members=members, segment=segment, again=again, reason=reason)

@@ -59,11 +59,19 @@ class Kind(Generic[R]):
         raise InvalidInput(f"Records of kind '{self.name}' are not found by {sorted(where)}. Indexes: {offered}.")
 
     def encode(self, record: R) -> bytes:
-        """The record as JSON. Raises InvalidInput for a text that is not Unicode, such as half a surrogate pair."""
+        """The record as JSON. Raises InvalidInput for what would not be read back: a text that is not Unicode, such as half a surrogate pair, or a
+        number that is not finite where one must be.
+        """
         try:
-            return msgspec.json.encode(record)
+            body = msgspec.json.encode(record)
         except UnicodeEncodeError as error:
             raise InvalidInput(f"A record of kind '{self.name}' holds a text that is not Unicode: {error.object!r}.") from error
+        if b"null" in body:  # as NaN and the infinities are written
+            try:
+                msgspec.json.decode(body, type=self.type)
+            except msgspec.DecodeError as error:
+                raise InvalidInput(f"A record of kind '{self.name}' holds a number that is not finite: {error}.") from error
+        return body
 
     def decode(self, body: bytes) -> R:
         """The record of a body. Raises IntegrityBroken when the bytes are no such record."""

@@ -151,6 +151,12 @@ class RecordStoreContract:
         with pytest.raises(InvalidInput, match="not Unicode"):
             ports.records.find(THINGS, workspace=WS, where={"group": "\ud800"})
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    def test_a_number_that_would_not_be_read_back_is_refused_when_it_is_written(self, ports: Ports, value: float) -> None:
+        with ports.records.transact() as tx, pytest.raises(InvalidInput, match="not finite"):
+            tx.append(THINGS, workspace=WS, record=Thing("a", tags={"figures": [1.0, value]}))
+        assert find_ids(ports) == []
+
     def test_appending_an_id_twice_is_refused_and_the_first_stays(self, ports: Ports) -> None:
         append(ports, Thing("a", n=1))
         with pytest.raises(Conflict, match="thing 'a' stands already"):

@@ -15,14 +15,11 @@ Sums = NDArray[np.float64]
 
 
 class Ratio(msgspec.Struct, frozen=True):
-    """A ratio of two sums with its variance by linearisation, and how many units it rests on: groups, or origins where there are fewer.
-
-    None where there is nothing to divide by.
-    """
+    """A ratio of two sums with its variance by linearisation and the degrees of freedom of that (0: nothing is known of how it varies)."""
 
     value: float
     variance: float
-    n_units: int
+    df: float
 
 
 def find_above(errors: Sums, weights: Sums, *, limit: float) -> float:
@@ -32,27 +29,26 @@ def find_above(errors: Sums, weights: Sums, *, limit: float) -> float:
     over the groups, and over the origins as well where there are several: the variances of both ways are added (Cameron, Gelbach and Miller,
     *Robust inference with multiway clustering*, Journal of Business & Economic Statistics 29, 2011; their third term, which is subtracted, is
     left out, so that the sum is never negative and the test never rejects too often for it: Davezies, D'Haultfoeuille and Guyonvarch, Annals of
-    Statistics 49, 2021), with as many degrees of freedom as the fewer of both has, less one. Errors are skewed to the right, which makes Student's
-    upper tail reject less often than it says. One pass.
+    Statistics 49, 2021). Errors are skewed to the right, which makes Student's upper tail reject less often than it says. One pass.
     """
     excess = errors - limit * weights
     total = float(excess.sum())
-    variance, n_units = _find_variance(excess)
-    if total <= 0 or n_units < 2:
+    variance, df = _find_variance(excess)
+    if total <= 0 or df <= 0:
         return 1.0
     if variance <= 0:
         return 0.0  # every unit is above by the same
-    return _exceed_student(total / math.sqrt(variance), n_units - 1)
+    return _exceed_student(total / math.sqrt(variance), df)
 
 
 def measure_ratio(errors: Sums, weights: Sums) -> Ratio | None:
-    """The ratio of two sums and its variance by the same two ways, of errors - ratio x weights."""
+    """The ratio of two sums and its variance by the same two ways, of errors - ratio x weights; None where there is nothing to divide by."""
     below = float(weights.sum())
     if below <= 0:
         return None
     value = float(errors.sum()) / below
-    variance, n_units = _find_variance(errors - value * weights)
-    return Ratio(value, variance / below**2, n_units)
+    variance, df = _find_variance(errors - value * weights)
+    return Ratio(value, variance / below**2, df)
 
 
 def find_worse(ours: Ratio, theirs: Ratio, *, times: float) -> float:
@@ -63,12 +59,11 @@ def find_worse(ours: Ratio, theirs: Ratio, *, times: float) -> float:
     """
     excess = ours.value - times * theirs.value
     parts = (ours.variance, times**2 * theirs.variance)
-    if excess <= 0 or min(ours.n_units, theirs.n_units) < 2:
+    if excess <= 0 or min(ours.df, theirs.df) <= 0:
         return 1.0
     if sum(parts) <= 0:
         return 0.0
-    df = sum(parts) ** 2 / sum(part**2 / (side.n_units - 1) for part, side in zip(parts, (ours, theirs), strict=True))
-    return _exceed_student(excess / math.sqrt(sum(parts)), df)
+    return _exceed_student(excess / math.sqrt(sum(parts)), _pool_df(parts, (ours.df, theirs.df)))
 
 
 def adjust_holm(p: Sequence[float]) -> NDArray[np.float64]:
@@ -86,18 +81,26 @@ def adjust_holm(p: Sequence[float]) -> NDArray[np.float64]:
     return adjusted
 
 
-def _find_variance(excess: Sums) -> tuple[float, int]:
-    """The variance of the sum over groups and over origins, added; and the number of units of that which has fewer.
+def _find_variance(excess: Sums) -> tuple[float, float]:
+    """The variance of the sum over groups and over origins, added, and its degrees of freedom: Satterthwaite's (Biometrics Bulletin 2, 1946), of
+    fewer than three units those of the fewer, as simulations ask for.
 
     An only group or origin says nothing of how it varies, and is left out.
     """
-    variance, least = 0.0, 0
+    parts, dfs = [], []
     for axis in (1, 0):
         sums = excess.sum(axis=axis)
         if sums.size > 1:
-            variance += float(sums.size / (sums.size - 1) * np.square(sums - sums.mean()).sum())
-            least = min(least, sums.size) if least else int(sums.size)
-    return variance, least or 1
+            parts.append(float(sums.size / (sums.size - 1) * np.square(sums - sums.mean()).sum()))
+            dfs.append(sums.size - 1)
+    if not parts or sum(parts) <= 0 or min(dfs) < 2:
+        return sum(parts), float(min(dfs, default=0))
+    return sum(parts), _pool_df(parts, dfs)
+
+
+def _pool_df(variances: Sequence[float], dfs: Sequence[float]) -> float:
+    """The degrees of freedom of a sum of variances, by Satterthwaite and Welch."""
+    return sum(variances) ** 2 / sum(variance**2 / df for variance, df in zip(variances, dfs, strict=True))
 
 
 def _exceed_student(t: float, df: float) -> float:

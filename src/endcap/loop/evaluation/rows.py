@@ -83,10 +83,10 @@ def read_table(payload: bytes, *, name: str) -> pa.Table:
         else:
             _require_size(name, n_rows=payload.count(b"\n") - 1, n_columns=payload[: payload.find(b"\n") + 1].count(b",") + 1, n_bytes=len(payload))
             table = pv.read_csv(io.BytesIO(payload))
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(f"'{name}' is neither Parquet nor CSV with a header: {str(error).splitlines()[0][:200]}.") from error
-    if table.nbytes > MOST_BYTES:
-        raise InvalidInput(f"'{name}' has {table.nbytes:,} bytes once unpacked; at most {MOST_BYTES:,} are read.")
+        table.validate(full=True)  # texts that are no Unicode, say
+        _require_size(name, n_rows=table.num_rows, n_columns=len(table.column_names), n_bytes=table.nbytes)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"'{name}' is neither Parquet nor CSV with a header: {str(error).partition(chr(10))[0][:200]}.") from error
     return table
 
 

@@ -106,8 +106,8 @@ class FreshWithin:
             sentence = "it is not known how far its training data reach (tag the run: endcap.trained_until = 2026-03-03)"
             return CheckResult(check="freshness", passed=False, figure=None, limit=limit, sentence=sentence)
         age = self.at - self.until
-        passed = timedelta(0) <= age <= self.within
-        word = "younger than" if passed else "which is later than now, not within" if age < timedelta(0) else "older than"
+        passed = -_DAY <= age <= self.within  # a day that has begun elsewhere may be tomorrow's here
+        word = "younger than" if passed else "which is later than now, not within" if age < -_DAY else "older than"
         sentence = f"its training data reach to {self.until:%Y-%m-%d}, {word} {format_duration(self.within.total_seconds())}"
         return CheckResult(check="freshness", passed=passed, figure=age / _DAY, limit=limit, sentence=sentence)
 

@@ -82,7 +82,7 @@ def make_card(facts: Facts) -> Card:
         _tell_charter(told),
         _tell_releases(facts),
         _tell_verdicts(facts),
-        _tell_metrics(version),
+        _tell_metrics(version, facts.verdicts),
         _tell_slices(version),
         _tell_fairness(facts),
         _tell_limits(facts, told),
@@ -136,6 +136,11 @@ def _tell_purpose(facts: Facts, told: Mapping[str, Any]) -> Section:
         Line(f"Owner: {owner or 'nobody is named'}."),
         Line(f"Defined by {facts.model.applied_by} on {_moment(facts.model.applied_at)}; a {facts.model.solution} model."),
     ]
+    if isinstance(told.get("target"), dict):
+        steps = ", ".join(f"{name} {told[name]}" for name in ("every", "lead", "horizon") if told.get(name))
+        keys = ", ".join(map(str, told.get("keys") or ())) or "the table's keys"
+        target = " of ".join(part for part in (_text(told["target"].get("fold")), _text(told["target"].get("column"))) if part)
+        lines.append(Line(f"It forecasts the {target or 'target'} by {keys}; {steps}."))
     descriptions = (_text(told.get("description")), facts.model_words.description, facts.words.description)
     lines += [Line(text) for text in dict.fromkeys(descriptions) if text]
     tags = {**facts.model_words.tags, **facts.words.tags}
@@ -202,7 +207,7 @@ def _tell_verdicts(facts: Facts) -> Section:
     return Section("Verdicts", tuple(lines), tuple(grids))
 
 
-def _tell_metrics(version: Version) -> Section:
+def _tell_metrics(version: Version, verdicts: Sequence[Verdict]) -> Section:
     board = {version.candidate: version.metrics, **version.leaderboard}
     names = [name for name in Metrics.__struct_fields__ if name not in ("n", "logged") and any(getattr(m, name) is not None for m in board.values())]
     grids = []
@@ -213,6 +218,9 @@ def _tell_metrics(version: Version) -> Section:
             for name, m in board.items()
         )
         grids.append(Grid(head, rows[:_MOST_ROWS]))
+    judged = next((verdict.figures for verdict in verdicts if verdict.figures), {})
+    if judged:
+        grids.append(_pairs("judged on its evidence", "value", {name: _figure(value) for name, value in judged.items()}))
     if version.metrics.logged:
         logged = {name: _figure(value) for name, value in version.metrics.logged.items()}
         grids.append(_pairs("told by its run", "value", dict(list(logged.items())[:_MOST_ROWS])))
@@ -266,7 +274,8 @@ def _tell_approvals(facts: Facts) -> Section:
         request = view.request
         lines.append(
             Line(
-                f"{_moment(request.at)}: {request.requested_by} asked {request.n_needed} for {request.environment} ({request.kind}): {request.status}."
+                f"{_moment(request.at)}: {request.requested_by} asked {request.n_needed} to let it into {request.environment}"
+                f" ({request.kind}): {request.status}."
             )
         )
         for answer in view.answers:

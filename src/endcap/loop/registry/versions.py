@@ -14,7 +14,7 @@ from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, Verdict
 from endcap.loop.features.records import TRAINING_PROFILES, TrainingProfile
-from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
+from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, VERSIONS, ModelDefinition, ModelRecord, Version
 
 if TYPE_CHECKING:
     from endcap.loop.training.artefacts import Artefact
@@ -72,8 +72,16 @@ def create_model(session: Session, model: str) -> ModelRecord:
     """
     record = draft_model(session, model)
     with session.change("create-model", thing=f"model/{model}", detail={"definition": record.identity}) as change:
-        change.tx.append(MODELS, workspace=session.workspace, record=record)
+        keep_new_model(session, change, record)
     return record
+
+
+def keep_new_model(session: Session, change: Change, record: ModelRecord) -> None:
+    """Write a model that does not stand yet in an open change, with its definition for what will be made by it. Raises Conflict when it stands."""
+    change.tx.append(MODELS, workspace=session.workspace, record=record)
+    if change.tx.get(MODEL_DEFINITIONS, workspace=session.workspace, id=record.identity) is None:
+        kept = ModelDefinition(record.identity, record.name, record.solution, record.definition, record.applied_at, record.applied_by)
+        change.tx.append(MODEL_DEFINITIONS, workspace=session.workspace, record=kept)
 
 
 def get_version(session: Session, version: str) -> Version:
@@ -151,6 +159,15 @@ def latest_verdict(session: Session, version: str) -> Verdict | None:
     """The newest verdict on a version, or None when it was never judged."""
     found = session.records.find(VERDICTS, workspace=session.workspace, where={"version": version}, newest_first=True, limit=1)
     return found[0] if found else None
+
+
+def find_figure(session: Session, version: Version, metric: str) -> float | None:
+    """A figure of a version: its own, else that of the rows on which its newest verdict was given; None without either."""
+    own: float | None = getattr(version.metrics, metric, None)
+    if own is not None:
+        return own
+    verdict = latest_verdict(session, version.id)
+    return verdict.figures.get(metric) if verdict is not None else None
 
 
 def read_artefacts(session: Session, version: Version) -> dict[str, Artefact]:

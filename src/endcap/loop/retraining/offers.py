@@ -11,13 +11,16 @@ from endcap.loop.evaluation.records import Verdict
 from endcap.loop.evaluation.standing_checks import AnswerTimes, time_answers
 from endcap.loop.features.records import TrainingProfile
 from endcap.loop.registry.approvals import request_approval
-from endcap.loop.registry.records import PROD, Version
+from endcap.loop.registry.records import PROD, Field, Signature, Version
 from endcap.loop.registry.releases import get_champion, promote
 from endcap.loop.registry.versions import get_version, register_version
 from endcap.loop.retraining.checking import Asked, judge_evidence
 from endcap.loop.retraining.records import Judged
 from endcap.loop.retraining.tasks import DataRef, Task, Trial, refer_to
 from endcap.pipelines.code import digest_code, read_lock
+
+_FORECAST = (Field("ts", "datetime"), Field("forecast", "double"), Field("lower_90", "double"), Field("upper_90", "double"))
+"""What every forecast answers for its keys."""
 
 
 def identify_trial(task: Task, data: DataRef, trial: Trial) -> str:
@@ -50,6 +53,7 @@ def register_trial(session: Session, task: Task, data: DataRef, trial: Trial, *,
         definition=task.identity,
         lock=read_lock(),
         notes=trial.notes,
+        signature=Signature(tuple(Field(key, "any") for key in task.keys), _FORECAST),
         views=data.views,
     )
     profile = TrainingProfile(
@@ -99,7 +103,8 @@ def offer_version(session: Session, task: Task, version: Version, *, reason: str
         why = error.what if verdict.passed else verdict.sentence  # it passed, but the champion changed while it was judged
         return Judged(version.id, version.candidate, False, False, why, _ask_people(session, version, verdict))
     except PermissionDenied as error:
-        return Judged(version.id, version.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}")
+        waits = _ask_people(session, version, verdict)
+        return Judged(version.id, version.candidate, verdict.passed, False, f"{verdict.sentence}; it is not released: {error.what}", waits)
     return Judged(version.id, version.candidate, True, True, verdict.sentence)
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from endcap.core.errors import InvalidInput
-from endcap.faces.http.mlflow.meanings import Meaning, find_released, read_alias, read_stage
-from endcap.faces.http.mlflow.protocol import Request, call, missing, require_told
+from endcap.core.permissions import Permission
+from endcap.faces.http.mlflow.meanings import Meaning, find_standing, read_alias, read_stage
+from endcap.faces.http.mlflow.protocol import Request, call, require_told
 from endcap.faces.http.mlflow.versions import find_version, tell_version
 from endcap.governance.sessions import Session
+from endcap.loop.evaluation.records import Verdict
 from endcap.loop.registry import naming
 from endcap.loop.registry.admissions import find_gate_verdict
 from endcap.loop.registry.records import Version
-from endcap.loop.registry.releases import promote
+from endcap.loop.registry.releases import get_champion, promote
 from endcap.loop.registry.seats import withdraw
 from endcap.loop.registry.versions import get_model, get_version
+
+EVIDENCE_CHECK = "evidence"
+"""The check that says whether a version of one's own could be judged at all."""
 
 
 class OneAlias(Request, frozen=True):
@@ -47,12 +52,7 @@ def set_alias(session: Session, asked: SetAlias) -> None:
 @call("GET", "/registered-models/alias")
 def find_alias(session: Session, asked: OneAlias) -> dict[str, Any]:
     """The version that an alias stands for now; of a release, the one that answers."""
-    get_model(session, asked.name)
-    meaning = read_alias(session, require_told(asked.alias, "alias"))
-    given = naming.read_model_words(session, asked.name).aliases
-    found = given.get(asked.alias) if meaning is None else find_released(session, asked.name, meaning)
-    if found is None:
-        raise missing(f"version of '{asked.name}' with the alias", asked.alias[:100])
+    found = naming.find_named(session, asked.name, require_told(asked.alias, "alias"))
     return {"model_version": tell_version(session, get_version(session, found))}
 
 
@@ -64,12 +64,13 @@ def delete_alias(session: Session, asked: OneAlias) -> None:
     if meaning is None:
         naming.unname_version(session, asked.name, asked.alias)
         return
-    standing = find_released(session, asked.name, meaning)
+    standing = find_standing(session, asked.name, meaning)
+    if standing is None:
+        return
     if meaning.role == "champion":
         what = f"The alias '{asked.alias}' is what answers for model '{asked.name}' in '{meaning.environment}', and something must answer."
         raise InvalidInput(what, hint=f"go back with: endcap rollback {asked.name}; or set the alias to another version")
-    if standing is not None:
-        withdraw(session, standing, environment=meaning.environment, reason=f"the alias '{asked.alias}' was deleted by an MLflow client")
+    withdraw(session, standing, environment=meaning.environment, reason=f"the alias '{asked.alias}' was deleted by an MLflow client")
 
 
 @call("POST", "/model-versions/transition-stage")
@@ -81,11 +82,21 @@ def move_stage(session: Session, asked: MoveStage) -> dict[str, Any]:
 
 
 def _release(session: Session, version: Version, meaning: Meaning, *, said: str) -> None:
-    """Promote a version, judged first where it never was. One that stands there already stays, as setting a name twice changes nothing."""
-    if find_released(session, version.model, meaning) == version.id:
+    """Promote a version. One that stands there already stays, as setting a name twice changes nothing."""
+    standing = find_standing(session, version.model, meaning)
+    if standing == version.id:
         return
-    if find_gate_verdict(session, version.id, environment=meaning.environment) is None:
+    session.require(Permission.RELEASE, verb="promote")
+    champion = get_champion(session, version.model, environment=meaning.environment)
+    if _wants_judging(find_gate_verdict(session, version.id, environment=meaning.environment), champion.version if champion else None):
         from endcap.project.judging import judge_version
 
         judge_version(session, version.id, environment=meaning.environment)
     promote(session, version.id, environment=meaning.environment, role=meaning.role, reason=f"{said} was set by an MLflow client")
+
+
+def _wants_judging(verdict: Verdict | None, champion: str | None) -> bool:
+    """Whether a version is to be judged first: it never was, or without its evidence, which may have come since, or against another champion."""
+    if verdict is None or verdict.against != champion:
+        return True
+    return any(check.check == EVIDENCE_CHECK and not check.passed for check in verdict.checks)

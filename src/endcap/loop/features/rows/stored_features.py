@@ -71,7 +71,7 @@ def read_stored(features: StoredFeatures, order: Places, *, n_threads: int | Non
                 continue
             with pq.ParquetFile(file.path) as opened:
                 metadata, schema = opened.metadata, opened.schema_arrow
-            found = {field.name: field.type for field in schema}
+            found = {field.name: pa.string() if pa.types.is_large_string(field.type) else field.type for field in schema}
             if any(found.get(features.columns[name]) != type_ for name, type_ in wanted.items()):
                 return None
             stretches += _cut(file.path, metadata, places[bounds[number] : bounds[number + 1]], first=int(bounds[number]))

@@ -11,6 +11,7 @@ from endcap.core.errors import EndcapError
 from endcap.faces.codes import HTTP_STATUSES
 from endcap.faces.http.mlflow import PROTOCOL
 from endcap.faces.http.mlflow.faults import FAULTS
+from endcap.faces.http.mlflow.protocol import API
 from endcap.faces.http.mlflow.routes import list_calls
 from endcap.governance.audit import list_audit
 
@@ -140,3 +141,18 @@ def test_what_flows_is_logged_and_what_decides_is_audited(wire: Any, register: C
     register("trees")
     wire.send("/registered-models/alias", name="trees", alias="best", version="1")
     assert {row.verb for row in list_audit(wire.house.session())} == {"register-run", "name-version"}
+
+
+def test_who_is_not_let_in_is_told_so_in_words_that_the_client_shows(wire: Any) -> None:
+    from endcap.governance.people import add_user
+
+    add_user(wire.house.session(), "ada", password="a long enough password 7")
+    wire.http.app._signing_in._kept.clear()
+    for path in (API + "/experiments/search", "/api/2.0/mlflow-artifacts/artifacts"):
+        status, code, message = wire.fault(wire.http.get(path))
+        assert (status, code) == (401, "UNAUTHENTICATED")
+        assert "MLFLOW_TRACKING_TOKEN" in message
+    said = wire.http.get(API + "/experiments/search", headers={"authorization": "Bearer endcap_nonsense"})
+    assert wire.fault(said)[:2] == (401, "UNAUTHENTICATED")
+    assert wire.fault(wire.http.get(API + "/experiments/search", headers={"host": "attacker.example"}))[:2] == (403, "PERMISSION_DENIED")
+    assert wire.fault(wire.http.post(API + "/experiments/create", content=b"x" * 17_000_000, headers={"content-type": "text/plain"}))[0] == 415

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.loop.registry.environments import set_environment
 from endcap.loop.registry.records import RELEASES
 from endcap.loop.registry.releases import get_champion, promote
+from endcap.project.judging import judge_version
 
 
 def aliases_of(wire: Any, name: str) -> dict[str, str]:
@@ -34,9 +36,12 @@ def test_an_alias_that_means_a_release_is_judged_then_released_by_the_gate(wire:
 @pytest.mark.parametrize("alias", ["champion", "Champion", "prod", "staging", "dev", "challenger", "shadow", "eu"])
 def test_no_alias_releases_what_has_not_passed(wire: Any, register: Callable[..., int], make_evidence: Any, alias: str) -> None:
     session = wire.house.session()
-    set_environment(session, "eu")
+    set_environment(session, "EU")
     register("trees", evidence=make_evidence())
     wire.send("/registered-models/alias", name="trees", alias="champion", version="1")
+    wire.send("/registered-models/alias", name="trees", alias="eu", version="1")
+    assert aliases_of(wire, "trees") == {"champion": "1", "prod": "1", "EU": "1"}
+    assert wire.get("/registered-models/alias", name="trees", alias="Eu")["model_version"]["version"] == "1"
     register("trees", seed=2)  # without evidence
     status, code, message = wire.refused("/registered-models/alias", name="trees", alias=alias, version="2")
     assert (status, code) == (403, "PERMISSION_DENIED")
@@ -60,6 +65,7 @@ def test_a_stage_of_older_clients_is_a_release_too(wire: Any, register: Callable
 
 def test_what_answers_cannot_be_made_to_answer_no_more_by_a_client(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
     register("trees", evidence=make_evidence())
+    assert wire.send("/registered-models/alias", method="DELETE", name="trees", alias="champion") == {}, "there is none"
     wire.send("/registered-models/alias", name="trees", alias="champion", version="1")
     for alias in ("champion", "prod"):
         _, code, message = wire.refused("/registered-models/alias", method="DELETE", name="trees", alias=alias)
@@ -159,10 +165,36 @@ def test_a_model_of_the_project_is_seen_and_takes_no_version_from_a_run(wire: An
     )
 
 
+def test_evidence_that_comes_later_is_seen(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
+    register("trees")
+    run = wire.get("/model-versions/get", name="trees", version="1")["model_version"]["run_id"]
+    assert "evidence" in wire.refused("/registered-models/alias", name="trees", alias="champion", version="1")[2]
+    wire.put(f"run/{run}/evidence.csv", make_evidence().encode())
+    assert wire.send("/registered-models/alias", name="trees", alias="champion", version="1") == {}
+
+
+def test_a_version_is_judged_again_when_another_answers_by_then(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
+    for seed in (1, 2, 3):
+        register("trees", seed=seed, evidence=make_evidence(worse_by=0.5 / seed))
+    session = wire.house.session()
+    for number in (1, 2, 3):
+        judge_version(session, f"trees-v{number}")
+    for number in ("1", "2", "3"):
+        wire.send("/registered-models/alias", name="trees", alias="champion", version=number)
+    judged = [row for row in list_audit(session) if row.verb == "record-verdict"]
+    assert len(judged) == 5, "the second and the third once more, against the champion of that moment"
+
+
+def test_nobody_is_judged_for_an_alias_by_who_may_not_release(wire: Any, register: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    register("trees")
+    editor = wire.house.session(actor="eve", role=Role.EDITOR)
+    monkeypatch.setattr("endcap.faces.http.mlflow.routes.session_of", lambda _request: editor)
+    assert wire.refused("/registered-models/alias", name="trees", alias="champion", version="1")[1] == "PERMISSION_DENIED"
+    assert [row.verb for row in list_audit(editor)] == ["promote", "register-run"]
+
+
 def test_promote_and_an_alias_are_one_door(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
     """What somebody released otherwise is what the alias says."""
-    from endcap.project.judging import judge_version
-
     register("trees", evidence=make_evidence())
     session = wire.house.session()
     assert judge_version(session, "trees-v1").passed

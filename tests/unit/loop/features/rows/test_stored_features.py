@@ -37,6 +37,7 @@ TYPES: dict[str, tuple[pa.DataType, Any]] = {
     "narrow": (pa.float32(), lambda i: i / 7),
     "number": (pa.float64(), lambda i: [float("nan"), -0.0, float("inf"), i / 3][i % 4]),
     "text": (pa.string(), lambda i: "é" * (i % 5) + str(i)),
+    "long": (pa.large_string(), lambda i: str(i) * 30),
     "day": (pa.date32(), lambda i: date(1969, 12, 1) + timedelta(days=i)),
 }
 
@@ -93,7 +94,7 @@ def test_features_that_stand_in_files_are_those_that_the_engine_reads(
     rows = open_rows(tmp_path, session, engine)
     assert rows.standing is not None
     own, theirs = pa.concat_tables(fetch(rows, block=block)), pa.concat_tables(fetch(replace(rows, standing=None), block=block))
-    assert own.schema == theirs.schema == pa.schema([(name, type_) for name, (type_, _) in TYPES.items()])
+    assert own.schema == theirs.schema == pa.schema({name: type_ for name, (type_, _) in TYPES.items()} | {"long": pa.string()})
     assert repr(own.to_pylist()) == repr(theirs.to_pylist())
     assert 0 < own["whole"].null_count < len(own), "some rows find something, and some do not"
 
