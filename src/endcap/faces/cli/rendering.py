@@ -15,6 +15,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from endcap.core.durations import format_duration
+from endcap.faces.cli.backup_text import row_of_backup, tell_backup, tell_restored
 from endcap.faces.cli.entry import tame
 from endcap.faces.cli.lineage_text import tell_insight, tell_lineage, tell_retirement
 from endcap.faces.cli.people_text import row_of_person, row_of_token, tell_token, tell_webhook
@@ -61,6 +62,7 @@ from endcap.loop.training.tracking.comparing import RunComparison, RunPage
 from endcap.loop.training.tracking.records import Experiment, RunFile, RunFolder
 from endcap.pipelines.records import Run
 from endcap.project.applying import Plan
+from endcap.project.backups import Backup, Restored
 from endcap.project.running import RunResult
 from endcap.project.showing import ModelLine, ModelView, VersionView
 from endcap.project.starting import FirstForecast, Started
@@ -93,6 +95,7 @@ def render(result: Any, *, as_json: bool) -> int:
 
 _TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     ApprovalRequest: tell_request,
+    Backup: tell_backup,
     CardPage: tell_card,
     Insight: tell_insight,
     Lineage: tell_lineage,
@@ -100,6 +103,7 @@ _TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     MadeWebhook: tell_webhook,
     ParityReport: tell_parity,
     Pin: tell_pin,
+    Restored: tell_restored,
     Retirement: tell_retirement,
     RunComparison: tell_run_comparison,
     RunPage: tell_run_page,
@@ -573,6 +577,7 @@ _ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     ModelLine: _row_of_model,
     Point: row_of_point,
     Release: row_of_release,
+    Backup: row_of_backup,
     RunFile: row_of_file,
     RunFolder: row_of_file,
     Track: row_of_track,
