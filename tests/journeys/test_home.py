@@ -21,8 +21,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from endcap.assembly import open_house
+from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.notices import notify
 from endcap.governance.people import add_user
+from endcap.governance.tokens import make_token
+from endcap.governance.webhooks import add_webhook
 from endcap.testing.certificates import write_certificate
 from endcap.testing.receivers import receiving
 
@@ -118,6 +121,17 @@ def test_a_newcomers_first_call_just_works_until_there_is_a_user(tmp_path: Path,
         assert service.process.wait(timeout=60) == 0
 
 
+def handshake(service: Service, at_most: ssl.TLSVersion) -> str:
+    """The cipher that is agreed on with a client of at most some version of TLS."""
+    context = ssl.create_default_context(cafile=str(service.cert))
+    context.maximum_version = at_most
+    with (
+        socket.create_connection(("127.0.0.1", service.port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as agreed,
+    ):
+        return str(agreed.cipher())
+
+
 def until_seen(holds: Callable[[], bool]) -> None:
     """What other processes do is seen within a second; the machine may be slow."""
     until = time.monotonic() + 20
@@ -165,6 +179,9 @@ def test_a_service_that_others_reach_signs_everybody_in_over_tls(tmp_path: Path,
         with socket.create_connection(("127.0.0.1", service.port), timeout=20) as plain:
             plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert b"200" not in plain.recv(1000)
+        assert "GCM" in handshake(service, ssl.TLSVersion.TLSv1_2)
+        with pytest.raises(ssl.SSLError), pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            handshake(service, ssl.TLSVersion.TLSv1_1)
         with pytest.raises(ssl.SSLError):
             http.client.HTTPSConnection("127.0.0.1", service.port, timeout=20, context=ssl.create_default_context()).connect()
         revoked = said("tokens", "revoke", people["bob"].split("_")[1])
@@ -224,6 +241,27 @@ def test_webhooks_are_told_while_the_service_runs(tmp_path: Path, said: Callable
         assert (refused.code, refused.error["code"]) == (4, "permission_denied")
 
 
+def test_people_and_notices_in_postgres(tmp_path: Path, postgres_home: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the URL alone; the service looks people up beside what it answers, as it does so over a wire."""
+    url = postgres_home()
+    monkeypatch.setenv("ENDCAP_WEBHOOK_HOSTS", "127.0.0.1")
+    with receiving() as receiver, open_house(url) as house:
+        owner = house.session()
+        add_user(owner, "ada", password=GOOD)
+        token = make_token(owner, "nightly", user="ada").token
+        add_webhook(owner, f"http://127.0.0.1:{receiver.port}/x")
+        with owner.change("promote", thing="version/v2") as change:
+            notify(owner, change, kind="release", thing="version/v2", sentence="v2 answers")
+        with started("--home", url) as service:
+            assert service.ask("GET", "/api/v1/ls").status == 401
+            for headers in (bearer(token), bearer(token), basic("ada", GOOD)):
+                assert service.ask("GET", "/api/v1/ls", **headers).status == 200
+            assert service.ask("GET", "/api/v1/ls", **bearer(token[:-1])).status == 401
+            assert receiver.arrived.wait(30)
+        assert [row.verb for row in list_audit(owner, house=True)] == ["sign-in", "users add"]
+        verify_audit(owner, house=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -255,3 +293,12 @@ def test_a_password_is_typed_and_never_an_option(said: Callable[..., Any]) -> No
     assert [row["verb"] for row in said("audit", "--house").json] == ["users password", "users add"]
     assert said("audit", "--house", "--verify").json["n_rows"] == 2
     assert said("audit", "--workspace", "_house").code == 2
+
+
+def test_every_command_takes_the_workspace_of_the_environment(said: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    said("users", "add", "ada")
+    monkeypatch.setenv("ENDCAP_WORKSPACE", "shoes")
+    assert said("users", "grant", "ada", "editor").json["roles"] == {"shoes": "editor"}
+    assert said("tokens", "make", "nightly", "--user", "ada").json["workspace"] == "shoes"
+    assert [token["label"] for token in said("tokens", "ls").json] == ["nightly"]
+    assert said("tokens", "ls", "--workspace", "default").json == []

@@ -641,20 +641,22 @@ def log_trees(*, rounds: int = 2, worse_by: float | None = None, **given: Any) -
 @check()
 def scikit_learn_logs_by_itself() -> None:
     import mlflow
+    import numpy as np
     from sklearn.linear_model import Ridge
 
     experiment = mlflow.set_experiment(unique("auto-sklearn")).experiment_id
     rows, target = make_rows()
-    mlflow.sklearn.autolog(log_models=False)
+    mlflow.sklearn.autolog()
     try:
         with mlflow.start_run() as run:
-            Ridge(alpha=0.25).fit(rows, target)
+            fitted = Ridge(alpha=0.25).fit(rows, target)
     finally:
         mlflow.sklearn.autolog(disable=True)
     found = mlflow.MlflowClient().get_run(run.info.run_id)
     assert (found.data.params["alpha"], found.info.experiment_id) == ("0.25", experiment)
     assert found.data.metrics["training_r2_score"] > 0.9
     assert found.inputs.dataset_inputs, "the training rows are named"
+    np.testing.assert_allclose(mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model").predict(rows), fitted.predict(rows))
 
 
 @check()
@@ -679,6 +681,18 @@ def lightgbm_logs_by_itself_with_its_model() -> None:
     assert len(client.get_metric_history(run.info.run_id, "valid-l2")) == 6
     loaded = mlflow.lightgbm.load_model(f"runs:/{run.info.run_id}/model")
     np.testing.assert_allclose(loaded.predict(rows), booster.predict(rows))
+
+
+@check()
+def a_model_of_numbers_is_evaluated_by_the_client_itself() -> None:
+    import mlflow
+
+    rows, target = make_rows()
+    with mlflow.start_run() as run:
+        frame = rows.assign(label=target, answer=target + 0.5)
+        mlflow.models.evaluate(data=frame, targets="label", predictions="answer", model_type="regressor", evaluators="default")
+    metrics = mlflow.MlflowClient().get_run(run.info.run_id).data.metrics
+    assert abs(metrics["mean_absolute_error"] - 0.5) < 1e-9, metrics
 
 
 @check(ours=True)

@@ -15,12 +15,17 @@ def require_name(value: object, *, what: str) -> str:
     >>> require_name("store-day", what="model")
     'store-day'
     """
-    if not isinstance(value, str) or not _NAME.fullmatch(value) or ".." in value:
+    if not isinstance(value, str) or not is_name(value):
         raise InvalidInput(
             f"{value!r} cannot be the name of a {what}.",
             hint="use up to 100 letters, digits, '-', '_' and '.', beginning with a letter or digit",
         )
     return value
+
+
+def is_name(text: str) -> bool:
+    """Whether a text could be a name."""
+    return _NAME.fullmatch(text) is not None and ".." not in text
 
 
 def quote(identifier: str) -> str:

@@ -20,6 +20,7 @@ from endcap.governance.verbs import verb
 from endcap.storage.ports import RecordReader
 
 _NO_ROLE = "none"
+_FEW = 500
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +85,8 @@ def list_people(session: Session, *, everybody: bool = False) -> list[Person]:
         users = session.records.find(USERS, workspace=HOUSE)
         return sorted((_person(user, roles.get(user.name, {})) for user in users), key=lambda person: person.name)
     grants = [grant for grant in session.records.find(GRANTS, workspace=HOUSE, where={"workspace": session.workspace}) if grant.role]
-    found = [(find_user(session.records, grant.user), grant) for grant in grants]
+    known = _find_users(session.records, [grant.user for grant in grants])
+    found = [(known[grant.user], grant) for grant in grants]
     return sorted((_person(user, {grant.workspace: grant.role}) for user, grant in found), key=lambda person: person.name)
 
 
@@ -141,6 +143,13 @@ def find_user(records: RecordReader, name: str) -> User:
     if found is None:
         raise _no_user(records, name)
     return found
+
+
+def _find_users(records: RecordReader, names: list[str]) -> dict[str, User]:
+    """Some users by name; of many, all of the house are read at once."""
+    if len(names) <= _FEW:
+        return {name: find_user(records, name) for name in names}
+    return {user.name: user for user in records.find(USERS, workspace=HOUSE)}
 
 
 def _no_user(records: RecordReader, name: str) -> NotFound:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from endcap.storage.ports import RecordReader
 LONGEST = timedelta(days=366)
 _MOST_LABEL = 100
 _USE_NOTED = timedelta(minutes=15)
-_PREFIX = "endcap"
+_TOKEN = re.compile(r"endcap_([0-9A-Za-z]{1,64})_([0-9A-Za-z_-]{1,100})")
 _SECRET_BYTES = 32
 
 
@@ -99,7 +100,7 @@ def make_token(
     detail = {"user": name, "role": str(given), "expires_at": token.expires_at.isoformat(), "label": label}
     with replace(session, workspace=wanted).change("tokens make", thing=f"token/{token.id}", detail=detail) as change:
         change.tx.append(TOKENS, workspace=HOUSE, record=token)
-    text = f"{_PREFIX}_{token.id}_{secret}"
+    text = f"endcap_{token.id}_{secret}"
     return MadeToken(id=token.id, token=text, label=label, user=name, workspace=wanted, role=str(given), expires_at=token.expires_at)
 
 
@@ -136,9 +137,8 @@ def split_token(text: str) -> tuple[str, str] | None:
     >>> split_token("endcap_0193_c2Vj_cmV0"), split_token("endcap_0193")
     (('0193', 'c2Vj_cmV0'), None)
     """
-    prefix, _, rest = text.partition("_")
-    found, _, secret = rest.partition("_")
-    return (found, secret) if prefix == _PREFIX and found and secret and text.isascii() and len(text) <= 200 else None
+    found = _TOKEN.fullmatch(text)
+    return (found[1], found[2]) if found else None
 
 
 def hash_secret(secret: str) -> str:

@@ -128,7 +128,7 @@ def list_backups(session: Session, place: str, *, verify: bool = False, reporter
     session.require_admin(verb="backups")
     vault = open_vault(place)
     vault.require()
-    found = []
+    found: list[Backup] = []
     for name in reversed(vault.list_seals()):
         _, seal = read_seal(vault, name)
         line = _describe(name, vault, seal)

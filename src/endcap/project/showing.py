@@ -22,7 +22,7 @@ from endcap.loop.registry.overrides import OverrideStanding, find_standing_overr
 from endcap.loop.registry.records import MODELS, VERSIONS, ApprovalView, Champion, Comparison, MemberSummary, ModelRecord, Pin, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.standings import find_pin
-from endcap.loop.registry.versions import find_gate_metric, get_model, get_version, latest_verdict
+from endcap.loop.registry.versions import find_figure, find_gate_metric, get_model, get_version, latest_verdict
 from endcap.pipelines.records import RUNS, Run
 
 
@@ -49,8 +49,8 @@ class ModelView(msgspec.Struct, frozen=True):
     """A model in full: its definition, what answers, its versions (newest first), the last run, readings, incidents, and its members at a glance.
 
     ``apart`` counts the members that another version than the champion's answers for, by version; ``comparison`` is the one that runs;
-    ``metric`` is what the gate compares. ``override`` is what the champion stands on where it did not pass its gate, ``pin`` what holds it, ``live``
-    all that answers in any environment, ``waiting`` what waits for people.
+    ``metric`` is what the gate compares, ``figures`` that of each version. ``override`` is what the champion stands on where it did not pass
+    its gate, ``pin`` what holds it, ``live`` all that answers in any environment, ``waiting`` what waits for people.
     """
 
     model: ModelRecord
@@ -70,6 +70,7 @@ class ModelView(msgspec.Struct, frozen=True):
     pin: Pin | None = None
     live: tuple[LiveRelease, ...] = ()
     waiting: tuple[ApprovalView, ...] = ()
+    figures: dict[str, float | None] = {}
 
 
 class VersionView(msgspec.Struct, frozen=True):
@@ -103,12 +104,14 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
     runs = session.records.find(RUNS, workspace=session.workspace, where={"subject": f"model/{thing}"}, newest_first=True, limit=1)
     batches = session.records.find(BATCHES, workspace=session.workspace, where=where, newest_first=True, limit=1)
     standing = get_version(session, champion.version) if champion else None
+    versions = tuple(session.records.find(VERSIONS, workspace=session.workspace, where=where, newest_first=True, limit=20))
+    metric = find_gate_metric(model)
     return ModelView(
         model,
         champion,
         standing,
         latest_verdict(session, champion.version) if champion else None,
-        tuple(session.records.find(VERSIONS, workspace=session.workspace, where=where, newest_first=True, limit=20)),
+        versions,
         runs[0] if runs else None,
         batches[0] if batches else None,
         tuple(session.records.find(READINGS, workspace=session.workspace, where=where, newest_first=True, limit=10)),
@@ -116,11 +119,12 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         summarize_members(session, standing) if standing else None,
         _count_apart(session, champion) if champion else {},
         find_comparison(session, thing),
-        find_gate_metric(model),
+        metric,
         find_standing_override(session, thing),
         find_pin(session, thing),
         find_live_releases(session, thing),
         list_waiting(session, thing),
+        {version.id: find_figure(session, version, metric) for version in versions},
     )
 
 
@@ -152,6 +156,6 @@ def _line(session: Session, model: ModelRecord) -> ModelLine:
         last_origin=batches[0].moment if batches else None,
         open_breach=bool(readings and readings[0].breached),
         metric=metric,
-        figure=getattr(version.metrics, metric) if version else None,
+        figure=find_figure(session, version, metric) if version else None,
         override="" if override is None else "expired" if override.expired else f"{override.owner} until {override.expires_at:%Y-%m-%d}",
     )

@@ -104,10 +104,10 @@ def hold_files(paths: Sequence[Path], *, unfinished: Path) -> Iterator[list[Path
                     held.append(name)
         yield held
     finally:
-        for name in held:
-            if name is not None:
+        for left in held:
+            if left is not None:
                 with suppress(OSError):
-                    name.unlink(missing_ok=True)
+                    left.unlink(missing_ok=True)
 
 
 def read_pieces(path: Path, n_bytes: int) -> Iterator[bytes]:

@@ -60,3 +60,8 @@ def test_an_unknown_executor_is_refused_with_the_nearest() -> None:
 def test_settings_made_in_python_are_held_to_the_same(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=r"leaves nothing to work with|names no executor"):
         Settings(**given)
+
+
+def test_hosts_of_the_own_network_are_listed_with_commas() -> None:
+    assert read_settings({}).webhook_hosts == ()
+    assert read_settings({"ENDCAP_WEBHOOK_HOSTS": " Chat.example, 10.0.0.5 ,,"}).webhook_hosts == ("chat.example", "10.0.0.5")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from endcap.core.errors import InvalidInput, PermissionDenied, Unreachable
 from endcap.governance import outgoing
@@ -59,6 +61,22 @@ def receiver() -> Iterator[Receiver]:
 def test_a_host_that_is_plainly_inside_is_refused(url: str) -> None:
     with pytest.raises(PermissionDenied, match="is not on the public internet"):
         require_url(url)
+
+
+INSIDE = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")]
+
+
+NOTATIONS = ["{0}", "{1:d}", "0x{1:x}", "0{1:o}", "[::ffff:{0}]", "[64:ff9b::{0}]", "{2}", "{0}."]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(INSIDE), st.integers(0, 2**32), st.sampled_from(NOTATIONS))
+def test_no_way_of_writing_an_inner_address_is_taken(network: ipaddress.IPv4Network, drawn: int, how: str) -> None:
+    address = network[drawn % network.num_addresses]
+    whole = int(address)
+    host = how.format(address, whole, f"{whole >> 24:#x}.{whole & 0xFFFFFF}")
+    with pytest.raises(PermissionDenied, match="is not on the public internet"):
+        require_url(f"https://{host}/x")
 
 
 @pytest.mark.parametrize(

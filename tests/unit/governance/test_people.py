@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
+from endcap.governance import people
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.passwords import check_password
 from endcap.governance.people import add_user, disable_user, enable_user, find_user, grant_role, has_users, list_people, set_password
@@ -43,6 +46,16 @@ def test_the_first_user_is_admin_and_owner_and_later_ones_are_nothing_yet(owner:
         ("bob", {}),
         ("cleo", {}),
     ]
+
+
+def test_many_people_are_listed_as_few_are(owner: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ada", "bob", "cleo"):
+        add_user(owner, name)
+        grant_role(owner, name, "viewer")
+    few = list_people(owner)
+    monkeypatch.setattr(people, "_FEW", 2)
+    assert list_people(owner) == few
+    assert [person.name for person in few] == ["ada", "bob", "cleo"]
 
 
 def test_a_password_is_kept_as_a_hash_and_shown_nowhere(owner: Session) -> None:
@@ -152,6 +165,16 @@ def test_a_user_is_disabled_and_enabled_but_the_last_admin_is_not(owner: Session
     assert disable_user(owner, "ada").disabled
     with pytest.raises(NotFound):
         disable_user(owner, "nobody")
+
+
+def test_of_many_first_users_at_once_one_is_the_first(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "home", actor="root")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: add_user(session, f"user{i}"), range(8)))
+    assert [person.admin for person in made].count(True) == 1
+    assert [len(person.roles) for person in made].count(1) == 1
+    verify_audit(session, house=True)
+    session.ports.close()
 
 
 def test_the_system_does_not_administer_the_house(owner: Session) -> None:

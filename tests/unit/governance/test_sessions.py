@@ -117,3 +117,21 @@ def test_workspaces_of_one_home_have_chains_of_their_own() -> None:
     assert [row.n for row in list_audit(session)] == [2, 1]
     assert [row.thing for row in list_audit(other)] == ["plan/b"]
     assert (plans(session), plans(other)) == (["a", "c"], ["b"])
+
+
+def test_an_admin_of_the_house_is_told_from_an_owner() -> None:
+    session = make_session()
+    session.require_admin(verb="users add")
+    owner = replace(session, admin=False)
+    with pytest.raises(PermissionDenied, match="'ada' does not administer the house, as 'users add' asks here"):
+        owner.require_admin(verb="users add")
+    assert list_audit(owner) == []
+    (row,) = list_audit(session, house=True)
+    assert (row.actor, row.verb, row.thing, row.outcome, row.detail) == (
+        "ada",
+        "users add",
+        "house",
+        "refused",
+        {"needs": "admin", "workspace": "default"},
+    )
+    assert not session.as_system().admin

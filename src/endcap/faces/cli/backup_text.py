@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from endcap.project.backups import Backup, Restored
@@ -59,3 +59,12 @@ def say_bytes(n: int) -> str:
 def _contents(made: Backup | Restored) -> str:
     parts = (("records", made.n_records), ("tracks", made.n_tracks), ("partitions", made.n_partitions), ("blobs", made.n_blobs))
     return f"{', '.join(f'{n:,} {what}' for what, n in parts)}: {say_bytes(made.n_bytes)}"
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    Backup: tell_backup,
+    Restored: tell_restored,
+}
+ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Backup: row_of_backup,
+}

@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from endcap.core.errors import InvalidInput, NotFound
-from endcap.faces.cli.service import build_up, open_project, where_options, workspace_option
+from endcap.faces.cli.service import WORKSPACE_VARIABLE, build_up, open_project, where_options, workspace_option
 from endcap.faces.parameters import describe_parameter, reflow, strip_none
 from endcap.governance.records import DEFAULT_WORKSPACE
 from endcap.governance.verbs import Verb, collect_verbs
@@ -193,6 +193,8 @@ def _build_command(verb: Verb) -> click.Command:
         type_: Any = click.Path(path_type=Path) if kind is Path else _Names() if kind == _LIST else kind
         required = parameter.default is inspect.Parameter.empty
         given = {} if required or parameter.default is None else {"default": parameter.default}  # a default of None would count as a value
+        if parameter.name == "workspace":
+            given["envvar"] = WORKSPACE_VARIABLE
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             flag = kind is bool
             names, words = [f"--{parameter.name.replace('_', '-')}", parameter.name], describe_parameter(verb, parameter.name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from endcap.loop.deployment.lineage import Lineage, LineageNode
 from endcap.loop.evaluation.records import name_metric
 from endcap.loop.monitoring.insights import Insight, describe_insight
+from endcap.loop.registry.live import ON_AN_OVERRIDE
 from endcap.loop.registry.records import Retirement
 
 Line = tuple[str, str]
@@ -24,7 +26,7 @@ def tell_lineage(lineage: Lineage) -> Iterator[Line]:
         live = lineage.live
         yield f"{len(live)} live release{'' if len(live) == 1 else 's'} lean{'s' if len(live) == 1 else ''} on it", "bold"
         for node in live[:_MOST_LIVE]:
-            yield f"  {node.thing}  {node.what}", ""
+            yield f"  {node.thing}  {node.what}", "bold red" if ON_AN_OVERRIDE in node.what else ""
         yield from _tell_more(len(live) - _MOST_LIVE)
     by_depth: dict[int, list[LineageNode]] = {}
     for node in lineage.nodes:
@@ -34,7 +36,7 @@ def tell_lineage(lineage: Lineage) -> Iterator[Line]:
         yield f"{word}, {depth} step{'s' if depth > 1 else ''} away", "dim"
         for node in nodes[:_MOST_PER_DEPTH]:
             via = "" if depth == 1 else f"  (by {node.through[0]}{f' and {len(node.through) - 1} more' if len(node.through) > 1 else ''})"
-            yield f"  {node.thing}  {node.what}{via}", ""
+            yield f"  {node.thing}  {node.what}{via}", "bold red" if ON_AN_OVERRIDE in node.what else ""
         yield from _tell_more(len(nodes) - _MOST_PER_DEPTH)
 
 
@@ -69,3 +71,10 @@ def tell_retirement(found: Retirement) -> Iterator[Line]:
     for thing in found.consumers[:_MOST_LIVE]:
         yield f"  {thing} leans on it", ""
     yield from _tell_more(len(found.consumers) - _MOST_LIVE)
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    Insight: tell_insight,
+    Lineage: tell_lineage,
+    Retirement: tell_retirement,
+}

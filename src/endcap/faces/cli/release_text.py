@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from endcap.loop.evaluation.records import Verdict
+from endcap.loop.registry.live import ON_AN_OVERRIDE
 from endcap.loop.registry.records import PROD, ApprovalRequest, ApprovalView, Environment, Pin, Release
 from endcap.project.showing import ModelLine, ModelView
 
@@ -49,7 +50,8 @@ def tell_releases(view: ModelView) -> Iterator[Line]:
         yield f"  pinned by {view.pin.by} since {view.pin.at:%Y-%m-%d %H:%M} UTC{f': {view.pin.reason}' if view.pin.reason else ''}", "yellow"
     for live in view.live:
         if live.environment != PROD or live.role in ("challenger", "shadow"):
-            yield f"  {live.version} is the {live.role} in {live.environment} since {live.since:%Y-%m-%d %H:%M} UTC", ""
+            word = f", {ON_AN_OVERRIDE}" if live.overridden else ""
+            yield f"  {live.version} is the {live.role} in {live.environment} since {live.since:%Y-%m-%d %H:%M} UTC{word}", RED if word else ""
     for waiting in view.waiting:
         yield f"  {_tell_waiting(waiting)}", "yellow"
 
@@ -135,3 +137,15 @@ def _describe_moved(release: Release) -> str:
     some = f"{', '.join(release.sample)}{' ...' if release.n_members > len(release.sample) else ''}"
     segment = f" of {release.segment}" if release.segment else ""
     return f", for {release.n_members:,} members{segment} ({some}), others by {release.champion}"
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    ApprovalRequest: tell_request,
+    Pin: tell_pin,
+    Verdict: tell_verdict,
+}
+ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    ApprovalView: row_of_approval,
+    Environment: row_of_environment,
+    Release: row_of_release,
+}

@@ -22,6 +22,8 @@ Another --host asks for users, and for a certificate or --behind-proxy. Prints w
 """
 UP_OPTIONS = ("--port", "--host", "--name", "--tls-cert", "--tls-key", "--behind-proxy")
 
+WORKSPACE_VARIABLE = "ENDCAP_WORKSPACE"
+
 
 def where_options() -> list[click.Parameter]:
     """The options of every command that say which project it works on."""
@@ -37,7 +39,7 @@ def where_options() -> list[click.Parameter]:
 def workspace_option() -> click.Parameter:
     """Which workspace a command works in."""
     words = "The workspace to work in."
-    return click.Option(["--workspace", "workspace"], type=str, default=DEFAULT_WORKSPACE, envvar="ENDCAP_WORKSPACE", help=words, show_default=True)
+    return click.Option(["--workspace", "workspace"], type=str, default=DEFAULT_WORKSPACE, envvar=WORKSPACE_VARIABLE, help=words, show_default=True)
 
 
 def open_project(project: Path, *, home: str | None, zone: str, laying_out: bool = False, restoring: bool = False) -> House:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from endcap.loop.registry.card_pages import CardPage
 from endcap.loop.registry.records import Field, Version
@@ -30,7 +31,8 @@ def tell_made(version: Version, *, champion: bool) -> Iterator[Line]:
         yield f"{version.id}: {version.candidate}, {state}, trained {at}{days}", ""
         return
     until = f", trained on days up to {version.trained_until}" if version.trained_until else ""
-    yield f"{version.id}: {version.candidate} by {version.engine}, {state}, registered {at} by {version.created_by}{until}", ""
+    by = "" if version.engine == version.candidate else f" by {version.engine}"
+    yield f"{version.id}: {version.candidate}{by}, {state}, registered {at} by {version.created_by}{until}", ""
     if version.source:
         yield f"  from {version.source}", "dim"
     if version.signature is not None:
@@ -50,3 +52,8 @@ def _tell_fields(fields: tuple[Field, ...]) -> str:
         shape = f"[{', '.join('any' if n == -1 else str(n) for n in field.shape)}]" if field.shape else ""
         said.append(" ".join(part for part in (field.name, f"{field.type or 'any'}{shape}") if part))
     return f"{', '.join(said)}{f' and {len(fields) - _MOST_FIELDS} more' if len(fields) > _MOST_FIELDS else ''}"
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    CardPage: tell_card,
+}

@@ -95,7 +95,7 @@ class Gateway:
         if path in OPEN and method not in _BODIED:
             await self._app(scope, receive, send)
             return
-        session = self._signing_in.find_kept(head) or await self._signing_in.sign_in(head, scope)
+        session = self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
         scope[SESSION] = session
         if path in self._quick and method != "POST":
             error = InvalidInput(f"{path} takes POST, not {method}.", hint="send it by POST")
@@ -119,6 +119,15 @@ class Gateway:
             raise  # uvicorn writes it down
         else:
             await send_json(send, answer)
+
+    async def _sign_in(self, head: Head, scope: Scope, send: Send) -> Session:
+        try:
+            return await self._signing_in.sign_in(head, scope)
+        except RequestRefused:
+            raise
+        except Exception as error:
+            await send_json(send, encode_error(tell_unforeseen(error)), status=500, headers=((b"connection", b"close"),))
+            raise  # uvicorn writes it down
 
 
 async def _tell_refused(send: Send, path: str, refused: RequestRefused) -> None:

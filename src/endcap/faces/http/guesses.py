@@ -17,6 +17,8 @@ MOST_OF_ADDRESS = 30
 """Wrong credentials of any sort from one address: of a token there are 256 bits to guess, so this only keeps the noise down."""
 MOST_OF_NAME = 100
 """Wrong passwords of one name from anywhere. Whoever signed in before goes on, and tokens do: a name cannot be locked out by a stranger."""
+MOST_AUDITED = 500
+"""Refusals that are written into the audit within the window: strangers at many addresses must not fill a disk."""
 _MOST_KEPT = 20_000
 
 
@@ -26,6 +28,7 @@ class Guesses:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
+        self._audited: deque[float] = deque()
 
     def require(self, *, address: str, name: str | None = None) -> None:
         """Raise RequestRefused (429) where there were too many."""
@@ -46,6 +49,16 @@ class Guesses:
         while len(self._attempts) > _MOST_KEPT:
             self._attempts.popitem(last=False)
         return keys
+
+    def may_be_audited(self) -> bool:
+        """Whether a refusal is one of the first 500 within the window; counts it."""
+        now = self._clock()
+        while self._audited and self._audited[0] <= now - WINDOW_S:
+            self._audited.popleft()
+        if len(self._audited) >= MOST_AUDITED:
+            return False
+        self._audited.append(now)
+        return True
 
     def forgive(self, keys: Sequence[str]) -> None:
         """Take an attempt back that was right, and what was wrong before of the same name from the same address."""

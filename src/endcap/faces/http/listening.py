@@ -38,9 +38,21 @@ def settle_place(host: str, *, names: Sequence[str], secure: bool, behind_proxy:
             raise InvalidInput(f"The host is {host!r}, every address of the machine, and no name is given.", hint=hint)
         own |= set() if host in _EVERY else {host.lower()}
     secure = secure or behind_proxy
-    shown = sorted(own - set(LOOPBACK)) or ["localhost"]
-    hint = "" if own == set(LOOPBACK) else f"call it as {'https' if secure else 'http'}://{shown[0]}; other names are given by --name"
-    return Place(frozenset(own), secure=secure, hint=hint or Place.hint)
+    scheme, others = "https" if secure else "http", sorted(own - set(LOOPBACK))
+    hint = f"call it from this machine, as {scheme}://127.0.0.1:PORT or {scheme}://localhost:PORT"
+    if others:
+        hint = f"call it as {scheme}://{others[0]}; other names are given by --name"
+    return Place(frozenset(own), secure=secure, hint=hint)
+
+
+def show_url(host: str, port: int, *, names: Sequence[str], secure: bool) -> str:
+    """Where a service that listens at an address is called.
+
+    >>> show_url("::1", 8420, names=(), secure=False), show_url("0.0.0.0", 443, names=("shop.example",), secure=True)
+    ('http://[::1]:8420', 'https://shop.example:443')
+    """
+    name = names[0] if host in _EVERY and names else host
+    return f"http{'s' if secure else ''}://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -16,7 +16,7 @@ from endcap.faces.http import PORT
 from endcap.faces.http.application import build_application
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.heads import LOOPBACK
-from endcap.faces.http.listening import open_socket, require_certificate, settle_place
+from endcap.faces.http.listening import open_socket, require_certificate, settle_place, show_url
 from endcap.faces.http.sessions import SignIn
 from endcap.faces.http.telling import telling
 from endcap.governance.people import has_users
@@ -24,6 +24,8 @@ from endcap.governance.services import note_service
 
 GRACE_S = 30
 """How long an end waits for what is being answered. What a verb had not written by then is done again by the next call, as after any kill."""
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""What TLS 1.2 may use; 1.3 has its own, all of which are sound."""
 _UNFINISHED = 8
 
 
@@ -50,8 +52,7 @@ def serve(
     place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy, has_users=has_users(house.ports.records))
     with open_socket(host, port) as listening, telling(house):
         calls = Calls()
-        name = f"[{host}]" if ":" in host else host
-        url = f"http{'s' if secure else ''}://{name}:{listening.getsockname()[1]}"
+        url = show_url(host, listening.getsockname()[1], names=names, secure=secure)
         note_service(house.ports.records, url, now=house.clock.now())
         signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy)
         application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, announce=lambda: announce(url))
@@ -68,6 +69,7 @@ def serve(
             timeout_graceful_shutdown=grace_s,
             ssl_certfile=tls_cert,
             ssl_keyfile=tls_key,
+            ssl_ciphers=CIPHERS,
         )
         # uvicorn takes the signals over while it runs, and raises those it got once more when it has ended.
         before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -12,7 +12,9 @@ import base64
 import binascii
 import hashlib
 import secrets
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
 from typing import TypeVar
@@ -23,7 +25,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from endcap.assembly import House
-from endcap.core.errors import EndcapError, NotSignedIn, Unreachable
+from endcap.core.errors import Conflict, EndcapError, NotSignedIn, StorageFull, Unreachable
+from endcap.core.names import require_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
 from endcap.faces.http.guesses import Guesses
@@ -84,9 +87,10 @@ class SignIn:
 
     async def sign_in(self, head: Head, scope: Scope) -> Session:
         """The session of a request. Raises RequestRefused: 401 for wrong credentials and none, 403 for no role, 429 for too many guesses."""
-        workspace = _read_text(head.get(b"x-endcap-workspace"))
         scheme, _, said = head.get(b"authorization", b"").partition(b" ")
         try:
+            named = head.get(b"x-endcap-workspace")
+            workspace = require_name(named.decode("latin-1"), what="workspace") if named else None
             if not scheme:
                 session = await self._run(lambda: self._open_locally(workspace))
             elif scheme.lower() == _BEARER:
@@ -114,7 +118,7 @@ class SignIn:
         )
 
     async def _open_by_token(self, said: bytes, workspace: str | None, address: str) -> Session:
-        text = _read_text(said.strip()) or ""
+        text = said.strip().decode("latin-1")
         self._guesses.require(address=address)
         try:
             found = await self._run(lambda: open_by_token(self._house.ports.records, text, workspace=workspace, now=self._house.clock.now()))
@@ -124,8 +128,10 @@ class SignIn:
             raise self._explain(error) from error
         session = self._admit(found)
         if monotonic() > self._used.get(found.token, 0.0):
+            if len(self._used) >= _MOST_KEPT:
+                self._used.clear()
             self._used[found.token] = monotonic() + _USE_S
-            await to_thread.run_sync(note_use, session, found.token)
+            asyncio.get_running_loop().run_in_executor(None, _note_use, session, found.token)  # nobody waits for it
         return session
 
     async def _open_by_password(self, head: Head, said: bytes, workspace: str | None, address: str) -> Session:
@@ -171,11 +177,20 @@ class SignIn:
             self._n_waiting -= 1
 
     async def _refuse(self, error: NotSignedIn, *, address: str) -> None:
-        """Say in the house's audit chain that somebody was not let in."""
+        """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed."""
+        if not self._guesses.may_be_audited():
+            return
         session = replace(self._house.admit(Actor("nobody", "nobody"), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE), workspace=HOUSE)
         thing = f"token/{error.token}" if error.token else f"user/{error.user}" if error.user else "house"
         detail = {"address": address[:100], "user": error.user or None}
-        await to_thread.run_sync(lambda: session.record_refusal("sign-in", thing=thing, detail=detail))
+
+        def record() -> None:
+            try:
+                session.record_refusal("sign-in", thing=thing, detail=detail)
+            except (Conflict, StorageFull) as failed:  # refused is refused
+                sys.stderr.write(f"a refused sign-in was not audited: {failed}\n")
+
+        await to_thread.run_sync(record)
 
     def _explain(self, error: NotSignedIn) -> NotSignedIn:
         """To a newcomer whose machine still carries credentials for another server, what that means here."""
@@ -202,13 +217,9 @@ class SignIn:
         return call() if self._near else await to_thread.run_sync(call)
 
 
-def _read_text(value: bytes | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        return value.decode("ascii")
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+def _note_use(session: Session, token: str) -> None:
+    with suppress(Conflict, StorageFull):  # whoever reads may go on where nothing can be written
+        note_use(session, token)
 
 
 def _read_basic(said: bytes) -> tuple[str, str]:

@@ -21,8 +21,9 @@ from endcap.loop.features.catalogue import find_columns
 from endcap.loop.features.lineage import CONDITION, ROWS, UNTOLD, SourceColumn, find_sources
 from endcap.loop.features.parsing import Parser, open_parser
 from endcap.loop.features.records import TRAINING_PROFILES, VIEW_HEADS, VIEW_VERSIONS, ViewVersion
-from endcap.loop.registry.live import find_live_releases
+from endcap.loop.registry.live import ON_AN_OVERRIDE, find_live_releases
 from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, VERSIONS, ModelRecord, Version
+from endcap.loop.training.tracking.tracked_runs import list_datasets
 
 _PREDICTIONS = "predictions://"
 
@@ -109,7 +110,8 @@ class _Chart:
             self._draw_sources(find_model_sources(model.definition, solution=model.solution, parser=self.parser), f"model/{model.name}")
             for live in find_live_releases(session, model.name):
                 release = f"release/{live.release}"
-                self.what[release] = f"{live.role} of {model.name} in {live.environment} since {live.since:%Y-%m-%d %H:%M}Z"
+                word = f", {ON_AN_OVERRIDE}" if live.overridden else ""
+                self.what[release] = f"{live.role} of {model.name} in {live.environment} since {live.since:%Y-%m-%d %H:%M}Z{word}"
                 self.live.add(release)
                 self.join(f"version/{live.version}", release)
                 self._draw_version(live.version, model)
@@ -200,6 +202,19 @@ class _Chart:
             self._draw_sources(msgspec.structs.replace(found, views=()), name)
         for view, view_version in self._views_of(version).items():
             self.join(self._draw_trained_view(view, view_version), name)
+        self._draw_run(version, name)
+
+    def _draw_run(self, version: Version, name: str) -> None:
+        """The run that made a version, and the datasets that somebody's training code said it used."""
+        if not version.run:
+            return
+        run = f"run/{version.run}"
+        self.what[run] = "run" if version.code is None or not version.code.source else f"run of {version.code.source}"
+        self.join(run, name)
+        for dataset in list_datasets(self.session, version.run):
+            thing = f"dataset/{dataset.name}@{dataset.digest}"
+            self.what[thing] = f"dataset{f' for {dataset.context}' if dataset.context else ''}, from {dataset.source_type}"
+            self.join(thing, run)
 
     def _views_of(self, version: Version) -> dict[str, str]:
         profile = self.session.records.get(TRAINING_PROFILES, workspace=self.session.workspace, id=version.id)

@@ -23,9 +23,10 @@ from endcap.loop.registry.packages import Package, find_owner, read_package
 from endcap.loop.registry.records import MODELS, Code, Field, ModelRecord, Signature, Version
 from endcap.loop.registry.signatures import Columns, fit_example, read_example
 from endcap.loop.registry.versions import TRACKED, draft_model, keep_new_model, keep_version
+from endcap.loop.training.tracking.capturing import read_environment
 from endcap.loop.training.tracking.experiments import Tags, parse_tags
 from endcap.loop.training.tracking.logged_models import get_logged_model
-from endcap.loop.training.tracking.records import RUN_FILES
+from endcap.loop.training.tracking.records import RUN_FILES, RunEnvironment
 from endcap.loop.training.tracking.tracked_runs import get_run_track, list_datasets
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def register_run(session: Session, owner: str, path: str, *, model: str, descrip
     """Make a version of what a run logged: a folder of the MLflow client, or one model file.
 
     ``owner`` is the id of the run or of the logged model, ``path`` the folder or file under it ('': all of it). ``model`` is the model's name, which
-    is made when it does not stand. ``description`` and ``tags`` are said of the version. LightGBM's text, scikit-learn by skops and ONNX can
-    become versions; whatever is pickled is refused with the way to log it instead, and the run keeps it. The file is opened in a process of its
-    own and answers its input example, which is kept for proofs. The same files of the same run give the version that stands already.
+    is made when it does not stand. ``description`` says what the version is; ``tags`` is what it is found by: in Python a mapping, elsewhere
+    texts such as ``season=winter``. LightGBM's text, scikit-learn by skops and ONNX can become versions; whatever is pickled is refused with the
+    way to log it instead, and the run keeps it. The file is opened in a process of its own and answers its input example, which is kept for
+    proofs. The same files of the same run give the version that stands already.
     Raises NotFound without files there, InvalidInput for what cannot become a version, Conflict for a model that trains its own. Cost: one
     reading of the files; about 1.5 s for the first model that a process registers.
     """
@@ -55,6 +57,7 @@ def register_run(session: Session, owner: str, path: str, *, model: str, descrip
     owner, path = find_owner(session, owner, path)
     package = read_package(session, owner, path)
     tried, example, notes = _try(session, package)
+    notes += _compare_libraries(package, tried)
     draft = _draft(session, record, package, owner=owner, path=path, tried=tried)
     draft = msgspec.structs.replace(draft, example=session.blobs.put(msgspec.json.encode(example)) if example else "", notes=(*package.notes, *notes))
     with session.change("register-run", thing=f"model/{model}", detail={"from": f"{owner}/{path}".rstrip("/")}) as change:
@@ -106,6 +109,13 @@ def _try(session: Session, package: Package) -> tuple[Tried, Example | None, lis
     return tried, None, [*notes, "no input example was logged, so that its answers can never be proved the same: log_model(..., input_example=rows)"]
 
 
+def _compare_libraries(package: Package, tried: Tried) -> list[str]:
+    """Another version of the library than the model was logged with is worth a word: it may answer otherwise."""
+    library, _, here = tried.name.partition(" ")
+    there = package.lock.get(library, here)
+    return [] if there == here else [f"it was logged with {library} {there}, and {here} answers here"]
+
+
 def _require_inputs(signature: Signature, takes: tuple[Field, ...]) -> None:
     """Raise InvalidInput where the signature and the file speak of other columns."""
     told = [field.name for field in signature.inputs]
@@ -143,6 +153,7 @@ def _make_value(field: Field, n: int, *, shape: tuple[int, ...]) -> Any:
 def _draft(session: Session, record: ModelRecord, package: Package, *, owner: str, path: str, tried: Tried) -> Version:
     track, run = _find_track(session, owner)
     tags = track.tags if track else {}
+    environment = read_environment(session, track) if track else None
     metrics = Metrics(
         n=0,
         mae=None,
@@ -177,11 +188,11 @@ def _draft(session: Session, record: ModelRecord, package: Package, *, owner: st
         evidence=evidence,
         tables={each.name: each.digest for each in datasets},
         definition=record.identity,
-        lock={**package.lock, "answers": tried.name},
+        lock={**_read_lock(package, environment), "answered by": tried.name},
         engine=package.engine,
         signature=package.signature or (Signature(tried.inputs) if tried.inputs else None),
         views={view.name: view.version for view in views},
-        code=_read_code(tags),
+        code=_read_code(tags, environment),
         source=f"{owner}/{path}".rstrip("/"),
     )
 
@@ -215,7 +226,19 @@ def _read_day(text: str | None) -> date | None:
         raise InvalidInput(f"The run's tag {TRAINED_UNTIL!r} is {text[:40]!r}, which is no day.", hint="write 2026-03-03") from error
 
 
-def _read_code(tags: Mapping[str, str]) -> Code | None:
-    commit, source = tags.get("mlflow.source.git.commit", ""), tags.get("mlflow.source.name", "")
-    clean = {"true": True, "false": False}.get(tags.get("endcap.git.clean", "").lower())
-    return Code(commit, clean, source) if commit or source else None
+def _read_code(tags: Mapping[str, str], environment: RunEnvironment | None) -> Code | None:
+    """Which code trained it, as the run told; None when it told nothing."""
+    source = tags.get("mlflow.source.name", "")
+    if environment is None:
+        return Code(source=source) if source else None
+    return Code(environment.git_commit, environment.git_clean, source)
+
+
+def _read_lock(package: Package, environment: RunEnvironment | None) -> dict[str, str]:
+    """What the model needs by the package's word, with the hashes that the run told of the same versions; without that all that the run had."""
+    if environment is None:
+        return package.lock
+    if "python" not in package.lock:
+        return {"python": environment.python, **environment.packages}
+    hashed = {name: environment.packages.get(name, "") for name in package.lock}
+    return {name: hashed[name] if hashed[name].partition(" ")[0] == version else version for name, version in package.lock.items()}

@@ -106,6 +106,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     n_tried: int = 1
 
     @property
+    def figures(self) -> dict[str, float]:
+        """The figures of the rows that it was judged on, by metric, and ``METRIC of BASELINE``; empty where the version brought its own."""
+        return next((check.figures for check in self.checks if check.check == "evidence"), {})
+
+    @property
     def waits(self) -> bool:
         """Whether nothing but approvals is missing."""
         failed = {check.check for check in self.checks if not check.passed}

@@ -166,13 +166,16 @@ def require_enough(rows: Rows, *, what: str, among: NDArray[np.int64] | None = N
 def find_shared(ours: Rows, theirs: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The places of the rows of the same id in both. Raises InvalidInput where their outcomes differ: then they are not the same rows.
 
-    None are shared where one of them has no ids.
+    Without ids on both sides, rows are the same by their place where all outcomes of both are, in the same order, and not all alike; otherwise none
+    is shared.
     """
     import pyarrow.compute as pc
 
-    none = np.empty(0, dtype=np.int64)
     if ours.id is None or theirs.id is None:
-        return none, none
+        truth = ours.truth
+        same = ours.n == theirs.n and bool((truth == theirs.truth).all()) and bool((truth != truth[0]).any())
+        places = np.arange(ours.n if same else 0, dtype=np.int64)
+        return places, places
     found = pc.index_in(ours.id, value_set=theirs.id)
     place = np.flatnonzero(np.asarray(found.is_valid()))
     other = found.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)

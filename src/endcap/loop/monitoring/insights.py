@@ -14,7 +14,7 @@ from endcap.loop.evaluation.records import name_metric
 from endcap.loop.features.records import TRAINING_PROFILES
 from endcap.loop.monitoring.records import READINGS, Reading
 from endcap.loop.registry.records import PROD, RELEASES, VERSIONS, Release, Version
-from endcap.loop.registry.versions import find_gate_metric, get_model
+from endcap.loop.registry.versions import find_figure, find_gate_metric, get_model, latest_verdict
 
 NO_VIEWS = "no feature view"
 
@@ -105,8 +105,11 @@ def find_spans(releases: list[Release]) -> dict[str, tuple[datetime, datetime | 
 def _weigh(session: Session, version: Version, metric: str, readings: list[Reading], span: tuple[datetime, datetime | None] | None) -> LiveResult:
     apart = _choose_apart(readings)
     n = sum(reading.n for reading in apart)
-    figures = [version.leaderboard.get(name) for name in version.baselines]
-    scored = [value for found in figures if found is not None and (value := getattr(found, metric, None)) is not None]
+    verdict = latest_verdict(session, version.id)
+    judged = verdict.figures if verdict is not None else {}
+    boards = [version.leaderboard.get(name) for name in version.baselines]
+    scored = [value for found in boards if found is not None and (value := getattr(found, metric, None)) is not None]
+    scored += [value for name, value in judged.items() if name.startswith(f"{metric} of ")]
     profile = session.records.get(TRAINING_PROFILES, workspace=session.workspace, id=version.id)
     return LiveResult(
         version=version.id,
@@ -116,7 +119,7 @@ def _weigh(session: Session, version: Version, metric: str, readings: list[Readi
         created_at=version.created_at,
         from_=span[0] if span else None,
         until=span[1] if span else None,
-        validation=getattr(version.metrics, metric, None),
+        validation=find_figure(session, version, metric),
         baseline=min(scored, default=None),
         live=sum((reading.figure or 0.0) * reading.n for reading in apart) / n if n else None,
         n=n,

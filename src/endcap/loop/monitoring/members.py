@@ -15,6 +15,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES
 from endcap.loop.deployment.routes import find_answers
+from endcap.loop.monitoring.incidents import record_incident
 from endcap.loop.monitoring.member_outcomes import find_outcome_batches, read_member_outcomes
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, MembersRead, Reading
 from endcap.loop.registry.members import find_retired
@@ -248,7 +249,7 @@ def _write(session: Session, reading: Reading, *, incident: Incident | None) -> 
     with session.change("check-members", thing=f"model/{incident.model}", detail=detail) as change:
         _append_reading(change.tx, session.workspace, reading)
         if change.tx.get(INCIDENTS, workspace=session.workspace, id=incident.id) is None:
-            change.tx.append(INCIDENTS, workspace=session.workspace, record=incident)
+            record_incident(session, change, incident)
 
 
 def _append_reading(tx: RecordTransaction, workspace: str, reading: Reading) -> None:

@@ -13,6 +13,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch
+from endcap.loop.monitoring.incidents import record_incident
 from endcap.loop.monitoring.member_outcomes import read_member_outcomes
 from endcap.loop.monitoring.records import INCIDENTS, OUTCOME_SUMS, OUTCOMES, READINGS, Incident, Reading
 from endcap.loop.registry.records import Version
@@ -187,7 +188,7 @@ def _raise_incident(session: Session, reading: Reading, watch: Quality) -> None:
         return
     with session.change("check-quality", thing=thing, detail={"version": reading.version, "breach": sentence}) as change:
         incident = Incident(id=identity, model=reading.model, version=reading.version, at=session.now(), sentence=sentence, reactions=watch.then)
-        change.tx.append(INCIDENTS, workspace=session.workspace, record=incident)
+        record_incident(session, change, incident)
 
 
 def _stays_breached(session: Session, reading: Reading) -> bool:

@@ -125,10 +125,11 @@ def open_request(
     override_until: datetime | None = None,
 ) -> ApprovalRequest:
     """Write in an open change that a version waits for people. One that waited on an older verdict is closed; on the same, Conflict."""
+    now = read_time(session, reader=change.tx)
     for waiting in change.tx.find(APPROVAL_REQUESTS, workspace=session.workspace, where={"version": version.id}):
         if (waiting.environment, waiting.kind, waiting.status) != (verdict.environment, kind, "pending"):
             continue
-        if waiting.verdict == verdict.id and waiting.expires_at > session.now():
+        if waiting.verdict == verdict.id and waiting.expires_at > now:
             raise Conflict(
                 f"'{version.id}' waits for approval already: {waiting.id}, since {waiting.at.isoformat()}.", hint=f"endcap approve {version.id}"
             )

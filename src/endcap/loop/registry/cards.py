@@ -82,7 +82,7 @@ def make_card(facts: Facts) -> Card:
         _tell_charter(told),
         _tell_releases(facts),
         _tell_verdicts(facts),
-        _tell_metrics(version),
+        _tell_metrics(version, facts.verdicts),
         _tell_slices(version),
         _tell_fairness(facts),
         _tell_limits(facts, told),
@@ -207,7 +207,7 @@ def _tell_verdicts(facts: Facts) -> Section:
     return Section("Verdicts", tuple(lines), tuple(grids))
 
 
-def _tell_metrics(version: Version) -> Section:
+def _tell_metrics(version: Version, verdicts: Sequence[Verdict]) -> Section:
     board = {version.candidate: version.metrics, **version.leaderboard}
     names = [name for name in Metrics.__struct_fields__ if name not in ("n", "logged") and any(getattr(m, name) is not None for m in board.values())]
     grids = []
@@ -218,6 +218,9 @@ def _tell_metrics(version: Version) -> Section:
             for name, m in board.items()
         )
         grids.append(Grid(head, rows[:_MOST_ROWS]))
+    judged = next((verdict.figures for verdict in verdicts if verdict.figures), {})
+    if judged:
+        grids.append(_pairs("judged on its evidence", "value", {name: _figure(value) for name, value in judged.items()}))
     if version.metrics.logged:
         logged = {name: _figure(value) for name, value in version.metrics.logged.items()}
         grids.append(_pairs("told by its run", "value", dict(list(logged.items())[:_MOST_ROWS])))

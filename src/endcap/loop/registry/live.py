@@ -9,12 +9,17 @@ import msgspec
 from endcap.governance.sessions import Session
 from endcap.loop.registry.assignments import read_assignment
 from endcap.loop.registry.comparisons import find_comparison
-from endcap.loop.registry.records import CHAMPIONS, ENVIRONMENT_RECORDS, ENVIRONMENTS, PROD
+from endcap.loop.registry.records import CHAMPIONS, ENVIRONMENT_RECORDS, ENVIRONMENTS, PROD, RELEASES
 from endcap.loop.registry.standings import get_seats
+
+ON_AN_OVERRIDE = "OVERRIDDEN: it did not pass its gate"
 
 
 class LiveRelease(msgspec.Struct, frozen=True):
-    """A version that answers now: for everybody that no other answers for, for some members or a share, or unheard."""
+    """A version that answers now: for everybody that no other answers for, for some members or a share, or unheard.
+
+    ``overridden``: on somebody's word, its gate did not let it pass.
+    """
 
     model: str
     environment: str
@@ -22,6 +27,7 @@ class LiveRelease(msgspec.Struct, frozen=True):
     role: str
     release: str
     since: datetime
+    overridden: bool = False
 
 
 def find_live_releases(session: Session, model: str) -> tuple[LiveRelease, ...]:
@@ -43,4 +49,10 @@ def find_live_releases(session: Session, model: str) -> tuple[LiveRelease, ...]:
     for environment in environments:
         seats = get_seats(session, model, environment=environment)
         found += [LiveRelease(model, environment, seat.version, seat.role, seat.release, seat.since) for seat in seats]
-    return tuple(found)
+    return tuple(msgspec.structs.replace(live, overridden=True) if _is_overridden(session, live) else live for live in found)
+
+
+def _is_overridden(session: Session, live: LiveRelease) -> bool:
+    rows = session.records.find(RELEASES, workspace=session.workspace, where={"version": live.version}, newest_first=True)
+    came = (row for row in rows if row.environment == live.environment and row.how in ("promote", "rollback", "comparison"))
+    return next((row.overridden for row in came), False)

@@ -23,7 +23,7 @@ MLMODEL = "MLmodel"
 FLAVOURS = {"lightgbm": "lightgbm", "sklearn": "skops", "onnx": "onnx"}
 """The flavours that can become a version, and the kind of file that answers."""
 HOW_TO_LOG = (
-    "log it as scikit-learn by skops: mlflow.sklearn.log_model(model, name='model', serialization_format='skops'); "
+    "log it as scikit-learn by skops (a client of MLflow 3): mlflow.sklearn.log_model(model, name='model', serialization_format='skops'); "
     "as LightGBM's text: mlflow.lightgbm.log_model(model.booster_, name='model'); or as ONNX: mlflow.onnx.log_model(graph, name='model')"
 )
 _MOST_FILES = 2_000

@@ -24,8 +24,10 @@ def find_hands(session: Session, version: Version, *, reader: RecordReader | Non
     reader = reader or session.records
     hands = {version.created_by: "registered it"} if version.created_by else {}
     run = reader.get(RUNS, workspace=session.workspace, id=version.run) if version.run else None
-    if run is not None:
-        hands[run.actor] = "trained it"
+    tracked = session.tracks.read(session.workspace, [version.run])[0] if version.run else None
+    for trained in (run, tracked):
+        if trained is not None:
+            hands[trained.actor] = "trained it"
     for row in reader.find(AUDIT_ROWS, workspace=session.workspace, where={"thing": f"model/{version.model}"}):
         if row.outcome != "done":
             continue

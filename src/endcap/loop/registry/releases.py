@@ -260,7 +260,7 @@ def show_history(session: Session, model: str, *, environment: str = PROD, at: s
     if at is not None:
         instant: datetime = parse_instant(at, zone=session.zone)
         standing = [release for release in releases if release.at <= instant]
-        if not any(_moves(row) for row in standing):
+        if not any(is_move(row) for row in standing):
             raise NotFound(_describe_nothing(model, environment, instant, releases, rows))
         releases = standing
     if member is not None:
@@ -268,14 +268,14 @@ def show_history(session: Session, model: str, *, environment: str = PROD, at: s
         if champion is not None:
             also = read_lines(session, champion).members
             require_members(session, get_version(session, champion.version), [member], also=also)
-        moves = [row for row in releases if _moves(row) and row.environment == (PROD if environment == EVERY else environment)]
+        moves = [row for row in releases if is_move(row) and row.environment == (PROD if environment == EVERY else environment)]
         found = _follow(session, moves, member)
         return list(islice(found, 1)) if at is not None else list(found)
     return releases if at is None else list(_find_standing(releases))
 
 
-def _moves(row: Release) -> bool:
-    """Whether a row moved a champion, and did not only seat, unseat or pin."""
+def is_move(row: Release) -> bool:
+    """Whether a row of history moved a champion, and did not only seat, unseat or pin."""
     return row.role == "champion" and row.how not in ("pin", "unpin")
 
 
@@ -283,10 +283,10 @@ def _find_standing(releases: Sequence[Release]) -> Iterator[Release]:
     """Of the rows up to an instant, newest first, those that stood then: of each environment its champion, who was beside it, and its pin."""
     for environment in dict.fromkeys(row.environment for row in releases):
         rows = [row for row in releases if row.environment == environment]
-        yield from islice((row for row in rows if _moves(row)), 1)
+        yield from islice((row for row in rows if is_move(row)), 1)
         newest: dict[str, Release] = {}
         for row in rows:
-            if not _moves(row):
+            if not is_move(row):
                 newest.setdefault("pin" if row.role == "champion" else row.version, row)
         yield from (row for row in newest.values() if row.how in ("promote", "pin"))
 

@@ -19,7 +19,7 @@ from endcap.loop.registry.door import move_champion
 from endcap.loop.registry.environments import get_environment
 from endcap.loop.registry.members import choose_members
 from endcap.loop.registry.records import PROD, RELEASES, Champion, Release, Standing, Version
-from endcap.loop.registry.releases import describe_place, get_champion, name_moved
+from endcap.loop.registry.releases import describe_place, get_champion, is_move, name_moved
 from endcap.loop.registry.standings import require_unpinned
 from endcap.loop.registry.versions import get_model, get_version
 
@@ -58,9 +58,13 @@ def roll_back(
     origins = _read_origins(session, before)
     lines, moved = before.roll_back(chosen, spent=_find_spent(session, origins.values()))
     _require_way_back(model, champion, before, chosen, moved)
-    if not again:
-        _require_first(session, champion, chosen)
-    require_unpinned(session, model, environment=place.name)
+    try:
+        if not again:
+            _require_first(session, champion, chosen)
+        require_unpinned(session, model, environment=place.name)
+    except Conflict as error:
+        session.record_refusal("rollback", thing=f"model/{model}", detail={"from": champion.version, "why": error.what[:500]})
+        raise
     target = _find_target(lines, before, moved)
     proof = _prove_all(session, model, sorted({target.version, *moved.n_by_version}), prove=prove)
     row = _draft(session, champion, origins[target.release], target, reason=reason)
@@ -138,7 +142,7 @@ def _require_first(session: Session, champion: Champion, chosen: tuple[str, ...]
         return
     rows = session.records.find(RELEASES, workspace=session.workspace, where={"model": newest.model}, newest_first=True)
     for row in rows:
-        if row.environment != newest.environment or row.role != "champion" or row.how in ("pin", "unpin"):
+        if row.environment != newest.environment or not is_move(row):
             continue
         if row.how != "rollback":
             return

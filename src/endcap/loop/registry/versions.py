@@ -161,6 +161,15 @@ def latest_verdict(session: Session, version: str) -> Verdict | None:
     return found[0] if found else None
 
 
+def find_figure(session: Session, version: Version, metric: str) -> float | None:
+    """A figure of a version: its own, else that of the rows on which its newest verdict was given; None without either."""
+    own: float | None = getattr(version.metrics, metric, None)
+    if own is not None:
+        return own
+    verdict = latest_verdict(session, version.id)
+    return verdict.figures.get(metric) if verdict is not None else None
+
+
 def read_artefacts(session: Session, version: Version) -> dict[str, Artefact]:
     """The files of a version, each checked against its SHA-256. Raises IntegrityBroken when one was changed or is gone."""
     return {file.name: read_file(session, version, file.name) for file in version.files}

@@ -21,8 +21,8 @@ from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.deployment.records import Batch
 from endcap.loop.evaluation.records import CheckResult, Metrics, SliceMetrics, Verdict, name_metric
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
-from endcap.loop.registry.records import RELEASES, Release, Version
-from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.records import PROD, RELEASES, Release, Version
+from endcap.loop.registry.releases import get_champion, is_move
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.loop.retraining.tasks import DataRef
 from endcap.solutions.forecasting import plots
@@ -89,7 +89,7 @@ def read_told(session: Session, data: DataRef, batch: Batch) -> Told:
         batch=batch,
         version=version,
         verdict=latest_verdict(session, version.id),
-        releases=session.records.find(RELEASES, workspace=workspace, where=where),
+        releases=[row for row in session.records.find(RELEASES, workspace=workspace, where=where) if row.environment == PROD and is_move(row)],
         readings=session.records.find(READINGS, workspace=workspace, where=where, newest_first=True, limit=_NEWEST_READINGS)[::-1],
         incidents=session.records.find(INCIDENTS, workspace=workspace, where=where, newest_first=True, limit=_NEWEST_READINGS)[::-1],
     )
@@ -282,7 +282,7 @@ def describe_origins(told: Told) -> dict[str, Any]:
         "read_set": told.data.digest[:12],
         "tables": tables,
         "lock": sorted(version.lock.items()),
-        "releases": [(told.say(r.at), r.version, r.how, r.actor, r.reason, r.verdict_sentence) for r in told.releases[::-1][:20]],
+        "releases": [(told.say(r.at), r.version, r.how, r.actor, r.reason, r.verdict_sentence, r.overridden) for r in told.releases[::-1][:20]],
     }
 
 
@@ -327,7 +327,7 @@ def _bytes(n: int) -> str:
 
 def _short_version(release: Release, model: str) -> str:
     short = release.version.removeprefix(f"{model}-")
-    return short if release.how == "promote" else f"back to {short}"
+    return f"back to {short}" if release.how == "rollback" else short
 
 
 def render_page(template: str, context: dict[str, Any]) -> str:

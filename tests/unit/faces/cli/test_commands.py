@@ -122,6 +122,16 @@ def test_the_zone_of_a_file_is_not_the_zone_of_the_workspace(brewed: Callable[..
     assert (said["zone"], said["house"]) == (None, "Europe/Berlin")
 
 
+def test_a_workspace_is_named_by_an_option_or_the_environment(brewed: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert brewed("assam", "--out", "pot", "--workspace", "shoes")["workspace"] == "shoes"
+    monkeypatch.setenv("ENDCAP_WORKSPACE", "hats")
+    assert brewed("assam", "--out", "pot")["workspace"] == "hats"
+    assert brewed("assam", "--out", "pot", "--workspace", "shoes")["workspace"] == "shoes"
+    for name in ("_house", "../other", "x" * 101):
+        with pytest.raises(InvalidInput, match="cannot be the name of a workspace"):
+            brewed("assam", "--out", "pot", "--workspace", name)
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [

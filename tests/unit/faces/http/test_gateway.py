@@ -244,6 +244,22 @@ def test_an_error_that_nobody_foresaw_is_told_without_its_text_and_logged() -> N
     assert json.loads(sent[1]["body"])["error"] == "The service failed: RuntimeError."
 
 
+def test_a_sign_in_that_fails_is_told_without_its_text_and_logged() -> None:
+    class Failing(Porter):
+        async def sign_in(self, head: Head, scope: Scope) -> Session:
+            raise RuntimeError("secret")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/slow", "headers": [(b"host", b"localhost")]}
+    with pytest.raises(RuntimeError, match="secret"):
+        anyio.run(Gateway(echo, {}, Failing(keeps=False)), scope, None, send)
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]) == (500, "The service failed: RuntimeError.")
+
+
 def chunks(*parts: bytes, more: bool = False) -> list[Message]:
     last = len(parts) - 1
     return [{"type": "http.request", "body": part, "more_body": more or i < last} for i, part in enumerate(parts)]

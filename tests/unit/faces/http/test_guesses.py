@@ -4,7 +4,7 @@ import pytest
 
 from endcap.faces.http import guesses
 from endcap.faces.http.answers import RequestRefused
-from endcap.faces.http.guesses import MOST_OF_ADDRESS, MOST_OF_NAME, MOST_OF_PAIR, WINDOW_S, Guesses
+from endcap.faces.http.guesses import MOST_AUDITED, MOST_OF_ADDRESS, MOST_OF_NAME, MOST_OF_PAIR, WINDOW_S, Guesses
 
 
 class Clock:
@@ -79,3 +79,11 @@ def test_what_is_counted_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(100):
         counted.count(address=f"10.0.{i}.1", name="ada" if i % 2 else f"user{i}")
     assert len(counted._attempts) == 10
+
+
+def test_so_many_refusals_are_audited_and_no_more() -> None:
+    clock = Clock()
+    counted = Guesses(clock)
+    assert [counted.may_be_audited() for _ in range(MOST_AUDITED + 2)].count(True) == MOST_AUDITED
+    clock.now += WINDOW_S
+    assert counted.may_be_audited()

@@ -20,6 +20,7 @@ GIVEN: dict[str, Any] = {"names": (), "secure": True, "behind_proxy": False, "ha
 def test_the_own_machine_is_answered_with_and_without_users_and_tls(host: str, has_users: bool, secure: bool) -> None:
     place = settle_place(host, names=(), secure=secure, behind_proxy=False, has_users=has_users)
     assert (place.names, place.secure) == (frozenset(LOOPBACK), secure)
+    assert f"{'https' if secure else 'http'}://127.0.0.1:PORT" in place.hint
 
 
 @pytest.mark.parametrize(

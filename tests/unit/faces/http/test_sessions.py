@@ -6,12 +6,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from endcap.assembly import House, open_house
 from endcap.core.clock import ManualClock
+from endcap.core.errors import Conflict, EndcapError, StorageFull
 from endcap.faces.http import application, sessions
+from endcap.faces.http.answers import RequestRefused
 from endcap.faces.http.application import build_application
 from endcap.faces.http.guesses import MOST_OF_ADDRESS, MOST_OF_PAIR, WINDOW_S, Guesses
 from endcap.faces.http.heads import read_head
@@ -188,6 +193,17 @@ def test_what_reads_as_no_credentials_is_refused(connect: Connect, house: House,
     assert (answer.status_code, answer.json()["code"]) == (401, "not_signed_in")
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # the fixture only makes hashes cheap
+@given(st.binary(max_size=300), st.sampled_from([b"Bearer ", b"Bearer endcap_1_", b"Basic ", b"basic", b""]), st.booleans())
+def test_whatever_is_sent_as_credentials_is_refused_in_the_house_s_words(said: bytes, scheme: bytes, encoded: bool) -> None:
+    with open_house("memory://") as house:
+        add_user(house.session(), "ada")
+        head = {b"authorization": scheme + (base64.b64encode(said) if encoded else said)}
+        with pytest.raises(RequestRefused) as refused:
+            anyio.run(SignIn(house).sign_in, head, {"client": None})
+        assert (refused.value.status, refused.value.error.code) == (401, "not_signed_in")
+
+
 def test_a_workspace_is_the_tokens_or_named_by_a_header(connect: Connect, house: House) -> None:
     owner = house.session()
     add_user(owner, "ada", password=GOOD)
@@ -202,9 +218,11 @@ def test_a_workspace_is_the_tokens_or_named_by_a_header(connect: Connect, house:
     assert [row.outcome for row in list_audit(house.session(workspace="shoes"))][:1] == ["refused"]
     assert pour(basic("ada", GOOD)) == 200, "owner in default"
     assert pour(basic("ada", GOOD, **{header: "shoes"})) == 403
-    for headers in (bearer(token, **{header: "default"}), basic("ada", GOOD, **{header: "hats"}), basic("ada", GOOD, **{header: "_house"})):
+    for headers in (bearer(token, **{header: "default"}), basic("ada", GOOD, **{header: "hats"})):
         said = ask(client, headers)
         assert (said.status_code, said.json()["code"]) == (403, "permission_denied")
+    for headers in (bearer(token, **{header: "_house"}), basic("ada", GOOD, **{header: "_house"})):
+        assert ask(client, headers).status_code == 400
 
 
 @pytest.mark.parametrize("name", ["_house", "../other", "%00", "x" * 300, "", "가나"])
@@ -253,6 +271,65 @@ def test_wrong_tokens_are_counted_by_address(connect: Connect, house: House) -> 
     (row, *_) = list_audit(house.session(), house=True)
     assert row.thing.startswith("token/")
     assert token.split("_", 2)[2] not in repr(row)
+
+
+@pytest.mark.parametrize("error", [StorageFull("No room."), Conflict("Another writes.")])
+def test_where_nothing_can_be_written_people_still_read_and_strangers_are_still_refused(
+    connect: Connect, house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: EndcapError
+) -> None:
+    add_user(house.session(), "ada")
+    token = make_token(house.session(), "nightly", user="ada").token
+    client = connect()
+
+    def fails() -> Any:
+        raise error
+
+    monkeypatch.setattr(house.ports.records, "transact", fails)
+    assert ask(client, bearer(token)).status_code == 200
+    assert ask(client, bearer(token[:-1])).status_code == 401
+    assert "a refused sign-in was not audited" in capsys.readouterr().err
+
+
+def test_many_requests_at_once_with_one_password_are_one_check(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    right = sessions.check_user
+
+    def counted(records: Any, name: str, password: str) -> Any:
+        checked.append(name)
+        return right(records, name, password)
+
+    monkeypatch.setattr(sessions, "check_user", counted)
+    add_user(house.session(), "ada", password=GOOD)
+    signing_in = SignIn(house)
+    head = read_head([(name.lower().encode(), value.encode()) for name, value in basic("ada", GOOD).items()])
+
+    async def drive() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(4 * MOST_OF_PAIR):
+                group.start_soon(signing_in.sign_in, head, {"client": ("10.0.0.1", 1)})
+
+    anyio.run(drive)
+    assert checked == ["ada"]
+
+
+def test_many_guesses_at_once_are_no_more_than_many_in_turn(house: House) -> None:
+    add_user(house.session(), "ada", password=GOOD)
+    signing_in, statuses = SignIn(house), []
+
+    async def guess(i: int) -> None:
+        said = basic("ada", f"guess number {i}")["Authorization"].encode()
+        try:
+            await signing_in.sign_in({b"authorization": said}, {"client": ("10.0.0.1", 1)})
+        except RequestRefused as refused:
+            statuses.append(refused.status)
+
+    async def drive() -> None:
+        async with anyio.create_task_group() as group:
+            for i in range(4 * MOST_OF_PAIR):
+                group.start_soon(guess, i)
+
+    anyio.run(drive)
+    assert sorted(statuses) == [401] * MOST_OF_PAIR + [429] * 3 * MOST_OF_PAIR
 
 
 def test_the_address_behind_a_proxy_is_what_the_proxy_says_and_nobody_before_it(house: House) -> None:

@@ -23,6 +23,8 @@ from endcap.loop.features.records import TrainingProfile
 from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, ModelDefinition, ModelRecord
 from endcap.loop.registry.releases import promote
 from endcap.loop.registry.versions import get_version, register_version
+from endcap.loop.training.tracking.records import Dataset
+from endcap.loop.training.tracking.tracked_runs import log_datasets, start_run
 
 SALES = Table(
     "sales",
@@ -190,3 +192,12 @@ def test_another_workspace_sees_nothing(chain: Any) -> None:
     for thing in ("sales.units", "orders", "orders-v1", "orders-v1~2026-01-05~S1"):
         with pytest.raises(NotFound):
             show_lineage(other, thing)
+
+
+def test_a_version_of_somebodys_own_code_leads_back_to_its_run_and_the_datasets_that_it_used(shop: Any) -> None:
+    run = start_run(shop.session).id
+    log_datasets(shop.session, run, [Dataset(id="d1", run=run, name="visits", digest="abc", source="s3://x", source_type="s3", context="training")])
+    version = shop.register("own", run=run)
+    found = {node.thing: node for node in show_lineage(shop.session, version.id).nodes}
+    assert found["dataset/visits@abc"].through == (f"run/{run}",)
+    assert found["dataset/visits@abc"].what == "dataset for training, from s3"

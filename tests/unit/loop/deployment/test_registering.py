@@ -6,14 +6,16 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import KNeighborsRegressor
 
-from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.governance.sessions import Session
@@ -22,12 +24,22 @@ from endcap.loop.deployment.registering import register_run
 from endcap.loop.registry.naming import read_version_words
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
 from endcap.loop.registry.versions import get_model, read_artefacts
+from endcap.loop.training.tracking.capturing import keep_environment
 from endcap.loop.training.tracking.logged_models import create_logged_model
-from endcap.loop.training.tracking.records import Dataset
+from endcap.loop.training.tracking.records import Dataset, RunEnvironment
 from endcap.loop.training.tracking.run_files import put_file
 from endcap.loop.training.tracking.tracked_runs import log, log_datasets, start_run
 from endcap.storage.tracks import Point, TrackBatch
-from endcap.testing.packages import ROWS, log_package, make_lightgbm_package, make_onnx_package, make_package, make_skops_package
+from endcap.testing.packages import (
+    ROWS,
+    log_package,
+    make_lightgbm_package,
+    make_onnx_graph,
+    make_onnx_package,
+    make_package,
+    make_skops_package,
+)
+from endcap.testing.sessions import make_session
 
 BOOSTER = make_lightgbm_package()
 SKOPS = make_skops_package(LinearRegression().fit(np.column_stack(list(ROWS.values())), [1.0, 2.0, 3.0]))
@@ -90,6 +102,19 @@ def test_what_the_run_told_stands_in_the_version(session: Session) -> None:
     assert version.code is not None
     assert (version.code.commit, version.code.source, version.code.clean) == ("abc", "train.py", None)
     assert version.trained_until == date(2026, 1, 4)
+
+
+def test_the_lock_has_the_hashes_that_the_run_told(session: Session) -> None:
+    environment = RunEnvironment(python="3.12.1", packages={"numpy": "2.4.6 sha256:ab", "scipy": "1.0 sha256:cd"}, git_commit="abc", git_clean=False)
+    tags = keep_environment(session, environment)
+    version = register_run(session, log_package(session, BOOSTER, tags=tags), "model", model="traffic")
+    assert version.lock["numpy"] == "2.4.6 sha256:ab"
+    assert version.lock["scipy"] == ">=1.2", "what the run had is not the version that is asked for"
+    assert version.lock["python"] == "3.11.7"
+    assert version.code is not None
+    assert (version.code.commit, version.code.clean) == ("abc", False)
+    bare = register_run(session, log_package(session, {"m.txt": BOOSTER["model.lgb"]}, path="", tags=tags), "m.txt", model="bare")
+    assert {"python": "3.12.1", "numpy": "2.4.6 sha256:ab", "scipy": "1.0 sha256:cd"}.items() <= bare.lock.items()
 
 
 def test_files_swapped_after_registering_change_nothing(session: Session) -> None:
@@ -250,6 +275,51 @@ def test_another_workspace_and_a_viewer_register_nothing(session: Session) -> No
         register_run(replace(session, role=Role.VIEWER), run, "model", model="traffic")
     with pytest.raises(InvalidInput, match="no day"):
         register_run(session, log_package(session, BOOSTER, tags={"endcap.trained_until": "soon"}), "model", model="traffic")
+
+
+def test_another_version_of_the_library_is_worth_a_word(session: Session) -> None:
+    version = register_run(session, log_package(session, {**SKOPS, "requirements.txt": b"scikit-learn==1.0.2"}), "model", model="traffic")
+    assert version.notes[0].startswith("it was logged with scikit-learn 1.0.2, and ")
+    assert version.lock["answered by"].startswith("scikit-learn ")
+
+
+def test_a_zip_bomb_is_refused_before_it_unpacks(session: Session) -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(SKOPS["model.skops"])) as source, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in source.infolist():
+            bomb.writestr(entry.filename, source.read(entry))
+        bomb.writestr("1.npy", b"\0" * (64 << 20))
+    run = log_package(session, {**SKOPS, "model.skops": sink.getvalue()})
+    with pytest.raises(InvalidInput, match="more than numbers do"):
+        register_run(session, run, "model", model="traffic")
+
+
+def test_a_graph_with_numbers_elsewhere_or_operators_of_its_own_is_refused(session: Session) -> None:
+    for graph in (make_onnx_graph([[2.0], [1.0]], [0.5], elsewhere="../../secrets"), make_onnx_graph([[2.0], [1.0]], [0.5], domain="evil")):
+        run = log_package(session, make_onnx_package(payload=graph))
+        with pytest.raises(InvalidInput, match="no ONNX model that can be served"):
+            register_run(session, run, "model", model="traffic")
+
+
+def test_types_that_are_not_trusted_are_named(session: Session) -> None:
+    neighbours = KNeighborsRegressor(n_neighbors=1, algorithm="kd_tree").fit(np.column_stack(list(ROWS.values())), [1.0, 2.0, 3.0])
+    run = log_package(session, make_skops_package(neighbours))
+    with pytest.raises(InvalidInput, match="KDTree") as caught:
+        register_run(session, run, "model", model="traffic")
+    assert "ONNX" in str(caught.value.hint)
+
+
+def test_a_blob_that_was_changed_at_rest_becomes_no_version(tmp_path: Path) -> None:
+    session = make_session(tmp_path)
+    try:
+        run = log_package(session, BOOSTER)
+        for blob in (path for path in (tmp_path / "blobs").rglob("*") if path.is_file() and path.read_bytes() == BOOSTER["model.lgb"]):
+            blob.write_bytes(BOOSTER["model.lgb"].replace(b"leaf_value=", b"leaf_value=1"))
+        with pytest.raises(IntegrityBroken):
+            register_run(session, run, "model", model="traffic")
+        assert session.records.find(VERSIONS, workspace="default") == []
+    finally:
+        session.ports.close()
 
 
 def test_rows_are_made_where_none_were_logged(register: Callable[..., Version], session: Session) -> None:

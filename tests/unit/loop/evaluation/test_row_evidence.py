@@ -221,7 +221,17 @@ def test_rows_of_one_id_and_two_outcomes_are_not_the_same_rows() -> None:
     ours, theirs = parse_rows(table(id=ids), predicts="number"), parse_rows(table(id=ids[::-1].copy()), predicts="number")
     with pytest.raises(InvalidInput, match="200 rows have another outcome than in the champion's evidence, such as id 0"):
         find_shared(ours, theirs)
-    assert [places.size for places in find_shared(ours, parse_rows(table(), predicts="number"))] == [0, 0]
+
+
+def test_rows_without_ids_are_the_same_where_every_outcome_is_in_its_place() -> None:
+    ours = parse_rows(table(id=np.arange(N)), predicts="number")
+    assert [places.tolist() for places in find_shared(ours, parse_rows(table(), predicts="number"))] == [list(range(N))] * 2
+    turned = pa.table({"actual": TRUE[::-1], "prediction": GOOD})
+    shorter = table().slice(0, 100)
+    for other in (turned, shorter):
+        assert [places.size for places in find_shared(ours, parse_rows(other, predicts="number"))] == [0, 0]
+    alike = parse_rows(pa.table({"actual": np.ones(N), "prediction": GOOD}), predicts="number")
+    assert find_shared(alike, alike)[0].size == 0
 
 
 def test_classes_are_compared_by_name_and_not_by_place() -> None:

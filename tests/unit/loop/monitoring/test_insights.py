@@ -7,13 +7,13 @@ import msgspec
 import pytest
 
 from endcap.core.errors import NotFound
-from endcap.loop.evaluation.records import Metrics
+from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
 from endcap.loop.features.records import TrainingProfile
 from endcap.loop.monitoring.insights import NO_VIEWS, describe_insight, show_insight
 from endcap.loop.monitoring.records import READINGS, Reading
 from endcap.loop.registry.releases import promote
 from endcap.loop.registry.rollbacks import roll_back
-from endcap.loop.registry.versions import register_version
+from endcap.loop.registry.versions import find_figure, record_verdict, register_version
 
 BLANK = Metrics(n=1, mae=None, wape=None, rmse=None, rmsse=None, rmspe=None, bias=None, coverage_90=None, width_90=None)
 
@@ -100,3 +100,15 @@ def test_before_anything_was_trained_or_came_true_it_says_so(shop: Any) -> None:
     assert (found.versions[0].live, found.versions[0].kept, found.versions[0].from_) == (None, None, None)
     with pytest.raises(NotFound):
         show_insight(shop.session, "nothing")
+
+
+def test_a_version_that_brings_no_figures_is_told_by_those_of_its_verdict(shop: Any) -> None:
+    draft = shop.draft("own", metrics=BLANK, leaderboard={}, baselines=())
+    version = register_version(shop.session, draft)
+    figures = {"wape": 0.3, "wape of mean": 0.4, "wape of median": 0.35}
+    check = CheckResult(check="evidence", passed=True, figure=9.0, limit="", sentence="judged on 9 rows", figures=figures)
+    verdict = Verdict(id="v", model="store-day", version=version.id, at=shop.session.now(), passed=True, checks=(check,))
+    record_verdict(shop.session, verdict)
+    (result,) = show_insight(shop.session, "store-day").versions
+    assert (result.validation, result.baseline) == (0.3, 0.35)
+    assert find_figure(shop.session, version, "rmse") is None

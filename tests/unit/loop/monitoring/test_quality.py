@@ -11,6 +11,7 @@ import pytest
 from endcap.core.definitions.watches import Quality
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.governance.audit import list_audit
+from endcap.governance.notices import list_notices
 from endcap.loop.monitoring.quality import check_quality, join_outcomes, list_incidents, list_readings, read_outcomes
 from endcap.loop.monitoring.records import OUTCOMES, READINGS
 
@@ -150,6 +151,14 @@ def test_a_breach_is_an_incident_that_somebody_must_see(shop: Any, version: Any)
     assert incident.reactions == ("notify", "retrain")
     (row,) = (row for row in list_audit(shop.session) if row.verb == "check-quality")
     assert row.detail == {"version": version.id, "breach": incident.sentence}
+    (told,) = list_notices(shop.session, kind="incident")
+    assert (told.thing, told.sentence) == ("model/store-day", f"{version.id}: {incident.sentence}")
+
+
+def test_people_are_told_where_the_watch_says_so(shop: Any, version: Any) -> None:
+    assert live(shop, version, 8.0, watch=Quality("wape", least_rows=1, then=["retrain"])).breached  # type: ignore[arg-type]  # a list is taken
+    assert len(list_incidents(shop.session)) == 1
+    assert list_notices(shop.session, kind="incident") == []
 
 
 def test_one_breach_is_one_incident_however_often_it_is_read(shop: Any, version: Any) -> None:

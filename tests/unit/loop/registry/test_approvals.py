@@ -18,11 +18,14 @@ from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.registry.approvals import approve, list_approvals, reject, request_approval
 from endcap.loop.registry.environments import set_environment
+from endcap.loop.registry.live import find_live_releases
 from endcap.loop.registry.overrides import find_standing_override, override
 from endcap.loop.registry.records import MODELS, ApprovalRequest
 from endcap.loop.registry.releases import get_champion, promote, show_history
 from endcap.loop.registry.rollbacks import roll_back
 from endcap.loop.registry.versions import latest_verdict, record_verdict
+from endcap.loop.training.tracking.experiments import create_experiment
+from endcap.loop.training.tracking.tracked_runs import start_run
 
 MODEL = "store-day"
 V1, V2 = "store-day-v1", "store-day-v2"
@@ -116,6 +119,17 @@ def test_a_record_that_names_somebody_else_does_not_hide_who_registered_it(asked
     request_approval(asked.session, V2)
     with pytest.raises(PermissionDenied, match="'ada' registered it"):
         approve(asked.session, V2)
+
+
+def test_whoever_logged_the_run_that_it_came_from_does_not_approve(asked: Any) -> None:
+    experiment = create_experiment(asked.session, "churn")
+    run = start_run(as_person(asked, "fay", role=Role.EDITOR), experiment=experiment.id)
+    asked.register("b", run=run.id)
+    asked.judge_for(V2, "prod", approvals=2)
+    request_approval(asked.session, V2)
+    assert list_approvals(asked.session)[0].hands == {"ada": "registered it", "fay": "trained it"}
+    with pytest.raises(PermissionDenied, match="'fay' trained it"):
+        approve(as_person(asked, "fay"), V2)
 
 
 def test_one_rejection_ends_the_request(asked: Any) -> None:
@@ -264,6 +278,7 @@ def test_somebody_answers_for_it_for_a_while(failed: Any) -> None:
     standing = find_standing_override(failed.session, MODEL)
     assert standing is not None
     assert (standing.owner, standing.expired) == ("ada", False)
+    assert [(live.version, live.overridden) for live in find_live_releases(failed.session, MODEL)] == [(V2, True)]
     failed.pass_time(days=4)
     standing = find_standing_override(failed.session, MODEL)
     assert standing is not None

@@ -198,6 +198,8 @@ def test_rollbacks_go_back_once_unless_asked_again_and_history_keeps_every_step(
     with pytest.raises(Conflict, match="It went back already: ada rolled model 'store-day' back to store-day-v2 at 2026-01-05T12") as caught:
         rollback(shop.session, MODEL)
     assert caught.value.hint == "if that one is bad too, go back one further with: endcap rollback store-day --again"
+    (verb, why), *_ = refused(shop)
+    assert (verb, str(why)[:20]) == ("rollback", "It went back already")
     assert rollback(shop.session, MODEL, again=True).version == "store-day-v1"
     with pytest.raises(Conflict, match="'store-day-v1' is its first release"):
         rollback(shop.session, MODEL, again=True)
@@ -209,7 +211,7 @@ def test_rollbacks_go_back_once_unless_asked_again_and_history_keeps_every_step(
         ("v2", "v3", "rollback"),
         ("v1", "v2", "rollback"),
     ]
-    audited = [row.detail for row in list_audit(shop.session) if row.verb == "rollback"]
+    audited = [row.detail for row in list_audit(shop.session) if (row.verb, row.outcome) == ("rollback", "done")]
     assert audited == [
         {"from": "store-day-v2", "to": "store-day-v1", "reason": "", "again": True},
         {"from": "store-day-v3", "to": "store-day-v2", "reason": "complaints"},

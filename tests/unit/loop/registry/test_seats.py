@@ -204,6 +204,8 @@ def test_what_a_person_pinned_stays(three: Any) -> None:
         ) as caught:
             act()
         assert caught.value.hint == "ask bob, or take the pin back with: endcap unpin store-day"
+        (row,) = list_audit(three.session, limit=1)
+        assert (row.outcome, str(row.detail["why"])[:14]) == ("refused", "bob has pinned")
     champion = get_champion(three.session, MODEL)
     assert champion is not None
     assert champion.version == V2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,13 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+import endcap
 from endcap.core.clock import SystemIds
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.loop.registry.members import list_members
-from endcap.loop.registry.records import MEMBER_METRICS, VERSIONS
+from endcap.loop.registry.records import MEMBER_METRICS, MODEL_DEFINITIONS, VERSIONS
 from endcap.loop.registry.versions import (
+    create_model,
     get_model,
     get_version,
     latest_verdict,
@@ -170,3 +173,27 @@ def test_a_version_without_members_and_one_of_another_workspace_have_none_to_sho
     for session in (shop.session, replace(shop.session, workspace="other")):
         with pytest.raises(NotFound):
             list_members(session, "store-day-v1")
+
+
+def test_nothing_in_the_house_changes_a_version() -> None:
+    source = Path(endcap.__file__).parent
+    texts = {path.relative_to(source).as_posix(): path.read_text(encoding="utf-8") for path in source.rglob("*.py")}
+    assert [name for name, text in texts.items() if re.search(r"\bput\(\s*VERSIONS\b", text)] == []
+    assert sorted(name for name, text in texts.items() if re.search(r"\bappend\(\s*VERSIONS\b", text)) == [
+        "loop/registry/copies.py",
+        "loop/registry/versions.py",
+    ]
+
+
+def test_a_number_that_a_copy_took_is_passed_over(shop: Any) -> None:
+    with shop.session.records.transact() as tx:
+        tx.append(VERSIONS, workspace="default", record=shop.draft("copied", id="store-day-v2", n=2))
+        tx.append(VERSIONS, workspace="default", record=shop.draft("older", id="store-day-v1", n=1))
+    assert shop.register("new").id == "store-day-v3"
+
+
+def test_a_model_keeps_its_definition_from_the_first(shop: Any) -> None:
+    made = create_model(shop.session, "fraud")
+    kept = shop.session.records.get(MODEL_DEFINITIONS, workspace="default", id=made.identity)
+    assert kept is not None
+    assert kept.definition == made.definition

@@ -20,8 +20,8 @@ from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS
 from endcap.loop.evaluation.records import VERDICTS
 from endcap.loop.monitoring.quality import list_incidents, list_readings
-from endcap.loop.registry.records import MEMBER_METRICS, VERSIONS
 from endcap.loop.registry.pins import pin, unpin
+from endcap.loop.registry.records import MEMBER_METRICS, VERSIONS
 from endcap.loop.registry.releases import show_history
 from endcap.loop.registry.rollbacks import roll_back
 from endcap.loop.retraining.cycle import CycleResult
@@ -277,7 +277,7 @@ def test_what_is_pinned_stays_and_the_turn_goes_on(world: Any) -> None:
     assert (judged.passed, judged.released) == (False, False)
     assert "ada has pinned what answers for model 'store-day' in 'prod'" in judged.sentence
     unpin(world.session, "store-day")
-    assert world.wake().turn(train=True).champion == "store-day-v2"
+    assert world.wake().turn(train=True).champion == "store-day-v3"
 
 
 def test_a_broken_contract_ends_the_turn_and_nothing_moves(world: Any) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
-from endcap.faces.http.mlflow.meanings import Meaning, find_released, read_alias, read_stage
-from endcap.faces.http.mlflow.protocol import Request, call, missing, require_told
+from endcap.faces.http.mlflow.meanings import Meaning, find_standing, read_alias, read_stage
+from endcap.faces.http.mlflow.protocol import Request, call, require_told
 from endcap.faces.http.mlflow.versions import find_version, tell_version
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import Verdict
@@ -52,12 +52,7 @@ def set_alias(session: Session, asked: SetAlias) -> None:
 @call("GET", "/registered-models/alias")
 def find_alias(session: Session, asked: OneAlias) -> dict[str, Any]:
     """The version that an alias stands for now; of a release, the one that answers."""
-    get_model(session, asked.name)
-    meaning = read_alias(session, require_told(asked.alias, "alias"))
-    given = naming.read_model_words(session, asked.name).aliases
-    found = given.get(asked.alias) if meaning is None else find_released(session, asked.name, meaning)
-    if found is None:
-        raise missing(f"version of '{asked.name}' with the alias", asked.alias[:100])
+    found = naming.find_named(session, asked.name, require_told(asked.alias, "alias"))
     return {"model_version": tell_version(session, get_version(session, found))}
 
 
@@ -69,12 +64,13 @@ def delete_alias(session: Session, asked: OneAlias) -> None:
     if meaning is None:
         naming.unname_version(session, asked.name, asked.alias)
         return
-    standing = find_released(session, asked.name, meaning)
+    standing = find_standing(session, asked.name, meaning)
+    if standing is None:
+        return
     if meaning.role == "champion":
         what = f"The alias '{asked.alias}' is what answers for model '{asked.name}' in '{meaning.environment}', and something must answer."
         raise InvalidInput(what, hint=f"go back with: endcap rollback {asked.name}; or set the alias to another version")
-    if standing is not None:
-        withdraw(session, standing, environment=meaning.environment, reason=f"the alias '{asked.alias}' was deleted by an MLflow client")
+    withdraw(session, standing, environment=meaning.environment, reason=f"the alias '{asked.alias}' was deleted by an MLflow client")
 
 
 @call("POST", "/model-versions/transition-stage")
@@ -87,7 +83,7 @@ def move_stage(session: Session, asked: MoveStage) -> dict[str, Any]:
 
 def _release(session: Session, version: Version, meaning: Meaning, *, said: str) -> None:
     """Promote a version. One that stands there already stays, as setting a name twice changes nothing."""
-    standing = find_released(session, version.model, meaning)
+    standing = find_standing(session, version.model, meaning)
     if standing == version.id:
         return
     session.require(Permission.RELEASE, verb="promote")

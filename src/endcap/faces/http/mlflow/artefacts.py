@@ -33,6 +33,7 @@ DOWNLOAD = {"x-content-type-options": "nosniff", "content-disposition": "attachm
 """A browser never shows a file as if it were ours: what a run keeps may be a page with a script."""
 _TAKERS, _OWNERS = ("run", "logged-model"), ("run", "logged-model", "version")
 _PIECE_BYTES = 2**20
+_BYTES = "application/octet-stream"
 
 
 class Place(NamedTuple):
@@ -146,18 +147,23 @@ class Transfers:
             return Response(status_code=400)  # nobody reads it
 
     async def give(self, request: Request) -> Response:
-        """Gives a file in pieces; one that was changed at rest breaks off, or is refused where it is but a piece."""
+        """Gives a file in pieces, a small one at once. One that was changed at rest is refused where it is but a piece, else it breaks off."""
         session, place = session_of(request), parse_place(request.path_params["path"])
         opened: list[tuple[int, Iterator[bytes]]] = []
 
         def answer() -> bytes:
             n_bytes, pieces = open_file(session, place)
-            opened.append((n_bytes, chain([next(pieces, b"")], pieces)))
+            first = next(pieces, b"")
+            if len(first) == n_bytes and next(pieces, None) is None:
+                return first
+            opened.append((n_bytes, chain([first], pieces)))
             return b""
 
-        await self._calls.run(answer)
+        whole = await self._calls.run(answer)
+        if not opened:
+            return Response(whole, media_type=_BYTES, headers=DOWNLOAD)
         n_bytes, pieces = opened[0]
-        return StreamingResponse(pieces, media_type="application/octet-stream", headers={**DOWNLOAD, "content-length": str(n_bytes)})
+        return StreamingResponse(pieces, media_type=_BYTES, headers={**DOWNLOAD, "content-length": str(n_bytes)})
 
     async def remove(self, request: Request) -> Response:
         """Forgets the files of a run or of a logged model under a path. Versions that were made of them keep theirs."""

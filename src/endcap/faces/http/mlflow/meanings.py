@@ -8,10 +8,8 @@ from typing import NamedTuple
 from endcap.core.errors import InvalidInput
 from endcap.governance.sessions import Session
 from endcap.loop.registry.environments import list_environments
-from endcap.loop.registry.naming import is_released_name
+from endcap.loop.registry.naming import is_released_name, list_names
 from endcap.loop.registry.records import PROD, ROLES
-from endcap.loop.registry.releases import get_champion
-from endcap.loop.registry.standings import get_seats
 
 STAGES = {"production": PROD, "staging": "staging"}
 """The stages of older clients that mean a release, and where."""
@@ -24,6 +22,11 @@ class Meaning(NamedTuple):
     environment: str
     role: str
 
+    @property
+    def name(self) -> str:
+        """By which name the registry tells who that is."""
+        return self.environment if self.role == ROLES[0] else self.role
+
 
 def read_alias(session: Session, alias: str) -> Meaning | None:
     """What an alias means; None for a name and nothing more.
@@ -35,41 +38,25 @@ def read_alias(session: Session, alias: str) -> Meaning | None:
     word = alias.lower()
     if word in ROLES:
         return Meaning(PROD, word)
-    return Meaning(next(environment.name for environment in list_environments(session) if environment.name.lower() == word), "champion")
+    return Meaning(next(environment.name for environment in list_environments(session) if environment.name.lower() == word), ROLES[0])
 
 
 def read_stage(stage: str) -> Meaning:
     """The release that a stage means. Raises InvalidInput for a stage that means none."""
     known = stage.strip().lower()
     if known in STAGES:
-        return Meaning(STAGES[known], "champion")
+        return Meaning(STAGES[known], ROLES[0])
     if known in _NO_STAGES:
         what = f"The stage {stage[:50]!r} would end a release, and something must answer in its place."
         raise InvalidInput(what, hint="go back with: endcap rollback MODEL; or promote another version")
     raise InvalidInput(f"{stage[:50]!r} is no stage. Stages that mean a release: Staging, Production.")
 
 
-def find_released(session: Session, model: str, meaning: Meaning) -> str | None:
-    """The version that stands in a role now, None where none does; of several challengers the newest."""
-    if meaning.role == "champion":
-        champion = get_champion(session, model, environment=meaning.environment)
-        return champion.version if champion else None
-    taken = [seat.version for seat in get_seats(session, model, environment=meaning.environment) if seat.role == meaning.role]
-    return taken[-1] if taken else None
+def find_standing(session: Session, model: str, meaning: Meaning) -> str | None:
+    """The version that stands in a role now, None where none does; of several challengers the newest. Cost: two records an environment."""
+    return list_names(session, model).get(meaning.name)
 
 
-def list_released(session: Session, model: str) -> dict[str, str]:
-    """The aliases that mean releases and stand for a version now, with its id. Cost: two records an environment."""
-    found: dict[str, str] = {}
-    for environment in list_environments(session):
-        names = ROLES if environment.name == PROD else ()
-        for alias, role in ((environment.name, "champion"), *((role, role) for role in names)):
-            version = find_released(session, model, Meaning(environment.name, role))
-            if version is not None:
-                found[alias] = version
-    return found
-
-
-def name_stage(released: Mapping[str, str], version: str) -> str:
+def tell_stage(names: Mapping[str, str], version: str) -> str:
     """The stage that older clients know a version by."""
-    return next((stage.capitalize() for stage, environment in STAGES.items() if released.get(environment) == version), "None")
+    return next((stage.capitalize() for stage, environment in STAGES.items() if names.get(environment) == version), "None")

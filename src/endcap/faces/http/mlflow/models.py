@@ -123,7 +123,7 @@ def read_latest(session: Session, asked: LatestVersions) -> dict[str, Any]:
 def tell_model(session: Session, record: ModelRecord) -> dict[str, Any]:
     """A model in MLflow's shape."""
     words = naming.read_model_words(session, record.name)
-    names = Names.read(session, record.name, words)
+    names = Names.read(session, record.name)
     return {
         "name": record.name,
         "creation_timestamp": count_ms(record.applied_at),
@@ -132,13 +132,13 @@ def tell_model(session: Session, record: ModelRecord) -> dict[str, Any]:
         "description": words.description,
         "latest_versions": _find_latest(session, record.name, names),
         "tags": tell_pairs(words.tags),
-        "aliases": [{"alias": alias, "version": id_.rpartition("-v")[2]} for alias, id_ in sorted(names.all.items())],
+        "aliases": [{"alias": alias, "version": id_.rpartition("-v")[2]} for alias, id_ in sorted(names.ids.items())],
     }
 
 
 def _find_latest(session: Session, model: str, names: Names) -> list[dict[str, Any]]:
     """The newest version of each stage in MLflow's shape. Cost: some records, whatever the number of versions."""
-    answering = [names.released[environment] for environment in STAGES.values() if environment in names.released]
+    answering = [names.ids[environment] for environment in STAGES.values() if environment in names.ids]
     newest = session.records.find(VERSIONS, workspace=session.workspace, where={"model": model}, newest_first=True, limit=len(answering) + 1)
     idle = [version for version in newest if version.id not in answering][:1]
     found = {version.id: version for version in (*idle, *(get_version(session, id_) for id_ in answering))}

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.faces.http.mlflow.answers import count_ms, locate, tell_pairs
-from endcap.faces.http.mlflow.meanings import list_released, name_stage
+from endcap.faces.http.mlflow.meanings import tell_stage
 from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token
 from endcap.faces.http.mlflow.refused import drop_prompts, refuse_prompts
 from endcap.faces.http.mlflow.sources import parse_source
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.registering import register_run
 from endcap.loop.registry import naming
-from endcap.loop.registry.records import VERSIONS, ModelWords, Version, VersionWords
+from endcap.loop.registry.records import VERSIONS, Version, VersionWords
 from endcap.loop.registry.versions import get_model, get_version
 from endcap.loop.training.tracking.searching import Attribute, Vocabulary, parse_filter, parse_order
 from endcap.storage.track_search import meets, sort_tracks
@@ -137,17 +137,12 @@ def search_versions(session: Session, asked: SearchVersions) -> dict[str, Any]:
 class Names(NamedTuple):
     """By which names the versions of a model go: those that releases give, and those that were given."""
 
-    released: Mapping[str, str]
-    given: Mapping[str, str]
+    ids: Mapping[str, str]
 
     @classmethod
-    def read(cls, session: Session, model: str, words: ModelWords | None = None) -> Names:
+    def read(cls, session: Session, model: str) -> Names:
         """The names as they stand. Cost: two records an environment."""
-        return cls(list_released(session, model), (words or naming.read_model_words(session, model)).aliases)
-
-    @property
-    def all(self) -> dict[str, str]:
-        return {**self.given, **self.released}
+        return cls(naming.list_names(session, model))
 
     def tell(self, version: Version, words: VersionWords) -> dict[str, Any]:
         """A version in MLflow's shape."""
@@ -159,14 +154,14 @@ class Names(NamedTuple):
             "creation_timestamp": count_ms(version.created_at),
             "last_updated_timestamp": count_ms(words.changed_at or version.created_at),
             "user_id": version.created_by,
-            "current_stage": name_stage(self.released, version.id),
+            "current_stage": tell_stage(self.ids, version.id),
             "description": words.description,
             "source": tell_source(version),
             "run_id": version.run,
             **({"model_id": logged} if logged else {}),
             "status": "READY",
             "tags": tell_pairs(words.tags),
-            "aliases": sorted(alias for alias, id_ in self.all.items() if id_ == version.id),
+            "aliases": sorted(alias for alias, id_ in self.ids.items() if id_ == version.id),
         }
 
 

@@ -21,6 +21,7 @@ _PACKED = {
     b"x^": "zlib",
 }
 _OBJECTS = re.compile(rb"'[|<>=]?O\d*'")
+_BEGINNINGS = frozenset(bytes([letter]) for letter in b"(cS]}lIFLVUXGKJMNdt)")
 _NEWEST_PROTOCOL = 5
 _LOOKED_AT = 1 << 20
 
@@ -54,16 +55,16 @@ def find_pickle(path: str, payload: bytes) -> str | None:
 
 
 def _is_text_pickle(payload: bytes) -> bool:
-    """Whether all of a file is one pickle of protocol 0 or 1. Those begin with any of some letters, so that the opcodes are followed."""
-    if not payload or payload[:1] not in b"(cS]}lIFLVUXGKJMNdt)" or not payload.rstrip().endswith(b"."):
+    """Whether a file begins with a pickle of protocol 0 or 1, whatever follows it. Those begin with any of some letters: the opcodes are followed."""
+    if payload[:1] not in _BEGINNINGS:
         return False
+    n_opcodes, last = 0, 0
     try:
-        n_opcodes, last = 0, 0
         for _, _, position in pickletools.genops(io.BytesIO(payload[:_LOOKED_AT])):
             n_opcodes, last = n_opcodes + 1, position or 0
     except (ValueError, IndexError, UnicodeDecodeError, OverflowError, KeyError):
-        return n_opcodes > 20  # many in a row are no accident
-    return n_opcodes > 1 and last >= len(payload.rstrip()) - 1
+        return n_opcodes > 20  # so many in a row are no accident: it goes on behind what was looked at
+    return n_opcodes > 2 or len(payload) <= last + 2  # a text such as "N. B." begins with two
 
 
 def _find_in_zip(payload: bytes) -> str | None:

@@ -36,9 +36,12 @@ def test_an_alias_that_means_a_release_is_judged_then_released_by_the_gate(wire:
 @pytest.mark.parametrize("alias", ["champion", "Champion", "prod", "staging", "dev", "challenger", "shadow", "eu"])
 def test_no_alias_releases_what_has_not_passed(wire: Any, register: Callable[..., int], make_evidence: Any, alias: str) -> None:
     session = wire.house.session()
-    set_environment(session, "eu")
+    set_environment(session, "EU")
     register("trees", evidence=make_evidence())
     wire.send("/registered-models/alias", name="trees", alias="champion", version="1")
+    wire.send("/registered-models/alias", name="trees", alias="eu", version="1")
+    assert aliases_of(wire, "trees") == {"champion": "1", "prod": "1", "EU": "1"}
+    assert wire.get("/registered-models/alias", name="trees", alias="Eu")["model_version"]["version"] == "1"
     register("trees", seed=2)  # without evidence
     status, code, message = wire.refused("/registered-models/alias", name="trees", alias=alias, version="2")
     assert (status, code) == (403, "PERMISSION_DENIED")
@@ -62,6 +65,7 @@ def test_a_stage_of_older_clients_is_a_release_too(wire: Any, register: Callable
 
 def test_what_answers_cannot_be_made_to_answer_no_more_by_a_client(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
     register("trees", evidence=make_evidence())
+    assert wire.send("/registered-models/alias", method="DELETE", name="trees", alias="champion") == {}, "there is none"
     wire.send("/registered-models/alias", name="trees", alias="champion", version="1")
     for alias in ("champion", "prod"):
         _, code, message = wire.refused("/registered-models/alias", method="DELETE", name="trees", alias=alias)
@@ -169,9 +173,7 @@ def test_evidence_that_comes_later_is_seen(wire: Any, register: Callable[..., in
     assert wire.send("/registered-models/alias", name="trees", alias="champion", version="1") == {}
 
 
-def test_a_version_is_judged_again_when_another_answers_by_then(
-    wire: Any, register: Callable[..., int], make_evidence: Any
-) -> None:
+def test_a_version_is_judged_again_when_another_answers_by_then(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
     for seed in (1, 2, 3):
         register("trees", seed=seed, evidence=make_evidence(worse_by=0.5 / seed))
     session = wire.house.session()

@@ -42,6 +42,17 @@ def test_a_pickle_is_found_by_its_bytes_in_every_protocol(protocol: int, thing: 
     payload = pickle.dumps(thing, protocol=protocol)
     assert find_pickle("model.txt", payload) is not None
     assert find_pickle("model.txt", pack(inner=payload)) is not None
+    assert find_pickle("model.txt", payload + b"\n") is not None
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_what_follows_a_pickle_does_not_hide_it(protocol: int) -> None:
+    for tail in (b"tree\nversion=v4\n", b"\0" * 100, pack(a=b"x")):
+        assert find_pickle("model.lgb", pickle.dumps(Evil(), protocol=protocol) + tail) is not None
+
+
+def test_a_pickle_longer_than_is_looked_at_is_found() -> None:
+    assert find_pickle("model.txt", pickle.dumps(list(range(400_000)), protocol=0)) is not None
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "MODEL.PKL", "a/b/scaler.joblib", "net.pt", "net.pth", "x.pickle", "x.pkl.txt", "x.dill"])
@@ -54,7 +65,7 @@ def test_a_name_that_only_pickles_have_is_enough(name: str) -> None:
 @pytest.mark.parametrize(
     ("payload", "match"),
     [
-        (gzip.compress(b"x"), "packed with gzip"),
+        (gzip.compress(b"x", mtime=0), "packed with gzip"),
         (tar(), "tar archive"),
         (pack(a=pack(b=b"x")), "archive in an archive"),
         (b"junk before the archive" + pack(**{"data.pkl": b"x"}), "'data.pkl'"),
@@ -83,6 +94,7 @@ def test_arrays_of_objects_are_pickles_and_others_are_not() -> None:
         b"",
         b"tree\nversion=v4\n",
         b"channels:\n- conda-forge\n",
+        b"N. B. read this",
         b"(a sentence.)",
         b"I.",
         b"numpy==2.4.6\n",
