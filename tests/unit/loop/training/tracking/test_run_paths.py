@@ -10,8 +10,8 @@ from endcap.core.errors import InvalidInput
 from endcap.loop.training.tracking.paths import require_path
 
 SAFE = [
-    "a", "x/" * 99 + "x", "plots/loss.png", "model/MLmodel", "images/loss%step%3%timestamp%17.png", "50%", "a b/c d", "ü/店.txt", ".hidden", "a..b", "..a",
-    "a...", "x=1&y=2", "~x", "a" * 250, "C/x", "%2", "%zz", "100%25",
+    "a", "x/" * 99 + "x", "plots/loss.png", "model/MLmodel", "images/loss%step%3%timestamp%17.png", "50%", "a b/c d", "ü/店.txt", ".hidden", "a..b",
+    "..a", "a...", "x=1&y=2", "~x", "a" * 250, "C/x", "%2", "%zz", "100%25",
 ]  # fmt: skip
 HOSTILE = [
     "", "..", ".", "../x", "a/../x", "a/..", "./a", "a/./b", "/etc/passwd", "//host/x", "a//b", "a/", "\\x", "a\\..\\b", "C:\\x", "C:x", "c:/x",
