@@ -16,6 +16,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.deployment.engines.opening import open_version
 from endcap.loop.deployment.proving import Example, compare_answers, prove, read_kept, settle_answers
 from endcap.loop.registry.records import Field, Version
+from endcap.pipelines.machine import name_machine
 from endcap.testing.packages import ROWS, make_lightgbm_package, make_onnx_package, make_skops_package
 
 LINE = LinearRegression().fit(np.column_stack(list(ROWS.values())), [1.0, 2.0, 3.0])
@@ -49,6 +50,11 @@ def test_another_answer_of_the_same_library_breaks_the_proof(session: Session, r
         prove(session, version, Other(engine, by=1e-9))
     said = prove(session, version, Other(engine, by=1e-9, name="lightgbm 9"))
     assert said.endswith(f"within 1e-05 of each ({engine.name} then, lightgbm 9 now)")
+    kept = read_kept(session, version)
+    assert kept is not None
+    elsewhere = session.blobs.put(msgspec.json.encode(msgspec.structs.replace(kept, machine="abacus")))
+    said = prove(session, msgspec.structs.replace(version, example=elsewhere), Other(engine, by=1e-9))
+    assert f"({engine.name} on abacus then, {engine.name} on {name_machine()} now)" in said
     with pytest.raises(IntegrityBroken, match="does not answer its input example as it did"):
         prove(session, version, Other(engine, by=1e-3, name="lightgbm 9"))
 
