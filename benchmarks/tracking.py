@@ -13,8 +13,8 @@ say so: between the calls, 8 KiB are written into a file of their own in the sam
 (`/dev/shm`, where there is one).
 
 The peer: MLflow 3.17's `SqlAlchemyStore` on SQLite in process, without server or client, with as many runs that hold as much, put there by
-its own tables; the same searches (fewer times: some take seconds), and its own calls to log. It stands in the environment that `make bench NAME=mlflow-clients` makes; where
-there is none it is left out, aloud. The last line printed is one JSON object.
+its own tables; the same searches (fewer times: some take seconds), and its own calls to log. It stands in the environment that
+`make bench NAME=mlflow-clients` makes; where there is none it is left out, aloud. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
