@@ -2,9 +2,10 @@
 
     python benchmarks/mlflow_clients.py [--only 3.17 2.22] [--make]
 
-``--make`` makes the environments and runs nothing: `make test` does so first, as the same tests are among its own. Each client stands in an environment of its own under `.bench`, made on first use; where it cannot be installed that is said, aloud. What each
-checks stands in `tests/mlflow_clients/client_checks.py`. The last line printed is one JSON object: client by client how many checks passed,
-failed and were skipped.
+``--make`` makes the environments and runs nothing: `make test` does so first, as the same tests are among its own. Each client stands in an
+environment of its own under `.bench`, made on first use; where it cannot be installed that is said, aloud. What each checks stands in
+`tests/mlflow_clients/client_checks.py`. The last line printed is one JSON object: client by client how many checks passed, failed and were
+skipped.
 """
 
 from __future__ import annotations
