@@ -224,3 +224,6 @@ def test_a_logged_model_s_status_tags_and_params(wire: Any) -> None:
     assert files == {"root_uri": f"mlflow-artifacts:/logged-model/{model}", "files": [{"path": "sub/a", "is_dir": False, "file_size": 1}]}
     by_dataset = [{"field_name": "metrics.rmse", "dataset_name": "d"}]
     assert wire.refused("/logged-models/search", experiment_ids=["0"], order_by=by_dataset)[1] == "INVALID_PARAMETER_VALUE"
+    wire.send(f"/logged-models/{model}", method="DELETE")
+    assert wire.refused(f"/logged-models/{model}", method="GET")[:2] == (404, "RESOURCE_DOES_NOT_EXIST")
+    assert wire.get(f"/logged-models/{model}", allow_deleted="true")["model"]["info"]["model_id"] == model
