@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -156,6 +156,7 @@ def test_a_card_goes_to_a_file_as_its_name_ends(shop: Any, told: Version, tmp_pa
         write_card(shop.session, "fraud-v9")
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1).filter(lambda text: text.strip()))
 def test_any_text_reads_in_markdown_as_it_was_written(text: str) -> None:
     shown = MarkdownIt("commonmark").enable("table").render(escape_markdown(text))
