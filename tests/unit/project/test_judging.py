@@ -18,9 +18,11 @@ from endcap.core.clock import ManualClock
 from endcap.core.errors import GateRefused, NotFound
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
+from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import VERDICTS, Metrics, Verdict
 from endcap.loop.features.records import TRAINING_PROFILES
+from endcap.loop.registry.approvals import approve, request_approval
 from endcap.loop.registry.records import ENVIRONMENT_RECORDS, Environment, Version, VersionFile
 from endcap.loop.registry.releases import promote
 from endcap.loop.registry.versions import get_model, register_version
@@ -287,6 +289,18 @@ def test_an_environment_has_a_gate_of_its_own_and_asks_for_approvals(desk: Desk)
     assert (found.waits, found.sentence, found.environment) == (True, "needs 1 approval, has 0", "eu")
     with pytest.raises(NotFound, match=r"No environment 'mars'.*'dev', 'staging', 'prod', 'eu'"):
         desk.judge(version, environment="mars")
+
+
+def test_a_new_verdict_needs_approvals_of_its_own(desk: Desk) -> None:
+    desk.define("Model(name='churn', gate=ec.Gate(metric='rmse', better_than=['baseline'], bias=None, approvals=1))")
+    version = desk.log(rows())
+    assert desk.judge(version).waits
+    request_approval(desk.session, version)
+    approve(replace(desk.session, actor=Actor("bob")), version)
+    assert promote(desk.session, version).version == version
+    again = desk.judge(version)
+    assert (again.waits, find(again, "approvals").sentence) == (True, "needs 1 approval, has 0")
+    assert [check.check for check in again.checks] == ["evidence", "rmse against the best baseline (mean)", "approvals"]
 
 
 def test_an_editor_judges_and_a_version_that_is_not_there_is_not_found(desk: Desk) -> None:

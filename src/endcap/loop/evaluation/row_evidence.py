@@ -51,7 +51,8 @@ class RowEvidence:
         rows = self.rows
         if rows.predicts == "class":
             return self._pair(np.zeros(rows.n), np.zeros(rows.n))
-        return self._pair(rows.prediction * rows.weight, rows.actual * rows.weight)
+        size = np.abs(rows.actual)  # so that less than nothing, such as a margin, has a bias too
+        return self._pair((rows.prediction - rows.actual + size) * rows.weight, size * rows.weight)
 
     def figure(self, rival: str, metric: str) -> float | None:
         figure: float | None = getattr(_measure(self.rows, self._rivals[rival]), metric)
@@ -69,6 +70,10 @@ class RowEvidence:
         # Rows weigh on both sides what the version that is judged gives them.
         both = [_parts(r, r.prediction, metric)[0][shared] * rows.weight[ours] for r, shared in ((rows, ours), (self.champion_rows, theirs))]
         return self._pair(both[0], both[1], among=ours)
+
+    def parts(self, metric: str) -> Paired:
+        errors, below = _parts(self.rows, self.rows.prediction, metric)
+        return self._pair(errors * self.rows.weight, below * self.rows.weight)
 
     @property
     def has_champion(self) -> bool:
