@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -256,9 +256,10 @@ class FencedRecords:
         workspace: str,
         where: Mapping[str, object] | None = None,
         newest_first: bool = False,
+        after: str | None = None,
         limit: int | None = None,
     ) -> list[R]:
-        return self.inner.find(kind, workspace=workspace, where=where, newest_first=newest_first, limit=limit)
+        return self.inner.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
 
     @contextmanager
     def transact(self) -> Iterator[RecordTransaction]:
@@ -297,3 +298,7 @@ class FencedTables:
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self.hold.require(self.hold.session.records)
         self.inner.delete(dataset, partition=partition)
+
+    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
+        self.hold.require(self.hold.session.records)
+        self.inner.place(dataset, partition=partition, chunks=chunks)

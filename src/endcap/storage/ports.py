@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ import msgspec
 
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.names import require_name
+from endcap.storage.frozen import FiledRecord, Frozen
 from endcap.storage.landing import LandingFolder
 from endcap.storage.tracks import TrackStore
 
@@ -105,11 +106,14 @@ class RecordReader(Protocol):
         workspace: str,
         where: Mapping[str, object] | None = None,
         newest_first: bool = False,
+        after: str | None = None,
         limit: int | None = None,
     ) -> list[R]:
         """Records in the order they were first appended. Cost grows with the rows returned, not with the rows kept.
 
-        ``limit`` None means all. Raises InvalidInput for a limit below 0 and for a ``where`` that no index answers.
+        ``after`` is the id of a record of the kind, whether it is among those asked for or not: what comes behind it in that order is given, so
+        that pages follow one another. ``limit`` None means all. Raises NotFound for an ``after`` that is not there, InvalidInput for a limit
+        below 0 and for a ``where`` that no index answers.
         """
         ...
 
@@ -126,6 +130,14 @@ class RecordTransaction(RecordReader, Protocol):
 
         Raises Conflict when somebody changed it first.
         """
+        ...
+
+    def load(self, records: Iterable[FiledRecord]) -> int:
+        """Append records of a backup, with the versions and keys that they had. Returns how many. Raises Conflict when one of them stands."""
+        ...
+
+    def count(self) -> int:
+        """How many records there are, of whatever kind and workspace. Cost grows with them."""
         ...
 
 
@@ -168,6 +180,10 @@ class BlobStore(Protocol):
 
     def has(self, digest: str) -> bool: ...
 
+    def list_digests(self) -> Iterator[tuple[str, int]]:
+        """All digests that are kept, and how many bytes each stands for; what is put meanwhile may be among them. Cost grows with the blobs."""
+        ...
+
 
 class TableStore(Protocol):
     """Columns at rest: datasets in partitions, each partition one table that is replaced whole.
@@ -204,6 +220,10 @@ class TableStore(Protocol):
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         """Forget one partition; forgetting what is not there changes nothing."""
+        ...
+
+    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
+        """``write`` for a partition whose Parquet file is at hand, as a backup holds it. When ``chunks`` raises, the old one stands."""
         ...
 
 
@@ -263,7 +283,8 @@ class Ports:
     """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process).
 
     ``url`` is the home as it may be shown, without a password; ``folder`` is where its files rest (None: in no folder). ``online`` and ``tracks``
-    open what they need when they are first used.
+    open what they need when they are first used. ``freeze`` is a block in which the home can be read as it stands when the block begins, while
+    others go on: see ``endcap.storage.frozen``. Writers of records wait for some 20 us a partition then.
     """
 
     url: str
@@ -272,6 +293,7 @@ class Ports:
     tables: TableStore
     online: OnlineStore
     tracks: TrackStore
+    freeze: Callable[[], AbstractContextManager[Frozen]]
     landing: LandingFolder = field(default_factory=LandingFolder)
     folder: Path | None = None
 
@@ -353,6 +375,11 @@ def require_limit(limit: int | None) -> int | None:
     if limit is not None and limit < 0:
         raise InvalidInput(f"The limit is {limit}; it must be 0 or more.")
     return limit
+
+
+def missing_place(kind: str, identity: str) -> NotFound:
+    """The error of a search after a record that is not there."""
+    return NotFound(f"There is no {kind} {identity!r} after which others could come.", hint="begin at the first page again")
 
 
 def conflict(kind: str, identity: str, expected_version: int) -> Conflict:

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
@@ -67,6 +67,7 @@ def test_an_example_that_is_gone_changed_or_not_there_is_told(session: Session, 
         prove(session, msgspec.structs.replace(version, example=other), engine)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.floats(), min_size=2, max_size=2), min_size=1))
 def test_answers_come_back_from_rest_to_the_last_digit(rows: list[list[float]]) -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array([value for row in rows for value in row], pa.float64()), 2)
