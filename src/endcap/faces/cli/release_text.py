@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from endcap.loop.deployment.records import TraceStep
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.registry.live import ON_AN_OVERRIDE
 from endcap.loop.registry.records import PROD, ApprovalRequest, ApprovalView, Environment, Pin, Release
@@ -18,6 +19,8 @@ def style_of(row: Any) -> str:
     """The style of a row in a list: red where somebody answers for it in the gate's place."""
     if isinstance(row, Release):
         return "red" if row.overridden else ""
+    if isinstance(row, TraceStep):
+        return "red" if row.detail.startswith((ON_AN_OVERRIDE, "overridden: ")) else ""
     return "red" if isinstance(row, ModelLine) and row.override else ""
 
 
