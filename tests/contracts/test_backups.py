@@ -28,8 +28,10 @@ def keep(ports: Ports, place: Path) -> tuple[Keeper, Seal]:
         tracks = keeper.keep_tracks(frozen, advance=lambda *_: None)
         partitions = keeper.keep_partitions(frozen.partitions, advance=lambda *_: None)
     blobs = keeper.keep_blobs(ports.blobs, advance=lambda *_: None)
-    named = {"endcap": "0", "home": ports.url, "host": "here", "actor": "ada", "heads": {}}
-    return keeper, Seal(format=FORMAT, at=datetime(2026, 3, 1, tzinfo=UTC), records=records, tracks=tracks, partitions=partitions, blobs=blobs, **named)
+    named = {"endcap": "0", "home": ports.url, "host": "here", "actor": "ada", "heads": {}, "at": datetime(2026, 3, 1, tzinfo=UTC)}
+    return keeper, Seal(
+        format=FORMAT, at=datetime(2026, 3, 1, tzinfo=UTC), records=records, tracks=tracks, partitions=partitions, blobs=blobs, **named
+    )
 
 
 def fill(ports: Ports, place: Path, seal: Seal) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -40,6 +40,11 @@ class AuditRow(msgspec.Struct, frozen=True):
     def id(self) -> str:
         return f"{self.n:012d}"
 
+    @property
+    def day(self) -> str:
+        """The day of UTC on which it was written, by the clock of who wrote it."""
+        return self.at.astimezone(UTC).date().isoformat()
+
 
 class AuditHead(msgspec.Struct, frozen=True):
     """The end of a workspace's chain: the row count and the last hash. Locked by every change."""
@@ -47,6 +52,46 @@ class AuditHead(msgspec.Struct, frozen=True):
     id: str
     n: int
     hash: str
+
+
+class AuditKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A public key of the home, by which its signatures of the audit are checked; 64 hex digits. It holds from ``since`` until the next one does.
+
+    ``vouched`` is its own signature over this record: it answers for ``previous``, the key before it. ``endorsed`` is the signature of
+    ``previous`` over the same: that key hands over to this one ('' where it was lost, or there was none).
+    """
+
+    number: int
+    public: str
+    since: datetime
+    by: str
+    previous: str = ""
+    vouched: str = ""
+    endorsed: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.number:06d}"
+
+
+class SignedHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The home's signature of where a workspace's chain ended: its row ``n`` had this ``hash``. They are numbered, and ``previous`` is the SHA-256
+    of the one before, so that none can be taken out.
+    """
+
+    number: int
+    workspace: str
+    n: int
+    hash: str
+    at: datetime
+    by: str
+    key: str
+    previous: str
+    signature: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.number:08d}"
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,8 +222,10 @@ class Restoration(msgspec.Struct, frozen=True, kw_only=True):
     done_at: datetime | None = None
 
 
-AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",)))
+AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",), ("outcome",), ("day",)))
 AUDIT_HEADS = Kind("audit-head", AuditHead, "id")
+AUDIT_KEYS = Kind("audit-key", AuditKey, "id")
+SIGNED_HEADS = Kind("signed-head", SignedHead, "id")
 USERS = Kind("user", User, "name")
 GRANTS = Kind("grant", Grant, "id", (("user",), ("workspace",)))
 TOKENS = Kind("token", Token, "id", (("user",), ("workspace",)))

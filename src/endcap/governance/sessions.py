@@ -104,7 +104,7 @@ class Session:
             self._audit(tx, verb=verb, thing=thing, outcome="refused", detail=detail)
 
     def _audit(self, tx: RecordTransaction, *, verb: str, thing: str, outcome: str, detail: Detail) -> None:
-        from endcap.governance.audit import append_audit_row
+        from endcap.governance.audit_chain import append_audit_row
 
         append_audit_row(
             tx,

@@ -256,9 +256,10 @@ class FencedRecords:
         workspace: str,
         where: Mapping[str, object] | None = None,
         newest_first: bool = False,
+        after: str | None = None,
         limit: int | None = None,
     ) -> list[R]:
-        return self.inner.find(kind, workspace=workspace, where=where, newest_first=newest_first, limit=limit)
+        return self.inner.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
 
     @contextmanager
     def transact(self) -> Iterator[RecordTransaction]:

@@ -26,6 +26,7 @@ from endcap.governance.verbs import verb
 from endcap.pipelines.graph import Reporter, SilentReporter
 from endcap.project.kinds import load_kinds
 from endcap.storage.backups import FORMAT, Advance, ChainHead, Filler, Keeper, Seal, check_parts, read_seal
+from endcap.storage.files import ending
 from endcap.storage.vaults import Vault, open_vault
 
 _THING = "house"
@@ -218,7 +219,8 @@ def _finish(session: Session, mark: Restoration, filler: Filler, seal: Seal, *, 
         found = tx.get_versioned(RESTORATIONS, workspace=HOUSE, id=mark.id)
         if found is None or found[0].state != "begun" or tx.count() != 1:
             raise Conflict(f"The home {session.ports.url} was written to while it was restored.", hint="give another --home")
-        tx.load(filler.read_records(advance=advance))
+        with ending(filler.read_records(advance=advance)) as records:
+            tx.load(records)
         done = msgspec.structs.replace(mark, state="done", done_at=session.now())
         tx.put(RESTORATIONS, workspace=HOUSE, record=done, expected_version=found[1])
         return sum(_verify_chain(session, workspace, head) for workspace, head in sorted(seal.heads.items()))

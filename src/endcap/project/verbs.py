@@ -9,6 +9,9 @@ from endcap.governance.verbs import Verb, collect_verbs
 
 MODULES = (
     "endcap.governance.audit",
+    "endcap.governance.audit_exports",
+    "endcap.governance.audit_heads",
+    "endcap.governance.audit_keys",
     "endcap.governance.notices",
     "endcap.governance.people",
     "endcap.governance.tokens",

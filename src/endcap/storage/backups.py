@@ -23,7 +23,7 @@ from typing import IO, Any
 import msgspec
 
 from endcap.core.errors import IntegrityBroken, InvalidInput
-from endcap.storage.files import telling_full
+from endcap.storage.files import ending, telling_full
 from endcap.storage.frozen import FiledRecord, Frozen, HeldPartition
 from endcap.storage.ports import CHUNK_BYTES, BlobStore, Kind, Ports
 from endcap.storage.tracks import TrackPiece
@@ -201,7 +201,8 @@ class Filler:
 
         def fill(digest: str, n_bytes: int) -> int:
             if not blobs.has(digest):
-                blobs.put_stream(self._vault.read(digest, n_bytes=n_bytes))
+                with ending(self._vault.read(digest, n_bytes=n_bytes)) as chunks:
+                    blobs.put_stream(chunks)
             return n_bytes
 
         for n_bytes in _in_threads(fill, self._seal.blobs):
@@ -213,7 +214,8 @@ class Filler:
         parts = self._seal.partitions
 
         def fill(n: int, part: PartitionPart) -> int:
-            ports.tables.place(part.dataset, partition=part.partition, chunks=self._vault.read(part.digest, n_bytes=part.n_bytes))
+            with ending(self._vault.read(part.digest, n_bytes=part.n_bytes)) as chunks:
+                ports.tables.place(part.dataset, partition=part.partition, chunks=chunks)
             return n
 
         for n in _in_threads(fill, list(enumerate(parts, 1))):
@@ -223,29 +225,32 @@ class Filler:
         """All tracks, some hundreds to a transaction, each in the place of what a restore that was killed had written."""
         some: list[TrackPiece] = []
         n_points = n = 0
-        for piece in self._read_stream(self._seal.tracks, TrackPiece):
-            some.append(piece)
-            n_points += len(piece.points)
-            if len(some) >= _TRACKS_AT_ONCE or n_points >= _POINTS_AT_ONCE:
-                ports.tracks.load(some)
-                n += sum(piece.first for piece in some)
-                advance(n, self._seal.tracks.n_rows or n)
-                some, n_points = [], 0
+        with ending(self._read_stream(self._seal.tracks, TrackPiece)) as pieces:
+            for piece in pieces:
+                some.append(piece)
+                n_points += len(piece.points)
+                if len(some) >= _TRACKS_AT_ONCE or n_points >= _POINTS_AT_ONCE:
+                    ports.tracks.load(some)
+                    n += sum(piece.first for piece in some)
+                    advance(n, self._seal.tracks.n_rows or n)
+                    some, n_points = [], 0
         if some:
             ports.tracks.load(some)
 
     def read_records(self, *, advance: Advance) -> Iterator[FiledRecord]:
         """All records, in their order. Raises IntegrityBroken, at the end at the latest, where they are not what they were: keep none then."""
-        for n, record in enumerate(self._read_stream(self._seal.records, FiledRecord), 1):
-            yield record
-            if n % 1000 == 0:
-                advance(n, self._seal.records.n_rows or n)
+        with ending(self._read_stream(self._seal.records, FiledRecord)) as records:
+            for n, record in enumerate(records, 1):
+                yield record
+                if n % 1000 == 0:
+                    advance(n, self._seal.records.n_rows or n)
 
     def _read_stream(self, part: Part, type_: type[Any]) -> Iterator[Any]:
         decode = msgspec.msgpack.Decoder(type_).decode
         try:
-            for body in _read_frames(self._vault.read(part.digest, n_bytes=part.n_bytes)):
-                yield decode(body)
+            with ending(_read_frames(self._vault.read(part.digest, n_bytes=part.n_bytes))) as bodies:
+                for body in bodies:
+                    yield decode(body)
         except msgspec.DecodeError as error:
             raise IntegrityBroken(f"The part {part.digest} of the backup does not read: {error}.", hint="restore an older one") from error
 
@@ -307,18 +312,19 @@ def _read_from_start(file: IO[bytes]) -> Iterator[bytes]:
 def _read_frames(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The bodies of a stream. Raises IntegrityBroken where it ends inside one, or says that one is longer than any can be."""
     kept = bytearray()
-    for chunk in chunks:
-        kept += chunk
-        start = 0
-        while len(kept) - start >= _FRAME.size:
-            (n_bytes,) = _FRAME.unpack_from(kept, start)
-            if n_bytes > _MOST_FRAME_BYTES:
-                raise IntegrityBroken(f"A record of the backup has {n_bytes:,} bytes, more than any can have.", hint="restore an older one")
-            end = start + _FRAME.size + n_bytes
-            if len(kept) < end:
-                break
-            yield bytes(kept[start + _FRAME.size : end])
-            start = end
-        del kept[:start]
+    with ending(chunks):
+        for chunk in chunks:
+            kept += chunk
+            start = 0
+            while len(kept) - start >= _FRAME.size:
+                (n_bytes,) = _FRAME.unpack_from(kept, start)
+                if n_bytes > _MOST_FRAME_BYTES:
+                    raise IntegrityBroken(f"A record of the backup has {n_bytes:,} bytes, more than any can have.", hint="restore an older one")
+                end = start + _FRAME.size + n_bytes
+                if len(kept) < end:
+                    break
+                yield bytes(kept[start + _FRAME.size : end])
+                start = end
+            del kept[:start]
     if kept:
         raise IntegrityBroken("The records of the backup end inside one.", hint="restore an older one")

@@ -7,14 +7,16 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from endcap.core.errors import InvalidInput, StorageFull
 from endcap.storage.liveness import is_left_behind, mark_process
+
+T = TypeVar("T")
 
 _TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -108,6 +110,16 @@ def hold_files(paths: Sequence[Path], *, unfinished: Path) -> Iterator[list[Path
             if left is not None:
                 with suppress(OSError):
                     left.unlink(missing_ok=True)
+
+
+@contextmanager
+def ending(pieces: Iterator[T]) -> Iterator[Iterator[T]]:
+    """The same pieces, whose source is closed when the block ends, even where an error that somebody keeps would hold it open."""
+    try:
+        yield pieces
+    finally:
+        if isinstance(pieces, Generator):
+            pieces.close()
 
 
 def read_pieces(path: Path, n_bytes: int) -> Iterator[bytes]:

@@ -106,11 +106,14 @@ class RecordReader(Protocol):
         workspace: str,
         where: Mapping[str, object] | None = None,
         newest_first: bool = False,
+        after: str | None = None,
         limit: int | None = None,
     ) -> list[R]:
         """Records in the order they were first appended. Cost grows with the rows returned, not with the rows kept.
 
-        ``limit`` None means all. Raises InvalidInput for a limit below 0 and for a ``where`` that no index answers.
+        ``after`` is the id of a record of the kind, whether it is among those asked for or not: what comes behind it in that order is given, so
+        that pages follow one another. ``limit`` None means all. Raises NotFound for an ``after`` that is not there, InvalidInput for a limit
+        below 0 and for a ``where`` that no index answers.
         """
         ...
 
@@ -372,6 +375,11 @@ def require_limit(limit: int | None) -> int | None:
     if limit is not None and limit < 0:
         raise InvalidInput(f"The limit is {limit}; it must be 0 or more.")
     return limit
+
+
+def missing_place(kind: str, identity: str) -> NotFound:
+    """The error of a search after a record that is not there."""
+    return NotFound(f"There is no {kind} {identity!r} after which others could come.", hint="begin at the first page again")
 
 
 def conflict(kind: str, identity: str, expected_version: int) -> Conflict:

@@ -15,16 +15,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import msgspec
 
 from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, Unreachable
 from endcap.core.settings import hide_password
-from endcap.storage.files import place_by_content, remove_left_behind, telling_full
+from endcap.storage.files import ending, place_by_content, remove_left_behind, telling_full
 from endcap.storage.ports import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ _SEAL = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_SEAL_BYTES = 2 << 30
 _CONNECTS = ("s3", "gs", "gcs", "abfs", "abfss")
-
-Chunks = Callable[[], Iterator[bytes]]
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -60,7 +58,7 @@ class Files(Protocol):
         ...
 
     def read(self, name: str) -> Iterator[bytes]:
-        """Its bytes in pieces. Raises NotFound, before the first."""
+        """Its bytes in pieces. Raises NotFound before the first; nothing is open before that is asked for."""
         ...
 
     def list(self, folder: str) -> Iterator[tuple[str, int]]:
@@ -104,11 +102,11 @@ class Vault:
     def read(self, digest: str, *, n_bytes: int) -> Iterator[bytes]:
         """The bytes of a part in pieces. Raises NotFound, or IntegrityBroken at the end at the latest where they are not what they were."""
         name = _part(digest)
+        what = f"The part {name} of the backup in {self.shown}"
         try:
-            chunks = self._files.read(name)
+            yield from check_chunks(self._files.read(name), digest=digest, n_bytes=n_bytes, what=what)
         except NotFound as error:
             raise IntegrityBroken(f"The part {name} of the backup is gone from {self.shown}.", hint="restore an older one: endcap backups") from error
-        return check_chunks(chunks, digest=digest, n_bytes=n_bytes, what=f"The part {name} of the backup in {self.shown}")
 
     def seal(self, stamp: str, body: bytes) -> str:
         """Write the seal of a backup whose parts are all kept. Returns its name, in which the first 64 bits of its SHA-256 stand."""
@@ -120,15 +118,15 @@ class Vault:
         """The seal of a backup. Raises NotFound, or IntegrityBroken where it is not what its name says."""
         if not _SEAL.fullmatch(name):
             raise InvalidInput(f"{name[:100]!r} names no backup.", hint=f"list them with: endcap backups {self.shown}")
+        body = bytearray()
         try:
-            chunks = self._files.read(f"backups/{name}")
+            with ending(self._files.read(f"backups/{name}")) as chunks:
+                for chunk in chunks:
+                    body += chunk
+                    if len(body) > _MOST_SEAL_BYTES:
+                        break
         except NotFound as error:
             raise NotFound(f"There is no backup '{name}' in {self.shown}.", hint=f"list them with: endcap backups {self.shown}") from error
-        body = bytearray()
-        for chunk in chunks:
-            body += chunk
-            if len(body) > _MOST_SEAL_BYTES:
-                break
         if hashlib.sha256(body).hexdigest()[:16] != name[-16:]:
             raise IntegrityBroken(f"The seal of the backup '{name}' in {self.shown} was changed or cut.", hint="restore an older one: endcap backups")
         return bytes(body)
@@ -207,7 +205,9 @@ class FolderFiles:
             raise NotFound(f"There is no file {path}.") from error
         except OSError as error:
             raise IntegrityBroken(f"{path} is no file that can be read: {error}.", hint="links are not followed; restore an older one") from error
-        return _read_handle(os.fdopen(handle, "rb"))
+        with os.fdopen(handle, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
 
     def list(self, folder: str) -> Iterator[tuple[str, int]]:
         waiting = [self._root / folder]
@@ -256,7 +256,9 @@ class ObjectFiles:
                 stream = self._system.open_input_stream(str(self._path / name))
             except FileNotFoundError as error:
                 raise NotFound(f"There is no {name} in {self.shown}.") from error
-        return self._read_stream(stream)
+            with stream:
+                while chunk := stream.read(CHUNK_BYTES):
+                    yield chunk
 
     def list(self, folder: str) -> Iterator[tuple[str, int]]:
         from pyarrow.fs import FileSelector, FileType
@@ -267,21 +269,17 @@ class ObjectFiles:
             if info.type == FileType.File:
                 yield info.base_name, info.size
 
-    def _read_stream(self, stream: Any) -> Iterator[bytes]:
-        with telling_remote(self.shown), stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                yield chunk
-
 
 def check_chunks(chunks: Iterator[bytes], *, digest: str, what: str, n_bytes: int | None = None) -> Iterator[bytes]:
     """The same pieces. Raises IntegrityBroken, at the end at the latest, unless they are ``n_bytes`` (None: any number) of that digest."""
     total, n = hashlib.sha256(), 0
-    for chunk in chunks:
-        n += len(chunk)
-        if n_bytes is not None and n > n_bytes:
-            break
-        total.update(chunk)
-        yield chunk
+    with ending(chunks):
+        for chunk in chunks:
+            n += len(chunk)
+            if n_bytes is not None and n > n_bytes:
+                break
+            total.update(chunk)
+            yield chunk
     if n_bytes is not None and n != n_bytes:
         words = "longer than it was" if n > n_bytes else f"cut: {n:,} of {n_bytes:,} bytes"
         raise IntegrityBroken(f"{what} is {words}.", hint="restore an older one: endcap backups", part=digest)
@@ -296,12 +294,6 @@ def telling_remote(shown: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unreachable(f"{shown} cannot be reached, or refuses: {error}.", hint="look at the address and at what you may do there") from error
-
-
-def _read_handle(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
 
 
 def _part(digest: str) -> str:

@@ -192,6 +192,27 @@ class RecordStoreContract:
         with pytest.raises(InvalidInput, match="limit is -1"):
             find_ids(ports, limit=-1)
 
+    def test_pages_follow_one_another_in_both_orders(self, ports: Ports) -> None:
+        append(ports, *(Thing(str(n), group="even" if n % 2 == 0 else "odd") for n in range(7)))
+        put(ports, Thing("2", group="even", n=1), expected_version=1)
+        assert find_ids(ports, after="2") == ["3", "4", "5", "6"]
+        assert find_ids(ports, after="2", limit=2) == ["3", "4"]
+        assert find_ids(ports, after="2", newest_first=True) == ["1", "0"]
+        assert find_ids(ports, where={"group": "even"}, after="3") == ["4", "6"]
+        assert find_ids(ports, where={"group": "even"}, after="3", newest_first=True, limit=1) == ["2"]
+        assert find_ids(ports, after="6") == find_ids(ports, after="0", newest_first=True) == []
+        with ports.records.transact() as tx:
+            tx.append(THINGS, workspace=WS, record=Thing("7"))
+            assert [thing.id for thing in tx.find(THINGS, workspace=WS, after="5")] == ["6", "7"]
+            assert [thing.id for thing in tx.find(THINGS, workspace=WS, after="7", newest_first=True, limit=1)] == ["6"]
+
+    def test_a_page_after_what_is_not_there_is_refused(self, ports: Ports) -> None:
+        append(ports, Thing("a"))
+        append(ports, Thing("b"), workspace="other")
+        for missing in ("b", "", "a\x00"):
+            with pytest.raises(NotFound, match=r"no thing .* after which"):
+                find_ids(ports, after=missing)
+
     def test_a_search_that_no_index_answers_is_refused(self, ports: Ports) -> None:
         append(ports, Thing("a"))
         for where in ({"n": 0}, {"colour": None}, {"group": "g", "n": 0}):

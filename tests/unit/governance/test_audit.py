@@ -14,7 +14,8 @@ import pytest
 
 from endcap.core.clock import ManualClock
 from endcap.core.errors import IntegrityBroken, InvalidInput, PermissionDenied
-from endcap.governance.audit import hash_row, list_audit, verify_audit
+from endcap.governance.audit import list_audit, verify_audit
+from endcap.governance.audit_chain import hash_row
 from endcap.governance.records import AUDIT_HEADS, AUDIT_ROWS, Actor, AuditRow
 from endcap.governance.sessions import Session
 from endcap.testing.sessions import make_session

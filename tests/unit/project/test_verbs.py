@@ -27,6 +27,7 @@ from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
 from endcap.governance.audit import list_audit
+from endcap.governance.audit_keys import open_key
 from endcap.governance.people import add_user, has_users
 from endcap.governance.records import Actor
 from endcap.governance.sessions import Change
@@ -324,6 +325,7 @@ GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "approvals": lambda _: {},
     "audit": lambda _: {"actor": "ada"},
+    "audit-keys": lambda _: {},
     "card": lambda s: {"version": "store-day-v1", "out": s.scratch / "card.html"},
     "comparison": lambda s: {"model": compared(s)},
     "comparisons": lambda s: {"model": compared(s)},
@@ -405,23 +407,29 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "track delete-run": lambda s: {"run": s.version.identity},
     "track restore-run": lambda s: {"run": s.version.identity},
     "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
+    "sign-audit": lambda _: {},
+    "export-audit": lambda s: {"out": s.scratch / "audit.jsonl"},
 }
 BY_ANOTHER = {"approve"}  # whoever trained a version may not
 OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
     # audited in the chain of the house, as they belong to no workspace
+    "backup": lambda s: {"place": str(s.scratch / "vault")},
     "users add": lambda _: {"name": "cleo", "password": "a few words of hers"},
     "users password": lambda _: {"name": "cleo", "password": "a few others of hers"},
     "users disable": lambda _: {"name": "cleo"},
     "users enable": lambda _: {"name": "cleo"},
+    "rotate-audit-key": lambda _: {},
 }
 MADE_OF_OTHERS = {
     "compare": "it draws the groups; start-comparison is audited",
     "judge": "the verdict that it gives is audited (tests/unit/project/test_judging.py)",
     "run": "each of its parts is audited: apply, ingest, register, record-verdict, promote, log-predictions",
     "forecast": "a run of a definition file that it wrote",
+    "restore": "the row stands in the home that it makes (tests/unit/project/test_backup_verbs.py)",
     "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",
 }
 NOT_CHAINED = {
+    "backups": "a look at a place outside the home",
     "deliver-notices": "what is sent is data in flow; a host that is refused is audited (tests/unit/governance/test_notices.py)",
     "features push": "what is pushed is data in flow; each push is on record (tests/unit/loop/features/test_pushes.py)",
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
@@ -479,6 +487,7 @@ def test_what_changes_something_is_audited_and_what_reads_is_not(scene: Scene) -
 def test_what_changes_the_house_is_audited_there(scene: Scene) -> None:
     session, before = scene.session, list_audit(scene.session, limit=500)
     known(scene)
+    open_key(scene.session)
     for name, values in OF_THE_HOUSE.items():
         n = len(list_audit(session, house=True))
         load_verbs()[name].call(session, **values(scene))

@@ -38,6 +38,7 @@ LOCAL = {
 }
 """Verbs that no request calls though it could say their parameters, each with the reason. Those that it could not say are told by ``local_verbs``."""
 HELD = {
+    "against": "a file on the server's disk",
     "executor": "where work runs is settled where the server was started",
     "folder": "the project's folder is the server's",
     "memory": "as executor",

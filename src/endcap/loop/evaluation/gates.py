@@ -176,8 +176,9 @@ def _compare(evidence: Evidence, name: str | None, *, metric: str, rival: str, s
 
 
 def _draw(paired: Paired, *, rng: np.random.Generator, tail: float = 0.05) -> RatioInterval:
-    """The bootstrap's interval of a ratio, widened where few units are drawn."""
-    return compare_errors(paired.ours, paired.theirs, rng=rng, tail=tail if paired.n_units is None else widen_tail(tail, paired.n_units))
+    """The bootstrap's interval of a ratio, widened where few units are drawn: few rows or clusters, or the origins of a single series."""
+    n_units = paired.ours.size if paired.n_units is None and 1 in paired.ours.shape else paired.n_units
+    return compare_errors(paired.ours, paired.theirs, rng=rng, tail=tail if n_units is None else widen_tail(tail, n_units))
 
 
 def _unsquare(value: float, metric: str) -> float:

@@ -36,6 +36,7 @@ from endcap.storage.ports import (
     ended_transaction,
     matches,
     missing_bytes,
+    missing_place,
     partition_folders,
     require_chunk_bytes,
     require_limit,
@@ -64,9 +65,10 @@ CREATE INDEX IF NOT EXISTS filed_by_sequence ON filed (sequence);
 _GET = "SELECT body, version FROM record WHERE kind = ? AND workspace = ? AND id = ?"
 _FIND = """
 SELECT record.body FROM filed JOIN record ON record.sequence = filed.sequence
-WHERE filed.kind = ? AND filed.workspace = ? AND filed.name = ? AND filed.value = ?
+WHERE filed.kind = ? AND filed.workspace = ? AND filed.name = ? AND filed.value = ? {behind}
 ORDER BY filed.sequence {order} LIMIT ?
 """
+_BEHIND = "AND filed.sequence {than} (SELECT sequence FROM record WHERE kind = ? AND workspace = ? AND id = ?)"
 _INSERT = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, 1, ?)"
 _UPDATE = "UPDATE record SET version = version + 1, body = ? WHERE kind = ? AND workspace = ? AND id = ? AND version = ? RETURNING sequence"
 _UNFILE = "DELETE FROM filed WHERE sequence = ?"
@@ -109,13 +111,18 @@ class _Reader(ABC):
         workspace: str,
         where: Mapping[str, object] | None = None,
         newest_first: bool = False,
+        after: str | None = None,
         limit: int | None = None,
     ) -> list[R]:
         limit = require_limit(limit)
         name, value = kind.index_for(where) if where else ("", "")
-        statement = _FIND.format(order="DESC" if newest_first else "ASC")
+        behind = "" if after is None else _BEHIND.format(than="<" if newest_first else ">")
+        statement = _FIND.format(order="DESC" if newest_first else "ASC", behind=behind)
+        place = () if after is None else (kind.name, workspace, after)
         with self._telling():
-            rows = self._connection().execute(statement, (kind.name, workspace, name, value, -1 if limit is None else limit)).fetchall()
+            rows = self._connection().execute(statement, (kind.name, workspace, name, value, *place, -1 if limit is None else limit)).fetchall()
+        if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
+            raise missing_place(kind.name, after)
         return [kind.decode(body) for (body,) in rows]
 
 

@@ -26,6 +26,7 @@ from endcap.storage.ports import (
     ended_transaction,
     matches,
     missing_bytes,
+    missing_place,
     nested_transaction,
     partition_folders,
     require_chunk_bytes,
@@ -96,6 +97,7 @@ class _Reader(ABC):
         workspace: str,
         where: Mapping[str, object] | None = None,
         newest_first: bool = False,
+        after: str | None = None,
         limit: int | None = None,
     ) -> list[R]:
         limit = require_limit(limit)
@@ -105,6 +107,11 @@ class _Reader(ABC):
             rows = [committed.rows[address] for address in committed.filed.get(file, {}) if address not in written]
         rows += [row for row in written.values() if file in row.files]
         rows.sort(key=lambda row: row.sequence, reverse=newest_first)
+        if after is not None:
+            place = self._row((kind.name, workspace, after))
+            if place is None:
+                raise missing_place(kind.name, after)
+            rows = [row for row in rows if (row.sequence < place.sequence if newest_first else row.sequence > place.sequence)]
         return [kind.decode(row.body) for row in rows[:limit]]
 
     def _row(self, address: _Address) -> _Row | None:

@@ -23,7 +23,7 @@ from endcap.core.errors import EndcapError
 from endcap.storage.backends.postgres_errors import LostConnection, unknown_outcome
 from endcap.storage.backends.postgres_server import Connection, PostgresDatabase, commit
 from endcap.storage.frozen import FiledRecord, RawRecord
-from endcap.storage.ports import Kind, R, conflict, ended_transaction, nested_transaction, require_limit
+from endcap.storage.ports import Kind, R, conflict, ended_transaction, missing_place, nested_transaction, require_limit
 
 _KEY_BYTES = 20
 _MOST = 2**62
@@ -38,9 +38,10 @@ CREATE INDEX filed_by_sequence ON {s}.filed (sequence);
 """
 _GET = "/* endcap get */ SELECT body::text, version FROM {s}.record WHERE key = %s"
 _FIND = """/* endcap find */
-SELECT record.body::text FROM (SELECT sequence FROM {s}.filed WHERE key = %s ORDER BY sequence {order} LIMIT %s::bigint) AS found
+SELECT record.body::text FROM (SELECT sequence FROM {s}.filed WHERE key = %s {behind} ORDER BY sequence {order} LIMIT %s::bigint) AS found
 JOIN {s}.record USING (sequence) ORDER BY sequence {order}
 """
+_BEHIND = "AND sequence {than} (SELECT sequence FROM {s}.record WHERE key = %s)"
 _APPEND = """/* endcap append */
 WITH new AS (
   INSERT INTO {s}.record (key, kind, workspace, id, version, body) VALUES (%s, %s, %s, %s, 1, %s::text::json)
@@ -80,7 +81,7 @@ class _Reader(ABC):
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._get = database.word(_GET)
-        self._find = {down: database.word(_FIND).format(order="DESC" if down else "ASC") for down in (False, True)}
+        self._find = {(down, paged): _word_find(database, down=down, paged=paged) for down in (False, True) for paged in (False, True)}
 
     @abstractmethod
     def _ask(self, statement: str, values: Sequence[object]) -> list[Any]: ...
@@ -104,12 +105,16 @@ class _Reader(ABC):
         workspace: str,
         where: Mapping[str, object] | None = None,
         newest_first: bool = False,
+        after: str | None = None,
         limit: int | None = None,
     ) -> list[R]:
         limit = require_limit(limit)
         name, value = kind.index_for(where) if where else ("", "")
         at_most = None if limit is None else min(limit, _MOST)
-        rows = self._ask(self._find[newest_first], (make_key(kind.name, workspace, name, value), at_most))
+        place = () if after is None else (make_key(kind.name, workspace, after),)
+        rows = self._ask(self._find[newest_first, after is not None], (make_key(kind.name, workspace, name, value), *place, at_most))
+        if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
+            raise missing_place(kind.name, after)
         return [kind.decode(body) for (body,) in rows]
 
 
@@ -238,6 +243,11 @@ class PostgresRecords(_Reader):
 def make_key(*parts: str) -> bytes:
     """The key that no other parts have. Raises UnicodeEncodeError for a text that is not Unicode."""
     return hashlib.sha256(msgspec.json.encode(parts)).digest()[:_KEY_BYTES]
+
+
+def _word_find(database: PostgresDatabase, *, down: bool, paged: bool) -> str:
+    behind = _BEHIND.format(than="<" if down else ">", s="{s}") if paged else ""
+    return database.word(_FIND.replace("{behind}", behind)).format(order="DESC" if down else "ASC")
 
 
 def _show(text: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from endcap.core.definitions.gates import Gate
+from endcap.loop.evaluation.bootstrap import compare_errors
 from endcap.loop.evaluation.evidence import Cube, CubeEvidence, scale_of
 from endcap.loop.evaluation.gates import AtMost, BetterThanBaseline, BetterThanChampion, BiasWithin, CoverageBetween, checks_of, judge
 from endcap.loop.evaluation.records import CheckResult, Verdict
@@ -234,3 +235,15 @@ def test_a_limit_is_told_with_an_interval_that_decides_nothing() -> None:
     edge = check(AtMost("wape", (found.figure + found.lower) / 2), evidence())
     assert not edge.passed
     assert check(AtMost("rmsse", 5.0), evidence(scale=np.full(SHAPE[0], 400.0))).lower is not None
+
+
+def test_the_origins_of_a_single_series_widen_the_interval() -> None:
+    one = replace(
+        evidence(), actual=ACTUAL[:1], forecast=GOOD[:1], lower=ACTUAL[:1], upper=ACTUAL[:1], rivals={"naive": POOR[:1]}, baselines=("naive",)
+    )
+    paired = one.compare("naive", "wape")
+    assert paired is not None
+    plain = compare_errors(paired.ours, paired.theirs, rng=np.random.default_rng(7))
+    found = check(BetterThanBaseline("wape"), one)
+    assert found.figure == pytest.approx(plain.ratio)
+    assert found.lower < plain.lower < plain.upper < found.upper

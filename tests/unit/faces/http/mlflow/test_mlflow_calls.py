@@ -73,10 +73,21 @@ def test_prompts_are_refused_though_clients_keep_them_among_the_models(wire: Any
     assert wire.get("/registered-models/search") == {"registered_models": []}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b"null", b'{"run_id": 7, "key": "m", "value": 1}', b'{"key": "m"}', b'{"run_id": "x", "value": "many"}', b"\xff", b"[" * 5000],
+BODIES = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"run_id": 7, "key": "m", "value": 1}',
+    b'{"key": "m"}',
+    b'{"run_id": "x", "value": "many"}',
+    rb'{"run_id": "\ud800", "key": "m", "value": 1}',
+    b"\xff",
+    b"[" * 5000,
 )
+
+
+@pytest.mark.parametrize("body", BODIES)
 def test_a_body_that_is_no_request_is_refused_with_its_reason(wire: Any, body: bytes) -> None:
     said = wire.http.post("/api/2.0/mlflow/runs/log-metric", content=body, headers={"content-type": "application/json"})
     assert wire.fault(said)[:2] == (400, "INVALID_PARAMETER_VALUE")
@@ -224,3 +235,6 @@ def test_a_logged_model_s_status_tags_and_params(wire: Any) -> None:
     assert files == {"root_uri": f"mlflow-artifacts:/logged-model/{model}", "files": [{"path": "sub/a", "is_dir": False, "file_size": 1}]}
     by_dataset = [{"field_name": "metrics.rmse", "dataset_name": "d"}]
     assert wire.refused("/logged-models/search", experiment_ids=["0"], order_by=by_dataset)[1] == "INVALID_PARAMETER_VALUE"
+    wire.send(f"/logged-models/{model}", method="DELETE")
+    assert wire.refused(f"/logged-models/{model}", method="GET")[:2] == (404, "RESOURCE_DOES_NOT_EXIST")
+    assert wire.get(f"/logged-models/{model}", allow_deleted="true")["model"]["info"]["model_id"] == model
