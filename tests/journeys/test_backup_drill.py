@@ -14,6 +14,17 @@ import pytest
 
 from endcap.testing.backup_drills import drill
 
+# Shares of the instants of a backup and of a restore; all of them are tried by: make bench NAME=backup
+SAMPLES = ("kill:2%", "kill:40%", "kill:96%", "full:20%", "full:70%", "full:98%")
+
+
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_what_is_hurt_at_any_instant_leaves_nothing_half_written_and_goes_on(verb: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "endcap.testing.backup_kills", verb, *SAMPLES], capture_output=True, text=True, check=False)
+    *wrong, summary = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (wrong, summary["n_tried"], summary["n_failed"]) == ([], len(SAMPLES), 0)
+    assert summary["ended"].keys() == {"-9", "9"}, "each was killed, or told that the disk is full"
+
 
 @pytest.mark.parametrize("sort", ["folder", "postgres", "files"])
 def test_a_home_that_is_written_to_is_backed_up_destroyed_and_restored(sort: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
