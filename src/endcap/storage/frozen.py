@@ -44,7 +44,6 @@ class HeldPartition:
 
     dataset: str
     partition: Mapping[str, str]
-    n_bytes: int
     read: Callable[[], Iterator[bytes]]
 
 

@@ -152,7 +152,6 @@ class FreezeContract:
             (held,) = frozen.partitions
             chunks = list(held.read())
             assert list(held.read()) == chunks, "each time from its beginning"
-        assert sum(map(len, chunks)) == held.n_bytes
         ports.tables.place("e", partition={"p": "c"}, chunks=iter(chunks))
         assert ports.tables.read("e", partition={"p": "c"}) == table
 
@@ -183,6 +182,5 @@ def read_parquet_bytes(held: HeldPartition) -> dict[str, list[Any]]:
     import pyarrow.parquet as pq
 
     payload = b"".join(held.read())
-    assert len(payload) == held.n_bytes
     found: dict[str, list[Any]] = pq.read_table(pa.BufferReader(payload)).to_pydict()
     return found

@@ -348,7 +348,7 @@ class FolderTables:
         found = [entry for folder in sorted(self._root.iterdir()) if folder.is_dir() for entry in self._walk(folder)] if self._root.exists() else []
         held = stack.enter_context(hold_files([path for _, _, path in found], unfinished=self._unfinished))
         return [
-            HeldPartition(dataset, partition, path.stat().st_size, partial(read_pieces, path, CHUNK_BYTES))
+            HeldPartition(dataset, partition, partial(read_pieces, path, CHUNK_BYTES))
             for (dataset, partition, _), path in zip(found, held, strict=True)
             if path is not None
         ]

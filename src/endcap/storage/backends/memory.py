@@ -287,7 +287,7 @@ class MemoryTables:
         with self._lock:
             kept = list(self._kept.items())
         return [
-            HeldPartition(address[0], partition, len(payload), lambda payload=payload: iter([payload]))  # type: ignore[misc]  # mypy reads no defaults of a lambda
+            HeldPartition(address[0], partition, lambda payload=payload: iter([payload]))  # type: ignore[misc]  # mypy reads no defaults of a lambda
             for address, (partition, payload) in kept
         ]
 

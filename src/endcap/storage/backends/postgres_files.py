@@ -67,7 +67,7 @@ _FETCH = """/* endcap partition */
 SELECT partition, chunk FROM {s}.partition_chunk WHERE partition = ANY(%s::bigint[]) AND place >= %s AND place < %s ORDER BY partition, place
 """
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_EVERY = "/* endcap every partition */ SELECT id, address, n_bytes FROM {s}.partition ORDER BY address"
+_EVERY = "/* endcap every partition */ SELECT id, address FROM {s}.partition ORDER BY address"
 _DIGESTS = "/* endcap every digest */ SELECT encode(digest, 'hex'), sum(length(chunk))::bigint FROM {s}.blob GROUP BY digest ORDER BY digest"
 
 
@@ -222,8 +222,8 @@ class PostgresTables:
         """All partitions that a snapshot sees, to be read by its connection."""
         fetch = self._database.word(_FETCH)
         return [
-            HeldPartition(address[0], _parse(address), n_bytes, partial(_read_chunks, connection, fetch, number))
-            for number, address, n_bytes in connection.execute(self._database.word(_EVERY), binary=True).fetchall()
+            HeldPartition(address[0], _parse(address), partial(_read_chunks, connection, fetch, number))
+            for number, address in connection.execute(self._database.word(_EVERY), binary=True).fetchall()
         ]
 
     def _replace(self, address: tuple[str, ...], payload: IO[bytes], *, n_rows: int, n_bytes: int) -> None:
