@@ -416,8 +416,8 @@ def open_embedded(folder: Path) -> Ports:
             with records.holding_off():
                 connection = stack.enter_context(records.snapshot())
                 dump_tracks = stack.enter_context(tracks.snapshot())
-                held = tables.hold(stack)
-            yield Frozen(lambda: records.dump(connection), dump_tracks, held)
+                held, landed = tables.hold(stack), landing.hold(stack)
+            yield Frozen(lambda: records.dump(connection), dump_tracks, held, landed)
 
     return Ports(
         url=str(folder),
