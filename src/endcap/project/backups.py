@@ -77,7 +77,7 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
     goes on. Online rows are not in it: they are made anew. A backup holds everything else that the home holds, webhooks' secrets too: keep it as
     closely.
     Raises IntegrityBroken where bytes of the home were changed at rest, InvalidInput for a place that holds other things, StorageFull where it takes
-    no more. Cost: reading what is new once, and all partitions; writers of records wait for some 20 us a partition.
+    no more. Cost: reading what is new once, and all partitions; writers of records wait for some 50 us a partition.
     """
     session.require_admin(verb="backup")
     reporter, ports = reporter or SilentReporter(), session.ports

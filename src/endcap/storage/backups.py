@@ -97,12 +97,13 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     def n_bytes(self) -> int:
         """The bytes of all parts."""
         streams = self.records.n_bytes + self.tracks.n_bytes
-        return streams + sum(part.n_bytes for part in (*self.partitions, *self.landed)) + sum(n for _, n in self.blobs)
+        return streams + sum(part.n_bytes for part in self.partitions) + sum(part.n_bytes for part in self.landed) + sum(n for _, n in self.blobs)
 
     def list_parts(self) -> dict[str, int]:
         """All parts by digest, with their bytes."""
         streams = {self.records.digest: self.records.n_bytes, self.tracks.digest: self.tracks.n_bytes}
-        return streams | {part.digest: part.n_bytes for part in (*self.partitions, *self.landed)} | dict(self.blobs)
+        tables = {part.digest: part.n_bytes for part in self.partitions} | {part.digest: part.n_bytes for part in self.landed}
+        return streams | tables | dict(self.blobs)
 
 
 class Keeper:

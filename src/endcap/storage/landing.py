@@ -52,7 +52,7 @@ class LandingFolder:
         """
         if self._given is None or not self._given.is_dir():
             return []
-        root, held = self._given.absolute(), dict[tuple[str, ...], Path]()
+        root, held = self._given.absolute(), dict[tuple[str, ...], str]()
         remove_left_behind(root / _UNFINISHED)
         for _ in range(2):
             found = {path.relative_to(root).parts: path for path in root.glob("/".join("*" * _DEPTH)) if path.is_file() and not path.is_symlink()}
