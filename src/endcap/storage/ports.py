@@ -284,7 +284,7 @@ class Ports:
 
     ``url`` is the home as it may be shown, without a password; ``folder`` is where its files rest (None: in no folder). ``online`` and ``tracks``
     open what they need when they are first used. ``freeze`` is a block in which the home can be read as it stands when the block begins, while
-    others go on: see ``endcap.storage.frozen``. Writers of records wait for some 20 us a partition then.
+    others go on: see ``endcap.storage.frozen``. Writers of records wait for some 50 us a partition then.
     """
 
     url: str

@@ -44,6 +44,9 @@ def home(tmp_path: Path) -> Iterator[Session]:
     session.blobs.put(b"artefact" * 1000)
     session.tables.write("answers", partition={"workspace": "other", "version": "../v"}, table=pa.table({"x": [1, 2]}))
     session.tracks.create("other", Track(id="run", group="1", metrics={"loss": Point("loss", float("nan"), 1, 1)}))
+    (tmp_path / "home" / "landed" / "other" / "sales" / "0123456789abcdef" / "staging").mkdir(parents=True)
+    for name in ("000001-a.parquet", "book.json", "staging/half.parquet"):
+        (tmp_path / "home" / "landed" / "other" / "sales" / "0123456789abcdef" / name).write_text(name)
     session.online.write("space", keys=[b"k"], rows=[b"\x80" * 16])
     yield session
     session.ports.close()
@@ -88,6 +91,11 @@ def test_a_restored_home_holds_what_the_other_held(home: Session, place: str, tm
     assert [row for row in after["records"] if row[0] not in OF_THE_RESTORE] == [row for row in before["records"] if row[0] not in OF_THE_RESTORE]
     assert (made.n_tracks, made.n_partitions, made.n_blobs, made.n_records) == (1, 1, 1, len(before["records"]))
     assert back.online.spaces() == [], "it is made anew"
+    landed = {
+        str(path.relative_to(tmp_path / "new" / "landed")): path.read_text() for path in (tmp_path / "new" / "landed").rglob("*.*") if path.is_file()
+    }
+    place_of = "other/sales/0123456789abcdef"
+    assert landed == {f"{place_of}/{name}": name for name in ("000001-a.parquet", "book.json")}, "what was being made is not in it"
     for workspace in ("default", "other"):
         theirs, ours = (verify_audit(replace(session, workspace=workspace)) for session in (home, back))
         assert theirs == ours
@@ -247,6 +255,9 @@ def test_a_forged_seal_names_no_file_outside_and_changes_no_chain(home: Session,
         ({"partitions": [{**part, "dataset": "/outside"}]}, InvalidInput, "outside"),
         ({"partitions": [{**part, "partition": {"../x": "1"}}]}, InvalidInput, r"\.\./x"),
         ({"partitions": [{**part, "digest": "../../endcap-backups.json"}]}, IntegrityBroken, "is no digest"),
+        ({"landed": [{"path": ["..", "..", "..", "outside"], "digest": "0" * 64, "n_bytes": 1}]}, InvalidInput, "no place of a landed file"),
+        ({"landed": [{"path": ["a", "b", "c/d", "outside"], "digest": "0" * 64, "n_bytes": 1}]}, InvalidInput, "no place of a landed file"),
+        ({"landed": [{"path": ["/", "tmp", "x", "outside"], "digest": "0" * 64, "n_bytes": 1}]}, InvalidInput, "no place of a landed file"),
         ({"heads": {**seal["heads"], "default": {"n": 1, "hash": "0" * 64}}}, IntegrityBroken, "does not end as the backup says"),
         ({"records": {"digest": 5}}, IntegrityBroken, "does not read"),
         ({"records": seal["tracks"]}, IntegrityBroken, "does not read"),

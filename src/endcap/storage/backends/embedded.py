@@ -345,17 +345,16 @@ class FolderTables:
 
     def hold(self, stack: ExitStack) -> list[HeldPartition]:
         """All partitions as they stand, each under a second name until the stack is closed: see ``hold_files``."""
-        found = [entry for folder in sorted(self._root.iterdir()) if folder.is_dir() for entry in self._walk(folder)] if self._root.exists() else []
-        held = stack.enter_context(hold_files([path for _, _, path in found], unfinished=self._unfinished))
-        return [
-            HeldPartition(dataset, partition, partial(read_pieces, path, CHUNK_BYTES))
-            for (dataset, partition, _), path in zip(found, held, strict=True)
-            if path is not None
-        ]
-
-    def _walk(self, folder: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
-        for partition, path in self._list(folder.name, None):
-            yield folder.name, partition, Path(path)
+        root, found = str(self._root), list(_find_rows(str(self._root)))
+        held = stack.enter_context(hold_files(found, unfinished=self._unfinished))
+        partitions = []
+        for path, name in zip(found, held, strict=True):
+            if name is not None:
+                dataset, *folders, _ = path[len(root) + 1 :].split("/")
+                pairs = (folder.partition("=") for folder in folders)
+                partition = {field: unquote(value) for field, _, value in pairs}
+                partitions.append(HeldPartition(dataset, partition, partial(read_pieces, name, CHUNK_BYTES)))
+        return sorted(partitions, key=lambda found: (found.dataset, list(found.partition.values())))
 
     def _path(self, dataset: str, partition: Mapping[str, str]) -> Path:
         return self._root.joinpath(require_name(dataset, what="dataset"), *partition_folders(partition), _ROWS)
@@ -377,6 +376,18 @@ class FolderTables:
                 elif path.name == _ROWS and matches(partition, wanted):
                     found.append((partition, str(path)))
         return sorted(found, key=lambda entry: list(entry[0].values()))
+
+
+def _find_rows(root: str) -> Iterator[str]:
+    """The files of all partitions of all datasets."""
+    waiting = [root]
+    while waiting:
+        with suppress(FileNotFoundError), os.scandir(waiting.pop()) as inside:  # gone since, with its partition
+            for entry in inside:
+                if entry.name == _ROWS:
+                    yield entry.path
+                elif entry.is_dir():
+                    waiting.append(entry.path)
 
 
 def _check_chunks(file: IO[bytes], digest: str, n_bytes: int) -> Iterator[bytes]:
@@ -423,8 +434,8 @@ def open_embedded(folder: Path) -> Ports:
             with records.holding_off():
                 connection = stack.enter_context(records.snapshot())
                 dump_tracks = stack.enter_context(tracks.snapshot())
-                held = tables.hold(stack)
-            yield Frozen(lambda: records.dump(connection), dump_tracks, held)
+                held, landed = tables.hold(stack), landing.hold(stack)
+            yield Frozen(lambda: records.dump(connection), dump_tracks, held, landed)
 
     return Ports(
         url=str(folder),

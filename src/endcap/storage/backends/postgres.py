@@ -41,7 +41,7 @@ def open_postgres(url: str) -> Ports:
     except BaseException:
         database.close()
         raise
-    records, tracks = PostgresRecords(database), PostgresTracks(database)
+    records, tracks, landing = PostgresRecords(database), PostgresTracks(database), LandingFolder(_choose_landing(address))
 
     @contextmanager
     def freeze() -> Iterator[Frozen]:
@@ -51,7 +51,8 @@ def open_postgres(url: str) -> Ports:
                 connection = stack.enter_context(database.snapshot())
                 with database.telling():
                     held = tables.hold(connection) if isinstance(tables, PostgresTables) else tables.hold(stack)
-            yield Frozen(lambda: records.dump(connection), lambda: tracks.dump(connection), held)
+                landed = landing.hold(stack)
+            yield Frozen(lambda: records.dump(connection), lambda: tracks.dump(connection), held, landed)
 
     return Ports(
         url=f"{address.shown}?schema={address.schema}",
@@ -61,7 +62,7 @@ def open_postgres(url: str) -> Ports:
         online=PostgresOnline(database),
         tracks=tracks,
         freeze=freeze,
-        landing=LandingFolder(_choose_landing(address)),
+        landing=landing,
         folder=address.files,
     )
 
