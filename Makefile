@@ -9,7 +9,7 @@ SEED ?= 2
 NAME ?= panel
 WORKERS ?= 2
 
-.PHONY: help setup servers demo test check bench docs clean
+.PHONY: help setup servers clients demo test check bench docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,7 +35,10 @@ servers:
 	    command -v $$program >/dev/null || ls /usr/lib/postgresql/*/bin/$$program >/dev/null 2>&1 || echo "no $$program: the tests that need it are skipped" >&2; \
 	  fi; done
 
-test: setup servers  ## all tests; redis-server and PostgreSQL are installed where that may be, or their tests skipped
+clients: setup
+	@$(PY) benchmarks/mlflow_clients.py --make
+
+test: setup servers clients  ## all tests; redis-server, PostgreSQL and MLflow's clients are installed where that may be, or their tests skipped
 	@$(PY) -m pytest -q -n $(WORKERS) --dist worksteal
 
 check: setup  ## lint, types, import law, reference pages up to date

@@ -1,10 +1,11 @@
 """The real MLflow clients against the service: makes their environments, then runs their tests.
 
-    python benchmarks/mlflow_clients.py [--only 3.17 2.22]
+    python benchmarks/mlflow_clients.py [--only 3.17 2.22] [--make]
 
-Each client stands in an environment of its own under `.bench`, made on first use; where it cannot be installed that is said, aloud. What each
-checks stands in `tests/mlflow_clients/client_checks.py`. The last line printed is one JSON object: client by client how many checks passed,
-failed and were skipped.
+``--make`` makes the environments and runs nothing: `make test` does so first, as the same tests are among its own. Each client stands in an
+environment of its own under `.bench`, made on first use; where it cannot be installed that is said, aloud. What each checks stands in
+`tests/mlflow_clients/client_checks.py`. The last line printed is one JSON object: client by client how many checks passed, failed and were
+skipped.
 """
 
 from __future__ import annotations
@@ -50,15 +51,20 @@ def run_checks(client: str) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", choices=list(CLIENTS), default=list(CLIENTS))
+    parser.add_argument("--make", action="store_true")
+    given = parser.parse_args()
     found: dict[str, dict[str, int] | str] = {}
-    for client in parser.parse_args().only:
+    for client in given.only:
         try:
             make_environment(client)
         except subprocess.CalledProcessError as error:
             found[client] = f"not installed: {error}"
             print(f"SKIPPED {client}: {error}", flush=True)
             continue
-        found[client] = run_checks(client)
+        if not given.make:
+            found[client] = run_checks(client)
+    if given.make:
+        return
     print(json.dumps(found))
     if any(isinstance(figures, dict) and figures["failed"] for figures in found.values()):
         raise SystemExit(1)

@@ -6,7 +6,8 @@ The server is a new one of this machine, over the loopback, with fsync as it shi
 100,000 records appending one in a transaction of its own, reading one by its id, and finding the newest ten of 1,000 of a group; logging one number
 and a batch of 100 to a track; one online row, 100 rows, and a batch of 20,000; a blob of 10 KB; a blob of a GiB, with the most memory of the
 process; a table of 4 million rows (two columns of doubles, one of whole numbers). Latencies are wall times in microseconds, medians and 99th
-percentiles; CPU is this process's own, without the server's. The storm: 8 processes and 10 kills. The last line printed is one JSON object.
+percentiles; CPU is this process's own, without the server's. The storm: 8 processes and 10 kills; then 30 runs of a model that are
+killed at moments spread over the time that one takes, and run again. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +29,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from endcap.assembly import open_house
+from endcap.core.settings import Settings
+from endcap.project.sample import write_sample
+from endcap.solutions.shop import Chain
 from endcap.storage.opening import open_ports
 from endcap.storage.ports import Ports, pack_stamp
 from endcap.storage.tracks import Point, Track, TrackBatch
+from endcap.testing.kills import State, describe, find_faults
 from endcap.testing.postgres import serve_postgres
 from endcap.testing.release_storms import storm
 from endcap.testing.stores import THINGS, WS, Thing
 
 SERVER = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "max_connections": "100", "shared_buffers": "128MB"}
-PARTS = ("records", "tracks", "online", "files", "storm")
+PARTS = ("records", "tracks", "online", "files", "storm", "kills")
+MODEL = "store-day"
 
 
 def time_calls(act: Callable[[int], object], n: int) -> dict[str, float]:
@@ -155,6 +164,41 @@ def measure(home: str | Path, given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def kill_runs(url: str, n_kills: int) -> dict[str, Any]:
+    """Runs of a small model, each in a home of its own and killed after a share of the time that one takes; then one that nobody hurts."""
+    faults: list[str] = []
+    n_hurt = 0
+    with tempfile.TemporaryDirectory(prefix="endcap-bench-") as folder:
+        write_sample(Path(folder), seed=7, chain=Chain(7, n_stores=3))
+        command = [sys.executable, "-m", "endcap.faces.cli.entry", "run", MODEL, "--json", "--project", folder, "--home"]
+        began_s = time.perf_counter()
+        subprocess.run([*command, f"{url}?schema=whole"], check=True, capture_output=True)
+        whole_s = time.perf_counter() - began_s
+        whole, _ = look(f"{url}?schema=whole")
+        for number in range(n_kills):
+            home = f"{url}?schema=hurt_{number}"
+            process = subprocess.Popen([*command, home], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(whole_s * (number + 0.5) / n_kills)
+            process.kill()
+            n_hurt += process.wait() != 0
+            again = subprocess.run([*command, home], capture_output=True, text=True, check=False)
+            if again.returncode:
+                faults.append(again.stderr[-500:])
+                continue
+            state, found = look(home)
+            faults += found
+            if state != whole:
+                faults.append(f"{state} is not what a run comes to that nobody hurts")
+    return {"n_killed": n_hurt, "whole_run_s": round(whole_s, 2), "faults": faults}
+
+
+def look(home: str) -> tuple[State, list[str]]:
+    """What stands in a home, and what is wrong there."""
+    with open_house(home, settings=Settings()) as house:
+        session = house.session()
+        return describe(session, MODEL), find_faults(session, Path("nowhere"))
+
+
 def in_child(home: str | Path, given: argparse.Namespace) -> dict[str, Any]:
     """What one home came to, in a process of its own, whose peak of memory is then its own."""
     read, write = os.pipe()
@@ -190,6 +234,9 @@ def main() -> int:
                 found = storm(home, n_processes=8, n_each=given.attempts, n_kills=given.kills)
                 report[name]["storm"] = {field: getattr(found, field) for field in found.__struct_fields__}
                 harmed |= bool(found.faults or found.n_torn)
+        if "kills" in given.only:
+            report["kills"] = kill_runs(server.url, 3 * given.kills)
+            harmed |= bool(report["kills"]["faults"])
     print(json.dumps(report))
     return 1 if harmed else 0
 

@@ -11,11 +11,12 @@ from types import TracebackType
 import msgspec
 
 from endcap.core.clock import Clock, Ids, SystemClock, SystemIds
+from endcap.core.errors import Conflict
 from endcap.core.names import require_name
 from endcap.core.permissions import Role
 from endcap.core.settings import Settings, read_settings
 from endcap.core.zones import load_zone
-from endcap.governance.records import Actor
+from endcap.governance.records import HOUSE, RESTORATIONS, Actor
 from endcap.governance.sessions import Session
 from endcap.pipelines.machine import limit_memory
 from endcap.storage.opening import open_ports
@@ -58,16 +59,32 @@ def open_house(
     new_id: Ids | None = None,
     zone: str = "UTC",
     settings: Settings | None = None,
+    restoring: bool = False,
 ) -> House:
     """Open a home: a folder, made if it is not there, ``memory://``, or ``postgresql://...`` (see ``open_ports``).
 
     ``clock`` and ``new_id`` None are the machine's. ``zone`` is the workspace's: where tables and times say none, it counts.
-    ``settings`` None are read from the environment; a memory limit that they leave open is filled in from the machine.
+    ``settings`` None are read from the environment; a memory limit that they leave open is filled in from the machine. ``restoring`` is for the
+    restore alone: to all others a home is closed, by Conflict, until a restore that was begun is done.
     """
     load_zone(zone)
     given = settings or read_settings(os.environ)
     measured = msgspec.structs.replace(given, memory_limit=limit_memory(given))
-    return House(open_ports(home, online=given.online), clock or SystemClock(), new_id or SystemIds(), zone, measured)
+    house = House(open_ports(home, online=given.online), clock or SystemClock(), new_id or SystemIds(), zone, measured)
+    if not restoring:
+        _require_whole(house)
+    return house
+
+
+def _require_whole(house: House) -> None:
+    """Close the house, and raise Conflict, where a restore into it was begun and is not done. Cost: one read."""
+    begun = house.ports.records.find(RESTORATIONS, workspace=HOUSE, where={"state": "begun"}, limit=1)
+    if begun:
+        house.close()
+        raise Conflict(
+            f"The home {house.ports.url} is being restored from the backup '{begun[0].backup}' since {begun[0].at:%Y-%m-%d %H:%M} UTC.",
+            hint=f"wait for it, or should it have been killed, go on: endcap restore PLACE --backup {begun[0].backup}, with the same --home",
+        )
 
 
 def _system_user() -> str:

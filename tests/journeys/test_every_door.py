@@ -98,8 +98,10 @@ def barred(tmp_path_factory: pytest.TempPathFactory, open_shop: Callable[..., An
 
 
 @pytest.fixture
-def fresh(barred: Barred, tmp_path: Path) -> Iterator[Callable[[], Barred]]:
+def fresh(barred: Barred, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Barred]]:
     """Gives copies of the project and the home, so that nothing that one door does stands before another."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # what a verb makes of a word that it takes for a path stays there
     made: list[Barred] = []
 
     def copy() -> Barred:

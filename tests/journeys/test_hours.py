@@ -24,6 +24,7 @@ from endcap.loop.monitoring.member_outcomes import read_member_outcomes
 from endcap.loop.registry.records import MEMBER_STATES
 from endcap.loop.registry.versions import get_version
 from endcap.project.judging import judge_version
+from endcap.project.proving import prove_version
 from endcap.project.running import RunResult
 from endcap.solutions.forecasting.hours import task as hour_task
 
@@ -178,6 +179,13 @@ def test_the_first_run_releases_and_answers_every_series(chain: Chain) -> None:
     assert rows.column_names == ["store", "item", "ts", "forecast", "lower_90", "upper_90", "version", "predicted_at"]
     assert sorted(set(rows["ts"].to_pylist())) == [local(END + i) for i in range(HORIZON)]
     assert pc.all(pc.and_(pc.less_equal(rows["lower_90"], rows["forecast"]), pc.less_equal(rows["forecast"], rows["upper_90"]))).as_py()
+
+
+def test_what_answered_proves_that_it_still_does(chain: Chain) -> None:
+    champion = chain.run().champion
+    assert champion is not None
+    said = prove_version(chain.session, get_version(chain.session, champion))
+    assert said.endswith(f"it gives the {STORES * ITEMS * HORIZON} answers from {chain.origins()[-1]} that were logged, to the last digit")
 
 
 def test_the_next_hour_is_read_alone_scored_and_answered_without_training(chain: Chain, forbid_reading_all: Callable[[], None]) -> None:

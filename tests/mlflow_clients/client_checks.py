@@ -365,10 +365,7 @@ def log_evidence(actual: Any, prediction: Any) -> None:
     import mlflow
     import pandas as pd
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "evidence.csv"
-        pd.DataFrame({"actual": actual, "prediction": prediction}).to_csv(path, index=False)
-        mlflow.log_artifact(str(path))
+    mlflow.log_table(pd.DataFrame({"actual": actual, "prediction": prediction, "id": range(len(actual))}), "evidence.parquet")
 
 
 def log_linear(*, evidence: bool = True, worse_by: float = 0.0, **given: Any) -> tuple[Any, Any, Any]:

@@ -63,7 +63,15 @@ def ask(client: str, url: str, folder: Path, *names: str, **environment: str) ->
     python = ROOT / ".bench" / f"mlflow-{client}" / "bin" / "python"
     if not python.exists():
         pytest.skip(f"the MLflow client {client} is not installed; make bench NAME=mlflow-clients makes its environment")
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONWARNINGS": "ignore"}
+    quick = {"MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "2"}  # the client loads each autologged model in another process, to list its packages
+    quiet = {
+        **quick,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "agg",
+        "PYTHONWARNINGS": "ignore",
+    }
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTHON"))}
     asked = [str(python), str(SCRIPT), url, *names]
     done = subprocess.run(asked, cwd=folder, env={**kept, **quiet, **environment}, capture_output=True, text=True, timeout=600, check=False)

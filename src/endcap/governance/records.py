@@ -200,6 +200,28 @@ class NoticeDelivery(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.notice}/{self.webhook}"
 
 
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that answers, or answered, for the home: see ``endcap.governance.services``."""
+
+    id: str
+    host: str
+    machine: str
+    pid: int
+    began: str
+    since: datetime
+
+
+class Restoration(msgspec.Struct, frozen=True, kw_only=True):
+    """A home that was made from a backup. While its ``state`` is begun the home opens for nobody but the restore; then it is done."""
+
+    id: str
+    backup: str
+    at: datetime
+    by: str
+    state: str
+    done_at: datetime | None = None
+
+
 AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",), ("outcome",), ("day",)))
 AUDIT_HEADS = Kind("audit-head", AuditHead, "id")
 AUDIT_KEYS = Kind("audit-key", AuditKey, "id")
@@ -211,3 +233,5 @@ TOKEN_USES = Kind("token-use", TokenUse, "id")
 NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)))
 WEBHOOKS = Kind("webhook", Webhook, "id", (("workspace",),))
 NOTICE_DELIVERIES = Kind("notice-delivery", NoticeDelivery, "id", (("notice",), ("webhook", "state")))
+SERVICES = Kind("service", Service, "id")
+RESTORATIONS = Kind("restoration", Restoration, "id", (("state",),))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -298,3 +298,7 @@ class FencedTables:
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self.hold.require(self.hold.session.records)
         self.inner.delete(dataset, partition=partition)
+
+    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
+        self.hold.require(self.hold.session.records)
+        self.inner.place(dataset, partition=partition, chunks=chunks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 from endcap.core.settings import Settings
@@ -32,6 +33,19 @@ def count_memory(*, root: Path = Path("/")) -> int:
         if text.isdigit():  # else it says: max
             limits.append(int(text))
     return min(limits)
+
+
+def name_machine(*, root: Path = Path("/")) -> str:
+    """The kind of processor, by which libraries choose how they add up: its architecture, and its model where the system tells it.
+
+    ``root`` is where ``proc`` lies.
+    """
+    try:
+        lines = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return ", ".join(dict.fromkeys(part for part in (platform.machine(), " ".join(model.split())) if part))
 
 
 def limit_memory(settings: Settings) -> int:

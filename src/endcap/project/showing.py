@@ -11,7 +11,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, Batch
-from endcap.loop.evaluation.records import Verdict
+from endcap.loop.evaluation.records import VERDICTS, Verdict
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
 from endcap.loop.registry.approvals import list_waiting
 from endcap.loop.registry.assignments import read_assignment
@@ -19,7 +19,7 @@ from endcap.loop.registry.comparisons import find_comparison
 from endcap.loop.registry.live import LiveRelease, find_live_releases
 from endcap.loop.registry.members import summarize_members
 from endcap.loop.registry.overrides import OverrideStanding, find_standing_override
-from endcap.loop.registry.records import MODELS, VERSIONS, ApprovalView, Champion, Comparison, MemberSummary, ModelRecord, Pin, Version
+from endcap.loop.registry.records import MODELS, RELEASES, VERSIONS, ApprovalView, Champion, Comparison, MemberSummary, ModelRecord, Pin, Version
 from endcap.loop.registry.releases import get_champion
 from endcap.loop.registry.standings import find_pin
 from endcap.loop.registry.versions import find_figure, find_gate_metric, get_model, get_version, latest_verdict
@@ -49,8 +49,8 @@ class ModelView(msgspec.Struct, frozen=True):
     """A model in full: its definition, what answers, its versions (newest first), the last run, readings, incidents, and its members at a glance.
 
     ``apart`` counts the members that another version than the champion's answers for, by version; ``comparison`` is the one that runs;
-    ``metric`` is what the gate compares, ``figures`` that of each version. ``override`` is what the champion stands on where it did not pass its gate, ``pin`` what holds it, ``live``
-    all that answers in any environment, ``waiting`` what waits for people.
+    ``metric`` is what the gate compares, ``figures`` that of each version. ``override`` is what the champion stands on where it did not pass
+    its gate, ``pin`` what holds it, ``live`` all that answers in any environment, ``waiting`` what waits for people.
     """
 
     model: ModelRecord
@@ -110,7 +110,7 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         model,
         champion,
         standing,
-        latest_verdict(session, champion.version) if champion else None,
+        _read_verdict(session, champion) if champion else None,
         versions,
         runs[0] if runs else None,
         batches[0] if batches else None,
@@ -126,6 +126,12 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         list_waiting(session, thing),
         {version.id: find_figure(session, version, metric) for version in versions},
     )
+
+
+def _read_verdict(session: Session, champion: Champion) -> Verdict | None:
+    """The verdict that the champion stands on; what it was judged since, or for other environments, is shown with the version."""
+    row = session.records.get(RELEASES, workspace=session.workspace, id=champion.standing[-1].release) if champion.standing else None
+    return session.records.get(VERDICTS, workspace=session.workspace, id=row.verdict) if row else latest_verdict(session, champion.version)
 
 
 def _count_apart(session: Session, champion: Champion) -> dict[str, int]:

@@ -51,6 +51,7 @@ MODULES = (
     "endcap.loop.monitoring.insights",
     "endcap.loop.monitoring.comparisons",
     "endcap.project.applying",
+    "endcap.project.backups",
     "endcap.project.judging",
     "endcap.project.returning",
     "endcap.project.running",

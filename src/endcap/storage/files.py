@@ -7,16 +7,19 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from endcap.core.errors import InvalidInput, StorageFull
 from endcap.storage.liveness import is_left_behind, mark_process
 
+T = TypeVar("T")
+
 _TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _ENDING = ".part"
 _AS_BEFORE = "All is as it was before."
 _LEAST_ROOM = 65_536
@@ -74,6 +77,56 @@ def place_by_content(write: Callable[[IO[bytes]], Path], *, unfinished: Path) ->
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def hold_files(paths: Sequence[Path], *, unfinished: Path) -> Iterator[list[Path | None]]:
+    """Other names in ``unfinished``, a folder of the same file system, under which files stay until the block ends, come what may of theirs.
+
+    None for a file that is gone already. Costs some 20 us a file and no room. Raises InvalidInput where the file system has no hard links.
+    """
+    held: list[Path | None] = []
+    try:
+        with telling_full(unfinished.parent):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                name = unfinished / f"{mark_process()}-{next(_COUNT)}{_ENDING}"
+                try:
+                    os.link(path, name)
+                except FileNotFoundError:
+                    held.append(None)
+                except OSError as error:
+                    if error.errno not in _NO_LINKS:
+                        raise
+                    raise InvalidInput(
+                        f"{path} cannot be held while it is read: its file system has no hard links ({error.strerror}).",
+                        hint="keep the home on a local disk, or stop what writes to it and copy the folder",
+                    ) from error
+                else:
+                    held.append(name)
+        yield held
+    finally:
+        for left in held:
+            if left is not None:
+                with suppress(OSError):
+                    left.unlink(missing_ok=True)
+
+
+@contextmanager
+def ending(pieces: Iterator[T]) -> Iterator[Iterator[T]]:
+    """The same pieces, whose source is closed when the block ends, even where an error that somebody keeps would hold it open."""
+    try:
+        yield pieces
+    finally:
+        if isinstance(pieces, Generator):
+            pieces.close()
+
+
+def read_pieces(path: Path, n_bytes: int) -> Iterator[bytes]:
+    """The bytes of a file in pieces."""
+    with path.open("rb") as file:
+        while piece := file.read(n_bytes):
+            yield piece
 
 
 @contextmanager

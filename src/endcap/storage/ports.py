@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ import msgspec
 
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.names import require_name
+from endcap.storage.frozen import FiledRecord, Frozen
 from endcap.storage.landing import LandingFolder
 from endcap.storage.tracks import TrackStore
 
@@ -131,6 +132,14 @@ class RecordTransaction(RecordReader, Protocol):
         """
         ...
 
+    def load(self, records: Iterable[FiledRecord]) -> int:
+        """Append records of a backup, with the versions and keys that they had. Returns how many. Raises Conflict when one of them stands."""
+        ...
+
+    def count(self) -> int:
+        """How many records there are, of whatever kind and workspace. Cost grows with them."""
+        ...
+
 
 class RecordStore(RecordReader, Protocol):
     def transact(self) -> AbstractContextManager[RecordTransaction]:
@@ -171,6 +180,10 @@ class BlobStore(Protocol):
 
     def has(self, digest: str) -> bool: ...
 
+    def list_digests(self) -> Iterator[tuple[str, int]]:
+        """All digests that are kept, and how many bytes each stands for; what is put meanwhile may be among them. Cost grows with the blobs."""
+        ...
+
 
 class TableStore(Protocol):
     """Columns at rest: datasets in partitions, each partition one table that is replaced whole.
@@ -207,6 +220,10 @@ class TableStore(Protocol):
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         """Forget one partition; forgetting what is not there changes nothing."""
+        ...
+
+    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
+        """``write`` for a partition whose Parquet file is at hand, as a backup holds it. When ``chunks`` raises, the old one stands."""
         ...
 
 
@@ -266,7 +283,8 @@ class Ports:
     """The open stores of one home, and its folder for files that were fetched from elsewhere (by default one that ends with the process).
 
     ``url`` is the home as it may be shown, without a password; ``folder`` is where its files rest (None: in no folder). ``online`` and ``tracks``
-    open what they need when they are first used.
+    open what they need when they are first used. ``freeze`` is a block in which the home can be read as it stands when the block begins, while
+    others go on: see ``endcap.storage.frozen``. Writers of records wait for some 20 us a partition then.
     """
 
     url: str
@@ -275,6 +293,7 @@ class Ports:
     tables: TableStore
     online: OnlineStore
     tracks: TrackStore
+    freeze: Callable[[], AbstractContextManager[Frozen]]
     landing: LandingFolder = field(default_factory=LandingFolder)
     folder: Path | None = None
 

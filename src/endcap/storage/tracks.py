@@ -7,7 +7,7 @@ chained: see ``endcap.governance.audit`` for what is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, get_args
 
 import msgspec
@@ -24,6 +24,8 @@ Operator = Literal["=", "!=", "<", "<=", ">", ">=", "like", "ilike", "in", "not 
 Stage = Literal["active", "deleted"]
 _TEXT_OPERATORS = ("=", "!=", "like", "ilike", "in", "not in", "is null", "is not null")
 _NUMBER_OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "is null", "is not null")
+POINTS_AT_ONCE = 20_000
+"""How many points of a track that is read as a whole are in memory at once."""
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
@@ -70,6 +72,15 @@ class TrackBatch(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None = None
     ended_us: int | UnsetType | None = UNSET
     stage: Stage | None = None
+
+
+class TrackPiece(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A track and some of its points; ``first`` is whether it begins the track, others of which follow at once."""
+
+    space: str
+    track: Track
+    points: list[Point]
+    first: bool
 
 
 class Condition(msgspec.Struct, frozen=True):
@@ -143,7 +154,21 @@ class TrackStore(Protocol):
         """Forget tracks for good with all they hold. Returns how many there were."""
         ...
 
+    def load(self, pieces: Sequence[TrackPiece]) -> None:
+        """Keep pieces of tracks of a backup, all or none; one that begins a track takes the place of what stood under its id.
+
+        Raises NotFound for a piece whose track was never begun.
+        """
+        ...
+
     def close(self) -> None: ...
+
+
+def split_points(space: str, track: Track, points: Iterator[list[Point]]) -> Iterator[TrackPiece]:
+    """The pieces of a track whose points come in lists; a track without points is one piece."""
+    yield TrackPiece(space, track, next(points, []), True)
+    for more in points:
+        yield TrackPiece(space, track, more, False)
 
 
 def rank_point(point: Point) -> tuple[int, int, bool, float]:

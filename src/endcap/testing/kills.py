@@ -38,6 +38,7 @@ from endcap.loop.monitoring.quality import read_outcomes
 from endcap.loop.monitoring.records import INCIDENTS
 from endcap.loop.registry.records import RELEASES, VERSIONS
 from endcap.loop.registry.releases import get_champion
+from endcap.loop.training.tracking.tracked_runs import list_datasets, search_runs
 from endcap.pipelines.leases import LEASES
 from endcap.pipelines.records import RUNS, Run
 from endcap.project.running import run
@@ -60,6 +61,7 @@ class State(msgspec.Struct, frozen=True):
     hours: str
     incidents: int
     ingests: tuple[tuple[str, str], ...]
+    tracked: tuple[tuple[str, str, int], ...]  # id, name, datasets
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -110,6 +112,7 @@ def describe(session: Session, model: str) -> State:
         hours=hours.state if hours else "",
         incidents=len(records.find(INCIDENTS, workspace=workspace)),
         ingests=tuple(sorted((i.table, i.identity) for i in records.find(INGESTS, workspace=workspace))),
+        tracked=tuple(sorted((t.id, t.name, len(list_datasets(session, t.id))) for t in search_runs(session, limit=1000))),
     )
 
 
@@ -131,7 +134,7 @@ def find_faults(session: Session, home: Path) -> list[str]:
     verify_audit(session)
     for path in sorted(home.rglob("*")):
         place = path.relative_to(home)
-        if path.is_dir() or place.name.startswith("records.sqlite") or place.name == "rows.parquet":
+        if path.is_dir() or place.name.startswith(("records.sqlite", "tracks.sqlite")) or place.name == "rows.parquet":
             continue
         if place.parts[0] != "blobs":
             faults.append(f"{place} was left behind")

@@ -21,7 +21,7 @@ from endcap.core.errors import NotFound, StepFailed
 _PACKAGED = Path("/usr/lib/postgresql")
 _USERS = ("postgres", "nobody")
 _START_S = 60.0
-_SETTINGS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=20", "shared_buffers=16MB", "log_min_messages=fatal")
+_SETTINGS = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=60", "shared_buffers=16MB", "log_min_messages=fatal")
 
 
 _COPY = """

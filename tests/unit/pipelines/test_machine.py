@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from endcap.core.settings import Settings
-from endcap.pipelines.machine import MEMORY_SHARE, count_cpus, count_memory, limit_memory
+from endcap.pipelines.machine import MEMORY_SHARE, count_cpus, count_memory, limit_memory, name_machine
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -57,3 +57,10 @@ def test_the_limit_is_what_was_said_or_a_share_of_what_there_is() -> None:
 
 def test_there_is_a_cpu() -> None:
     assert count_cpus() >= 1
+
+
+def test_a_processor_is_called_by_its_model_where_the_system_tells_it(tmp_path: Path) -> None:
+    told = write(tmp_path, {"proc/cpuinfo": "processor : 0\nmodel name : Abacus   9000\nmodel name : another\n"})
+    assert name_machine(root=told).endswith(", Abacus 9000")
+    assert name_machine(root=tmp_path / "nowhere")
+    assert name_machine() == name_machine()

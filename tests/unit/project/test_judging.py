@@ -18,8 +18,11 @@ from endcap.core.clock import ManualClock
 from endcap.core.errors import GateRefused, NotFound
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
+from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import VERDICTS, Metrics, Verdict
+from endcap.loop.features.records import TRAINING_PROFILES
+from endcap.loop.registry.approvals import approve, request_approval
 from endcap.loop.registry.records import ENVIRONMENT_RECORDS, Environment, Version, VersionFile
 from endcap.loop.registry.releases import promote
 from endcap.loop.registry.versions import get_model, register_version
@@ -28,6 +31,7 @@ from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.applying import apply, plan
 from endcap.project.definitions import load_definitions
 from endcap.project.judging import judge_version
+from endcap.project.showing import ls, show
 from endcap.testing.sessions import make_session
 
 N = 400
@@ -48,11 +52,13 @@ class Desk:
         (self.folder / "project.py").write_text(f"import endcap as ec\nm = ec.{model}\n")
         apply(self.session, folder=self.folder)
 
-    def log(self, table: pa.Table | bytes | None, *, path: str = "evidence.parquet", **changes: Any) -> str:
+    def log(self, table: pa.Table | bytes | None, *, path: str = "evidence.parquet", training: pa.Table | None = None, **changes: Any) -> str:
         """A version of a run that logged a table. Returns its id."""
         run = start_run(self.session).id
         if table is not None:
             put_file(self.session, f"run/{run}", path, [table if isinstance(table, bytes) else write(table, path)])
+        if training is not None:
+            put_file(self.session, f"run/{run}", "training.parquet", [write(training, "training.parquet")])
         version = Version(
             id="",
             model="churn",
@@ -107,6 +113,14 @@ def test_a_model_of_ones_own_is_judged_by_the_rows_of_its_run_and_released(desk:
     assert promote(desk.session, verdict.version).version == "churn-v1"
 
 
+def test_a_list_of_models_has_the_figure_that_the_gate_found(desk: Desk) -> None:
+    verdict = desk.judge(desk.log(rows()))
+    promote(desk.session, verdict.version)
+    (line,) = ls(desk.session)
+    assert (line.metric, line.figure) == ("rmse", verdict.checks[0].figures["rmse"])
+    assert show(desk.session, verdict.version).verdict == verdict
+
+
 def test_what_was_found_is_kept_and_audited(desk: Desk) -> None:
     verdict = desk.judge(desk.log(rows()))
     assert desk.session.records.get(VERDICTS, workspace="default", id=verdict.id) == verdict
@@ -140,7 +154,8 @@ def test_the_champion_is_compared_on_the_rows_of_the_same_id(desk: Desk) -> None
 def test_a_champion_without_shared_rows_is_not_beaten(desk: Desk) -> None:
     promote(desk.session, desk.judge(desk.log(rows(POOR))).version)
     elsewhere = rows().set_column(2, "id", pa.array(IDS + N - 10))
-    verdict = desk.judge(desk.log(rows().drop_columns(["id"])))
+    assert desk.judge(desk.log(rows().drop_columns(["id"]))).passed  # every outcome is in its place
+    verdict = desk.judge(desk.log(rows().drop_columns(["id"]).slice(0, 300)))
     assert verdict.sentence.startswith("it cannot be judged: There are 0 rows that both have, this version and the champion (churn-v1); at least 30")
     assert "another outcome than in the champion's evidence" in desk.judge(desk.log(elsewhere)).sentence
 
@@ -203,7 +218,7 @@ def test_rows_without_an_outcome_are_left_out_and_told(desk: Desk) -> None:
     assert verdict.passed
     assert verdict.n_pairs == 350
     assert verdict.checks[0].sentence.startswith("judged on 350 rows of 'evidence.parquet': rmse ")
-    assert verdict.checks[0].sentence.endswith("; 50 rows without an outcome are left out")
+    assert "; 50 rows without an outcome are left out; they were logged after the version was registered (sha256 " in verdict.checks[0].sentence
 
 
 def test_a_probability_is_judged_by_its_log_loss_and_a_class_by_its_errors(desk: Desk) -> None:
@@ -233,6 +248,27 @@ def test_what_stands_about_a_version_is_checked_too(desk: Desk) -> None:
     assert said["latency"] == "the latency could not be measured: it keeps no input example to answer"
 
 
+def test_training_rows_of_a_run_are_profiled_and_must_not_have_moved(desk: Desk) -> None:
+    desk.define("Model(name='churn', gate=ec.Gate(metric='rmse', bias=None, better_than=['baseline'], drift=0.2))")
+
+    def log(moved: float) -> str:
+        rng = np.random.default_rng(round(moved))
+        who = [f"mail{i}@example.org" for i in range(2000)]
+        training = pa.table({"age": rng.normal(40 + moved, 10, 2000), "who": who, "plan": rng.choice(["a", "b"], 2000)})
+        return desk.log(rows(), training=training)
+
+    first = desk.judge(log(0))
+    assert find(first, "drift").sentence == "there is no champion whose training data could differ"
+    promote(desk.session, first.version)
+    same, moved = desk.judge(log(1)), desk.judge(log(15))
+    assert (same.passed, moved.passed) == (True, False)
+    assert moved.sentence.startswith("training data moved from the champion's (churn-v1): age by ")
+    kept = desk.session.records.get(TRAINING_PROFILES, workspace="default", id="churn-v1")
+    assert kept is not None
+    assert {profile.name: len(profile.top) for profile in kept.profiles if profile.type == "text"} == {"who": 0, "plan": 2}
+    assert "this version's training data were not profiled" in desk.judge(desk.log(rows())).sentence
+
+
 def test_training_data_must_be_fresh(desk: Desk) -> None:
     desk.define("Model(name='churn', gate=ec.Gate(metric='rmse', bias=None, fresh='14d'))")
     days = (date(2026, 1, 1), date(2025, 12, 1), None)
@@ -253,6 +289,18 @@ def test_an_environment_has_a_gate_of_its_own_and_asks_for_approvals(desk: Desk)
     assert (found.waits, found.sentence, found.environment) == (True, "needs 1 approval, has 0", "eu")
     with pytest.raises(NotFound, match=r"No environment 'mars'.*'dev', 'staging', 'prod', 'eu'"):
         desk.judge(version, environment="mars")
+
+
+def test_a_new_verdict_needs_approvals_of_its_own(desk: Desk) -> None:
+    desk.define("Model(name='churn', gate=ec.Gate(metric='rmse', better_than=['baseline'], bias=None, approvals=1))")
+    version = desk.log(rows())
+    assert desk.judge(version).waits
+    request_approval(desk.session, version)
+    approve(replace(desk.session, actor=Actor("bob")), version)
+    assert promote(desk.session, version).version == version
+    again = desk.judge(version)
+    assert (again.waits, find(again, "approvals").sentence) == (True, "needs 1 approval, has 0")
+    assert [check.check for check in again.checks] == ["evidence", "rmse against the best baseline (mean)", "approvals"]
 
 
 def test_an_editor_judges_and_a_version_that_is_not_there_is_not_found(desk: Desk) -> None:

@@ -9,12 +9,16 @@ import pyarrow as pa
 import pytest
 
 from endcap.core.errors import IntegrityBroken
+from endcap.loop.deployment.proving import read_kept
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch
 from endcap.loop.deployment.registering import register_run
+from endcap.loop.evaluation.records import CheckResult, Verdict
 from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, Version
-from endcap.loop.registry.versions import get_version
+from endcap.loop.registry.releases import get_champion, promote
+from endcap.loop.registry.versions import get_version, record_verdict
 from endcap.project.proving import prove_version
-from endcap.testing.packages import log_package, make_onnx_package
+from endcap.project.returning import rollback
+from endcap.testing.packages import log_package, make_onnx_graph, make_onnx_package
 
 
 def newest(project: Any, version: Version) -> Batch:
@@ -97,3 +101,38 @@ def test_what_was_registered_answers_its_example(project: Any) -> None:
     version = register_run(project.session, log_package(project.session, make_onnx_package()), "model", model="traffic")
     said = prove_version(project.session, version)
     assert said.startswith("its 5 files are what they were; 'traffic-v1' gives the 3 answers to its input example")
+
+
+def pass_gate(project: Any, version: Version, *, against: str | None = None) -> None:
+    check = CheckResult(check="rmse", passed=True, figure=0.9, limit="below 1", sentence="it beats it")
+    verdict = Verdict(
+        id=project.session.new_id("verdict"),
+        model=version.model,
+        version=version.id,
+        at=project.session.now(),
+        passed=True,
+        checks=(check,),
+        against=against,
+    )
+    record_verdict(project.session, verdict)
+
+
+def test_a_rollback_tells_what_was_proved_and_moves_nobody_without(project: Any) -> None:
+    session = project.session
+    first, second, third = (
+        register_run(session, log_package(session, make_onnx_package(payload=make_onnx_graph([[2.0], [1.0]], [n]))), "model", model="traffic")
+        for n in (0.0, 1.0, 2.0)
+    )
+    for version, against in ((first, None), (second, first.id), (third, second.id)):
+        pass_gate(project, version, against=against)
+        promote(session, version.id)
+    back = rollback(session, "traffic")
+    assert back.version == second.id
+    assert "'traffic-v2' gives the 3 answers to its input example" in back.proof
+    example = msgspec.structs.replace(read_kept(session, first), answers={"y": [[9.0], [9.0], [9.0]]})
+    session.blobs._payloads[first.example] = msgspec.json.encode(example)
+    with pytest.raises(IntegrityBroken, match="does not prove that it answers as it did"):
+        rollback(session, "traffic", again=True)
+    champion = get_champion(session, "traffic")
+    assert champion is not None
+    assert champion.version == second.id

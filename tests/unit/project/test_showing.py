@@ -4,8 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
 from endcap.core.errors import NotFound
+from endcap.loop.evaluation.records import CheckResult
+from endcap.loop.registry.versions import record_verdict
 from endcap.project.applying import apply
 from endcap.project.showing import ModelView, VersionView, ls, show
 
@@ -53,6 +56,24 @@ def test_a_model_is_shown_with_all_that_is_known_of_it(lived: Any) -> None:
     assert view.last_batch is not None
     assert view.last_batch.run == view.last_run.id
     assert len(view.readings) == 1
+
+
+def test_a_model_is_shown_with_the_verdict_that_its_champion_stands_on(project: Any) -> None:
+    project.run()
+    session = project.session
+
+    def read() -> ModelView:
+        view = show(session, "store-day")
+        assert isinstance(view, ModelView)
+        return view
+
+    standing = read().verdict
+    assert standing is not None
+    check = CheckResult(check="bias", passed=False, figure=0.2, limit="0.05", sentence="bias is +20 %")
+    later = record_verdict(session, replace_struct(standing, id="verdict_later", environment="dev", passed=False, checks=(check,)))
+    assert read().verdict == standing
+    assert show(session, "store-day-v1").verdict == later
+    assert [live.version for live in read().live] == ["store-day-v1"]
 
 
 def test_a_version_is_shown_with_its_verdict(lived: Any) -> None:

@@ -413,6 +413,7 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
 BY_ANOTHER = {"approve"}  # whoever trained a version may not
 OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
     # audited in the chain of the house, as they belong to no workspace
+    "backup": lambda s: {"place": str(s.scratch / "vault")},
     "users add": lambda _: {"name": "cleo", "password": "a few words of hers"},
     "users password": lambda _: {"name": "cleo", "password": "a few others of hers"},
     "users disable": lambda _: {"name": "cleo"},
@@ -424,9 +425,11 @@ MADE_OF_OTHERS = {
     "judge": "the verdict that it gives is audited (tests/unit/project/test_judging.py)",
     "run": "each of its parts is audited: apply, ingest, register, record-verdict, promote, log-predictions",
     "forecast": "a run of a definition file that it wrote",
+    "restore": "the row stands in the home that it makes (tests/unit/project/test_backup_verbs.py)",
     "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",
 }
 NOT_CHAINED = {
+    "backups": "a look at a place outside the home",
     "deliver-notices": "what is sent is data in flow; a host that is refused is audited (tests/unit/governance/test_notices.py)",
     "features push": "what is pushed is data in flow; each push is on record (tests/unit/loop/features/test_pushes.py)",
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",

@@ -228,7 +228,8 @@ def _callback(verb: Verb) -> Any:
             values["password"] = _ask_password()
         if "verify" in names:
             values["verify"] = verify
-        with open_project(project, home=home, zone=workspace_zone, laying_out=verb.name in _LAYING_OUT) as house:
+        restoring = verb.name == "restore"
+        with open_project(project, home=home, zone=workspace_zone, laying_out=verb.name in _LAYING_OUT, restoring=restoring) as house:
             session = house.session(workspace=workspace)
             chosen = _find_beside(verb, "verify-audit") if verb.name == "audit" and verify else verb
             if chosen is not verb:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from endcap.loop.deployment.lineage import Lineage, LineageNode
 from endcap.loop.evaluation.records import name_metric
@@ -70,3 +71,10 @@ def tell_retirement(found: Retirement) -> Iterator[Line]:
     for thing in found.consumers[:_MOST_LIVE]:
         yield f"  {thing} leans on it", ""
     yield from _tell_more(len(found.consumers) - _MOST_LIVE)
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    Insight: tell_insight,
+    Lineage: tell_lineage,
+    Retirement: tell_retirement,
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from endcap.governance.people import Person
@@ -42,3 +42,13 @@ def row_of_token(token: TokenLine) -> dict[str, Any]:
         "used at": token.used_at or "never",
         "made by": token.made_by,
     }
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    MadeToken: tell_token,
+    MadeWebhook: tell_webhook,
+}
+ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Person: row_of_person,
+    TokenLine: row_of_token,
+}

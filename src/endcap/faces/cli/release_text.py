@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from endcap.loop.deployment.records import TraceStep
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.registry.live import ON_AN_OVERRIDE
 from endcap.loop.registry.records import PROD, ApprovalRequest, ApprovalView, Environment, Pin, Release
@@ -18,6 +19,8 @@ def style_of(row: Any) -> str:
     """The style of a row in a list: red where somebody answers for it in the gate's place."""
     if isinstance(row, Release):
         return "red" if row.overridden else ""
+    if isinstance(row, TraceStep):
+        return "red" if row.detail.startswith((ON_AN_OVERRIDE, "overridden: ")) else ""
     return "red" if isinstance(row, ModelLine) and row.override else ""
 
 
@@ -137,3 +140,15 @@ def _describe_moved(release: Release) -> str:
     some = f"{', '.join(release.sample)}{' ...' if release.n_members > len(release.sample) else ''}"
     segment = f" of {release.segment}" if release.segment else ""
     return f", for {release.n_members:,} members{segment} ({some}), others by {release.champion}"
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    ApprovalRequest: tell_request,
+    Pin: tell_pin,
+    Verdict: tell_verdict,
+}
+ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    ApprovalView: row_of_approval,
+    Environment: row_of_environment,
+    Release: row_of_release,
+}

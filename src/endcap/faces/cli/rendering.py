@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from functools import singledispatch
 from typing import Any
 
@@ -15,57 +14,33 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from endcap.core.durations import format_duration
+from endcap.faces.cli import backup_text, lineage_text, people_text, release_text, row_text, tracking_text, version_text, view_text
 from endcap.faces.cli.entry import tame
-from endcap.faces.cli.lineage_text import tell_insight, tell_lineage, tell_retirement
-from endcap.faces.cli.people_text import row_of_person, row_of_token, tell_token, tell_webhook
 from endcap.faces.cli.release_text import (
-    row_of_approval,
-    row_of_environment,
-    row_of_release,
     style_of,
-    tell_pin,
     tell_releases,
-    tell_request,
     tell_verdict,
 )
-from endcap.faces.cli.tracking_text import row_of_experiment, row_of_file, row_of_point, row_of_track, tell_run_comparison, tell_run_page
-from endcap.faces.cli.version_text import tell_card, tell_made
-from endcap.faces.cli.view_text import tell_found, tell_parity, tell_view
-from endcap.governance.people import Person
-from endcap.governance.records import AuditRow
-from endcap.governance.tokens import MadeToken, TokenLine
-from endcap.governance.webhooks import MadeWebhook
-from endcap.loop.data.records import ColumnDistance, Ingest, QuarantineView, describe_volume
-from endcap.loop.deployment.lineage import Lineage
+from endcap.faces.cli.values import tell_number, tell_percent, tell_value
+from endcap.faces.cli.version_text import tell_made
+from endcap.faces.cli.view_text import tell_found
+from endcap.loop.data.records import ColumnDistance, QuarantineView
 from endcap.loop.deployment.records import Delivery
 from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
 from endcap.loop.features.records import DriftReport, Materialisation, ParityReport, TrainingSet
-from endcap.loop.monitoring.insights import Insight
-from endcap.loop.monitoring.records import ComparisonView, Incident, Reading
+from endcap.loop.monitoring.records import ComparisonView
 from endcap.loop.monitoring.watches import describe_reading
-from endcap.loop.registry.card_pages import CardPage
 from endcap.loop.registry.records import (
-    ApprovalRequest,
-    ApprovalView,
     Comparison,
-    Environment,
-    MemberLine,
     MemberSummary,
-    Pin,
-    Release,
-    Retirement,
     Version,
 )
 from endcap.loop.retraining.records import Judged
-from endcap.loop.training.tracking.comparing import RunComparison, RunPage
-from endcap.loop.training.tracking.records import Experiment, RunFile, RunFolder
-from endcap.pipelines.records import Run
 from endcap.project.applying import Plan
 from endcap.project.running import RunResult
-from endcap.project.showing import ModelLine, ModelView, VersionView
+from endcap.project.showing import ModelView, VersionView
 from endcap.project.starting import FirstForecast, Started
-from endcap.project.view_showing import FoundView, ViewPage
-from endcap.storage.tracks import Point, Track
+from endcap.project.view_showing import FoundView
 
 _NOT_PASSED = 6
 _MEASURES = ("wape", "mae", "rmsse", "rmspe")
@@ -91,22 +66,13 @@ def render(result: Any, *, as_json: bool) -> int:
     return _NOT_PASSED if failed else 0
 
 
+_TEXTS = (backup_text, lineage_text, people_text, release_text, row_text, tracking_text, version_text, view_text)
 _TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
-    ApprovalRequest: tell_request,
-    CardPage: tell_card,
-    Insight: tell_insight,
-    Lineage: tell_lineage,
-    MadeToken: tell_token,
-    MadeWebhook: tell_webhook,
-    ParityReport: tell_parity,
-    Pin: tell_pin,
-    Retirement: tell_retirement,
-    RunComparison: tell_run_comparison,
-    RunPage: tell_run_page,
-    Verdict: tell_verdict,
-    ViewPage: tell_view,
+    kind: tell for text in _TEXTS for kind, tell in getattr(text, "TELLERS", {}).items()
 }
 """Results that are told in lines of text, each with its style."""
+_ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {kind: row for text in _TEXTS for kind, row in getattr(text, "ROWS", {}).items()}
+"""Results that are told as rows of a table."""
 
 
 @singledispatch
@@ -119,7 +85,7 @@ def show(result: Any, console: Console) -> None:
         _show_list(list(result), console)
     elif isinstance(result, msgspec.Struct):
         for name in result.__struct_fields__:
-            console.print(Text(f"{name.replace('_', ' ')}: {_plain(getattr(result, name))}"))
+            console.print(Text(f"{name.replace('_', ' ')}: {tell_value(getattr(result, name))}"))
     else:
         console.print(Text(str(result)))
 
@@ -138,7 +104,7 @@ def _show_list(rows: list[Any], console: Console) -> None:
         grid.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         cells = renderer(row) if renderer else {name: getattr(row, name) for name in columns}
-        grid.add_row(*(Text(tame(_plain(cells[column])), style=style_of(row)) for column in columns))
+        grid.add_row(*(Text(tame(tell_value(cells[column])), style=style_of(row)) for column in columns))
     console.print(grid)
 
 
@@ -251,11 +217,11 @@ def _(result: VersionView, console: Console) -> None:
 @show.register
 def _(result: ModelView, console: Console) -> None:
     champion = result.champion
-    console.print(Text(f"{result.model.name} ({result.model.solution}), applied {_plain(result.model.applied_at)} by {result.model.applied_by}"))
+    console.print(Text(f"{result.model.name} ({result.model.solution}), applied {tell_value(result.model.applied_at)} by {result.model.applied_by}"))
     if champion is None or result.champion_version is None:
         console.print("nothing answers: no version passed its gate yet")
     else:
-        console.print(Text(f"champion {champion.version} since {_plain(champion.since)}"))
+        console.print(Text(f"champion {champion.version} since {tell_value(champion.since)}"))
         _tell(tell_releases(result), console)
         for version_id, n in result.apart.items():
             console.print(Text(f"  but {version_id} answers for {n:,} members"))
@@ -267,31 +233,31 @@ def _(result: ModelView, console: Console) -> None:
     if result.comparison is not None:
         running = result.comparison
         console.print(
-            Text(f"{running.challenger} answers for {running.n_b:,} members since {_plain(running.since)}: endcap comparison {running.model}")
+            Text(f"{running.challenger} answers for {running.n_b:,} members since {tell_value(running.since)}: endcap comparison {running.model}")
         )
     for version in result.versions:
         own = getattr(version.metrics, result.metric)
-        figure = f"{name_metric(result.metric)} {_number(result.figures.get(version.id) if own is None else own)}"
-        console.print(Text(f"  {version.id:<28} {version.candidate:<18} {figure}  {_plain(version.created_at)}"))
+        figure = f"{name_metric(result.metric)} {tell_number(result.figures.get(version.id) if own is None else own)}"
+        console.print(Text(f"  {version.id:<28} {version.candidate:<18} {figure}  {tell_value(version.created_at)}"))
     for reading in result.readings[:5]:
         word = "BREACHED" if reading.breached else "ok"
         if reading.members is not None:
             console.print(Text(f"  {describe_reading(reading)} to {reading.last}  {word}"))
             continue
-        console.print(Text(f"  live {reading.metric} {_number(reading.figure)} (limit {_number(reading.limit)}) to {reading.last}  {word}"))
+        console.print(Text(f"  live {reading.metric} {tell_number(reading.figure)} (limit {tell_number(reading.limit)}) to {reading.last}  {word}"))
     for incident in result.incidents:
-        console.print(Text(f"  incident {_plain(incident.at)}: {incident.sentence}"))
+        console.print(Text(f"  incident {tell_value(incident.at)}: {incident.sentence}"))
 
 
 @show.register
 def _(result: Comparison, console: Console) -> None:
-    state = "runs" if result.until is None else f"{result.how} {_plain(result.until)} by {result.ended_by}"
+    state = "runs" if result.until is None else f"{result.how} {tell_value(result.until)} by {result.ended_by}"
     console.print(Text(f"{result.id}: a {result.champion} for {result.n_a:,} members, b {result.challenger} for {result.n_b:,}; {state}"))
     drawn = f"drawn with seed {result.seed}, share {result.share:g}" if result.seed is not None and result.share is not None else "given"
     by = f", alike in {', '.join(result.by)}" if result.by else ""
-    console.print(Text(f"  since {_plain(result.since)} by {result.started_by}, planned for {result.n_days} days; groups {drawn}{by}"))
+    console.print(Text(f"  since {tell_value(result.since)} by {result.started_by}, planned for {result.n_days} days; groups {drawn}{by}"))
     for balance in result.balance:
-        means = f"a {_number(balance.mean_a)}, b {_number(balance.mean_b)}"
+        means = f"a {tell_number(balance.mean_a)}, b {tell_number(balance.mean_b)}"
         doubt = "" if abs(balance.difference) < 0.1 else "  (not alike: 0.1 or more)"
         console.print(Text(f"  before: {balance.what} {means}, difference {balance.difference:+.2f} standard deviations{doubt}"))
     if result.finding:
@@ -304,7 +270,7 @@ def _(result: ComparisonView, console: Console) -> None:
     found = result.finding
     console.print(Text(f"{found.sentence}", style="green" if found.better else ""))
     for finding in (found, *result.beside):
-        figures = f"a {_number(finding.figure_a)}, b {_number(finding.figure_b)}"
+        figures = f"a {tell_number(finding.figure_a)}, b {tell_number(finding.figure_b)}"
         interval = "" if finding.lower is None else f", b less a {finding.lower:+.4g} to {finding.upper:+.4g}"
         console.print(Text(f"  {finding.metric}: {figures}{interval}"))
     if found.variance_left is not None:
@@ -318,7 +284,7 @@ def _(result: ComparisonView, console: Console) -> None:
 @show.register
 def _(result: DriftReport, console: Console) -> None:
     sides = ((result.snapshot, result.snapshot_at, result.snapshot_rows), (result.reference, result.reference_at, result.reference_rows))
-    new, old = (f"{name} ({n:,} rows, {_plain(at)})" for name, at, n in sides)
+    new, old = (f"{name} ({n:,} rows, {tell_value(at)})" for name, at, n in sides)
     console.print(Text(f"{result.view}: {new} against {old}"))
     drifted = len(result.drifted)
     judged = sum(distance.enough for distance in result.distances)
@@ -333,17 +299,17 @@ def _(result: DriftReport, console: Console) -> None:
     grid.add_column("what", overflow="fold")
     for distance in result.distances:
         moved = "-" if distance.wasserstein_scaled is None else f"{distance.wasserstein_scaled:.2f} sd"
-        missing = "-" if distance.null_share_a is None else f"{_percent(distance.null_share_a)} > {_percent(distance.null_share_b)}"
+        missing = "-" if distance.null_share_a is None else f"{tell_percent(distance.null_share_a)} > {tell_percent(distance.null_share_b)}"
         figures = (distance.psi, distance.ks)
         grid.add_row(
             Text(tame(distance.column), style="red" if distance.drifted else ""),
-            _percent(distance.importance),
-            _number(distance.jensen_shannon),
+            tell_percent(distance.importance),
+            tell_number(distance.jensen_shannon),
             Text(_bar(distance.jensen_shannon), style="red" if distance.drifted else "dim"),
-            *(_number(figure) for figure in figures),
+            *(tell_number(figure) for figure in figures),
             moved,
             missing,
-            _number(distance.q),
+            tell_number(distance.q),
             Text(tame(_describe_distance(distance))),
         )
     console.print(grid)
@@ -389,8 +355,8 @@ def _show_leaderboard(version: Version, console: Console, *, metric: str) -> Non
     for name, metrics in sorted(version.leaderboard.items(), key=lambda item: _sort_key(item[1], metric)):
         mark = "* " if name == version.candidate else "  "
         kind = " ·" if name in version.baselines else ""
-        shares = [_percent(metrics.bias, sign="+"), _percent(metrics.coverage_90)]
-        grid.add_row(Text(f"{mark}{name}{kind}"), *(_number(getattr(metrics, measure)) for measure in measures), *shares, f"{metrics.n:,}")
+        shares = [tell_percent(metrics.bias, sign="+"), tell_percent(metrics.coverage_90)]
+        grid.add_row(Text(f"{mark}{name}{kind}"), *(tell_number(getattr(metrics, measure)) for measure in measures), *shares, f"{metrics.n:,}")
     console.print(grid)
     console.print(Text("  * chosen, · baseline; all on the same back-test rows", style="dim"))
     if hourly:
@@ -405,7 +371,7 @@ def _tell(lines: Iterable[tuple[str, str]], console: Console) -> None:
 def _show_slices(version: Version, console: Console, *, metric: str) -> None:
     by: dict[str, list[str]] = {}
     for piece in version.slices:
-        by.setdefault(piece.by, []).append(f"{piece.value} {_number(getattr(piece.metrics, metric))}")
+        by.setdefault(piece.by, []).append(f"{piece.value} {tell_number(getattr(piece.metrics, metric))}")
     for name, pieces in by.items():
         shown = pieces[:8]
         console.print(Text(f"  {name_metric(metric)} by {name}: {', '.join(shown)}{' ...' if len(pieces) > len(shown) else ''}"))
@@ -419,7 +385,7 @@ def _show_members(members: MemberSummary | None, version: Version, console: Cons
         return
     console.print(Text(f"  {members.n:,} members: {', '.join(f'{n:,} {status}' for status, n in members.by_status.items())}"))
     for line in members.worst:
-        own = f", WAPE {_number(line.wape)}" if metric == "wape" else ""
+        own = f", WAPE {tell_number(line.wape)}" if metric == "wape" else ""
         against = f", {line.ratio:.2f} of {line.baseline}'s" if line.ratio is not None else ""
         console.print(Text(f"    bad: {line.member}{own}{against}"))
     for reason, n in members.fallen_back.items():
@@ -450,163 +416,6 @@ def _show_batch(result: RunResult, console: Console) -> None:
     console.print(Text(f"write them with: endcap predictions {result.model} --out forecasts.csv"))
 
 
-def _row_of_model(line: ModelLine) -> dict[str, Any]:
-    return {
-        "model": line.model,
-        "champion": line.champion or "-",
-        "method": line.candidate or "-",
-        "error": "-" if line.figure is None else f"{name_metric(line.metric)} {_number(line.figure)}",
-        "since": line.since,
-        "versions": line.versions,
-        "last run": line.last_run or "-",
-        "last origin": line.last_origin or "-",
-        "watch": "BREACHED" if line.open_breach else "ok",
-    }
-
-
-def _row_of_member(line: MemberLine) -> dict[str, Any]:
-    return {
-        "member": line.member,
-        "status": line.status,
-        "WAPE": _number(line.wape),
-        "baseline": _number(line.baseline_wape),
-        "ratio": _number(line.ratio),
-        "bias": _percent(line.bias, sign="+"),
-        "covers 90 %": _percent(line.coverage_90),
-        "rows": line.n,
-        "method": line.candidate or "-",
-        "newest row": line.last_row,
-        "facts": line.facts or "-",
-        "fallback": line.fallback or "-",
-    }
-
-
-def _row_of_version(version: Version) -> dict[str, Any]:
-    return {"version": version.id, "method": version.candidate, "error": _describe_error(version.metrics), "trained": version.created_at}
-
-
-def _describe_error(metrics: Metrics) -> str:
-    """The WAPE of a daily forecast; of an hourly one what means something by the hour."""
-    measures = ("rmse", "crps", "day_wape") if metrics.crps is not None or metrics.day_wape is not None else ("wape",)
-    return ", ".join(f"{name_metric(measure)} {_number(getattr(metrics, measure))}" for measure in measures)
-
-
-def _row_of_audit(row: AuditRow) -> dict[str, Any]:
-    return {"n": row.n, "at": row.at, "actor": row.actor, "verb": row.verb, "thing": row.thing, "outcome": row.outcome, "detail": row.detail}
-
-
-def _row_of_run(done: Run) -> dict[str, Any]:
-    steps = ", ".join(f"{step.name} {step.status}" for step in done.steps)
-    return {
-        "run": done.id,
-        "subject": done.subject,
-        "by": done.actor,
-        "started": done.started_at,
-        "status": done.status,
-        "took": format_duration(done.wall_s),
-        "CPU-s": f"{done.cpu_s:.1f}",
-        "steps": steps,
-    }
-
-
-def _row_of_ingest(ingest: Ingest) -> dict[str, Any]:
-    span = f"{ingest.first_event or '-'} to {ingest.last_event or '-'}"
-    broken = "; ".join(f"{check.check} {check.column or ''} in {check.n_rows:,} rows" for check in ingest.broken)
-    aside = "; ".join(f"{check.check} {check.column or ''}".strip() + f" {check.n_rows:,}" for check in ingest.quarantined)
-    return {
-        "table": ingest.table,
-        "at": ingest.at,
-        "status": ingest.status,
-        "rows": f"{ingest.n_rows:,}",
-        "read": f"{ingest.n_rows_read:,}",
-        "put aside": f"{ingest.n_quarantined:,} ({aside})" if ingest.n_quarantined else "-",
-        "span": span,
-        "broken": broken or "-",
-        "warnings": "; ".join(map(describe_volume, ingest.warnings)) or "-",
-    }
-
-
-def _row_of_reading(reading: Reading) -> dict[str, Any]:
-    return {
-        "at": reading.at,
-        "version": reading.version,
-        "metric": reading.metric,
-        "from": reading.first,
-        "to": reading.last,
-        "outcomes": reading.n,
-        "live": _number(reading.figure),
-        "limit": _number(reading.limit),
-        "fell": "-" if reading.members is None else f"{reading.members.n_fell:,} of {reading.members.n_judged:,}",
-        "state": "BREACHED" if reading.breached else "ok",
-    }
-
-
-def _row_of_comparison(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "comparison": comparison.id,
-        "a": f"{comparison.champion} ({comparison.n_a:,})",
-        "b": f"{comparison.challenger} ({comparison.n_b:,})",
-        "since": comparison.since,
-        "by": comparison.started_by,
-        "until": comparison.until or "runs",
-        "ended": comparison.how or "-",
-        "finding": comparison.finding or "-",
-    }
-
-
-def _row_of_incident(incident: Incident) -> dict[str, Any]:
-    return {"at": incident.at, "version": incident.version, "what": incident.sentence, "then": incident.reactions}
-
-
-_ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
-    ApprovalView: row_of_approval,
-    AuditRow: _row_of_audit,
-    Comparison: _row_of_comparison,
-    Environment: row_of_environment,
-    Experiment: row_of_experiment,
-    Incident: _row_of_incident,
-    Ingest: _row_of_ingest,
-    Reading: _row_of_reading,
-    Run: _row_of_run,
-    MemberLine: _row_of_member,
-    Person: row_of_person,
-    TokenLine: row_of_token,
-    ModelLine: _row_of_model,
-    Point: row_of_point,
-    Release: row_of_release,
-    RunFile: row_of_file,
-    RunFolder: row_of_file,
-    Track: row_of_track,
-    Version: _row_of_version,
-}
-
-
 def _sort_key(metrics: Metrics, metric: str) -> float:
     figure: float | None = getattr(metrics, metric)
     return float("inf") if figure is None else figure
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}"
-
-
-def _percent(value: float | None, *, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.1%}"
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(value, float):
-        return _number(value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(item) for item in value)
-    if isinstance(value, msgspec.Struct):
-        return "; ".join(f"{name} {_plain(getattr(value, name))}" for name in value.__struct_fields__)
-    return str(value)

@@ -42,13 +42,13 @@ def workspace_option() -> click.Parameter:
     return click.Option(["--workspace", "workspace"], type=str, default=DEFAULT_WORKSPACE, envvar=WORKSPACE_VARIABLE, help=words, show_default=True)
 
 
-def open_project(project: Path, *, home: str | None, zone: str, laying_out: bool = False) -> House:
-    """The home of a project. Raises NotFound when there is no such folder, unless the command is ``laying_out`` one."""
+def open_project(project: Path, *, home: str | None, zone: str, laying_out: bool = False, restoring: bool = False) -> House:
+    """The home of a project. Raises NotFound when there is no such folder, unless the command is ``laying_out`` one or ``restoring`` a home."""
     from endcap.assembly import open_house
 
-    if not laying_out and not project.is_dir():
+    if not (laying_out or restoring) and not project.is_dir():
         raise NotFound(f"There is no folder {project}.", hint="give --project the folder of project.py")
-    return open_house(home if home is not None else str(project / ".endcap"), zone=zone)
+    return open_house(home if home is not None else str(project / ".endcap"), zone=zone, restoring=restoring)
 
 
 def build_up() -> click.Command:

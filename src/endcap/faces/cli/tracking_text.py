@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -142,3 +142,16 @@ def _tell_instant(at_us: int) -> str:
 def _cut(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _MOST_CELL else f"{line[:_MOST_CELL]}..."
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    RunComparison: tell_run_comparison,
+    RunPage: tell_run_page,
+}
+ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Experiment: row_of_experiment,
+    Point: row_of_point,
+    RunFile: row_of_file,
+    RunFolder: row_of_file,
+    Track: row_of_track,
+}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from endcap.loop.registry.card_pages import CardPage
 from endcap.loop.registry.records import Field, Version
@@ -51,3 +52,8 @@ def _tell_fields(fields: tuple[Field, ...]) -> str:
         shape = f"[{', '.join('any' if n == -1 else str(n) for n in field.shape)}]" if field.shape else ""
         said.append(" ".join(part for part in (field.name, f"{field.type or 'any'}{shape}") if part))
     return f"{', '.join(said)}{f' and {len(fields) - _MOST_FIELDS} more' if len(fields) > _MOST_FIELDS else ''}"
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    CardPage: tell_card,
+}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from endcap.core.durations import format_duration
 from endcap.loop.data.records import ColumnProfile
@@ -165,3 +166,9 @@ def _figure(value: float | str) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
+    ParityReport: tell_parity,
+    ViewPage: tell_view,
+}

@@ -22,6 +22,8 @@ from endcap.project.verbs import load_verbs
 API = "/api/v1"
 _HANDED_ON = "takes a record or a table that another part of a run made; a run calls it"
 LOCAL = {
+    "backup": "copies what all workspaces hold to a place that the server can reach",
+    "backups": "looks into a place that the server can reach",
     "check-members": _HANDED_ON,
     "check-quality": _HANDED_ON,
     "features page": "writes a file on the caller's machine",
@@ -31,6 +33,7 @@ LOCAL = {
     "init": "lays out files in a folder of the caller's machine",
     "record-verdict": _HANDED_ON,
     "register": _HANDED_ON,
+    "restore": "makes another home than the one that is served",
     "start-comparison": "takes the drawn groups; compare draws them and calls it",
 }
 """Verbs that no request calls though it could say their parameters, each with the reason. Those that it could not say are told by ``local_verbs``."""
@@ -42,6 +45,7 @@ HELD = {
     "out": "a file on the server's disk",
     "report": "a file on the server's disk",
     "reporter": "progress is shown on the server's terminal",
+    "store": "to which other stores the server copies is settled where it runs",
 }
 """The parameters that no request gives, each with the reason. ``folder`` is filled in, the others keep their defaults."""
 _INT64: Any = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

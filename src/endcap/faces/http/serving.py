@@ -20,6 +20,7 @@ from endcap.faces.http.listening import open_socket, require_certificate, settle
 from endcap.faces.http.sessions import SignIn
 from endcap.faces.http.telling import telling
 from endcap.governance.people import has_users
+from endcap.governance.services import note_service
 
 GRACE_S = 30
 """How long an end waits for what is being answered. What a verb had not written by then is done again by the next call, as after any kill."""
@@ -52,6 +53,7 @@ def serve(
     with open_socket(host, port) as listening, telling(house):
         calls = Calls()
         url = show_url(host, listening.getsockname()[1], names=names, secure=secure)
+        note_service(house.ports.records, url, now=house.clock.now())
         signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy)
         application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, announce=lambda: announce(url))
         config = uvicorn.Config(

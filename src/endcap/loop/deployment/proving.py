@@ -12,6 +12,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.deployment.engines.engine import Engine
 from endcap.loop.registry.records import Signature, Version
 from endcap.loop.registry.signatures import Columns, fit_example
+from endcap.pipelines.machine import name_machine
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,7 @@ class Example(msgspec.Struct, frozen=True):
 
     ``input`` holds columns by name, or unnamed rows; numbers that JSON lacks are the texts ``NaN``, ``Infinity`` and ``-Infinity``. ``signature`` is
     what the rows were read by (None: none was logged). ``made`` says that nobody logged them: they were made to fit what the model takes.
+    ``machine`` is the kind of processor that answered.
     """
 
     input: Columns | list[Any]
@@ -34,6 +36,7 @@ class Example(msgspec.Struct, frozen=True):
     engine: str
     signature: Signature | None = None
     made: bool = False
+    machine: str = ""
 
 
 def read_kept(session: Session, version: Version) -> Example | None:
@@ -51,8 +54,9 @@ def read_kept(session: Session, version: Version) -> Example | None:
 def prove(session: Session, version: Version, engine: Engine) -> str:
     """Ask an engine the input example of a version, compare with the answers kept, and say in a sentence what was found.
 
-    The same library must give the same numbers; another version of it may differ by 1e-5 of each, which the sentence says. A version without an
-    example says so. Raises IntegrityBroken when an answer differs or none comes: the version is not what was judged.
+    The same library on the same kind of processor must give the same numbers; another version of either may differ by 1e-5 of each, which the
+    sentence says. A version without an example says so. Raises IntegrityBroken when an answer differs or none comes: the version is not what was
+    judged.
     """
     kept = read_kept(session, version)
     if kept is None:
@@ -61,8 +65,9 @@ def prove(session: Session, version: Version, engine: Engine) -> str:
         found = settle_answers(engine.predict(fit_example(kept.input, kept.signature)))
     except InvalidInput as error:
         raise IntegrityBroken(f"'{version.id}' does not answer its input example any more: {error.what}", hint=error.hint) from error
-    tolerance = 0.0 if kept.engine == engine.name else TOLERANCE
-    return compare_answers(version.id, kept.answers, found, tolerance=tolerance, engines=(kept.engine, engine.name))
+    then, now = (kept.engine, kept.machine), (engine.name, name_machine())
+    said = [" on ".join(each) if kept.machine != now[1] else each[0] for each in (then, now)]
+    return compare_answers(version.id, kept.answers, found, tolerance=0.0 if then == now else TOLERANCE, engines=(said[0], said[1]))
 
 
 def compare_answers(

@@ -28,6 +28,7 @@ from endcap.loop.training.tracking.experiments import Tags, parse_tags
 from endcap.loop.training.tracking.logged_models import get_logged_model
 from endcap.loop.training.tracking.records import RUN_FILES, RunEnvironment
 from endcap.loop.training.tracking.tracked_runs import get_run_track, list_datasets
+from endcap.pipelines.machine import name_machine
 
 if TYPE_CHECKING:
     from endcap.storage.tracks import Track
@@ -93,7 +94,7 @@ def _try(session: Session, package: Package) -> tuple[Tried, Example | None, lis
     if package.signature is not None:
         _require_inputs(package.signature, tried.inputs)
     if rows is not None:
-        return tried, Example(rows, tried.answers, tried.name, package.signature), notes
+        return tried, Example(rows, tried.answers, tried.name, package.signature, machine=name_machine()), notes
     signature = package.signature or Signature(tried.inputs)
     made = _make_rows(signature.inputs)
     if made is not None:
@@ -101,7 +102,7 @@ def _try(session: Session, package: Package) -> tuple[Tried, Example | None, lis
             again = try_engine(Trial(engine=package.engine, payload=payload, example=made, signature=signature))
             return (
                 tried,
-                Example(made, again.answers, again.name, signature, made=True),
+                Example(made, again.answers, again.name, signature, made=True, machine=name_machine()),
                 [*notes, "no input example was logged; rows of zeros and ones stand in"],
             )
         except InvalidInput as error:

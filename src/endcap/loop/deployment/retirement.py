@@ -7,6 +7,7 @@ import msgspec
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput
 from endcap.core.permissions import Permission
+from endcap.governance.notices import notify
 from endcap.governance.sessions import Detail, Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.lineage import walk_downstream
@@ -16,6 +17,7 @@ from endcap.loop.registry.versions import get_model
 
 NOTICE = "14d"
 """How long consumers have when nothing is said."""
+_MOST_NAMED = 20
 _CONSUMERS = ("table", "view", "model", "version", "release")
 
 
@@ -54,7 +56,17 @@ def retire(session: Session, model: str, *, reason: str = "", notice: str | None
         if found is not None and found[0].withdrawn_at is None:
             raise Conflict(f"Model '{model}' is retired already, as of {found[0].effective_at:%Y-%m-%d %H:%M}Z.", hint=f"endcap unretire {model}")
         change.tx.put(RETIREMENTS, workspace=session.workspace, record=record, expected_version=found[1] if found else 0)
+        notify(session, change, kind="retired", thing=f"model/{model}", sentence=_describe(record))
     return record
+
+
+def _describe(record: Retirement) -> str:
+    """What consumers are told."""
+    leaning = ", ".join(record.consumers[:_MOST_NAMED])
+    more = f" and {len(record.consumers) - _MOST_NAMED} more" if len(record.consumers) > _MOST_NAMED else ""
+    because = f": {record.reason}" if record.reason else ""
+    on_it = f"; {leaning}{more} lean on it" if leaning else ""
+    return f"{record.model} is retired as of {record.effective_at:%Y-%m-%d %H:%M}Z, by {record.by}{because}{on_it}"
 
 
 @verb("unretire", permission=Permission.RELEASE)
@@ -71,4 +83,5 @@ def unretire(session: Session, model: str, *, reason: str = "") -> Retirement:
             raise Conflict(f"Model '{model}' is not retired.")
         back = msgspec.structs.replace(standing, withdrawn_at=session.now())
         change.tx.put(RETIREMENTS, workspace=session.workspace, record=back, expected_version=found[1])
+        notify(session, change, kind="unretired", thing=f"model/{model}", sentence=f"{model} is in service again, by {session.actor.name}")
     return back

@@ -9,6 +9,7 @@ from endcap.governance.verbs import verb
 from endcap.loop.data.records import INGESTS
 from endcap.loop.deployment.batches import add_ids
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch, TraceStep
+from endcap.loop.registry.live import ON_AN_OVERRIDE
 from endcap.loop.registry.records import COMPARISONS, RELEASES, VERSIONS
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.pipelines.records import EDGES
@@ -34,9 +35,12 @@ def trace(session: Session, thing: str) -> list[TraceStep]:
     steps.extend(TraceStep(f"file/{f.sha256}", "artefact", f"{f.name} ({f.kind}, {f.n_bytes} bytes)") for f in version.files)
     verdict = latest_verdict(session, version.id)
     if verdict is not None:
-        steps.append(TraceStep(f"verdict/{verdict.id}", "verdict", f"{'passed' if verdict.passed else 'refused'}: {verdict.sentence}"))
+        word = "passed" if verdict.passed else "overridden" if verdict.override else "refused"
+        steps.append(TraceStep(f"verdict/{verdict.id}", "verdict", f"{word}: {verdict.sentence}"))
     for release in session.records.find(RELEASES, workspace=session.workspace, where={"version": version.id}):
-        steps.append(TraceStep(f"release/{release.id}", release.how, f"by {release.actor} at {release.at.isoformat()} {release.reason}".rstrip()))
+        word = f"{ON_AN_OVERRIDE}; " if release.overridden else ""
+        what = f"{word}by {release.actor} at {release.at.isoformat()} {release.reason}".rstrip()
+        steps.append(TraceStep(f"release/{release.id}", release.how, what))
     for comparison in session.records.find(COMPARISONS, workspace=session.workspace, where={"challenger": version.id}):
         since = f"by {comparison.started_by} since {comparison.since.isoformat()}"
         what = f"challenger of {comparison.champion} for {comparison.n_b} members, {since} {comparison.how}".rstrip()

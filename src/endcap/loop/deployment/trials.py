@@ -20,8 +20,10 @@ from endcap.pipelines.processes import ProcessExecutor
 
 _MOST_CPU_S = 120
 _MOST_MORE_BYTES = 4 << 30
+_KEPT_S = 60.0
 _lock = threading.Lock()
 _kept: list[ProcessExecutor] = []
+_ends: list[threading.Timer] = []
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,12 +48,20 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
 def try_engine(trial: Trial) -> Tried:
     """Open a model file and let it answer, in the process kept for that. Raises InvalidInput when it does not open, answer or survive.
 
-    Cost: about 1.5 s for the first trial of a process, which imports the library; then what the library takes.
+    Cost: about 1.5 s for the first trial, which imports the library; then what the library takes. The process (some 200 MB) ends when it had
+    nothing to do for a minute.
     """
     with _lock:
+        while _ends:
+            _ends.pop().cancel()
         if not _kept:
             _kept.append(ProcessExecutor(n_workers=1, n_retries=0))
-        (tried,) = _kept[0].map_each(run_trial, [trial])
+        try:
+            (tried,) = _kept[0].map_each(run_trial, [trial])
+        finally:
+            _ends.append(threading.Timer(_KEPT_S, end_trials))
+            _ends[0].daemon = True
+            _ends[0].start()
     if isinstance(tried, Failure):
         raise InvalidInput(
             f"The model's reader did not survive its file, or took more than {_MOST_CPU_S} s: {tried.what}",
@@ -60,6 +70,13 @@ def try_engine(trial: Trial) -> Tried:
     if tried.error:
         raise InvalidInput(tried.error, hint=tried.hint or None)
     return tried
+
+
+def end_trials() -> None:
+    """End the process kept for trials, if there is one."""
+    with _lock:
+        while _kept:
+            _kept.pop().close()
 
 
 def run_trial(trial: Trial) -> Tried:

@@ -90,6 +90,12 @@ class Evidence(Protocol):
         """
         ...
 
+    def parts(self, metric: str) -> Paired | None:
+        """The version's own errors (ours) and what the metric divides their sum by (theirs); squares where the metric is a root. None for a metric
+        that is no ratio of sums.
+        """
+        ...
+
     @property
     def has_champion(self) -> bool: ...
 
@@ -165,6 +171,13 @@ class CubeEvidence:
         kept = np.ix_(np.flatnonzero(np.count_nonzero(scored, axis=1)), np.flatnonzero(np.count_nonzero(scored, axis=0)))
         both = [_errors(self.actual, cube, paired=paired, metric=metric, scale=self.scale)[kept] for cube in (self.forecast, theirs)]
         return Paired(both[0], both[1])
+
+    def parts(self, metric: str) -> Paired | None:
+        if metric not in ERROR_PARTS and not (metric == "rmsse" and self.scale is not None):
+            return None
+        paired = np.isfinite(self.actual) & np.isfinite(self.forecast)
+        errors, below = (part.sum(axis=2) for part in _parts(self.actual, self.forecast, paired=paired, metric=metric, scale=self.scale))
+        return Paired(errors, below)
 
     @property
     def has_champion(self) -> bool:

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from endcap.core.definitions.gates import Gate
-from endcap.loop.evaluation.bootstrap import compare_errors, widen_tail
+from endcap.loop.evaluation.bootstrap import RatioInterval, compare_errors, widen_tail
 from endcap.loop.evaluation.calibration_checks import CalibrationWithin
-from endcap.loop.evaluation.evidence import Evidence
+from endcap.loop.evaluation.evidence import Evidence, Paired
 from endcap.loop.evaluation.metrics import SQUARED
 from endcap.loop.evaluation.records import NO_CHAMPION, CheckResult
 from endcap.loop.evaluation.slice_checks import FairBetween, SlicesWithin
@@ -64,8 +64,7 @@ class BiasWithin:
         bias = evidence.metrics.bias
         if bias is None:
             return _no_rows("bias", evidence)
-        sums = evidence.sums
-        found = compare_errors(sums.ours, sums.theirs, rng=rng)
+        found = _draw(evidence.sums, rng=rng)
         lower, upper = found.lower - 1, found.upper - 1
         within, chance = abs(bias) <= self.limit, lower <= 0 <= upper
         word = "within" if within else "outside, but chance explains it," if chance else "outside"
@@ -94,7 +93,7 @@ class CoverageBetween:
 
 @dataclass(frozen=True)
 class AtMost:
-    """A metric under an absolute limit."""
+    """A metric under an absolute limit; its interval is told and decides nothing."""
 
     metric: str
     limit: float
@@ -104,8 +103,15 @@ class AtMost:
         if figure is None:
             return _no_rows(self.metric, evidence)
         passed = figure <= self.limit
-        sentence = f"{self.metric} is {figure:.4f}, {'at most' if passed else 'above'} {self.limit:.4g}"
-        return CheckResult(check=self.metric, passed=passed, figure=figure, limit=f"at most {self.limit:.4g}", sentence=sentence)
+        lower, upper, interval = None, None, ""
+        parts = evidence.parts(self.metric)
+        if parts is not None:
+            found = _draw(parts, rng=rng)
+            lower, upper = (_unsquare(value, self.metric) for value in (found.lower, found.upper))
+            interval = f" (90% interval {lower:.4f} to {upper:.4f})"
+        sentence = f"{self.metric} is {figure:.4f}{interval}, {'at most' if passed else 'above'} {self.limit:.4g}"
+        limit = f"at most {self.limit:.4g}"
+        return CheckResult(check=self.metric, passed=passed, figure=figure, limit=limit, sentence=sentence, lower=lower, upper=upper)
 
 
 @dataclass(frozen=True)
@@ -157,8 +163,7 @@ def _compare(evidence: Evidence, name: str | None, *, metric: str, rival: str, s
         return _no_rows(what, evidence)
     if same:
         return CheckResult(check=what, passed=True, figure=1.0, limit="best of the baselines", sentence=f"it is itself {rival}")
-    tail = 0.05 / evidence.n_tried
-    found = compare_errors(paired.ours, paired.theirs, rng=rng, tail=tail if paired.n_units is None else widen_tail(tail, paired.n_units))
+    found = _draw(paired, rng=rng, tail=0.05 / evidence.n_tried)
     passed = found.upper < 1
     # A squared metric is compared as its root, so that the ratio reads like the metric.
     ratio, lower, upper = (_unsquare(value, metric) for value in (found.ratio, found.lower, found.upper))
@@ -168,6 +173,12 @@ def _compare(evidence: Evidence, name: str | None, *, metric: str, rival: str, s
         f" {paired.what or f'{found.n_series} series x {found.n_origins} origins'})"
     )
     return CheckResult(check=what, passed=passed, figure=ratio, limit="interval below 1", sentence=sentence, lower=lower, upper=upper)
+
+
+def _draw(paired: Paired, *, rng: np.random.Generator, tail: float = 0.05) -> RatioInterval:
+    """The bootstrap's interval of a ratio, widened where few units are drawn: few rows or clusters, or the origins of a single series."""
+    n_units = paired.ours.size if paired.n_units is None and 1 in paired.ours.shape else paired.n_units
+    return compare_errors(paired.ours, paired.theirs, rng=rng, tail=tail if n_units is None else widen_tail(tail, n_units))
 
 
 def _unsquare(value: float, metric: str) -> float:

@@ -51,7 +51,8 @@ class RowEvidence:
         rows = self.rows
         if rows.predicts == "class":
             return self._pair(np.zeros(rows.n), np.zeros(rows.n))
-        return self._pair(rows.prediction * rows.weight, rows.actual * rows.weight)
+        size = np.abs(rows.actual)  # so that less than nothing, such as a margin, has a bias too
+        return self._pair((rows.prediction - rows.actual + size) * rows.weight, size * rows.weight)
 
     def figure(self, rival: str, metric: str) -> float | None:
         figure: float | None = getattr(_measure(self.rows, self._rivals[rival]), metric)
@@ -69,6 +70,10 @@ class RowEvidence:
         # Rows weigh on both sides what the version that is judged gives them.
         both = [_parts(r, r.prediction, metric)[0][shared] * rows.weight[ours] for r, shared in ((rows, ours), (self.champion_rows, theirs))]
         return self._pair(both[0], both[1], among=ours)
+
+    def parts(self, metric: str) -> Paired:
+        errors, below = _parts(self.rows, self.rows.prediction, metric)
+        return self._pair(errors * self.rows.weight, below * self.rows.weight)
 
     @property
     def has_champion(self) -> bool:
@@ -166,13 +171,16 @@ def require_enough(rows: Rows, *, what: str, among: NDArray[np.int64] | None = N
 def find_shared(ours: Rows, theirs: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The places of the rows of the same id in both. Raises InvalidInput where their outcomes differ: then they are not the same rows.
 
-    None are shared where one of them has no ids.
+    Without ids on both sides, rows are the same by their place where all outcomes of both are, in the same order, and not all alike; otherwise none
+    is shared.
     """
     import pyarrow.compute as pc
 
-    none = np.empty(0, dtype=np.int64)
     if ours.id is None or theirs.id is None:
-        return none, none
+        truth = ours.truth
+        same = ours.n == theirs.n and bool((truth == theirs.truth).all()) and bool((truth != truth[0]).any())
+        places = np.arange(ours.n if same else 0, dtype=np.int64)
+        return places, places
     found = pc.index_in(ours.id, value_set=theirs.id)
     place = np.flatnonzero(np.asarray(found.is_valid()))
     other = found.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)

@@ -25,6 +25,10 @@ LEAST_ROWS = 30
 LEAST_CLUSTERS = 8
 _MOST_COLUMNS = 1_000
 _NAMED = 3
+_GREATEST, _LEAST = 1e70, 1e-70
+"""Greater numbers count as infinite and smaller ones as 0, so that no sum of squares of a share runs over."""
+_LEAST_WEIGHT = 1e-12
+"""Of the greatest weight; what counts for less counts for nothing."""
 _PLAIN = ("actual", "prediction", "baseline", "weight", "cluster", "id", "lower_90", "upper_90")
 """The columns that have a meaning; every other one may be sliced by."""
 
@@ -103,6 +107,7 @@ def parse_rows(table: pa.Table, *, predicts: str, slices: tuple[str, ...] = (), 
 
     _require_columns(table, ("actual", "prediction", *slices), name=name)
     text = predicts == "class"
+    table = _settle(table, columns=(*_PLAIN, *slices))
     actual = table["actual"].combine_chunks()
     there = pc.is_valid(actual)
     if pa.types.is_floating(actual.type):
@@ -157,6 +162,19 @@ def _require_columns(table: pa.Table, wanted: tuple[str, ...], *, name: str) -> 
         raise InvalidInput(f"'{name}' has more than one column of the name {twice[0]!r}.")
 
 
+def _settle(table: pa.Table, *, columns: tuple[str, ...]) -> pa.Table:
+    """The columns that are read, those of few values as these values, and small floats as such that Arrow computes with."""
+    import pyarrow as pa
+
+    found = {}
+    for name in dict.fromkeys(name for name in columns if name in table.column_names):
+        column = table[name].combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        found[name] = column.cast(pa.float64()) if pa.types.is_float16(column.type) else column
+    return pa.table(found)
+
+
 def _read_numbers(table: pa.Table, column: str, *, name: str) -> Doubles:
     """A column as numbers, every one finite."""
     import pyarrow as pa
@@ -171,13 +189,13 @@ def _read_numbers(table: pa.Table, column: str, *, name: str) -> Doubles:
     if pa.types.is_boolean(found.type):
         found = found.cast(pa.int8())
     values = np.asarray(found.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
+    bad = np.flatnonzero(~(np.abs(values) <= _GREATEST))
     if bad.size:
         raise InvalidInput(
             f"'{name}' has {bad.size:,} of {values.size:,} rows with an outcome whose {column!r} is missing or not finite (row {bad[0] + 1:,}).",
             hint="a version is judged on every row that has an outcome",
         )
-    return values
+    return np.where(np.abs(values) < _LEAST, 0.0, values)
 
 
 def _require_probabilities(columns: Mapping[str, Doubles], *, name: str) -> None:
@@ -210,8 +228,6 @@ def _read_texts(table: pa.Table, column: str, *, name: str) -> pa.Array:
     import pyarrow.compute as pc
 
     found = table[column].combine_chunks()
-    if pa.types.is_dictionary(found.type):
-        found = found.dictionary_decode()
     if pa.types.is_floating(found.type) and bool(pc.all(pc.equal(pc.floor(found), found)).as_py()):
         found = found.cast(pa.int64(), safe=False)
     try:
@@ -226,7 +242,8 @@ def _read_weights(table: pa.Table, *, name: str) -> Doubles:
     weight = _read_numbers(table, "weight", name=name)
     if (weight < 0).any() or not weight.sum() > 0:
         raise InvalidInput(f"'{name}' has weights below 0, or none above it.")
-    return weight
+    weight = weight / weight.max()
+    return np.where(weight < _LEAST_WEIGHT, 0.0, weight)
 
 
 def _read_ids(table: pa.Table, *, name: str) -> pa.Array:

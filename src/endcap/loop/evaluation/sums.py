@@ -124,6 +124,9 @@ class SummedEvidence:
         errors = [np.where(both, sums[_ERRORS[metric]], 0.0)[kept] for sums in (self.ours, theirs)]
         return Paired(errors[0], errors[1])
 
+    def parts(self, metric: str) -> Paired | None:
+        return Paired(self.ours[_ERRORS[metric]], self.ours[_WEIGHTS[metric]]) if metric in _ERRORS else None
+
     @property
     def has_champion(self) -> bool:
         return self.champion is not None

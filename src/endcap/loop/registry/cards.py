@@ -14,7 +14,7 @@ import msgspec
 
 from endcap.core.definitions.charters import Charter
 from endcap.loop.data.records import Ingest
-from endcap.loop.evaluation.records import Metrics, Verdict, name_metric
+from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict, name_metric
 from endcap.loop.registry.records import ApprovalView, Field, ModelRecord, ModelWords, Release, Version, VersionWords
 
 Tone = Literal["", "red", "dim"]
@@ -83,7 +83,7 @@ def make_card(facts: Facts) -> Card:
         _tell_releases(facts),
         _tell_verdicts(facts),
         _tell_metrics(version, facts.verdicts),
-        _tell_slices(version),
+        _tell_slices(facts),
         _tell_fairness(facts),
         _tell_limits(facts, told),
         _tell_approvals(facts),
@@ -228,9 +228,11 @@ def _tell_metrics(version: Version, verdicts: Sequence[Verdict]) -> Section:
     return Section("Metrics", lines, tuple(grids))
 
 
-def _tell_slices(version: Version) -> Section:
+def _tell_slices(facts: Facts) -> Section:
+    version = facts.version
+    judged = tuple(_list_figures(check) for check in _read_checks(facts) if " by " in check.check and not _is_fairness(check) and check.figures)
     if not version.slices:
-        return Section("By slice", (Line("No slices were measured.", "dim"),))
+        return Section("By slice", () if judged else (Line("No slices were measured.", "dim"),), judged)
     names = [
         name
         for name in Metrics.__struct_fields__
@@ -239,15 +241,29 @@ def _tell_slices(version: Version) -> Section:
     rows = tuple((s.by, s.value, f"{s.metrics.n:,}", *(_figure(getattr(s.metrics, name)) for name in names)) for s in version.slices[:_MOST_ROWS])
     more = len(version.slices) - _MOST_ROWS
     lines = (Line(f"{more:,} more slices are not shown.", "dim"),) if more > 0 else ()
-    return Section("By slice", lines, (Grid(("by", "value", "rows", *map(name_metric, names)), rows),))
+    return Section("By slice", lines, (Grid(("by", "value", "rows", *map(name_metric, names)), rows), *judged))
 
 
 def _tell_fairness(facts: Facts) -> Section:
-    newest = next((verdict for verdict in facts.verdicts if verdict.checks), None)
-    found = [check for check in newest.checks if "fair" in check.check] if newest else []
+    found = [check for check in _read_checks(facts) if _is_fairness(check)]
     if not found:
         return Section("Fairness", (Line("No groups were compared: the gate asks for none.", "dim"),))
-    return Section("Fairness", tuple(Line(f"{check.check}: {check.sentence}", "" if check.passed else "red") for check in found))
+    lines = tuple(Line(f"{check.check}: {check.sentence}", "" if check.passed else "red") for check in found)
+    return Section("Fairness", lines, tuple(_list_figures(check) for check in found if check.figures))
+
+
+def _read_checks(facts: Facts) -> tuple[CheckResult, ...]:
+    """The checks of the newest verdict that has any."""
+    return next((verdict.checks for verdict in facts.verdicts if verdict.checks), ())
+
+
+def _is_fairness(check: CheckResult) -> bool:
+    return check.check.startswith("fairness")
+
+
+def _list_figures(check: CheckResult) -> Grid:
+    """The figures of a check's parts."""
+    return _pairs(check.check, "figure", {name: _figure(value) for name, value in check.figures.items()})
 
 
 def _tell_limits(facts: Facts, told: Mapping[str, Any]) -> Section:
@@ -259,8 +275,7 @@ def _tell_limits(facts: Facts, told: Mapping[str, Any]) -> Section:
         some = list(version.members_fallen_back.items())
         lines.append(Line(f"{len(some):,} of {version.members + len(some):,} members have no fit of their own and answer by their fallback."))
         lines += [Line(f"{member}: {why}", "dim") for member, why in some[:_MOST_FALLEN]]
-    newest = next((verdict for verdict in facts.verdicts if verdict.checks), None)
-    lines += [Line(f"Its gate found: {check.sentence}", "red") for check in (newest.checks if newest else ()) if not check.passed]
+    lines += [Line(f"Its gate found: {check.sentence}", "red") for check in _read_checks(facts) if not check.passed]
     if isinstance(told.get("censored"), dict):
         lines.append(Line("Sales were cut short by empty shelves in part of its data; demand is told from what was sold."))
     return Section("Limits", tuple(lines) or (Line("None were noted.", "dim"),))
@@ -307,9 +322,10 @@ def _tell_signature(version: Version) -> Section:
     if version.signature is None:
         return Section("Signature", (Line("No signature is known.", "dim"),))
     rows = [(side, *_tell_field(field)) for side in ("inputs", "outputs") for field in getattr(version.signature, side)]
-    example = Line(
+    proof = (
         "An input example with its answers is kept, by which it proves that it answers as it did." if version.example else "No input example is kept."
     )
+    example = Line(proof if version.engine else "It proves that it answers as it did by making its last batch anew.")
     return Section("Signature", (example,), (Grid(("", "name", "type", "shape", ""), tuple(rows[:_MOST_ROWS])),))
 
 

@@ -18,7 +18,7 @@ from endcap.loop.evaluation.records import Groups, Verdict
 from endcap.loop.registry.admissions import Refusal, find_admission
 from endcap.loop.registry.members import FACT, find_retired, read_members
 from endcap.loop.registry.records import CHAMPIONS, COMPARISONS, PROD, Comparison, Version
-from endcap.loop.registry.standings import get_seats
+from endcap.loop.registry.standings import get_seats, require_unpinned
 from endcap.loop.registry.versions import get_model, get_version
 from endcap.storage.ports import RecordReader
 
@@ -142,6 +142,9 @@ def start_comparison(
     assert verdict is not None, "no refusal without a verdict"
     digest = session.blobs.put(msgspec.json.encode(Groups(groups.a, groups.b)))
     with session.change("start-comparison", thing=thing, detail={"challenger": version.id, "members": digest}) as change:
+        require_unpinned(session, version.model, environment=PROD, reader=change.tx)
+        if _find_verdict(session, version, reader=change.tx) != (verdict, None):
+            raise Conflict(f"'{version.id}' was judged anew a moment ago.", hint=f"see every figure with: endcap show {version.id}")
         champion = change.tx.get(CHAMPIONS, workspace=session.workspace, id=f"{version.model}/{PROD}")
         if champion is None:
             raise Conflict(f"Model '{version.model}' has no champion to compare with.", hint=f"endcap promote {version.id}")
@@ -200,9 +203,9 @@ def end_comparison(session: Session, change: Change, comparison: Comparison, *, 
     return ended
 
 
-def _find_verdict(session: Session, version: Version) -> tuple[Verdict | None, str | None]:
+def _find_verdict(session: Session, version: Version, *, reader: RecordReader | None = None) -> tuple[Verdict | None, str | None]:
     """The gate's verdict on which a version may be compared, or why it may not. An override is no evidence, so it opens no comparison."""
-    found = find_admission(session, version, environment=PROD, role="challenger", champion=None)
+    found = find_admission(session, version, environment=PROD, role="challenger", champion=None, reader=reader)
     if isinstance(found, Refusal):
         return None, found.why
     if found.overridden:

@@ -52,13 +52,15 @@ def set_environment(session: Session, name: str, *, approvals: int | None = None
 
     ``approvals`` is how many people must have approved a version before it answers there, whatever its model's gate says; ``after`` is the
     environment in which it must have answered before ('' asks for none); ``store`` is the URL of another home to which promotions copy
-    versions ('' is this one). What is left out stays as it is. The audit row keeps the old and the new. Raises InvalidInput for a circle of
-    environments, a home that cannot be opened and a URL that holds a password, which everybody would read.
+    versions ('' is this one), which admins of the house say where it runs. What is left out stays as it is. The audit row keeps the old and the
+    new. Raises InvalidInput for a circle of environments, a home that cannot be opened and a URL that holds a password, which everybody would read.
     """
     if require_name(name, what="environment") in _NO_NAMES:
         raise InvalidInput(f"No environment is called {name!r}: the word means something else.", hint="call it eu-prod, say")
     if approvals is not None and not 0 <= approvals <= _MOST_APPROVALS:
         raise InvalidInput(f"{approvals} approvals were asked for; it must be 0 to {_MOST_APPROVALS}.")
+    if store is not None:
+        session.require_admin(verb="set-environment")
     if store:
         _require_home(session, store)
     with session.change("set-environment", thing=f"environment/{name}") as change:
@@ -112,5 +114,6 @@ def _require_home(session: Session, url: str) -> None:
     except OSError as error:
         raise InvalidInput(f"The home {url!r} cannot be opened: {error}.", hint="give a folder that can be written") from error
     opened.close()
-    if opened.url == session.ports.url:
+    here, there = session.ports.folder, opened.folder
+    if opened.url == session.ports.url or (here is not None and there is not None and here.resolve() == there.resolve()):
         raise InvalidInput(f"{url!r} is this very home.", hint="leave the home out: promotion then moves a name")

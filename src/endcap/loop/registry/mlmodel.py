@@ -11,7 +11,7 @@ from endcap.core.errors import InvalidInput
 
 MOST_BYTES = 4 << 20
 _MOST_DEPTH = 20
-_MOST_EVENTS = 200_000
+_MOST_EVENTS = 50_000
 _NOTHING = ("", "~", "null", "Null", "NULL")
 
 Tree = dict[str, Any] | list[Any] | str | None

@@ -162,7 +162,7 @@ def latest_verdict(session: Session, version: str) -> Verdict | None:
 
 
 def find_figure(session: Session, version: Version, metric: str) -> float | None:
-    """A figure of a version: its own, of the rows it was trained beside, else that of the rows its newest verdict was given on; None without either."""
+    """A figure of a version: its own, else that of the rows on which its newest verdict was given; None without either."""
     own: float | None = getattr(version.metrics, metric, None)
     if own is not None:
         return own

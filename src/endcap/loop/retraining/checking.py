@@ -4,6 +4,7 @@ are all judged here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
@@ -45,15 +46,14 @@ def judge_evidence(
 ) -> Verdict:
     """Every check of the gate on a version; the verdict is kept and returned. ``first`` are results that stand before the others.
 
-    The champion itself is not asked to beat the champion. Cost: the checks; a gate that asks for latency takes some seconds more.
+    The champion itself is not asked to beat the champion. A new verdict needs approvals of its own, whatever people said of an older one. Cost: the
+    checks; a gate that asks for latency takes some seconds more.
     """
-    gate, itself = asked.gate, champion is not None and champion.id == version.id
-    results = [*first]
-    if itself:
+    gate, results = asked.gate, [*first]
+    if champion is not None and champion.id == version.id and "champion" in gate.better_than:
         gate = msgspec.structs.replace(gate, better_than=tuple(rival for rival in gate.better_than if rival != "champion"))
-    judged = judge(evidence, gate=gate, seed=asked.seed, further=ask_further(session, version, asked=asked, champion=champion))
-    if itself:
         results.append(CheckResult(check=f"{gate.metric} {NO_CHAMPION}", passed=True, figure=None, limit="", sentence="it is the champion itself"))
+    judged = judge(evidence, gate=gate, seed=asked.seed, further=ask_further(session, version, asked=asked, champion=champion))
     return give_verdict(session, version, (*results, *judged), asked=asked, champion=champion, n_pairs=evidence.metrics.n, n_tried=evidence.n_tried)
 
 
@@ -67,13 +67,18 @@ def give_verdict(
         version=version.id,
         at=session.now(),
         passed=all(check.passed for check in checks),
-        checks=tuple(checks),
+        checks=tuple(_settle(check) for check in checks),
         against=champion.id if champion else None,
         n_pairs=n_pairs,
         environment=asked.environment,
         n_tried=n_tried,
     )
     return record_verdict(session, verdict)
+
+
+def _settle(check: CheckResult) -> CheckResult:
+    """The result without figures that JSON lacks: it would not be read back."""
+    return msgspec.structs.replace(check, figures={name: value for name, value in check.figures.items() if math.isfinite(value)})
 
 
 def ask_further(session: Session, version: Version, *, asked: Asked, champion: Version | None) -> list[Check]:

@@ -52,18 +52,18 @@ def track_trials(session: Session, task: Task, data: DataRef, trials: tuple[Tria
             tags=tags,
             metrics={point.name: point for point in points},
         )
-        if record_run(session, track):
-            source = f"{task.solution}: {data.first_day} to {data.last_day}, {data.n_rows:,} rows"
-            told = Dataset(
-                id=session.new_id("dataset"),
-                run=track.id,
-                name="training set",
-                digest=data.digest,
-                source=source,
-                source_type="endcap",
-                context="training",
-            )
-            log_datasets(session, track.id, [told])
+        record_run(session, track)
+        source = f"{task.solution}: {data.first_day} to {data.last_day}, {data.n_rows:,} rows"
+        told = Dataset(
+            id=session.new_id("dataset"),
+            run=track.id,
+            name="training set",
+            digest=data.digest,
+            source=source,
+            source_type="endcap",
+            context="training",
+        )
+        log_datasets(session, track.id, [told])  # also of one that stands: who kept it may have been killed before this
         tracked.append(track)
     return tracked
 

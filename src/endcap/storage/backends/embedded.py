@@ -7,10 +7,12 @@ SQLite by the standard library: three statements need no mapper, and opening a h
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote
@@ -20,7 +22,8 @@ from endcap.core.names import require_name
 from endcap.storage.backends.online_sqlite import SqliteOnline
 from endcap.storage.backends.sqlite_file import SqliteFile
 from endcap.storage.backends.tracks_sqlite import SqliteTracks
-from endcap.storage.files import place_by_content, remove_left_behind, replacing, telling_full
+from endcap.storage.files import hold_files, place_by_content, read_pieces, remove_left_behind, replacing, telling_full
+from endcap.storage.frozen import FiledRecord, Frozen, HeldPartition, RawRecord
 from endcap.storage.landing import LandingFolder
 from endcap.storage.parquet import open_files, open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
@@ -69,6 +72,9 @@ _BEHIND = "AND filed.sequence {than} (SELECT sequence FROM record WHERE kind = ?
 _INSERT = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, 1, ?)"
 _UPDATE = "UPDATE record SET version = version + 1, body = ? WHERE kind = ? AND workspace = ? AND id = ? AND version = ? RETURNING sequence"
 _UNFILE = "DELETE FROM filed WHERE sequence = ?"
+_LOAD = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, ?, ?)"
+_DUMP = "SELECT kind, workspace, version, body FROM record ORDER BY sequence"
+_COUNT = "SELECT count(*) FROM record"
 _FILE = "INSERT INTO filed (kind, workspace, name, value, sequence) VALUES (?, ?, ?, ?, ?)"
 
 
@@ -154,6 +160,24 @@ class SqliteTransaction(_Reader):
             connection.executemany(_FILE, [(kind.name, workspace, name, value, sequence) for name, value in keys])
         return expected_version + 1
 
+    def load(self, records: Iterable[FiledRecord]) -> int:
+        connection, n = self._connection(), 0
+        with self._telling():
+            for n, record in enumerate(records, 1):  # noqa: B007 - how many they were
+                try:
+                    given = (record.kind, record.workspace, record.id, record.version, record.body)
+                    sequence = connection.execute(_LOAD, given).lastrowid
+                except sqlite3.IntegrityError as error:
+                    raise conflict(record.kind, record.id, 0) from error
+                keys = [("", ""), *record.keys]
+                connection.executemany(_FILE, [(record.kind, record.workspace, name, value, sequence) for name, value in keys])
+        return n
+
+    def count(self) -> int:
+        with self._telling():
+            (n,) = self._connection().execute(_COUNT).fetchone()
+        return int(n)
+
     def commit(self) -> None:
         """Keep what was written. Raises what broke the transaction, even where its block went on regardless."""
         if self._broken is not None:
@@ -195,6 +219,27 @@ class SqliteRecords(_Reader):
 
     def close(self) -> None:
         self._file.close()
+
+    @contextmanager
+    def holding_off(self) -> Iterator[None]:
+        """Nobody writes while the block lasts."""
+        connection = self._file.begin()
+        try:
+            yield
+        finally:
+            self._file.roll_back(connection)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """What is committed when the block begins; see ``dump_records``."""
+        with self._file.snapshot() as connection:
+            yield connection
+
+    def dump(self, connection: sqlite3.Connection) -> Iterator[RawRecord]:
+        """All records that a snapshot sees, in their order."""
+        with self._telling():
+            for row in connection.execute(_DUMP):
+                yield RawRecord(*row)
 
     def _connection(self) -> sqlite3.Connection:
         return self._file.connection()
@@ -256,6 +301,11 @@ class FolderBlobs:
     def has(self, digest: str) -> bool:
         return _is_digest(digest) and self._path(digest).exists()
 
+    def list_digests(self) -> Iterator[tuple[str, int]]:
+        for folder in sorted(self._root.iterdir()) if self._root.exists() else ():
+            with os.scandir(folder) as inside:
+                yield from sorted((entry.name, entry.stat().st_size) for entry in inside if _is_digest(entry.name))
+
     def _path(self, digest: str) -> Path:
         if not _is_digest(digest):
             raise missing_bytes(digest)
@@ -287,6 +337,25 @@ class FolderTables:
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self._path(dataset, partition).unlink(missing_ok=True)
+
+    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
+        with replacing(self._path(dataset, partition), unfinished=self._unfinished) as file:
+            for chunk in chunks:
+                file.write(chunk)
+
+    def hold(self, stack: ExitStack) -> list[HeldPartition]:
+        """All partitions as they stand, each under a second name until the stack is closed: see ``hold_files``."""
+        found = [entry for folder in sorted(self._root.iterdir()) if folder.is_dir() for entry in self._walk(folder)] if self._root.exists() else []
+        held = stack.enter_context(hold_files([path for _, _, path in found], unfinished=self._unfinished))
+        return [
+            HeldPartition(dataset, partition, partial(read_pieces, path, CHUNK_BYTES))
+            for (dataset, partition, _), path in zip(found, held, strict=True)
+            if path is not None
+        ]
+
+    def _walk(self, folder: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
+        for partition, path in self._list(folder.name, None):
+            yield folder.name, partition, Path(path)
 
     def _path(self, dataset: str, partition: Mapping[str, str]) -> Path:
         return self._root.joinpath(require_name(dataset, what="dataset"), *partition_folders(partition), _ROWS)
@@ -347,4 +416,24 @@ def open_embedded(folder: Path) -> Ports:
     blobs, tables = FolderBlobs(folder / "blobs", unfinished=unfinished), FolderTables(folder / "tables", unfinished=unfinished)
     online, landing = SqliteOnline(folder / "online.sqlite"), LandingFolder(folder / "landed")
     tracks = SqliteTracks(folder / "tracks.sqlite")
-    return Ports(url=str(folder), records=records, blobs=blobs, tables=tables, online=online, tracks=tracks, landing=landing, folder=folder)
+
+    @contextmanager
+    def freeze() -> Iterator[Frozen]:
+        with ExitStack() as stack:
+            with records.holding_off():
+                connection = stack.enter_context(records.snapshot())
+                dump_tracks = stack.enter_context(tracks.snapshot())
+                held = tables.hold(stack)
+            yield Frozen(lambda: records.dump(connection), dump_tracks, held)
+
+    return Ports(
+        url=str(folder),
+        records=records,
+        blobs=blobs,
+        tables=tables,
+        online=online,
+        tracks=tracks,
+        freeze=freeze,
+        landing=landing,
+        folder=folder,
+    )

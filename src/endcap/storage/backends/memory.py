@@ -15,6 +15,7 @@ from endcap.core.errors import InvalidInput
 from endcap.core.names import require_name
 from endcap.storage.backends.online_memory import MemoryOnline
 from endcap.storage.backends.tracks_memory import MemoryTracks
+from endcap.storage.frozen import FiledRecord, Frozen, HeldPartition, RawRecord
 from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import (
     CHUNK_BYTES,
@@ -147,6 +148,20 @@ class MemoryTransaction(_Reader):
         written[address] = _Row(address, old.sequence if old else self._sequence, expected_version + 1, body, files)
         return expected_version + 1
 
+    def load(self, records: Iterable[FiledRecord]) -> int:
+        written, n = self._written, 0
+        for n, record in enumerate(records, 1):  # noqa: B007 - how many they were
+            address = (record.kind, record.workspace, record.id)
+            if self._row(address) is not None:
+                raise conflict(record.kind, record.id, 0)
+            self._sequence += 1
+            files = tuple((record.kind, record.workspace, name, value) for name, value in [("", ""), *record.keys])
+            written[address] = _Row(address, self._sequence, record.version, record.body, files)
+        return n
+
+    def count(self) -> int:
+        return len(self._committed.rows.keys() | self._written.keys())
+
     def end(self) -> dict[_Address, _Row]:
         """What was written; nothing more is taken."""
         written, self._own = self._written, None
@@ -182,6 +197,16 @@ class MemoryRecords(_Reader):
     def close(self) -> None:
         return None
 
+    def list_rows(self) -> list[_Row]:
+        """All that is committed, in its order."""
+        with self._committed.lock:
+            return sorted(self._committed.rows.values(), key=lambda row: row.sequence)
+
+    @property
+    def turn(self) -> threading.Lock:
+        """Whose turn it is to write: while it is held, nobody writes."""
+        return self._turn
+
 
 class MemoryBlobs:
     def __init__(self) -> None:
@@ -212,6 +237,9 @@ class MemoryBlobs:
 
     def has(self, digest: str) -> bool:
         return digest in self._payloads
+
+    def list_digests(self) -> Iterator[tuple[str, int]]:
+        yield from sorted((digest, len(payload)) for digest, payload in list(self._payloads.items()))
 
     def __reduce__(self) -> NoReturn:
         """What is in this process's memory is not sent to others: it may be all that a model holds."""
@@ -249,6 +277,20 @@ class MemoryTables:
         with self._lock:
             self._kept.pop(address, None)
 
+    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
+        address, payload = _address(dataset, partition), b"".join(chunks)
+        with self._lock:
+            self._kept[address] = (dict(sorted(partition.items())), payload)
+
+    def hold(self) -> list[HeldPartition]:
+        """All partitions as they stand."""
+        with self._lock:
+            kept = list(self._kept.items())
+        return [
+            HeldPartition(address[0], partition, lambda payload=payload: iter([payload]))  # type: ignore[misc]  # mypy reads no defaults of a lambda
+            for address, (partition, payload) in kept
+        ]
+
     def _files(self, dataset: str, partition: Mapping[str, str] | None) -> list[pa.NativeFile]:
         import pyarrow as pa
 
@@ -267,4 +309,12 @@ def _address(dataset: str, partition: Mapping[str, str]) -> tuple[str, ...]:
 
 def open_memory() -> Ports:
     """Ports of an empty home in memory."""
-    return Ports(url="memory://", records=MemoryRecords(), blobs=MemoryBlobs(), tables=MemoryTables(), online=MemoryOnline(), tracks=MemoryTracks())
+    records, tables, tracks = MemoryRecords(), MemoryTables(), MemoryTracks()
+
+    @contextmanager
+    def freeze() -> Iterator[Frozen]:
+        with records.turn:
+            rows, pieces, held = records.list_rows(), tracks.list_pieces(), tables.hold()
+        yield Frozen(lambda: (RawRecord(row.address[0], row.address[1], row.version, row.body) for row in rows), lambda: iter(pieces), held)
+
+    return Ports(url="memory://", records=records, blobs=MemoryBlobs(), tables=tables, online=MemoryOnline(), tracks=tracks, freeze=freeze)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from endcap.core.errors import InvalidInput
@@ -18,8 +20,9 @@ from endcap.storage.backends.postgres_records import CREATE_RECORDS, PostgresRec
 from endcap.storage.backends.postgres_server import PostgresDatabase, lay_out
 from endcap.storage.backends.postgres_tracks import CREATE_TRACKS, PostgresTracks
 from endcap.storage.files import remove_left_behind, telling_full
+from endcap.storage.frozen import Frozen
 from endcap.storage.landing import LandingFolder
-from endcap.storage.ports import BlobStore, Ports, TableStore
+from endcap.storage.ports import BlobStore, Ports
 
 _LAYOUT = 1
 _CREATE = "CREATE TABLE {s}.layout (n int NOT NULL);" + CREATE_RECORDS + CREATE_FILES + CREATE_ONLINE + CREATE_TRACKS
@@ -38,19 +41,32 @@ def open_postgres(url: str) -> Ports:
     except BaseException:
         database.close()
         raise
+    records, tracks = PostgresRecords(database), PostgresTracks(database)
+
+    @contextmanager
+    def freeze() -> Iterator[Frozen]:
+        """One snapshot sees all that is in the database; only files in a folder must be held while nobody writes records."""
+        with ExitStack() as stack:
+            with nullcontext() if isinstance(tables, PostgresTables) else records.holding_off():
+                connection = stack.enter_context(database.snapshot())
+                with database.telling():
+                    held = tables.hold(connection) if isinstance(tables, PostgresTables) else tables.hold(stack)
+            yield Frozen(lambda: records.dump(connection), lambda: tracks.dump(connection), held)
+
     return Ports(
         url=f"{address.shown}?schema={address.schema}",
-        records=PostgresRecords(database),
+        records=records,
         blobs=blobs,
         tables=tables,
         online=PostgresOnline(database),
-        tracks=PostgresTracks(database),
+        tracks=tracks,
+        freeze=freeze,
         landing=LandingFolder(_choose_landing(address)),
         folder=address.files,
     )
 
 
-def _open_files(database: PostgresDatabase) -> tuple[BlobStore, TableStore]:
+def _open_files(database: PostgresDatabase) -> tuple[BlobStore, PostgresTables | FolderTables]:
     folder = database.address.files
     if folder is None:
         return PostgresBlobs(database), PostgresTables(database)

@@ -102,6 +102,7 @@ def unknown_outcome(error: LostConnection) -> Unreachable:
 
 def shorten(text: str) -> str:
     """What the server said, on one line, without the driver's own lead."""
-    said = re.sub(r"^connection failed: |connection to server (at|on) \S+( \(\S+\))?, (port \d+ )?failed: ", "", " ".join(text.split()))
-    said = re.sub(r"^(connection failed: )?FATAL: +", "", said)
+    said = re.sub(r"(connection failed: |connection is bad: )+", "", " ".join(text.split()))
+    said = re.sub(r"connection to server (at|on socket) \S+( \(\S+\))?,? (port \d+ )?failed: (FATAL: +)?", "", said)
+    said = re.sub(r" ?(Is the server running|This probably means the server).*", "", said)
     return f"{said[:300].rstrip('.?')}."

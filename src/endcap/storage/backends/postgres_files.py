@@ -12,6 +12,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -20,6 +21,7 @@ from endcap.core.names import require_name
 from endcap.storage.backends.postgres_records import make_key
 from endcap.storage.backends.postgres_server import Connection, PostgresDatabase, share_database
 from endcap.storage.files import telling_full
+from endcap.storage.frozen import HeldPartition
 from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import CHUNK_BYTES, changed_bytes, missing_bytes, partition_folders, require_chunk_bytes, too_many_bytes
 
@@ -65,6 +67,8 @@ _FETCH = """/* endcap partition */
 SELECT partition, chunk FROM {s}.partition_chunk WHERE partition = ANY(%s::bigint[]) AND place >= %s AND place < %s ORDER BY partition, place
 """
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_EVERY = "/* endcap every partition */ SELECT id, address FROM {s}.partition ORDER BY address"
+_DIGESTS = "/* endcap every digest */ SELECT encode(digest, 'hex'), sum(length(chunk))::bigint FROM {s}.blob GROUP BY digest ORDER BY digest"
 
 
 class PostgresBlobs:
@@ -113,6 +117,9 @@ class PostgresBlobs:
 
     def has(self, digest: str) -> bool:
         return _is_digest(digest) and bool(_ask(self._database, _HAS, (bytes.fromhex(digest),)))
+
+    def list_digests(self) -> Iterator[tuple[str, int]]:
+        yield from _ask(self._database, _DIGESTS, ())
 
     def _keep(self, name: bytes, chunks: Callable[[], Iterable[bytes | memoryview]], *, n_bytes: int) -> None:
         """Put the chunks that do not stand there yet, in one transaction; a single one by one statement."""
@@ -198,6 +205,26 @@ class PostgresTables:
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         key, forget = make_key(*_address(dataset, partition)), self._database.word(_FORGET)
         self._database.run(lambda connection: connection.execute(forget, (key,), binary=True))
+
+    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
+        import pyarrow.parquet as pq
+
+        address = _address(dataset, partition)
+        with _spool_file() as sink:
+            with telling_full(Path(tempfile.gettempdir())):
+                for chunk in chunks:
+                    sink.write(chunk)
+            n_bytes = sink.tell()
+            n_rows = pq.read_metadata(sink).num_rows
+            self._replace(address, sink, n_rows=n_rows, n_bytes=n_bytes)
+
+    def hold(self, connection: Connection) -> list[HeldPartition]:
+        """All partitions that a snapshot sees, to be read by its connection."""
+        fetch = self._database.word(_FETCH)
+        return [
+            HeldPartition(address[0], _parse(address), partial(_read_chunks, connection, fetch, number))
+            for number, address in connection.execute(self._database.word(_EVERY), binary=True).fetchall()
+        ]
 
     def _replace(self, address: tuple[str, ...], payload: IO[bytes], *, n_rows: int, n_bytes: int) -> None:
         replace, empty, fill = (self._database.word(statement) for statement in (_REPLACE, _EMPTY, _FILL))

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from endcap.core.errors import EndcapError
 from endcap.storage.backends.postgres_errors import LostConnection, unknown_outcome
 from endcap.storage.backends.postgres_server import Connection, PostgresDatabase, commit
+from endcap.storage.frozen import FiledRecord, RawRecord
 from endcap.storage.ports import Kind, R, conflict, ended_transaction, missing_place, nested_transaction, require_limit
 
 _KEY_BYTES = 20
@@ -57,6 +59,20 @@ WITH new AS (
 )
 SELECT sequence FROM new
 """
+_LOAD = """/* endcap load */
+WITH new AS (
+  INSERT INTO {s}.record (key, kind, workspace, id, version, body)
+  SELECT * FROM unnest(%s::bytea[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[]::json[])
+  ON CONFLICT (key) DO NOTHING RETURNING sequence, key
+), filing AS (
+  INSERT INTO {s}.filed (key, sequence) SELECT asked.key, new.sequence FROM unnest(%s::bytea[], %s::bytea[]) AS asked (record, key)
+  JOIN new ON new.key = asked.record
+)
+SELECT key FROM new
+"""
+_COUNT = "/* endcap count */ SELECT count(*) FROM {s}.record"
+_DUMP = "SELECT kind, workspace, version, body::text FROM {s}.record ORDER BY sequence"
+_AT_ONCE = 2000
 
 
 class _Reader(ABC):
@@ -127,6 +143,34 @@ class PostgresTransaction(_Reader):
             raise conflict(kind.name, identity, expected_version)
         return expected_version + 1
 
+    def load(self, records: Iterable[FiledRecord]) -> int:
+        n, given = 0, iter(records)
+        while some := list(islice(given, _AT_ONCE)):
+            n += len(some)
+            keyed = {make_key(record.kind, record.workspace, record.id): record for record in some}
+            if len(keyed) < len(some):
+                raise conflict(some[0].kind, "one of a backup", 0)
+            columns = [
+                list(keyed),
+                *([_show(getattr(record, name)) for record in keyed.values()] for name in ("kind", "workspace", "id")),
+                [record.version for record in keyed.values()],
+                [record.body.decode() for record in keyed.values()],
+            ]
+            filed = [
+                (key, make_key(record.kind, record.workspace, name, value))
+                for key, record in keyed.items()
+                for name, value in dict.fromkeys([("", ""), *map(tuple, record.keys)])
+            ]
+            kept = {key for (key,) in self._ask(self._database.word(_LOAD), (*columns, [key for key, _ in filed], [key for _, key in filed]))}
+            for key, record in keyed.items():
+                if key not in kept:
+                    raise conflict(record.kind, record.id, 0)
+        return n
+
+    def count(self) -> int:
+        ((n,),) = self._ask(self._database.word(_COUNT), ())
+        return int(n)
+
     def commit(self) -> None:
         """Keep all of it. Raises what broke it where the database took it back."""
         connection = self._require_open()
@@ -178,6 +222,19 @@ class PostgresRecords(_Reader):
 
     def close(self) -> None:
         self._database.close()
+
+    @contextmanager
+    def holding_off(self) -> Iterator[None]:
+        """Nobody writes while the block lasts."""
+        with self._database.take_turn(self._lock, nested=nested_transaction):
+            yield
+
+    def dump(self, connection: Connection) -> Iterator[RawRecord]:
+        """All records that a snapshot sees, in their order."""
+        with self._database.telling(), connection.cursor(name="endcap_records") as found:
+            found.itersize = _AT_ONCE
+            for kind, workspace, version, body in found.execute(self._database.word(_DUMP)):
+                yield RawRecord(kind, workspace, version, body.encode())
 
     def _ask(self, statement: str, values: Sequence[object]) -> list[Any]:
         return self._database.ask(statement, values)

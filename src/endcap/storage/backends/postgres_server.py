@@ -26,6 +26,7 @@ _PATIENCE_S = 5.0
 # What was acknowledged outlives a crash, whatever the server's default; ``local``, ``remote_write`` and ``remote_apply`` stay as they are.
 _DURABLE = "/* endcap durable */ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _PAUSE_S = 0.1
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _MOST_CONNECTIONS = 8
 
 
@@ -120,6 +121,17 @@ class PostgresDatabase:
                     roll_back(connection)
         finally:
             self._turn.release()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that sees what is committed when the block begins, however long it lasts. Nothing is written by it."""
+        with self._begin(_SNAPSHOT) as connection:
+            try:
+                with self.telling():
+                    connection.execute("SELECT 1", prepare=False)  # PostgreSQL takes the snapshot at the first look
+                yield connection
+            finally:
+                roll_back(connection)
 
     @contextmanager
     def telling(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ Names are kept once (``label``) and rows hold their numbers. Values of texts are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -16,12 +16,14 @@ from endcap.storage.backends.postgres_server import Connection, PostgresDatabase
 from endcap.storage.ports import conflict, require_limit
 from endcap.storage.track_search import lower_ascii
 from endcap.storage.tracks import (
+    POINTS_AT_ONCE,
     Condition,
     Order,
     Point,
     Stage,
     Track,
     TrackBatch,
+    TrackPiece,
     deleted_track,
     is_number,
     missing_track,
@@ -31,6 +33,7 @@ from endcap.storage.tracks import (
     require_search,
     require_texts,
     require_track,
+    split_points,
     stands_otherwise,
 )
 
@@ -99,6 +102,9 @@ _DELETE = """/* endcap track delete */
 DELETE FROM {s}.track WHERE number IN (SELECT number FROM {s}.track WHERE key = ANY(%s::bytea[]) ORDER BY number FOR UPDATE) RETURNING number
 """
 _EMPTY = "/* endcap track empty */ DELETE FROM {s}.{table} WHERE track = ANY(%s::bigint[])"
+_EVERY = f"/* endcap every track */ SELECT {_COLUMNS}, space_name FROM {{s}}.track WHERE number > %s ORDER BY number LIMIT %s"
+_EVERY_POINT = "SELECT label.name, value, at_us, step FROM {s}.point JOIN {s}.label ON label.id = point.label WHERE track = %s"
+_AT_ONCE = 500
 
 
 class PostgresTracks:
@@ -196,6 +202,42 @@ class PostgresTracks:
 
         return self._database.run(work, begin="BEGIN", once=True)
 
+    def load(self, pieces: Sequence[TrackPiece]) -> None:
+        batches = []
+        for piece in pieces:
+            require_track(piece.space, piece.track)
+            params, tags = (piece.track.params, piece.track.tags) if piece.first else ({}, {})
+            batches.append(TrackBatch(params=params, tags=tags, points=piece.points))
+            require_batch(batches[-1])
+        for batch in batches:
+            self._find_labels(batch)
+
+        def work(connection: Connection) -> None:
+            for piece, batch in zip(pieces, batches, strict=True):
+                track, key = piece.track, make_key(piece.space, piece.track.id)
+                if piece.first:
+                    for (number,) in connection.execute(self._word(_DELETE), ([key],), binary=True).fetchall():
+                        for table in _HOLDINGS:
+                            connection.execute(self._word(_EMPTY.replace("{table}", table)), ([number],), binary=True)
+                    given = (track.id, track.group, track.name, track.actor, track.status, track.started_us, track.ended_us, track.stage)
+                    found = connection.execute(self._word(_CREATE), (key, make_key(piece.space), piece.space, *given), binary=True).fetchone()
+                else:
+                    found = connection.execute(self._word(_HOLD), (key,), binary=True).fetchone()
+                if found is None:
+                    raise missing_track(track.id)
+                self._add(connection, track.id, found[0], batch, self._labels)
+
+        self._database.run(work, begin="BEGIN")
+
+    def dump(self, connection: Connection) -> Iterator[TrackPiece]:
+        """All tracks that a snapshot sees, in the order they were made."""
+        last = 0
+        with self._database.telling():
+            while rows := connection.execute(self._word(_EVERY), (last, _AT_ONCE), binary=True).fetchall():
+                for row, track in zip(rows, self._assemble(connection, [row[:-1] for row in rows]), strict=True):
+                    yield from split_points(row[-1], track, self._read_all_points(connection, row[0]))
+                last = rows[-1][0]
+
     def close(self) -> None:
         self._database.close()
 
@@ -286,6 +328,12 @@ class PostgresTracks:
             )
             for number, identity, group, name, actor, status, started_us, ended_us, stage in rows
         ]
+
+    def _read_all_points(self, connection: Connection, number: int) -> Iterator[list[Point]]:
+        with connection.cursor(name="endcap_points") as found:
+            found.execute(self._word(_EVERY_POINT), (number,))
+            while rows := found.fetchmany(POINTS_AT_ONCE):
+                yield [Point(*row) for row in rows]
 
     def _read_held(self, connection: Connection, table: str, columns: str, numbers: list[int]) -> Iterable[tuple[Any, ...]]:
         statement = self._word(_HELD.replace("{table}", table).replace("{columns}", columns))

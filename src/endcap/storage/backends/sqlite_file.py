@@ -87,6 +87,19 @@ class SqliteFile:
             connection.execute("BEGIN IMMEDIATE")
         return connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own that sees what is committed when the block begins, however long it lasts; any thread may read by it."""
+        with self.telling():
+            connection = self._connect()
+        try:
+            with self.telling():
+                connection.execute("BEGIN DEFERRED")
+                connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # SQLite takes the snapshot at the first look
+            yield connection
+        finally:
+            connection.close()
+
     def roll_back(self, connection: sqlite3.Connection) -> None:
         """Take back what was not committed; SQLite does so by itself after some errors, such as a full disk."""
         if connection.in_transaction:

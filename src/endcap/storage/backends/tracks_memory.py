@@ -18,6 +18,7 @@ from endcap.storage.tracks import (
     Stage,
     Track,
     TrackBatch,
+    TrackPiece,
     deleted_track,
     missing_track,
     rank_point,
@@ -134,6 +135,27 @@ class MemoryTracks:
         with self._lock:
             tracks = self._kept.get(space, {})
             return sum(tracks.pop(one, None) is not None for one in dict.fromkeys(ids))
+
+    def load(self, pieces: Sequence[TrackPiece]) -> None:
+        for piece in pieces:
+            if piece.first:
+                self.delete(piece.space, [piece.track.id])
+                self.create(piece.space, piece.track)
+            with self._lock:
+                kept = self._kept.get(piece.space, {}).get(piece.track.id)
+                if kept is None:
+                    raise missing_track(piece.track.id)
+                for point in piece.points:
+                    kept.points.setdefault(point.name, {}).setdefault(rank_point(point), point)
+
+    def list_pieces(self) -> list[TrackPiece]:
+        """All tracks with their points."""
+        with self._lock:
+            return [
+                TrackPiece(space, kept.track, [point for points in kept.points.values() for point in points.values()], True)
+                for space, tracks in self._kept.items()
+                for kept in tracks.values()
+            ]
 
     def close(self) -> None:
         """Nothing is open."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -22,12 +22,14 @@ from msgspec import UNSET
 from endcap.storage.backends.sqlite_file import SqliteFile
 from endcap.storage.ports import conflict, require_limit
 from endcap.storage.tracks import (
+    POINTS_AT_ONCE,
     Condition,
     Order,
     Point,
     Stage,
     Track,
     TrackBatch,
+    TrackPiece,
     deleted_track,
     is_number,
     missing_track,
@@ -37,6 +39,7 @@ from endcap.storage.tracks import (
     require_search,
     require_texts,
     require_track,
+    split_points,
     stands_otherwise,
 )
 
@@ -89,6 +92,10 @@ ORDER BY point.at_us, point.step, point.value LIMIT ? OFFSET ?
 _TEXTS = "SELECT track, json_group_object(label, value) FROM {table} WHERE track IN ({places}) GROUP BY track"  # half the time of a row for each
 _METRICS = "SELECT track, label, value, at_us, step FROM metric WHERE track IN ({places})"  # its JSON would cut a number to 15 digits
 _NAMES = "SELECT id, name FROM label WHERE id IN (SELECT value FROM json_each(?))"
+_EVERY = f"SELECT {_COLUMNS}, space FROM track WHERE number > ? ORDER BY number LIMIT ?"
+_EVERY_POINT = """
+SELECT label.name, point.value, point.at_us, point.step FROM point JOIN label ON label.id = point.label WHERE point.track = ?
+"""
 _AT_ONCE = 500
 _decode_texts = msgspec.json.Decoder(dict[int, str]).decode
 _HOLDINGS = ("param", "tag", "metric", "point")
@@ -184,6 +191,34 @@ class SqliteTracks:
                     connection.execute(f"DELETE FROM {table} WHERE track IN ({chosen})", (space, *some))
                 n += connection.execute(f"DELETE FROM track WHERE number IN ({chosen})", (space, *some)).rowcount
         return n
+
+    def load(self, pieces: Sequence[TrackPiece]) -> None:
+        for piece in pieces:
+            require_track(piece.space, piece.track)
+            require_batch(TrackBatch(points=piece.points))
+        with self._writing() as (connection, labels):
+            for piece in pieces:
+                space, track = piece.space, piece.track
+                found = connection.execute(_FIND, (space, track.id)).fetchone()
+                if piece.first:
+                    for table in _HOLDINGS if found else ():
+                        connection.execute(f"DELETE FROM {table} WHERE track = ?", found[:1])
+                    connection.execute("DELETE FROM track WHERE space = ? AND id = ?", (space, track.id))
+                    found = (connection.execute(_INSERT, (space, *_attributes_of(track))).lastrowid or 0,)
+                elif found is None:
+                    raise missing_track(track.id)
+                batch = TrackBatch(params=track.params, tags=track.tags, points=piece.points) if piece.first else TrackBatch(points=piece.points)
+                _Writer(connection, labels, space, track.id, found[0]).add(batch)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Callable[[], Iterator[TrackPiece]]]:
+        """What gives all tracks as they are when the block begins, however long it lasts."""
+        file = self._open_standing()
+        if file is None:
+            yield lambda: iter(())
+            return
+        with file.snapshot() as connection:
+            yield lambda: _dump(file, connection)
 
     def close(self) -> None:
         with self._lock:
@@ -409,6 +444,22 @@ def _assemble(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]], n
         )
         for number, identity, group, name, actor, status, started_us, ended_us, stage in rows
     ]
+
+
+def _dump(file: SqliteFile, connection: sqlite3.Connection) -> Iterator[TrackPiece]:
+    """All tracks that a connection sees, in the order they were made."""
+    names, last = _Names(), 0
+    with file.telling():
+        while rows := connection.execute(_EVERY, (last, _AT_ONCE)).fetchall():
+            for row, track in zip(rows, _assemble(connection, [row[:-1] for row in rows], names), strict=True):
+                yield from split_points(row[-1], track, _read_all_points(connection, row[0]))
+            last = rows[-1][0]
+
+
+def _read_all_points(connection: sqlite3.Connection, number: int) -> Iterator[list[Point]]:
+    found = connection.execute(_EVERY_POINT, (number,))
+    while rows := found.fetchmany(POINTS_AT_ONCE):
+        yield [Point(name, _to_float(value), at_us, step) for name, value, at_us, step in rows]
 
 
 def _attributes_of(track: Track) -> tuple[Any, ...]:

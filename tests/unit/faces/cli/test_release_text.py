@@ -11,8 +11,9 @@ from rich.console import Console
 
 from endcap.faces.cli.release_text import row_of_release, style_of, tell_pin, tell_releases, tell_request, tell_verdict
 from endcap.faces.cli.rendering import show
+from endcap.loop.deployment.records import TraceStep
 from endcap.loop.evaluation.records import CheckResult, Override, Verdict
-from endcap.loop.registry.live import LiveRelease
+from endcap.loop.registry.live import ON_AN_OVERRIDE, LiveRelease
 from endcap.loop.registry.overrides import OverrideStanding
 from endcap.loop.registry.records import Approval, ApprovalRequest, ApprovalView, Environment, ModelRecord, Pin, Release
 from endcap.project.showing import ModelLine, ModelView
@@ -91,6 +92,8 @@ def test_rows_on_an_override_are_red_in_lists_and_the_others_are_not() -> None:
     assert style_of(release(overridden=True)) == "red"
     assert style_of(ModelLine("m", "m-v2", "trees", None, AT, 2, None, None, False, override="expired")) == "red"
     assert RED in printed([release(overridden=True)])
+    words = [("release", "by ada"), ("release", f"{ON_AN_OVERRIDE}; by ada"), ("verdict", "overridden: by ada"), ("verdict", "passed: all")]
+    assert [style_of(TraceStep("thing", kind, what)) for kind, what in words] == ["", "red", "red", ""]
     assert RED not in printed([release()])
 
 

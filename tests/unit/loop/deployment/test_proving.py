@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
@@ -16,6 +16,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.deployment.engines.opening import open_version
 from endcap.loop.deployment.proving import Example, compare_answers, prove, read_kept, settle_answers
 from endcap.loop.registry.records import Field, Version
+from endcap.pipelines.machine import name_machine
 from endcap.testing.packages import ROWS, make_lightgbm_package, make_onnx_package, make_skops_package
 
 LINE = LinearRegression().fit(np.column_stack(list(ROWS.values())), [1.0, 2.0, 3.0])
@@ -49,6 +50,11 @@ def test_another_answer_of_the_same_library_breaks_the_proof(session: Session, r
         prove(session, version, Other(engine, by=1e-9))
     said = prove(session, version, Other(engine, by=1e-9, name="lightgbm 9"))
     assert said.endswith(f"within 1e-05 of each ({engine.name} then, lightgbm 9 now)")
+    kept = read_kept(session, version)
+    assert kept is not None
+    elsewhere = session.blobs.put(msgspec.json.encode(msgspec.structs.replace(kept, machine="abacus")))
+    said = prove(session, msgspec.structs.replace(version, example=elsewhere), Other(engine, by=1e-9))
+    assert f"({engine.name} on abacus then, {engine.name} on {name_machine()} now)" in said
     with pytest.raises(IntegrityBroken, match="does not answer its input example as it did"):
         prove(session, version, Other(engine, by=1e-3, name="lightgbm 9"))
 
@@ -67,6 +73,7 @@ def test_an_example_that_is_gone_changed_or_not_there_is_told(session: Session, 
         prove(session, msgspec.structs.replace(version, example=other), engine)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.floats(), min_size=2, max_size=2), min_size=1))
 def test_answers_come_back_from_rest_to_the_last_digit(rows: list[list[float]]) -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array([value for row in rows for value in row], pa.float64()), 2)

@@ -19,8 +19,10 @@ from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.governance.sessions import Session
+from endcap.loop.deployment import trials
 from endcap.loop.deployment.proving import read_kept
 from endcap.loop.deployment.registering import register_run
+from endcap.loop.deployment.trials import end_trials
 from endcap.loop.registry.naming import read_version_words
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, Version
 from endcap.loop.registry.versions import get_model, read_artefacts
@@ -234,6 +236,15 @@ def test_a_model_file_whose_reader_dies_is_refused_and_the_next_one_is_not(sessi
         register_run(session, run, "model", model="traffic")
     monkeypatch.undo()
     assert register_run(session, run, "model", model="traffic").id == "traffic-v1"
+
+
+def test_the_process_of_trials_ends_and_comes_back(session: Session) -> None:
+    run = log_package(session, make_onnx_package())
+    register_run(session, run, "model", model="traffic")
+    assert len(trials._kept) == 1
+    end_trials()
+    assert trials._kept == []
+    assert register_run(session, run, "model", model="again").id == "again-v1"
 
 
 def _die(_trial: object) -> None:

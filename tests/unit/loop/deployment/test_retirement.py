@@ -10,6 +10,7 @@ from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.predictions import predictions_of
 from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound
 from endcap.governance.audit import list_audit
+from endcap.governance.notices import list_notices
 from endcap.loop.deployment.retirement import find_consumers, retire, unretire
 from endcap.loop.features.catalogue import register_view
 from endcap.loop.registry.releases import promote
@@ -41,6 +42,9 @@ def test_consumers_are_named_and_get_their_notice(read_by_a_view: Any) -> None:
     assert found.consumers == ("table/store-day-predictions", "view/expected")
     assert found.effective_at == shop.session.now() + timedelta(days=14)
     require_in_service(shop.session, "store-day")
+    (notice, *_) = list_notices(shop.session)
+    assert (notice.kind, notice.thing) == ("retired", "model/store-day")
+    assert notice.sentence.endswith("table/store-day-predictions, view/expected lean on it")
     shop.pass_time(days=14)
     with pytest.raises(Conflict, match="no reason was given"):
         require_in_service(shop.session, "store-day")

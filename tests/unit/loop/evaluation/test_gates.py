@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from endcap.core.definitions.gates import Gate
+from endcap.loop.evaluation.bootstrap import compare_errors
 from endcap.loop.evaluation.evidence import Cube, CubeEvidence, scale_of
 from endcap.loop.evaluation.gates import AtMost, BetterThanBaseline, BetterThanChampion, BiasWithin, CoverageBetween, checks_of, judge
 from endcap.loop.evaluation.records import CheckResult, Verdict
@@ -225,3 +226,24 @@ def test_a_verdict_that_passed_without_an_outcome_says_so() -> None:
     assert verdict(*judge(nothing, gate=Gate(), seed=7)).sentence == "all 3 checks passed, 2 of them without one outcome to judge by"
     champion = replace(nothing, champion=POOR, champion_name="m-v1")
     assert verdict(*judge(champion, gate=Gate(), seed=7)).sentence == "all 3 checks passed, 3 of them without one outcome to judge by"
+
+
+def test_a_limit_is_told_with_an_interval_that_decides_nothing() -> None:
+    found = check(AtMost("wape", 0.5), evidence())
+    assert found.lower < found.figure < found.upper
+    assert found.sentence == f"wape is {found.figure:.4f} (90% interval {found.lower:.4f} to {found.upper:.4f}), at most 0.5"
+    edge = check(AtMost("wape", (found.figure + found.lower) / 2), evidence())
+    assert not edge.passed
+    assert check(AtMost("rmsse", 5.0), evidence(scale=np.full(SHAPE[0], 400.0))).lower is not None
+
+
+def test_the_origins_of_a_single_series_widen_the_interval() -> None:
+    one = replace(
+        evidence(), actual=ACTUAL[:1], forecast=GOOD[:1], lower=ACTUAL[:1], upper=ACTUAL[:1], rivals={"naive": POOR[:1]}, baselines=("naive",)
+    )
+    paired = one.compare("naive", "wape")
+    assert paired is not None
+    plain = compare_errors(paired.ours, paired.theirs, rng=np.random.default_rng(7))
+    found = check(BetterThanBaseline("wape"), one)
+    assert found.figure == pytest.approx(plain.ratio)
+    assert found.lower < plain.lower < plain.upper < found.upper

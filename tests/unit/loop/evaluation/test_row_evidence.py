@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from endcap.core.definitions.gates import Gate
@@ -221,7 +221,17 @@ def test_rows_of_one_id_and_two_outcomes_are_not_the_same_rows() -> None:
     ours, theirs = parse_rows(table(id=ids), predicts="number"), parse_rows(table(id=ids[::-1].copy()), predicts="number")
     with pytest.raises(InvalidInput, match="200 rows have another outcome than in the champion's evidence, such as id 0"):
         find_shared(ours, theirs)
-    assert [places.size for places in find_shared(ours, parse_rows(table(), predicts="number"))] == [0, 0]
+
+
+def test_rows_without_ids_are_the_same_where_every_outcome_is_in_its_place() -> None:
+    ours = parse_rows(table(id=np.arange(N)), predicts="number")
+    assert [places.tolist() for places in find_shared(ours, parse_rows(table(), predicts="number"))] == [list(range(N))] * 2
+    turned = pa.table({"actual": TRUE[::-1], "prediction": GOOD})
+    shorter = table().slice(0, 100)
+    for other in (turned, shorter):
+        assert [places.size for places in find_shared(ours, parse_rows(other, predicts="number"))] == [0, 0]
+    alike = parse_rows(pa.table({"actual": np.ones(N), "prediction": GOOD}), predicts="number")
+    assert find_shared(alike, alike)[0].size == 0
 
 
 def test_classes_are_compared_by_name_and_not_by_place() -> None:
@@ -261,3 +271,61 @@ def test_few_rows_or_clusters_show_nothing() -> None:
         require_enough(rows, what="rows")
     with pytest.raises(InvalidInput, match=r"There are 10 rows that both have; at least 30 .* column id"):
         require_enough(rows, what="rows that both have", among=np.arange(10))
+
+
+# Whatever is logged
+
+
+VALUES = st.one_of(
+    st.lists(st.one_of(st.none(), st.floats(width=64)), min_size=40, max_size=40),
+    st.lists(st.one_of(st.none(), st.integers(-(2**62), 2**62)), min_size=40, max_size=40),
+    st.lists(st.integers(0, 1), min_size=40, max_size=40),
+    st.lists(st.floats(0, 1), min_size=40, max_size=40),
+    st.lists(st.one_of(st.none(), st.booleans()), min_size=40, max_size=40),
+    st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=40, max_size=40),
+    st.lists(st.one_of(st.none(), st.dates()), min_size=40, max_size=40),
+    st.lists(st.binary(max_size=2), min_size=40, max_size=40),
+    st.lists(st.lists(st.integers(0, 3), max_size=2), min_size=40, max_size=40),
+)
+FORTY = {"min_size": 40, "max_size": 40}
+NUMBERS = st.lists(st.floats(-1e3, 1e3), **FORTY)
+SANE = {
+    "number": (NUMBERS, NUMBERS),
+    "probability": (st.lists(st.integers(0, 1), **FORTY), st.lists(st.floats(0, 1), **FORTY)),
+    "class": (st.lists(st.sampled_from("ab"), **FORTY), st.lists(st.sampled_from("abc"), **FORTY)),
+}
+FEW = st.lists(st.integers(0, 9), **FORTY)
+ASKED = {"number": ("rmse", {}), "probability": ("log_loss", {"auc": 0.5}), "class": ("error_rate", {})}
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.data(), predicts=st.sampled_from(sorted(ASKED)))
+def test_whatever_is_logged_is_refused_or_judged(data: st.DataObject, predicts: str) -> None:
+    names = ["actual", "prediction", *data.draw(st.lists(st.sampled_from(["id", "weight", "cluster", "baseline", "shop", "lower_90"]), unique=True))]
+    likely = dict(zip(names[:2], SANE[predicts], strict=True)) if data.draw(st.booleans(), label="sane") else {}
+    try:
+        drawn = pa.table({name: pa.array(data.draw(likely.get(name, VALUES | FEW), label=name)) for name in names})
+    except (pa.ArrowInvalid, UnicodeEncodeError):
+        return  # no column of Arrow's
+    metric, least = ASKED[predicts]
+    gate = Gate(metric=metric, bias=None, least=least, slices={"shop": 1.0}, fairness={"shop": 2.0}, calibration=0.1)
+    with suppress(InvalidInput):
+        read = parse_rows(drawn, predicts=predicts, slices=("shop",) if "shop" in names else ())
+        require_enough(read, what="rows")
+        found = judge(RowEvidence("m-v1", read), gate=gate, seed=1)
+        assert len(found) == 5 + len(least)
+        assert all(each.sentence for each in found)
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.decimal128(30, 3), pa.int8(), pa.uint64()])
+def test_numbers_of_every_width_are_read(kind: pa.DataType) -> None:
+    column = pa.array(np.arange(50) % 7).cast(kind) if kind != pa.float16() else pa.array((np.arange(50) % 7).astype(np.float16))
+    assert parse_rows(pa.table({"actual": column, "prediction": column}), predicts="number").actual.tolist() == (np.arange(50) % 7).tolist()
+    assert parse_rows(pa.table({"actual": column, "prediction": column}), predicts="class").n == 50
+
+
+def test_what_is_less_than_nothing_has_a_bias_too() -> None:
+    margin = np.where(np.arange(N) % 2 == 0, -5.0, 5.0) + RNG.normal(0, 0.1, N)
+    found = check(BiasWithin(0.05), evidence(pa.table({"actual": margin, "prediction": margin + 1})))
+    assert (found.passed, found.figure) == (False, pytest.approx(0.2, abs=0.01))
+    assert found.lower < found.figure < found.upper

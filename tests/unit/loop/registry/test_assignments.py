@@ -13,8 +13,8 @@ import pytest
 
 from endcap.core.errors import Conflict, GateRefused, IntegrityBroken, InvalidInput, NotFound
 from endcap.governance.audit import list_audit, verify_audit
-from endcap.loop.registry.assignments import read_assignment
-from endcap.loop.registry.records import CHAMPIONS, MEMBER_METRICS, RELEASES
+from endcap.loop.registry.assignments import Lines, read_assignment
+from endcap.loop.registry.records import CHAMPIONS, MEMBER_METRICS, RELEASES, Standing
 from endcap.loop.registry.releases import get_champion, promote, show_history
 from endcap.loop.registry.rollbacks import roll_back
 
@@ -240,3 +240,16 @@ def test_an_assignment_that_is_gone_is_told(two: Any) -> None:
     assert champion is not None
     with pytest.raises(IntegrityBroken, match="Which version answers for which member"):
         read_assignment(two.session, msgspec.structs.replace(champion, assignment="0" * 64))
+
+
+def test_nobody_goes_back_to_what_is_spent_whoever_they_stand_with() -> None:
+    first, pilot, second = (Standing(n, f"release_{n}", f"{MODEL}-v{n}") for n in (1, 2, 3))
+    lines, _ = Lines((first,)).promote(pilot, ["1"])
+    lines, _ = lines.promote(second, None)
+    back, moved = lines.roll_back(None)
+    assert [line[-1].n for line in (back.own, back.line_of("1"))] == [1, 2]
+    back, moved = lines.roll_back(None, spent={2})
+    assert [line[-1].n for line in (back.own, back.line_of("1"))] == [1, 1]
+    assert (moved.own, moved.stayed) == (True, frozenset())
+    alone, moved = back.roll_back(["1", "2"], spent={1})
+    assert (alone, moved.anybody, moved.stayed) == (back, False, frozenset({"1", "2"}))

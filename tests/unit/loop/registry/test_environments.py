@@ -11,6 +11,7 @@ from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
 from endcap.loop.registry.environments import get_environment, list_environments, set_environment
 from endcap.loop.registry.releases import get_champion, promote, show_history
+from endcap.testing.sessions import make_session
 
 MODEL = "store-day"
 V1, V2 = "store-day-v1", "store-day-v2"
@@ -75,6 +76,24 @@ def test_a_home_that_is_a_file_is_refused(shop: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InvalidInput):
         set_environment(shop.session, "prod", store=str(tmp_path / "file"))
+
+
+def test_this_very_home_is_no_other_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(tmp_path / "home")
+    monkeypatch.chdir(tmp_path)
+    try:
+        for url in (str(tmp_path / "home"), f"file://{tmp_path}/home", "home", f"{tmp_path}/home/../home"):
+            with pytest.raises(InvalidInput, match="is this very home"):
+                set_environment(session, "prod", store=url)
+        assert list_environments(session)[-1].home is None
+    finally:
+        session.ports.close()
+
+
+def test_where_copies_go_is_said_by_admins_of_the_house(shop: Any, tmp_path: Path) -> None:
+    with pytest.raises(PermissionDenied, match="does not administer the house"):
+        set_environment(replace(shop.session, admin=False), "prod", store=str(tmp_path / "eu"))
+    assert not (tmp_path / "eu").exists()
 
 
 def test_it_may_come_after_none_that_is_not_there(shop: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endcap.core.errors import InvalidInput
@@ -40,12 +40,13 @@ def test_what_the_client_writes_is_read_as_texts() -> None:
 
 
 TREES = st.recursive(
-    st.none() | st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=0xD7FF), max_size=20),
+    st.none() | st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=0xD7FF, exclude_categories=["Cc", "Zl", "Zp"]), max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet="abcdef", min_size=1, max_size=3), inner, max_size=3),
     max_leaves=10,
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(alphabet="abcdef", min_size=1, max_size=3), TREES, max_size=3))
 def test_it_is_what_a_writer_of_yaml_meant(tree: dict[str, Any]) -> None:
     class Plain(yaml.SafeDumper):
@@ -75,7 +76,7 @@ WRONG = {
     "a tab": ("a:\n\t- b", "cannot be read"),
     "a control character": ("a: \x01", "cannot be read"),
     "long": ("a: " + "x" * (5 << 20), "the most are"),
-    "many": ("a:\n" + "- b\n" * 300_000, "larger or nested deeper"),
+    "many": ("a:\n" + "- b\n" * 60_000, "larger or nested deeper"),
 }
 
 

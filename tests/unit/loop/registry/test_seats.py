@@ -217,6 +217,21 @@ def test_what_a_person_pinned_stays(three: Any) -> None:
     assert (row.actor, row.detail["pinned_by"]) == ("ada", "bob")
 
 
+def test_nothing_is_compared_with_what_is_pinned(three: Any) -> None:
+    groups = Groups(("S1", "S2"), ("S3", "S4"))
+    pin(three.session, MODEL)
+    with pytest.raises(Conflict, match="ada has pinned"):
+        start_comparison(three.session, V2, groups)
+    unpin(three.session, MODEL)
+    start_comparison(three.session, V2, groups)
+
+
+def test_what_was_judged_anew_meanwhile_is_not_compared(three: Any, tamper: Any) -> None:
+    late = tamper(three.session, before=lambda: three.judge_for(V2, "prod", against=V1, beats=False, biased=True))
+    with pytest.raises(Conflict, match="'store-day-v2' was judged anew a moment ago"):
+        start_comparison(late, V2, Groups(("S1", "S2"), ("S3", "S4")))
+
+
 def test_only_people_pin_and_only_what_answers(shop: Any) -> None:
     with pytest.raises(Conflict, match="Nothing answers for model 'store-day' in 'prod' yet"):
         pin(shop.session, MODEL)

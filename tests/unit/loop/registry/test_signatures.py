@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endcap.core.errors import InvalidInput
@@ -149,6 +149,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(ANYTHING)
 def test_any_json_is_read_or_refused_and_never_breaks(value: Any) -> None:
     signature = Signature((Field("a", "double"), Field("b", "long")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -23,7 +24,7 @@ from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidIn
 from endcap.pipelines.executors import open_executor
 from endcap.storage.backends import postgres_server
 from endcap.storage.backends.postgres_address import read_address
-from endcap.storage.backends.postgres_errors import explain
+from endcap.storage.backends.postgres_errors import explain, shorten
 from endcap.storage.opening import open_ports
 from endcap.storage.ports import BlobStore, Ports, pack_stamp
 from endcap.testing.postgres import PostgresServer, serve_postgres
@@ -120,7 +121,7 @@ def test_a_home_that_cannot_be_opened_says_why_and_shows_no_password(
 def test_a_server_that_is_not_there_is_unreachable() -> None:
     caught = refusal(f"postgresql://shop:{quote(SECRET, safe='')}@127.0.0.1:1/postgres")
     assert isinstance(caught, Unreachable)
-    assert "The home postgresql://shop@127.0.0.1:1/postgres does not answer: Connection refused" in str(caught)
+    assert "The home postgresql://shop@127.0.0.1:1/postgres does not answer: Connection refused." in str(caught)
 
 
 def test_a_database_that_cannot_hold_every_text_is_refused(postgres: PostgresServer) -> None:
@@ -339,6 +340,69 @@ def test_a_home_is_reached_by_tls_and_only_where_the_certificate_is_known(tmp_pa
             assert isinstance(refusal(each), InvalidInput)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path, postgres: PostgresServer) -> Iterator[Path]:
+    """A file system of 8 MB in the server's folder, which the server may write to."""
+    folder = postgres.folder / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "endcap-test", folder], capture_output=True, check=False)
+    if made.returncode:
+        folder.rmdir()
+        pytest.skip("this machine lets tests mount nothing, so no disk of PostgreSQL is really full")
+    owner = postgres.folder.stat()
+    os.chown(folder, owner.st_uid, owner.st_gid)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(home: str, postgres: PostgresServer, small_disk: Path) -> None:
+    postgres.execute(f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+    ports = open_ports(f"{home}&options=-c%20default_tablespace%3Dsmall")
+    append(ports, Thing("a"))
+    payloads = [os.urandom(1_500_000) for _ in range(10)]
+    kept = []
+
+    def fill() -> None:
+        for payload in payloads:
+            kept.append(ports.blobs.put(payload))
+
+    with pytest.raises(StorageFull, match=r"takes no more: could not extend file.*No space left.*All is as it was before"):
+        fill()
+    assert [ports.blobs.has(hashlib.sha256(payload).hexdigest()) for payload in payloads] == [True] * len(kept) + [False] * (10 - len(kept))
+    assert find_ids(ports) == ["a"]
+    with pytest.raises(StorageFull):
+        append(ports, Thing("b", tags={"x" * n: [0.1] * n for n in range(1000, 1400)}), Thing("c"))
+    assert find_ids(ports) == ["a"]
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    fill()
+    append(ports, Thing("b"))
+    assert find_ids(ports) == ["a", "b"]
+    ports.close()
+    postgres.execute(f"DROP SCHEMA {home.rpartition('=')[2]} CASCADE")
+    postgres.execute("DROP TABLESPACE small")
+
+
+def test_a_home_is_dumped_and_restored_with_the_server_s_own_programs(postgres: PostgresServer, home: str, ports: Ports, tmp_path: Path) -> None:
+    programs = [postgres.programs / name for name in ("pg_dump", "pg_restore")]
+    if not all(program.exists() for program in programs):
+        pytest.skip("PostgreSQL came without pg_dump and pg_restore, so the backup that the page advises goes untested")
+    append(ports, Thing("a\x00b", group="x"))
+    digest, table = ports.blobs.put(b"abc" * 10**6), pa.table({"a": [1, None]})
+    ports.tables.write("sales", partition={"day": "ü/1"}, table=table)
+    where, dump = ["-h", postgres.folder, "-p", str(postgres.port), "-U", postgres.user], tmp_path / "home.dump"
+    schema = home.rpartition("=")[2]
+    subprocess.run([programs[0], *where, f"--schema={schema}", "--format=custom", "-f", dump, postgres.database], check=True)
+    postgres.execute("CREATE DATABASE restored")
+    subprocess.run([programs[1], *where, "-d", "restored", dump], check=True)
+    restored = open_ports(home.replace("/postgres?", "/restored?"))
+    append(restored, Thing("c", group="x"))
+    assert find_ids(restored, where={"group": "x"}) == ["a\x00b", "c"]
+    assert restored.blobs.get(digest) == b"abc" * 10**6
+    assert restored.tables.read("sales", partition={"day": "ü/1"}).equals(table)
+    assert find_ids(ports) == ["a\x00b"]
+    restored.close()
+
+
 def test_bytes_that_were_changed_are_told_and_healed_by_putting_them_again(ports: Ports, home: str, postgres: PostgresServer) -> None:
     schema = home.rpartition("=")[2]
     small, large = b"abc", bytes(range(256)) * 4096 * 3 + b"end"
@@ -460,6 +524,31 @@ def test_long_ids_and_values_are_found(ports: Ports) -> None:
 )
 def test_errors_are_told_in_the_words_of_the_house(state: str, said: str, error: type[EndcapError]) -> None:
     assert type(explain("The home x", said, state=state, unclear=not state)) in (error, *error.__subclasses__())
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        (
+            'connection failed: connection to server at "127.0.0.1", port 5432 failed: FATAL:  password authentication failed for user "shop"',
+            'password authentication failed for user "shop".',
+        ),
+        (
+            (
+                'connection is bad: connection to server on socket "/var/run/.s.PGSQL.5432" failed: No such file or directory\n'
+                "\tIs the server running locally and accepting connections on that socket?"
+            ),
+            "No such file or directory.",
+        ),
+        (
+            'connection failed: connection to server at "localhost" (127.0.0.1), port 1 failed: Connection refused\n\tIs the server running?',
+            "Connection refused.",
+        ),
+        ("server closed the connection unexpectedly\n\tThis probably means the server ...", "server closed the connection unexpectedly."),
+    ],
+)
+def test_what_the_server_said_is_shown_without_what_surrounds_it(text: str, short: str) -> None:
+    assert shorten(text) == short
 
 
 def test_an_error_that_means_nothing_of_the_kind_is_left_as_it_is() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from endcap.core.errors import InvalidInput
+from endcap.core.errors import InvalidInput, NotFound
 from endcap.faces.http.mlflow.answers import tell_experiment
-from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, missing, read_page, read_token, require_told
+from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token, require_told
 from endcap.governance.sessions import Session
 from endcap.loop.training.tracking import experiments
 from endcap.storage.tracks import Stage
@@ -69,7 +69,7 @@ def find_experiment(session: Session, asked: NamedExperiment) -> dict[str, Any]:
     """An experiment by name, deleted ones too."""
     found = experiments.find_experiment(session, asked.experiment_name)
     if found is None:
-        raise missing("experiment", asked.experiment_name[:200])
+        raise NotFound(f"There is no experiment named {asked.experiment_name[:200]!r}.")
     return {"experiment": tell_experiment(found)}
 
 

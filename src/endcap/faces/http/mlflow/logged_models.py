@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from endcap.core.errors import InvalidInput
+from endcap.core.errors import InvalidInput, NotFound
 from endcap.faces.http.mlflow.answers import LOGGED_STATUSES, locate, tell_logged_model
 from endcap.faces.http.mlflow.artefacts import Place, list_place, tell_file
 from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token
@@ -112,8 +112,11 @@ def search_logged_models(session: Session, asked: SearchLoggedModels) -> dict[st
 
 @call("GET", "/logged-models/{model_id}")
 def get_logged_model(session: Session, asked: OneLoggedModel) -> dict[str, Any]:
-    """A logged model with its parameters, tags and metrics."""
-    return {"model": tell_logged_model(logged_models.get_logged_model(session, asked.model_id))}
+    """A logged model with its parameters, tags and metrics; a deleted one only where `allow_deleted` says so."""
+    found = logged_models.get_logged_model(session, asked.model_id)
+    if found.stage == "deleted" and not asked.allow_deleted:
+        raise NotFound(f"The logged model '{found.id}' is deleted.", hint="ask with allow_deleted=true")
+    return {"model": tell_logged_model(found)}
 
 
 @call("PATCH", "/logged-models/{model_id}")

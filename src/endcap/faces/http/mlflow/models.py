@@ -9,7 +9,7 @@ from endcap.faces.http.mlflow.answers import count_ms, tell_pairs
 from endcap.faces.http.mlflow.meanings import STAGES
 from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token
 from endcap.faces.http.mlflow.refused import drop_prompts, refuse_prompts
-from endcap.faces.http.mlflow.versions import Names
+from endcap.faces.http.mlflow.versions import Names, asks_words
 from endcap.governance.sessions import Session
 from endcap.loop.registry import naming
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, ModelWords
@@ -99,8 +99,9 @@ def search_models(session: Session, asked: SearchModels) -> dict[str, Any]:
     session.require(Permission.READ, verb="versions")
     seen: dict[str, ModelRecord] = {}
     tracks: list[Track] = []
+    words = asks_words([*conditions, *order])
     for record in session.records.find(MODELS, workspace=session.workspace):
-        track = _to_track(record, naming.read_model_words(session, record.name))
+        track = _to_track(record, naming.read_model_words(session, record.name) if words else ModelWords(record.name))
         if all(meets(track, condition) for condition in conditions):
             seen[record.name] = record
             tracks.append(track)
@@ -142,7 +143,7 @@ def _find_latest(session: Session, model: str, names: Names) -> list[dict[str, A
     newest = session.records.find(VERSIONS, workspace=session.workspace, where={"model": model}, newest_first=True, limit=len(answering) + 1)
     idle = [version for version in newest if version.id not in answering][:1]
     found = {version.id: version for version in (*idle, *(get_version(session, id_) for id_ in answering))}
-    return [names.tell(version, naming.read_version_words(session, version.id, model=model)) for version in found.values()]
+    return [names.tell(session, version) for version in found.values()]
 
 
 def _to_track(record: ModelRecord, words: ModelWords) -> Track:

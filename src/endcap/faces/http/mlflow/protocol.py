@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from endcap.core.errors import InvalidInput, NotFound
+from endcap.core.errors import InvalidInput
 from endcap.faces.http.remote import read_object
 
 API = "/api/2.0/mlflow"
@@ -67,7 +67,7 @@ class Call:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
         except ValueError as error:
             raise InvalidInput(f"The query does not read as NAME=VALUE&NAME=VALUE: {error}.") from error
-        lists = {field.name for field in msgspec.structs.fields(self.request) if get_origin(field.type) in (list, tuple) or _offers_list(field.type)}
+        lists = {field.name for field in msgspec.structs.fields(self.request) if get_origin(field.type) in (list, tuple)}
         said: dict[str, Any] = {}
         for name, value in pairs:
             if name in lists:
@@ -116,11 +116,3 @@ def require_told(value: str, name: str) -> str:
     if not value:
         raise InvalidInput(f"The call needs '{name}'.", parameter=name)
     return value
-
-
-def missing(what: str, value: str) -> NotFound:
-    return NotFound(f"There is no {what} {value!r}.")
-
-
-def _offers_list(annotation: Any) -> bool:
-    return any(get_origin(part) in (list, tuple) for part in get_args(annotation))

@@ -18,6 +18,7 @@ from endcap.storage.tracks import Point, Track, TrackBatch
 _STATUS_NUMBERS = dict(zip(("1", "2", "3", "4", "5"), STATUSES, strict=True))
 _MOST_RUNS = 50_000
 _MOST_POINTS = 25_000
+_MOST_HISTORIES = 100
 
 
 class CreateRun(Request, frozen=True):
@@ -272,6 +273,8 @@ def read_histories(session: Session, asked: ManyHistories) -> dict[str, Any]:
     """The points of a metric in several runs, between two steps; at most `max_results` a run, evenly over the steps."""
     told = []
     size = read_page(asked.max_results, most=_MOST_POINTS)
+    if len(asked.run_ids) > _MOST_HISTORIES:
+        raise InvalidInput(f"The metric of {len(asked.run_ids):,} runs is asked for; the most are {_MOST_HISTORIES}.")
     for run in asked.run_ids:
         points = [
             point

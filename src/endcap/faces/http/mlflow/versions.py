@@ -116,22 +116,29 @@ def untag_version(session: Session, asked: TagVersion) -> None:
 
 @call("GET", "/model-versions/search")
 def search_versions(session: Session, asked: SearchVersions) -> dict[str, Any]:
-    """Versions that meet a filter, in order, page by page; quick where the filter says `name = '...'`, else it looks at every version."""
+    """Versions that meet a filter, in order (the newest first where none is said), page by page; any filter but `name = '...'` looks at all."""
     skip, size = read_token(asked.page_token), read_page(asked.max_results)
     conditions, order = drop_prompts(parse_filter(asked.filter, WORDS).conditions), parse_order(asked.order_by, WORDS)
     session.require(Permission.READ, verb="versions")
-    seen: dict[str, tuple[Version, VersionWords]] = {}
+    where, conditions = _narrow(conditions)
+    most = None if conditions or order else skip + size + 1
+    seen: dict[str, Version] = {}
     tracks: list[Track] = []
-    for version in session.records.find(VERSIONS, workspace=session.workspace, where=_narrow(conditions)):
-        words = naming.read_version_words(session, version.id, model=version.model)
-        track = _to_track(version, words)
+    for version in session.records.find(VERSIONS, workspace=session.workspace, where=where, newest_first=True, limit=most):
+        track = _to_track(session, version, words=asks_words([*conditions, *order]))
         if all(meets(track, condition) for condition in conditions):
-            seen[version.id] = version, words
+            seen[version.id] = version
             tracks.append(track)
-    sort_tracks(tracks, [*order, *_NEWEST_FIRST])
+    if order:
+        sort_tracks(tracks, [*order, *_NEWEST_FIRST])
     page, token = cut_page(tracks[skip : skip + size + 1], skip=skip, size=size)
-    named = {track.group: Names.read(session, track.group) for track in page}
-    return {"model_versions": [named[track.group].tell(*seen[track.id]) for track in page], **token}
+    names = {model: Names.read(session, model) for model in {track.group for track in page}}
+    return {"model_versions": [names[track.group].tell(session, seen[track.id]) for track in page], **token}
+
+
+def asks_words(asked: Sequence[Condition | Order]) -> bool:
+    """Whether a search asks for what may change about models and versions, which is kept apart from them: tags, and when they last changed."""
+    return any(said.family == "tag" or said.name == _ENDED.name for said in asked)
 
 
 class Names(NamedTuple):
@@ -144,8 +151,9 @@ class Names(NamedTuple):
         """The names as they stand. Cost: two records an environment."""
         return cls(naming.list_names(session, model))
 
-    def tell(self, version: Version, words: VersionWords) -> dict[str, Any]:
-        """A version in MLflow's shape."""
+    def tell(self, session: Session, version: Version) -> dict[str, Any]:
+        """A version in MLflow's shape. Cost: a record."""
+        words = naming.read_version_words(session, version.id, model=version.model)
         owner, _, id_ = version.source.partition("/")
         logged = id_.partition("/")[0] if owner == "logged-model" else ""
         return {
@@ -177,7 +185,7 @@ def find_version(session: Session, model: str, number: str) -> Version:
 
 def tell_version(session: Session, version: Version) -> dict[str, Any]:
     """A version in MLflow's shape, looked up."""
-    return Names.read(session, version.model).tell(version, naming.read_version_words(session, version.id, model=version.model))
+    return Names.read(session, version.model).tell(session, version)
 
 
 def tell_source(version: Version) -> str:
@@ -188,21 +196,24 @@ def tell_source(version: Version) -> str:
     return locate(version.source or f"version/{version.id}")
 
 
-def _narrow(conditions: Sequence[Condition]) -> dict[str, object] | None:
-    """By what records are found: the model where the filter says its name, else nothing."""
-    names = [said.value for said in conditions if (said.family, said.name, said.operator) == ("attribute", "group", "=")]
-    return {"model": names[0]} if names else None
+def _narrow(conditions: Sequence[Condition]) -> tuple[dict[str, object] | None, list[Condition]]:
+    """By what records are found, the model where the filter says its name; and the conditions that are left to be looked at."""
+    names = [said for said in conditions if (said.family, said.name, said.operator) == ("attribute", "group", "=")]
+    if not names:
+        return None, list(conditions)
+    return {"model": names[0].value}, [said for said in conditions if said is not names[0]]
 
 
-def _to_track(version: Version, words: VersionWords) -> Track:
-    """A version as searches see it."""
+def _to_track(session: Session, version: Version, *, words: bool) -> Track:
+    """A version as searches see it, with its ``words`` where they are asked for."""
+    said = naming.read_version_words(session, version.id, model=version.model) if words else VersionWords(version.id, version.model)
     return Track(
         id=version.id,
         group=version.model,
         actor=version.run,
         status=tell_source(version),
         started_us=count_ms(version.created_at) * 1000,
-        ended_us=count_ms(words.changed_at or version.created_at) * 1000,
-        tags=words.tags,
+        ended_us=count_ms(said.changed_at or version.created_at) * 1000,
+        tags=said.tags,
         metrics={_NUMBER_NAME: Point(_NUMBER_NAME, version.n, 0)},
     )

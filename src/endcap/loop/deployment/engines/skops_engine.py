@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import tokenize
 import types
 import warnings
 from collections.abc import Iterator
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ANSWERS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "transform", "score_samples")
+
+
+_FAILURES: tuple[type[Exception], ...] = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+"""What libraries raise at what is not as they wrote it."""
 
 
 class SkopsEngine:
@@ -51,7 +66,7 @@ class SkopsEngine:
             warnings.simplefilter("ignore")  # what a library says of its own future is not the caller's business
             try:
                 return to_answers(self._answer(self._arrange(rows)))
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            except _FAILURES + _find_lightgbm_failures() as error:
                 raise InvalidInput(f"The model does not answer these rows: {error}.") from error
 
     @property
@@ -73,9 +88,19 @@ class SkopsEngine:
         return np.column_stack([column.to_numpy(zero_copy_only=False) for column in rows.columns])
 
 
+def _find_lightgbm_failures() -> tuple[type[Exception], ...]:
+    """The errors of LightGBM, if anything here uses it."""
+    basic = sys.modules.get("lightgbm.basic")
+    return (basic.LightGBMError,) if basic is not None else ()
+
+
 def load_estimator(payload: bytes) -> Any:
-    """What an archive holds. Only what skops itself trusts and what stands in ``TRUSTED`` is built. Raises InvalidInput for anything else."""
+    """What an archive holds, set to answer on one thread, by which the same rows give the same digits.
+
+    Only what skops itself trusts and what stands in ``TRUSTED`` is built. Raises InvalidInput for anything else.
+    """
     import skops.io
+    from sklearn.base import BaseEstimator
     from skops.io.exceptions import UnsupportedTypeException, UntrustedTypesFoundException
 
     clean = clean_archive(payload)
@@ -89,21 +114,12 @@ def load_estimator(payload: bytes) -> Any:
                     hint="use estimators of scikit-learn, numpy and scipy, or export the model to ONNX",
                 )
             estimator = skops.io.loads(clean, trusted=list(TRUSTED))
-        except (
-            UnsupportedTypeException,
-            UntrustedTypesFoundException,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            ImportError,
-            IndexError,
-            RecursionError,
-            OSError,
-            MemoryError,
-        ) as error:
+        except (*_FAILURES, UnsupportedTypeException, UntrustedTypesFoundException, ImportError, RecursionError, OSError, MemoryError) as error:
             raise InvalidInput(f"skops does not load the archive: {type(error).__name__}: {error}.") from error
     check_trees(estimator)
+    for thing in _walk(estimator):
+        if isinstance(thing, BaseEstimator) and "n_jobs" in vars(thing):
+            vars(thing)["n_jobs"] = 1
     return estimator
 
 

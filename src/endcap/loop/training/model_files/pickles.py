@@ -29,7 +29,7 @@ _LOOKED_AT = 1 << 20
 def find_pickle(path: str, payload: bytes) -> str | None:
     r"""Why a file is a serialised object, or may hold one unseen; None when it is neither. Nothing in it is run.
 
-    >>> find_pickle("weights.bin", b"\\x80\\x04N.")
+    >>> find_pickle("weights.bin", b"\x80\x04N.")
     'its bytes are a pickle'
     >>> find_pickle("conda.yaml", b"channels:\n- conda-forge\n") is None
     True

@@ -38,7 +38,7 @@ def capture_environment(*, folder: Path | None = None) -> RunEnvironment:
     Every installed package is there with the hash of its RECORD, the list of its files with their hashes: a changed file that the list does not tell
     is not seen. Cost: some 100 ms for the first time in a process, then the two calls of git.
     """
-    commit, clean = read_git(folder or Path.cwd())
+    commit, clean = read_git(folder or Path())
     return RunEnvironment(
         python=platform.python_version(),
         packages=dict(_read_packages()),

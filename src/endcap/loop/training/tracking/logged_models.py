@@ -19,7 +19,7 @@ from endcap.governance.sessions import Session
 from endcap.loop.training.tracking.experiments import require_active_experiment
 from endcap.loop.training.tracking.names import MOST_PARAM, MOST_TAG, require_batch_limits, require_pairs, require_title
 from endcap.loop.training.tracking.records import DEFAULT_EXPERIMENT, LOGGED_MODEL_SPACE, LoggedModel
-from endcap.loop.training.tracking.searching import Attribute, Vocabulary, parse_filter, parse_order
+from endcap.loop.training.tracking.searching import Attribute, Vocabulary, parse_filter, parse_order, require_found
 from endcap.loop.training.tracking.tracked_runs import count_us, cut_to_ms, get_run_track
 from endcap.storage.tracks import Condition, Point, Stage, Track, TrackBatch
 
@@ -115,7 +115,9 @@ def search_logged_models(
     """
     session.require(Permission.READ, verb="track search")
     conditions, orders = parse_filter(filter, _WORDS).conditions, parse_order(order, _WORDS)
-    found = session.tracks.search(_space(session), groups=experiments, conditions=conditions, order=orders, stage=stage, limit=limit, skip=skip)
+    found = session.tracks.search(
+        _space(session), groups=experiments, conditions=conditions, order=orders, stage=stage, limit=require_found(limit), skip=skip
+    )
     return [_to_model(track) for track in found]
 
 

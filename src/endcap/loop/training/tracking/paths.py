@@ -10,6 +10,7 @@ from endcap.core.errors import InvalidInput
 
 _MOST_CHARACTERS = 1000
 _MOST_PART_BYTES = 250  # file systems, where clients put what they fetch, end at 255
+_MOST_PARTS = 100
 _MOST_ENCODINGS = 5
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # file:, C:, http:
 
@@ -18,7 +19,7 @@ def require_path(text: object) -> str:
     """The same path if it is relative, with ``/`` between its parts, and stays where it is put, however often somebody decodes it.
 
     Raises InvalidInput for what climbs (``..``, also encoded or in other letters of Unicode), absolute paths, drives and schemes, backslashes,
-    control characters, empty parts, a part of more than 250 bytes and a path of more than 1,000 characters.
+    control characters, empty parts, a part of more than 250 bytes, more than 100 parts and a path of more than 1,000 characters.
 
     >>> require_path("plots/loss%step%3.png")
     'plots/loss%step%3.png'
@@ -48,6 +49,8 @@ def _object(text: str) -> str | None:
     parts = text.split("/")
     if "" in parts:
         return "a part of it is empty"
+    if len(parts) > _MOST_PARTS:
+        return f"it has {len(parts)} parts, and the most are {_MOST_PARTS}"
     if any(len(part.encode()) > _MOST_PART_BYTES for part in parts):
         return f"a part of it has more than {_MOST_PART_BYTES} bytes"
     return "it climbs out, or hides that it does" if _climbs(text) else None

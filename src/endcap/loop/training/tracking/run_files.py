@@ -55,10 +55,14 @@ def list_files(session: Session, owner: str, *, under: str = "") -> list[RunFile
 
 def walk_files(session: Session, owner: str, *, under: str = "") -> list[RunFile]:
     """All files in a folder and the folders in it (empty: all of the owner's), by path. Raises NotFound without the owner."""
-    found: list[RunFile] = []
-    for entry in list_files(session, owner, under=under):
-        found += [entry] if isinstance(entry, RunFile) else walk_files(session, owner, under=entry.path)
-    return found
+    found, waiting = [], list_files(session, owner, under=under)
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, RunFile):
+            found.append(entry)
+        else:
+            waiting += _list(session.records, session, owner, entry.path)
+    return sorted(found, key=lambda file: file.path)
 
 
 def find_file(session: Session, owner: str, path: str) -> RunFile | None:

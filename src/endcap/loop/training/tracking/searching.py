@@ -19,6 +19,8 @@ from endcap.storage.tracks import Condition, Family, Operator, Order
 _MOST_CHARACTERS = 20_000
 _MOST_COMPARISONS = 200
 _MOST_ORDERS = 20
+MOST_FOUND = 100_000
+"""What one search gives at most; what is beyond is passed over to by ``skip``."""
 _TOKEN = re.compile(
     r"""
     (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
@@ -190,6 +192,13 @@ def parse_order(terms: Sequence[str], words: Vocabulary = RUN_WORDS) -> list[Ord
         held, said = (attribute.family, attribute.name) if attribute else (family, name)
         orders.append(Order(held, said, descending=way == "desc"))  # type: ignore[arg-type]  # dataset was refused above
     return orders
+
+
+def require_found(limit: int) -> int:
+    """The same limit of a search. Raises InvalidInput for one that would bring more than a search gives."""
+    if limit > MOST_FOUND:
+        raise InvalidInput(f"A search gives at most {MOST_FOUND:,}; {limit:,} were asked for.", hint="ask for the rest with skip")
+    return limit
 
 
 def _split_way(term: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from endcap.governance.verbs import Spoken, verb
 from endcap.loop.training.tracking.experiments import choose_experiment, find_deleted, require_active_experiment
 from endcap.loop.training.tracking.names import MOST_TAG, require_batch_limits, require_keys, require_pairs, require_title
 from endcap.loop.training.tracking.records import DATASETS, DEFAULT_EXPERIMENT, STATUSES, Dataset
-from endcap.loop.training.tracking.searching import parse_filter, parse_order
+from endcap.loop.training.tracking.searching import parse_filter, parse_order, require_found
 from endcap.pipelines.graph import Dataset as LineageDataset
 from endcap.pipelines.open_lineage import Told, describe, keep_event, send_events
 from endcap.storage.track_search import meets
@@ -159,7 +159,9 @@ def search_runs(
             conditions.append(Condition("attribute", "group", "not in", sorted(deleted)))
         else:
             groups = [group for group in groups if group not in deleted]
-    return session.tracks.search(session.workspace, groups=groups, conditions=conditions, order=orders, stage=stage, limit=limit, skip=skip)
+    return session.tracks.search(
+        session.workspace, groups=groups, conditions=conditions, order=orders, stage=stage, limit=require_found(limit), skip=skip
+    )
 
 
 @verb("track metric", permission=Permission.READ)

@@ -73,10 +73,21 @@ def test_prompts_are_refused_though_clients_keep_them_among_the_models(wire: Any
     assert wire.get("/registered-models/search") == {"registered_models": []}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b"null", b'{"run_id": 7, "key": "m", "value": 1}', b'{"key": "m"}', b'{"run_id": "x", "value": "many"}', b"\xff", b"[" * 5000],
+BODIES = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"run_id": 7, "key": "m", "value": 1}',
+    b'{"key": "m"}',
+    b'{"run_id": "x", "value": "many"}',
+    rb'{"run_id": "\ud800", "key": "m", "value": 1}',
+    b"\xff",
+    b"[" * 5000,
 )
+
+
+@pytest.mark.parametrize("body", BODIES)
 def test_a_body_that_is_no_request_is_refused_with_its_reason(wire: Any, body: bytes) -> None:
     said = wire.http.post("/api/2.0/mlflow/runs/log-metric", content=body, headers={"content-type": "application/json"})
     assert wire.fault(said)[:2] == (400, "INVALID_PARAMETER_VALUE")
@@ -156,3 +167,74 @@ def test_who_is_not_let_in_is_told_so_in_words_that_the_client_shows(wire: Any) 
     assert wire.fault(said)[:2] == (401, "UNAUTHENTICATED")
     assert wire.fault(wire.http.get(API + "/experiments/search", headers={"host": "attacker.example"}))[:2] == (403, "PERMISSION_DENIED")
     assert wire.fault(wire.http.post(API + "/experiments/create", content=b"x" * 17_000_000, headers={"content-type": "text/plain"}))[0] == 415
+
+
+def test_the_points_of_several_runs_are_thinned_evenly(wire: Any) -> None:
+    runs = [wire.make_run(), wire.make_run()]
+    for run in runs:
+        points = [{"key": "m", "value": step / 2, "timestamp": step, "step": step} for step in range(20)]
+        wire.send("/runs/log-batch", run_id=run, metrics=points)
+
+    def ask(**given: Any) -> list[tuple[str, int]]:
+        found = wire.get("/metrics/get-history-bulk-interval", run_ids=runs, metric_key="m", **given)["metrics"]
+        return [(point["run_id"], point["step"]) for point in found]
+
+    assert ask() == [(run, step) for run in runs for step in range(20)]
+    assert ask(start_step=5, end_step=7) == [(run, step) for run in runs for step in (5, 6, 7)]
+    assert ask(max_results=5) == [(run, step) for run in runs for step in (0, 4, 8, 12, 16)]
+    assert wire.refused("/metrics/get-history-bulk-interval", method="GET", run_ids=["0"] * 101, metric_key="m")[1] == "INVALID_PARAMETER_VALUE"
+
+
+def test_pages_of_a_metric_hold_all_of_it(wire: Any) -> None:
+    run = wire.make_run()
+    wire.send("/runs/log-batch", run_id=run, metrics=[{"key": "m", "value": step, "timestamp": step, "step": step} for step in range(7)])
+    token, steps = "", []
+    while True:
+        page = wire.get("/metrics/get-history", run_id=run, metric_key="m", max_results=3, page_token=token)
+        steps.append([point["step"] for point in page["metrics"]])
+        token = page.get("next_page_token", "")
+        if not token:
+            break
+    assert steps == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_datasets_and_models_of_a_run_are_told_with_it(wire: Any) -> None:
+    run = wire.make_run()
+    dataset = {"name": "sales", "digest": "17", "source_type": "http", "source": "{}", "schema": "{}", "profile": "{}"}
+    context = [{"key": "mlflow.data.context", "value": "training"}]
+    for _ in range(2):
+        wire.send("/runs/log-inputs", run_id=run, datasets=[{"dataset": dataset, "tags": context}])
+    model = wire.send("/logged-models", experiment_id="0", name="m", source_run_id=run)["model"]["info"]["model_id"]
+    wire.send("/runs/outputs", run_id=run, models=[{"model_id": model, "step": 0}])
+    assert wire.refused("/runs/outputs", run_id=run, models=[{"model_id": "m-none"}])[:2] == (404, "RESOURCE_DOES_NOT_EXIST")
+    told = wire.get("/runs/get", run_id=run)["run"]
+    assert told["inputs"]["dataset_inputs"] == [{"tags": context, "dataset": dataset}]
+    assert told["outputs"]["model_outputs"] == [{"model_id": model, "step": 0}]
+    wire.send("/runs/log-metric", run_id=run, key="rmse", value=0.5, timestamp=3, model_id=model)
+    found = wire.get(f"/logged-models/{model}")["model"]
+    assert found["data"]["metrics"] == [{"key": "rmse", "value": 0.5, "timestamp": 3, "step": 0, "model_id": model, "run_id": run}]
+    wire.send("/runs/log-model", run_id=run, model_json='{"flavors": {}}')
+    for body in ("", "[", "[1]"):
+        assert wire.refused("/runs/log-model", run_id=run, model_json=body)[1] == "INVALID_PARAMETER_VALUE"
+
+
+def test_a_logged_model_s_status_tags_and_params(wire: Any) -> None:
+    model = wire.send("/logged-models", name="m", params=[{"key": "a", "value": "1"}])["model"]["info"]["model_id"]
+    for status, word in ((2, "LOGGED_MODEL_READY"), ("LOGGED_MODEL_UPLOAD_FAILED", "LOGGED_MODEL_UPLOAD_FAILED"), ("1", "LOGGED_MODEL_PENDING")):
+        assert wire.send(f"/logged-models/{model}", method="PATCH", status=status)["model"]["info"]["status"] == word
+    assert wire.refused(f"/logged-models/{model}", method="PATCH", status="DONE")[1] == "INVALID_PARAMETER_VALUE"
+    wire.send(f"/logged-models/{model}/tags", method="PATCH", tags=[{"key": "a/b", "value": "c"}])
+    wire.send(f"/logged-models/{model}/params", params=[{"key": "b", "value": "2"}])
+    told = wire.get(f"/logged-models/{model}")["model"]
+    assert told["data"]["params"] == [{"key": "a", "value": "1"}, {"key": "b", "value": "2"}]
+    assert told["info"]["tags"] == [{"key": "a/b", "value": "c"}]
+    wire.send(f"/logged-models/{model}/tags/a/b", method="DELETE")
+    assert wire.get(f"/logged-models/{model}")["model"]["info"]["tags"] == []
+    wire.put(f"logged-model/{model}/sub/a", b"x")
+    files = wire.get(f"/logged-models/{model}/artifacts/directories", artifact_directory_path="sub")
+    assert files == {"root_uri": f"mlflow-artifacts:/logged-model/{model}", "files": [{"path": "sub/a", "is_dir": False, "file_size": 1}]}
+    by_dataset = [{"field_name": "metrics.rmse", "dataset_name": "d"}]
+    assert wire.refused("/logged-models/search", experiment_ids=["0"], order_by=by_dataset)[1] == "INVALID_PARAMETER_VALUE"
+    wire.send(f"/logged-models/{model}", method="DELETE")
+    assert wire.refused(f"/logged-models/{model}", method="GET")[:2] == (404, "RESOURCE_DOES_NOT_EXIST")
+    assert wire.get(f"/logged-models/{model}", allow_deleted="true")["model"]["info"]["model_id"] == model

@@ -135,6 +135,10 @@ def test_models_and_versions_are_found_page_by_page(wire: Any, register: Callabl
     run = wire.get("/model-versions/get", name="oslo", version="1")["model_version"]["run_id"]
     assert find(f"run_id = '{run}'") == [("oslo", "1")]
     assert find("name = 'nothing'") == []
+    wire.send("/model-versions/set-tag", name="bergen", version="1", key="checked", value="yes")
+    assert find("tags.checked = 'yes'") == [("bergen", "1")]
+    assert find("name = 'bergen'", max_results=2) == [("bergen", "3"), ("bergen", "2")]
+    assert find("name = 'bergen' and name LIKE 'b%'", order_by=["last_updated_timestamp DESC"], max_results=1) == [("bergen", "1")]
     assert wire.refused("/model-versions/search", method="GET", filter="mood = 'sunny'")[1] == "INVALID_PARAMETER_VALUE"
 
 
@@ -173,9 +177,7 @@ def test_evidence_that_comes_later_is_seen(wire: Any, register: Callable[..., in
     assert wire.send("/registered-models/alias", name="trees", alias="champion", version="1") == {}
 
 
-def test_a_version_is_judged_again_when_another_answers_by_then(
-    wire: Any, register: Callable[..., int], make_evidence: Any
-) -> None:
+def test_a_version_is_judged_again_when_another_answers_by_then(wire: Any, register: Callable[..., int], make_evidence: Any) -> None:
     for seed in (1, 2, 3):
         register("trees", seed=seed, evidence=make_evidence(worse_by=0.5 / seed))
     session = wire.house.session()

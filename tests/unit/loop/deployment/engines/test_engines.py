@@ -34,6 +34,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound
 from endcap.loop.deployment.engines.opening import open_engine, open_version
+from endcap.loop.deployment.engines.skops_engine import load_estimator
 from endcap.loop.deployment.registering import register_run
 from endcap.testing.packages import log_package, make_booster, make_lightgbm_package, make_onnx_graph
 from endcap.testing.sessions import make_session
@@ -165,6 +166,17 @@ class Own:
 
     def __init__(self) -> None:
         self.secret = 1
+
+
+def test_an_estimator_answers_on_one_thread() -> None:
+    forest = make_pipeline(StandardScaler(), RandomForestRegressor(3, max_depth=3, n_jobs=2)).fit(X, Y)
+    forest[-1].n_jobs = 1_000_000
+    held = load_estimator(skops.io.dumps(forest))
+    assert held[-1].n_jobs == 1
+    forest[-1].n_jobs = 1
+    np.testing.assert_allclose(held.predict(X), forest.predict(X), rtol=1e-12)
+    booster = load_estimator(skops.io.dumps(lightgbm.LGBMRegressor(n_estimators=2, verbose=-1, n_jobs=64).fit(X, Y)))
+    assert booster.n_jobs == 1
 
 
 def tamper_tree(estimator: Any, change: Callable[[np.ndarray], None]) -> Any:

@@ -123,11 +123,11 @@ def test_lines_of_windows_are_read() -> None:
     assert parse_booster(PLAIN.replace("\n", "\r\n").encode()).text == parse_booster(PLAIN.encode()).text
 
 
-def test_what_passes_of_a_thousand_damaged_texts_ends_no_process() -> None:
+def test_what_passes_of_many_damaged_texts_ends_no_process() -> None:
     """Those that are let through are opened in this very process, which lives on. (20,000 others were tried by hand.)"""
     rnd, n_opened = random.Random(7), 0
     numbers = [str(n).encode() for n in (0, 1, -1, 2, 5, -6, -7, 7, 2**31, -(2**31))]
-    for _ in range(1000):
+    for _ in range(400):
         text = bytearray(rnd.choice(list(TEXTS.values())).partition("parameters:")[0].encode())
         places = list(re.finditer(rb"(?<=[= ])-?\d+(?=[ \n])", bytes(text)))
         if rnd.random() < 0.7:
@@ -144,4 +144,4 @@ def test_what_passes_of_a_thousand_damaged_texts_ends_no_process() -> None:
             n_opened += 1
         except lightgbm.basic.LightGBMError as error:
             assert "objective" in str(error)  # noqa: PT017 - a word that it does not know, said without harm
-    assert n_opened > 20
+    assert n_opened > 10

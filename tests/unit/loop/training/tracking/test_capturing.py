@@ -68,6 +68,14 @@ def test_where_there_is_no_git_nothing_is_said(tmp_path: Path, monkeypatch: pyte
     assert read_git(tmp_path) == ("", None)
 
 
+def test_a_process_that_stands_in_no_folder_any_more_is_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert capture_environment().git_commit == ""
+
+
 def test_a_repository_cannot_make_git_run_what_it_names(repository: Path) -> None:
     trap = repository / "trap"
     trap.write_text(f"#!/bin/sh\ntouch {repository / 'sprung'}\n")

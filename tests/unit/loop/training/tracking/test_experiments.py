@@ -51,7 +51,7 @@ def test_ids_count_and_names_are_unique_deleted_ones_included(session: Session) 
     with pytest.raises(Conflict, match="The experiment 'a' stands already"):
         create_experiment(session, "a")
     delete_experiment(session, "a")
-    with pytest.raises(Conflict, match="stands already and is deleted.*restore-experiment 1"):
+    with pytest.raises(Conflict, match=r"stands already and is deleted.*restore-experiment 1"):
         create_experiment(session, "a")
     found = find_experiment(session, "a")
     assert found is not None

@@ -79,7 +79,7 @@ def test_what_is_logged_comes_back(session: Session) -> None:
     assert read_metric(session, run, "loss")[:2] == [points[2], points[1]]
     assert math.isnan(read_metric(session, run, "loss", limit=1, skip=2)[0].value)
     assert read_metric(session, run, "unheard") == []
-    with pytest.raises(Conflict, match="'depth' of .* is '6' already; it cannot become '7'"):
+    with pytest.raises(Conflict, match=r"'depth' of .* is '6' already; it cannot become '7'"):
         log(session, run, TrackBatch(params={"depth": "7"}))
     with pytest.raises(InvalidInput, match="cannot be the name of a metric"):
         log(session, run, TrackBatch(points=[Point("../x", 1.0, 0)]))
@@ -131,6 +131,8 @@ def test_runs_are_found_by_what_they_hold(session: Session) -> None:
     assert ids(session, experiments=[]) == []
     assert ids(session, f"start_time > {START_US // 1000}") == [b]
     assert ids(session, f"run_id = '{a}'") == [a]
+    with pytest.raises(InvalidInput, match="at most 100,000; 100,001 were asked for"):
+        search_runs(session, limit=100_001)
     with pytest.raises(NotFound, match="no experiment 'three'"):
         search_runs(session, experiments=["three"])
 
