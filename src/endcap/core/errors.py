@@ -75,18 +75,18 @@ class NotFound(EndcapError):
 
 
 class PermissionDenied(EndcapError):
-    code = "permission_denied"
-
-
-class NotSignedIn(PermissionDenied):
     """``user`` and ``token`` are for the audit and never told: names that stand in the records, not what somebody typed, which may be a password."""
 
-    code = "not_signed_in"
+    code = "permission_denied"
 
     def __init__(self, what: str, *, hint: str | None = None, user: str = "", token: str = "", **details: object) -> None:
         super().__init__(what, hint=hint, **details)
         self.user = user
         self.token = token
+
+
+class NotSignedIn(PermissionDenied):
+    code = "not_signed_in"
 
 
 class Conflict(EndcapError):

@@ -116,25 +116,26 @@ def find_rows(session: Session, wanted: AuditFilter, *, limit: int) -> list[Audi
         walks.append((_walk_days(session, days), [], False))
     while True:
         for pages, found, ordered in walks:
-            page = next(pages, None)
-            found += [row for row in page or () if wanted.takes(row)]
-            if page is None or (ordered and len(found) >= limit):
+            page, is_last = next(pages)
+            found += [row for row in page if wanted.takes(row)]
+            if is_last or (ordered and len(found) >= limit):
                 return sorted(found, key=lambda row: -row.n)[:limit]
 
 
-def _walk_back(session: Session, where: dict[str, str], *, start: str | None) -> Iterator[list[AuditRow]]:
-    n_rows, after = _FIRST_PAGE, start
-    while True:
+def _walk_back(session: Session, where: dict[str, str], *, start: str | None) -> Iterator[tuple[list[AuditRow], bool]]:
+    """Pages of rows, the newest first, each with whether it is the last."""
+    n_rows, after, is_last = _FIRST_PAGE, start, False
+    while not is_last:
         page = session.records.find(AUDIT_ROWS, workspace=session.workspace, where=where or None, newest_first=True, after=after, limit=n_rows)
-        yield page
-        if len(page) < n_rows:
-            return
-        n_rows, after = min(4 * n_rows, PAGE_ROWS), page[-1].id
+        is_last = len(page) < n_rows
+        yield page, is_last
+        n_rows, after = min(4 * n_rows, PAGE_ROWS), page[-1].id if page else after
 
 
-def _walk_days(session: Session, days: list[str]) -> Iterator[list[AuditRow]]:
+def _walk_days(session: Session, days: list[str]) -> Iterator[tuple[list[AuditRow], bool]]:
     for day in days:
-        yield from _walk_back(session, {"day": day}, start=None)
+        for page, is_last in _walk_back(session, {"day": day}, start=None):
+            yield page, is_last and day == days[-1]
 
 
 def _list_days(session: Session, wanted: AuditFilter, *, head: AuditHead) -> list[str] | None:
@@ -146,7 +147,7 @@ def _list_days(session: Session, wanted: AuditFilter, *, head: AuditHead) -> lis
         newest = session.records.get(AUDIT_ROWS, workspace=session.workspace, id=f"{head.n:012d}")
         end = max(session.now(), wanted.since, newest.at if newest else wanted.since) + timedelta(days=1)
     first = wanted.since.date()
-    n_days = (end.date() - first).days
+    n_days = ((end - timedelta(microseconds=1)).date() - first).days
     return [(first + timedelta(days=n)).isoformat() for n in range(n_days, -1, -1)] if n_days <= _MOST_DAYS else None
 
 

@@ -93,7 +93,7 @@ def read_signed_heads(session: Session, *, keys: tuple[AuditKey, ...]) -> list[S
     previous, n, number_of_key = _FIRST, 0, 0
     numbers = {key.public: key.number for key in keys}
     for place, head in enumerate(heads, start=1):
-        if head.number != place or head.previous != previous or head.n < n or numbers.get(head.key, 0) < number_of_key:
+        if head.number != place or head.previous != previous or head.n < n or numbers.get(head.key, number_of_key) < number_of_key:
             raise _broken_head(session.workspace, place, "is not the one that followed")
         require_head(head, workspace=session.workspace, keys=keys)
         previous, n, number_of_key = _digest(head), head.n, numbers[head.key]

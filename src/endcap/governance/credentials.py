@@ -51,7 +51,10 @@ def open_by_token(records: RecordReader, text: str, *, workspace: str | None, no
         raise NotSignedIn(_WRONG_TOKEN, hint="make another: endcap tokens make LABEL", user=found.user, token=found.id)
     if workspace not in (None, found.workspace):
         raise PermissionDenied(
-            f"The token '{found.id}' is of workspace '{found.workspace}' alone.", hint="make one there, or leave the workspace out"
+            f"The token '{found.id}' is of workspace '{found.workspace}' alone.",
+            hint="make one there, or leave the workspace out",
+            user=found.user,
+            token=found.id,
         )
     held = held_role(records, user=found.user, workspace=found.workspace)
     if held is None:
@@ -81,4 +84,6 @@ def open_by_user(records: RecordReader, user: User, *, workspace: str | None) ->
 
 def no_role(user: str, workspace: str) -> PermissionDenied:
     """The same words whether or not there is such a workspace."""
-    return PermissionDenied(f"'{user}' has no role in workspace {workspace[:100]!r}.", hint="ask an owner of it, or name another: X-Endcap-Workspace")
+    return PermissionDenied(
+        f"'{user}' has no role in workspace {workspace[:100]!r}.", hint="ask an owner of it, or name another: X-Endcap-Workspace", user=user
+    )

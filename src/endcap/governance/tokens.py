@@ -66,6 +66,7 @@ def make_token(
     is what it may at most, by default what the user may now. ``expires`` is how long it opens, up to 366d. ``workspace`` is another one, for admins.
     """
     if session.actor.sort != "person":
+        session.record_refusal("tokens make", thing=f"user/{session.actor.name}", detail={"why": f"asked by a {session.actor.sort}"})
         raise PermissionDenied("A token makes no tokens: one that leaked would have no end.", hint="sign in with a password, or ask an admin")
     wanted = settle_workspace(session, workspace, verb="tokens make")
     name = user or session.actor.name

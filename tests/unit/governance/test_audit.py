@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from endcap.core.clock import ManualClock
 from endcap.core.errors import IntegrityBroken, InvalidInput, PermissionDenied
@@ -18,6 +21,7 @@ from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.audit_chain import hash_row
 from endcap.governance.records import AUDIT_HEADS, AUDIT_ROWS, Actor, AuditRow
 from endcap.governance.sessions import Session
+from endcap.storage.ports import Kind
 from endcap.testing.sessions import make_session
 
 N_ROWS = 6
@@ -219,6 +223,140 @@ def test_rows_are_listed_newest_first_by_thing_and_actor() -> None:
     for options in ({}, {"thing": "model/ada", "actor": "ada"}):
         with pytest.raises(InvalidInput, match="limit is -1"):
             list_audit(ada, limit=-1, **options)
+
+
+def lived(n: int = 120) -> Session:
+    """A chain of many actors, verbs and days, with clocks that jump back; every seventh row is a refusal."""
+    ada = make_session()
+    start = ada.now()
+    for i in range(n):
+        session = replace(ada, actor=Actor(f"a{i % 3}"), clock=ManualClock(start + timedelta(hours=5 * i - (30 if i % 11 == 0 else 0))))
+        if i % 7 == 0:
+            session.record_refusal(f"v{i % 5}", thing=f"model/{i % 4}", detail={})
+        else:
+            with session.change(f"v{i % 5}", thing=f"model/{i % 4}"):
+                pass
+    return replace(ada, clock=ManualClock(start + timedelta(hours=5 * n)))
+
+
+LIVED = lived()
+maybe = st.one_of
+
+
+@given(
+    thing=maybe(st.none(), st.sampled_from(["model/0", "model/3", "model/none"])),
+    actor=maybe(st.none(), st.sampled_from(["a0", "a2", "nobody"])),
+    verb=maybe(st.none(), st.sampled_from(["v0", "v4", "v9"])),
+    outcome=maybe(st.none(), st.sampled_from(["done", "refused"])),
+    since=maybe(st.none(), st.integers(-50, 700)),
+    until=maybe(st.none(), st.integers(-50, 700)),
+    before=maybe(st.none(), st.integers(-2, 130)),
+    limit=st.integers(0, 130),
+)
+@settings(max_examples=300, deadline=None)
+def test_rows_are_those_that_all_conditions_take_the_newest_first(
+    thing: str | None, actor: str | None, verb: str | None, outcome: str | None, since: int | None, until: int | None, before: int | None, limit: int
+) -> None:
+    start = datetime(2026, 1, 5, 8, tzinfo=UTC)
+    first, end = (None if hours is None else start + timedelta(hours=hours) for hours in (since, until))
+    if first is not None and end is not None and first >= end:
+        return
+    rows = reversed(LIVED.records.find(AUDIT_ROWS, workspace="default"))
+    for name, value in (("thing", thing), ("actor", actor), ("verb", verb), ("outcome", outcome)):
+        rows = [row for row in rows if value is None or getattr(row, name) == value]
+    rows = [row for row in rows if (first is None or row.at >= first) and (end is None or row.at < end) and (before is None or row.n < before)]
+    found = list_audit(
+        LIVED,
+        thing=thing,
+        actor=actor,
+        verb=verb,
+        outcome=outcome,
+        since=first.isoformat() if first else None,
+        until=end.isoformat() if end else None,
+        before=before,
+        limit=limit,
+    )
+    assert found == rows[:limit]
+
+
+def test_times_without_an_offset_are_the_workspace_s() -> None:
+    session = replace(make_session(start=datetime(2026, 1, 5, 23, 30, tzinfo=UTC)), zone="Asia/Tokyo")
+    act(session)
+    assert len(list_audit(session, since="2026-01-06", until="2026-01-07")) == 1
+    assert list_audit(session, until="2026-01-06 08:30") == []
+    assert len(list_audit(session, since="2026-01-06 08:30")) == 1
+    assert list_audit(session, since="2026-01-06 08:30:01") == []
+
+
+def test_pages_follow_one_another_whatever_is_written_meanwhile() -> None:
+    session = make_session()
+    act(session, 25)
+    seen: list[int] = []
+    before: int | None = None
+    while page := list_audit(session, actor="ada", before=before, limit=10):
+        seen += [row.n for row in page]
+        before = page[-1].n
+        act(session)
+    assert seen == list(range(25, 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"outcome": "Done"}, "No row has the outcome 'Done'.*did you mean 'done'"),
+        ({"since": "yesterday"}, "'yesterday' is not a time"),
+        ({"until": ""}, "'' is not a time"),
+        ({"since": "2026-01-06", "until": "2026-01-05"}, "not after its beginning"),
+        ({"limit": 10_001}, "the most are 10,000.*export-audit"),
+        ({"limit": -1}, "limit is -1"),
+        ({"actor": "\ud800"}, "not Unicode"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused(options: dict[str, Any], what: str) -> None:
+    session = make_session()
+    act(session)
+    with pytest.raises(InvalidInput, match=what):
+        list_audit(session, **options)
+
+
+def test_a_condition_that_few_rows_meet_costs_those_whatever_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session()
+    act(session, 2_000, verb="run")
+    session.record_refusal("promote", thing="model/x", detail={})
+    act(session, 2_000, verb="run")
+    n_read = 0
+    decode = Kind.decode
+
+    def counting(kind: Kind[Any], body: bytes) -> Any:
+        nonlocal n_read
+        n_read += kind.name == "audit"
+        return decode(kind, body)
+
+    monkeypatch.setattr(Kind, "decode", counting)
+    for options in ({"verb": "promote"}, {"outcome": "refused", "actor": "ada"}, {"verb": "promote", "since": "2026-01-01"}):
+        n_read = 0
+        assert [row.n for row in list_audit(session, **options)] == [2_001]  # type: ignore[arg-type]
+        assert n_read < 300
+
+
+def test_a_day_is_looked_up_however_long_the_chain_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session()
+    clock = session.clock
+    assert isinstance(clock, ManualClock)
+    for n in (1_000, 3, 1_000):
+        act(session, n)
+        clock.advance(timedelta(days=1))
+    n_read = 0
+    decode = Kind.decode
+
+    def counting(kind: Kind[Any], body: bytes) -> Any:
+        nonlocal n_read
+        n_read += kind.name == "audit"
+        return decode(kind, body)
+
+    monkeypatch.setattr(Kind, "decode", counting)
+    assert [row.n for row in list_audit(session, since="2026-01-06", until="2026-01-07")] == [1003, 1002, 1001]
+    assert n_read < 600
 
 
 def test_reading_the_audit_asks_for_a_permission() -> None:

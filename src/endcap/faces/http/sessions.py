@@ -25,7 +25,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from endcap.assembly import House
-from endcap.core.errors import Conflict, EndcapError, NotSignedIn, StorageFull, Unreachable
+from endcap.core.errors import Conflict, EndcapError, NotSignedIn, PermissionDenied, StorageFull, Unreachable
 from endcap.core.names import require_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
@@ -101,6 +101,9 @@ class SignIn:
                 raise NotSignedIn("The header Authorization is neither Bearer nor Basic.", hint="send a token: Authorization: Bearer endcap_...")
         except NotSignedIn as error:
             raise RequestRefused(status_of(error), error, headers=_ASK) from error
+        except PermissionDenied as error:  # somebody who is known, and has no role there
+            await self._refuse(error, address=self._address(head, scope), workspace=workspace)
+            raise RequestRefused(status_of(error), error) from error
         except EndcapError as error:
             raise RequestRefused(status_of(error), error) from error
         if len(self._kept) >= _MOST_KEPT:
@@ -176,13 +179,16 @@ class SignIn:
         finally:
             self._n_waiting -= 1
 
-    async def _refuse(self, error: NotSignedIn, *, address: str) -> None:
+    async def _refuse(self, error: PermissionDenied, *, address: str, workspace: str | None = None) -> None:
         """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed."""
         if not self._guesses.may_be_audited():
             return
-        session = replace(self._house.admit(Actor("nobody", "nobody"), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE), workspace=HOUSE)
+        actor = Actor("nobody", "nobody") if isinstance(error, NotSignedIn) else Actor(error.user)
+        session = replace(self._house.admit(actor, role=Role.VIEWER, workspace=DEFAULT_WORKSPACE), workspace=HOUSE)
         thing = f"token/{error.token}" if error.token else f"user/{error.user}" if error.user else "house"
         detail = {"address": address[:100], "user": error.user or None}
+        if not isinstance(error, NotSignedIn):  # what strangers ask for is not written down
+            detail["workspace"] = workspace or DEFAULT_WORKSPACE
 
         def record() -> None:
             try:

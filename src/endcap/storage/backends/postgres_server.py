@@ -265,6 +265,9 @@ def roll_back(connection: Connection) -> None:
         connection.close()
 
 
+_STANDING = "SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE relname = 'layout' AND nspname = %s"
+
+
 def lay_out(database: PostgresDatabase, create: str, *, layout: int) -> None:
     """Make the tables of a home where they are not there yet; one at a time, whoever opens it at once.
 
@@ -281,7 +284,8 @@ def lay_out(database: PostgresDatabase, create: str, *, layout: int) -> None:
     if standing is None:
 
         def make(connection: Connection) -> None:
-            if connection.execute("SELECT to_regclass(%s)::text", (place,)).fetchone()[0] is None:
+            # Not to_regclass: it may know from before the lock that there is no such table, and is not told while it waits.
+            if connection.execute(_STANDING, (database.address.schema,)).fetchone() is None:
                 if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.address.schema,)).fetchone() is None:
                     connection.execute(database.word("CREATE SCHEMA {s}"))
                 connection.execute(database.word(create), prepare=False)
