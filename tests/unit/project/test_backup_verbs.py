@@ -21,7 +21,7 @@ from endcap.core.permissions import Role
 from endcap.faces.cli.entry import main
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.people import add_user
-from endcap.governance.records import HOUSE, RESTORATIONS, Restoration
+from endcap.governance.records import HOUSE, RESTORATIONS, Actor, Restoration
 from endcap.governance.services import list_running, note_service
 from endcap.governance.sessions import Session
 from endcap.pipelines.leases import LEASES, hold_lease
@@ -29,6 +29,7 @@ from endcap.project.backups import Backup, backup, list_backups, restore
 from endcap.storage.tracks import Point, Track
 from endcap.testing.backups import NOTES, Note, describe_home
 from endcap.testing.sessions import make_session
+from endcap.testing.stores import in_threads
 
 OF_THE_RESTORE = ("restoration", "audit", "audit-head")
 
@@ -76,7 +77,7 @@ def seal_of(made: Backup) -> Path:
 def forge(made: Backup, **changes: object) -> str:
     """A backup whose seal says something else, under the name that it has then. Returns that name."""
     body = json.dumps({**json.loads(seal_of(made).read_bytes()), **changes}).encode()
-    name = f"{made.id.partition('-')[0]}-{hashlib.sha256(body).hexdigest()[:16]}"
+    name = f"{made.id.partition('-')[0]}-{hashlib.sha256(body).hexdigest()[:32]}"
     (seal_of(made).parent / name).write_bytes(body)
     return name
 
@@ -271,7 +272,7 @@ def test_a_forged_seal_names_no_file_outside_and_changes_no_chain(home: Session,
         target.ports.close()
     assert not list(tmp_path.rglob("*outside*"))
     for body in (b"", b"[]", b"\xff\xfe", b'{"format": 1}'):
-        name = f"20990101T000000Z-{hashlib.sha256(body).hexdigest()[:16]}"
+        name = f"20990101T000000Z-{hashlib.sha256(body).hexdigest()[:32]}"
         (seal_of(made).parent / name).write_bytes(body)
         with pytest.raises(IntegrityBroken, match="does not read"):
             list_backups(home, place)
@@ -325,6 +326,17 @@ def test_a_record_of_an_unknown_kind_is_said_while_the_home_is_there(home: Sessi
         tx.append(NOTES, workspace="default", record=Note("a", "b"))
     with pytest.raises(InvalidInput, match="a record of the kind 'note', which this Endcap does not know"):
         backup(home, place)
+
+
+def test_two_backups_at_once_to_one_place_are_both_whole(home: Session, place: str, tmp_path: Path) -> None:
+    for n in range(20):
+        home.blobs.put(bytes([n]) * 10_000)
+    both = in_threads(lambda n: backup(replace(home, actor=Actor(f"number {n}")), place), n=2)
+    assert len({made.id for made in both}) == 2
+    for n, made in enumerate(both):
+        back = bring_back(place, tmp_path / f"new-{n}", backup=made.id)
+        assert describe_home(back.ports)["blobs"] == describe_home(home.ports)["blobs"]
+        back.ports.close()
 
 
 def test_nothing_is_left_in_the_home(home: Session, place: str, tmp_path: Path) -> None:
