@@ -26,7 +26,7 @@ from endcap.core.definitions.watches import Quality
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
-from endcap.governance.audit import list_audit
+from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.audit_keys import open_key
 from endcap.governance.people import add_user, has_users
 from endcap.governance.records import Actor
@@ -157,6 +157,28 @@ def test_a_viewer_may_read_and_change_what_is_their_own_and_nothing_else(name: s
         assert entry.permission in (Permission.READ, Permission.SELF)
     else:
         assert entry.permission is Permission.READ
+
+
+def test_every_refusal_stands_in_one_chain() -> None:
+    """A viewer tries each verb, then an owner who does not administer the house, and the chains say each time what was asked for and refused."""
+    viewer = make_session(role=Role.VIEWER)
+    refused = [name for name, entry in ALL if entry.permission not in (Permission.READ, Permission.SELF)]
+    for name in refused:
+        with pytest.raises(PermissionDenied):
+            call_blindly(load_verbs()[name], viewer)
+    rows = list_audit(viewer, outcome="refused", limit=1000)
+    assert [(row.verb, row.actor, row.thing) for row in reversed(rows)] == [(name, "ada", "workspace/default") for name in refused]
+    assert verify_audit(viewer).n_rows == len(refused) > 40
+    admin = make_session()
+    owner = replace(admin, admin=False)
+    for verb, call in ((verb, load_verbs()[verb].call) for verb in ("audit", "verify-audit", "sign-audit", "export-audit")):
+        with pytest.raises(PermissionDenied, match="does not administer the house"):
+            call(owner, *([Path("x")] if verb == "export-audit" else []), house=True)
+    for name, values in (("users add", ["cleo"]), ("users disable", ["cleo"]), ("rotate-audit-key", [])):
+        with pytest.raises(PermissionDenied, match="does not administer the house"):
+            load_verbs()[name].call(owner, *values)
+    asked = ["audit", "verify-audit", "sign-audit", "export-audit", "users add", "users disable", "rotate-audit-key"]
+    assert [(row.verb, row.thing) for row in reversed(list_audit(admin, house=True, outcome="refused"))] == [(name, "house") for name in asked]
 
 
 # What each verb is called with, on a project that ran. A new verb has no line here, and fails until it has one.
