@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 
 from endcap.core.clock import SystemClock, SystemIds
-from endcap.governance.audit import append_audit_row
+from endcap.governance.audit_chain import append_audit_row
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import VERDICTS, CheckResult, Verdict
 from endcap.project.backups import backup, list_backups, restore

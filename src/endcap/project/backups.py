@@ -9,16 +9,18 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 
 import msgspec
 
-from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.permissions import Permission
 from endcap.governance.audit import verify_audit
+from endcap.governance.audit_heads import check_since_signed, sign_head
+from endcap.governance.audit_keys import SigningKey, is_signed, list_audit_keys, open_key, require_public
 from endcap.governance.records import AUDIT_HEADS, HOUSE, RESTORATIONS, AuditHead, Restoration
 from endcap.governance.services import list_running
 from endcap.governance.sessions import Session
@@ -29,12 +31,13 @@ from endcap.storage.backups import FORMAT, Advance, ChainHead, Filler, Keeper, S
 from endcap.storage.files import ending
 from endcap.storage.vaults import Vault, open_vault
 
-_THING = "house"
+_THING, _PURPOSE = "house", "backup"
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
-    """A backup. ``at`` is its recovery point; ``n_bytes_new`` is what it added to its place, ``frozen_s`` for how long writers of records
-    waited (None of either: it was made earlier); ``verified`` is whether every byte was just read and checked.
+    """A backup. ``at`` is its recovery point, ``key`` the public audit key that signed it ('': nobody did). ``n_bytes_new`` is what it added to its
+    place, ``frozen_s`` for how long writers of records waited (None of either: it was made earlier); ``verified`` is whether every byte was just
+    read and checked.
     """
 
     id: str
@@ -47,6 +50,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     n_landed: int
     n_blobs: int
     n_bytes: int
+    key: str = ""
     n_bytes_new: int | None = None
     frozen_s: float | None = None
     verified: bool = False
@@ -119,7 +123,13 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
         blobs=blobs,
         heads=heads,
     )
-    with session.in_house().change("backup", thing=_THING, detail={"place": vault.shown}) as change:
+    house, signing = session.in_house(), _find_key(session)
+    checked = check_since_signed(house) if signing is not None else None
+    with house.change("backup", thing=_THING, detail={"place": vault.shown}) as change:
+        if signing is not None and checked is not None:
+            sign_head(house, change, key=signing, checked=checked)
+            seal = msgspec.structs.replace(seal, key=signing.public)
+            seal = msgspec.structs.replace(seal, signature=signing.sign(seal, purpose=_PURPOSE))
         change.detail["backup"] = name = keeper.seal(seal)
     return msgspec.structs.replace(_describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s)
 
@@ -147,11 +157,12 @@ def list_backups(session: Session, place: str, *, verify: bool = False, reporter
 
 
 @verb("restore", permission=Permission.OWN)
-def restore(session: Session, place: str, *, backup: str | None = None, reporter: Reporter | None = None) -> Restored:
+def restore(session: Session, place: str, *, backup: str | None = None, key: str | None = None, reporter: Reporter | None = None) -> Restored:
     """Make a home from a backup: the new home is the one that --home names, an empty folder or database.
 
     ``place`` is what the backup was made to; ``backup`` is which one, as endcap backup printed it (None: the newest): the name holds a digest of
-    the seal, so that a backup given by its name cannot have been exchanged. Every byte is checked against its digest and every audit chain is walked
+    the seal, so that a backup given by its name cannot have been exchanged. ``key`` is the public audit key that must have signed it, as you know it
+    (None: any, or none). Every byte is checked against its digest and every audit chain is walked
     before the first record can be seen: until then the home opens for nobody, and after a kill the same command goes on. A home in a folder
     is restored into PostgreSQL and the other way. Online rows come with the next endcap features materialise.
     Raises Conflict over a home that holds anything, or that is served; IntegrityBroken for a backup that was changed or cut, InvalidInput for one of
@@ -161,6 +172,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, reporter
     reporter = reporter or SilentReporter()
     vault = open_vault(place)
     name, seal = read_seal(vault, backup)
+    _require_signature(name, seal, key=key)
     mark = _begin(session, name)
     filler = Filler(vault, seal)
     with _step(reporter, "blobs") as advance:
@@ -188,6 +200,25 @@ def restore(session: Session, place: str, *, backup: str | None = None, reporter
         n_chains=len(seal.heads),
         n_audit_rows=n_audit_rows,
     )
+
+
+def _find_key(session: Session) -> SigningKey | None:
+    """The home's key where one is in use and at hand: a key that was lost keeps nobody from backing up."""
+    if not list_audit_keys(session):
+        return None
+    with suppress(NotFound, InvalidInput):
+        return open_key(session)
+    return None
+
+
+def _require_signature(name: str, seal: Seal, *, key: str | None) -> None:
+    """Raise IntegrityBroken where a seal's signature is none, or not that of the key that is asked for."""
+    wanted = None if key is None else require_public(key)
+    if wanted is not None and seal.key != wanted:
+        raise IntegrityBroken(f"The backup '{name}' is signed by {seal.key or 'nobody'}, not by {wanted}.", hint="compare: endcap audit-keys")
+    bare = msgspec.structs.replace(seal, signature="")
+    if seal.key and not is_signed(bare, purpose=_PURPOSE, by=seal.key, signature=seal.signature):
+        raise IntegrityBroken(f"The backup '{name}' does not bear the signature of {seal.key}.", hint="restore an older one: endcap backups")
 
 
 def _begin(session: Session, name: str) -> Restoration:
@@ -265,4 +296,5 @@ def _describe(name: str, vault: Vault, seal: Seal) -> Backup:
         n_landed=len(seal.landed),
         n_blobs=len(seal.blobs),
         n_bytes=seal.n_bytes,
+        key=seal.key,
     )

@@ -74,7 +74,10 @@ class ChainHead(msgspec.Struct, frozen=True):
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup consists of. ``at`` is its recovery point: what was acknowledged before is in it."""
+    """What a backup consists of. ``at`` is its recovery point: what was acknowledged before is in it.
+
+    ``signature`` is over all else, by the public ``key``; both are empty where nobody signed.
+    """
 
     format: int
     at: datetime
@@ -88,6 +91,8 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     landed: tuple[LandedPart, ...]
     blobs: tuple[tuple[str, int], ...]
     heads: dict[str, ChainHead]
+    key: str = ""
+    signature: str = ""
 
     @property
     def stamp(self) -> str:

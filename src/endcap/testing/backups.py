@@ -127,6 +127,12 @@ class FreezeContract:
             tx.put(NOTES, workspace="default", record=Note("", "c"), expected_version=2)
         assert [note.id for note in ports.records.find(NOTES, workspace="default", where={"about": "c"})] == [""]
 
+    def test_records_of_an_older_backup_are_found_by_indexes_that_came_later(self, ports: Ports) -> None:
+        older = [FiledRecord(NOTES.name, "default", identity, 1, NOTES.encode(Note(identity, "b")), []) for identity in ("x", "y")]
+        with ports.records.transact() as tx:
+            tx.load([file_note("w", about="b"), *older])
+        assert [note.id for note in ports.records.find(NOTES, workspace="default", where={"about": "b"})] == ["w", "x", "y"]
+
     def test_a_record_that_stands_is_not_loaded_over(self, ports: Ports) -> None:
         with ports.records.transact() as tx:
             tx.append(NOTES, workspace="default", record=Note("b", "own"))

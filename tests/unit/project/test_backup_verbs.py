@@ -20,6 +20,7 @@ from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.core.permissions import Role
 from endcap.faces.cli.entry import main
 from endcap.governance.audit import list_audit, verify_audit
+from endcap.governance.audit_heads import sign_audit
 from endcap.governance.people import add_user
 from endcap.governance.records import HOUSE, RESTORATIONS, Actor, Restoration
 from endcap.governance.services import list_running, note_service
@@ -337,6 +338,31 @@ def test_two_backups_at_once_to_one_place_are_both_whole(home: Session, place: s
         back = bring_back(place, tmp_path / f"new-{n}", backup=made.id)
         assert describe_home(back.ports)["blobs"] == describe_home(home.ports)["blobs"]
         back.ports.close()
+
+
+def test_a_home_whose_audit_is_signed_signs_its_backups(home: Session, place: str, tmp_path: Path) -> None:
+    assert backup(home, place).key == ""
+    public = sign_audit(home).key
+    wait(home)
+    made = backup(home, place)
+    assert (made.key, verify_audit(home, house=True).n_signed_heads) == (public, 1)
+    back = make_session(tmp_path / "new")
+    with pytest.raises(IntegrityBroken, match=f"is signed by {public}, not by {'0' * 64}"):
+        restore(back, place, key="0" * 64)
+    for changes, words in (({"actor": "mallory"}, "does not bear the signature"), ({"key": "", "signature": ""}, "is signed by nobody")):
+        with pytest.raises(IntegrityBroken, match=words):
+            restore(back, place, backup=forge(made, **changes), key=public)
+    with pytest.raises(InvalidInput, match="is no public key"):
+        restore(back, place, key="mine")
+    restore(back, place, backup=made.id, key=public.upper())
+    assert verify_audit(back, key=public).signed_n == verify_audit(home).signed_n > 0
+    with pytest.raises(NotFound, match="The audit key of this home is not in"):
+        sign_audit(back)
+    assert backup(back, str(tmp_path / "elsewhere")).key == "", "a key that was lost keeps nobody from backing up"
+    (tmp_path / "new" / "audit-key.pem").write_bytes((tmp_path / "home" / "audit-key.pem").read_bytes())
+    (tmp_path / "new" / "audit-key.pem").chmod(0o600)
+    assert sign_audit(back).key == public
+    back.ports.close()
 
 
 def test_nothing_is_left_in_the_home(home: Session, place: str, tmp_path: Path) -> None:

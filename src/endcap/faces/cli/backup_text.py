@@ -38,6 +38,7 @@ def row_of_backup(made: Backup) -> dict[str, Any]:
         "blobs": f"{made.n_blobs:,}",
         "size": say_bytes(made.n_bytes),
         "home": made.home,
+        "signed by": made.key[:16] or "nobody",
         "verified": "every byte" if made.verified else "",
     }
 
