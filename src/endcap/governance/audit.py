@@ -21,7 +21,7 @@ from endcap.governance.verbs import verb
 from endcap.storage.ports import require_limit
 
 _OUTCOMES = ("done", "refused")
-_MOST_ROWS = 10_000
+_MOST_ROWS = 100_000
 _FIRST_PAGE = 100
 _MOST_DAYS = 1_000
 """Longer spans are not looked up by the day."""
@@ -84,7 +84,7 @@ def list_audit(
 
     ``thing`` is what was acted on, exactly as it is listed (``model/store-day``); ``actor`` is who acted; ``verb`` is what was asked for
     (``promote``); ``outcome`` is done or refused; None means all. ``since`` is the first instant and ``until`` is the first one after, in the
-    workspace's zone unless they say another. ``limit`` is how many rows are listed, 10,000 at most; ``before`` is the row number before which the
+    workspace's zone unless they say another. ``limit`` is how many rows are listed, 100,000 at most; ``before`` is the row number before which the
     next page begins. ``house`` is what belongs to no workspace, people and refused sign-ins, for admins of the house.
 
     Cost grows with the rows of the condition that the fewest rows meet; a span of time counts as one if it has a beginning.
