@@ -24,6 +24,8 @@ def tell_check(check: AuditCheck) -> Iterator[tuple[str, str]]:
     else:
         yield f"  signed     the last of {check.n_signed_heads:,} heads covers row {check.signed_n:,} at {check.signed_at:%Y-%m-%d %H:%M:%S} UTC", ""
         yield f"  by the key {check.key}", ""
+        if check.trusted == "records":
+            yield "  which is only as good as the records: the private key is not at hand here; give the key that you know by --key", "yellow"
     if check.against:
         yield f"  holds all that stands in {check.against}", ""
     elif check.signed_at is not None:

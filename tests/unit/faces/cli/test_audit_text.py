@@ -51,6 +51,7 @@ def test_heads_and_keys_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     made = rotate_audit_key(session)
     assert f"the key before it, {head.key}, has signed that it hands over" in shown(made, capsys)
     find_key_file(session).unlink()
+    assert "only as good as the records" in shown(verify_audit(session), capsys)
     text = shown(rotate_audit_key(session, lost=True), capsys)
     assert f"key 3 signs from now on: {list_audit_keys(session)[-1].public}" in text
     assert "has handed nothing over: tell your auditors" in text
