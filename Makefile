@@ -48,7 +48,7 @@ check: setup  ## lint, types, import law, reference pages up to date
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m endcap.faces.cli.reference --check docs/reference.md
 
-bench: setup  ## a benchmark with its peers: NAME=panel | store-day | start-up | kill-storm | members | freshretail | hourly | scale | comparison | bad-input | drift | materialisation | online | join | postgres | access | tracking | registry | mlflow-clients | tracking-http
+bench: setup  ## a benchmark with its peers: NAME=panel | store-day | start-up | kill-storm | members | freshretail | hourly | scale | comparison | bad-input | drift | materialisation | online | join | postgres | access | tracking | registry | backup | mlflow-clients | tracking-http
 	@$(PY) benchmarks/$(subst -,_,$(NAME)).py
 
 docs: setup  ## write docs/reference.md from the table of verbs

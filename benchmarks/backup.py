@@ -6,8 +6,8 @@ The home, a folder: audit rows and verdicts, half of each, in one chain that ver
 different; 1,000 partitions; 2,000 runs with 200 points each. Backed up to a folder of the same disk (so that each byte is read and written there),
 then once more after 1 % was added, verified, and restored; then the records alone again, each time by the verbs. Times are wall seconds, with the CPU
 seconds of the process beside them: other work on the machine disturbs those less. ``frozen_ms`` is for how long writers of records had to wait.
-A drill lets two processes write while the home is backed up twice, destroys it, restores it and looks for what is missing of what had been acknowledged
-before (none may be). A storm kills a backup, and a restore, at each of its instants, fills the disk at each, and gives the command again.
+A drill lets two processes write while the home is backed up twice, destroys it, restores it and looks for what is missing of what had been
+acknowledged before (none may be). A storm kills a backup, and a restore, at each of its instants, fills the disk at each, and gives it again.
 The last line printed is one JSON object.
 """
 

@@ -27,11 +27,10 @@ def keep(ports: Ports, place: Path) -> tuple[Keeper, Seal]:
         records = keeper.keep_records(frozen, kinds=KINDS, observe=lambda *_: None, advance=lambda *_: None)
         tracks = keeper.keep_tracks(frozen, advance=lambda *_: None)
         partitions = keeper.keep_partitions(frozen.partitions, advance=lambda *_: None)
+        landed = keeper.keep_landed(frozen.landed, advance=lambda *_: None)
     blobs = keeper.keep_blobs(ports.blobs, advance=lambda *_: None)
     named = {"endcap": "0", "home": ports.url, "host": "here", "actor": "ada", "heads": {}, "at": datetime(2026, 3, 1, tzinfo=UTC)}
-    return keeper, Seal(
-        format=FORMAT, at=datetime(2026, 3, 1, tzinfo=UTC), records=records, tracks=tracks, partitions=partitions, blobs=blobs, **named
-    )
+    return keeper, Seal(format=FORMAT, records=records, tracks=tracks, partitions=partitions, landed=landed, blobs=blobs, **named)
 
 
 def fill(ports: Ports, place: Path, seal: Seal) -> None:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
-from endcap.testing.stores import BlobStoreContract, RecordStoreContract, TableStoreContract
+from endcap.testing.stores import BlobStoreContract, FilingContract, RecordStoreContract, TableStoreContract
 
 
 class TestRecords(RecordStoreContract):
+    pass
+
+
+class TestFiling(FilingContract):
     pass
 
 

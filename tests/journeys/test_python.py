@@ -25,6 +25,7 @@ from endcap.loop.retraining.offers import offer_version, register_trial
 from endcap.pipelines.verbs import list_runs
 from endcap.project.definitions import load_definitions
 from endcap.project.running import RunResult
+from endcap.project.starting import init
 from endcap.solutions.forecasting.mishaps import train_in_wrong_unit
 from endcap.solutions.forecasting.task import ForecastTask
 from endcap.solutions.shop import Shift
@@ -296,7 +297,7 @@ def test_who_may_only_look_may_only_look(apart: Story, tmp_path: Path) -> None:
         lambda: ec.apply(viewer, folder=apart.shop.folder),
         lambda: ec.promote(viewer, f"{MODEL}-v1"),
         lambda: ec.rollback(viewer, MODEL),
-        lambda: ec.init(viewer, folder=tmp_path / "new"),
+        lambda: init(viewer, folder=tmp_path / "new"),
         lambda: ec.forecast(viewer, tmp_path / "sales.csv", folder=tmp_path / "new"),
     ):
         with pytest.raises(PermissionDenied):

@@ -5,7 +5,8 @@
     EndcapError
     ├── InvalidInput            an argument, a definition or a file says something impossible
     │   ├── DefinitionError     a definition file or one of its objects
-    │   └── ContractBroken      rows that break a table's contract
+    │   ├── ContractBroken      rows that break a table's contract
+    │   └── NotOffered          a call of somebody else's protocol that Endcap does not have
     ├── NotFound                no such thing in this workspace
     ├── PermissionDenied        the actor's role does not hold the permission, or the data may not be used so
     │   └── NotSignedIn         nobody knows who asks: no credentials, or wrong, expired or revoked ones
@@ -63,6 +64,10 @@ class DefinitionError(InvalidInput):
 
 class ContractBroken(InvalidInput):
     code = "contract_broken"
+
+
+class NotOffered(InvalidInput):
+    code = "not_offered"
 
 
 class NotFound(EndcapError):

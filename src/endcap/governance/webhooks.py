@@ -49,8 +49,8 @@ class WebhookLine(msgspec.Struct, frozen=True, kw_only=True):
 def add_webhook(session: Session, url: str, *, kinds: Sequence[str] | None = None) -> MadeWebhook:
     """Send the workspace's notices to a URL from now on, and show this once the secret that they are signed with.
 
-    ``url`` is https to a host on the public internet. ``kinds`` is which notices, such as approval-requested,rolled-back, by default all. Chat servers
-    show them as they come; others check the header X-Endcap-Signature (docs/server.md).
+    ``url`` is https to a host on the public internet. ``kinds`` is which notices, such as approval-requested,rolled-back, by default all. Chat
+    servers show them as they come; others check the header X-Endcap-Signature (docs/server.md).
     """
     try:
         require_url(url, own_hosts=session.settings.webhook_hosts)

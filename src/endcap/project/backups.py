@@ -44,6 +44,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     n_records: int
     n_tracks: int
     n_partitions: int
+    n_landed: int
     n_blobs: int
     n_bytes: int
     n_bytes_new: int | None = None
@@ -60,6 +61,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     n_records: int
     n_tracks: int
     n_partitions: int
+    n_landed: int
     n_blobs: int
     n_bytes: int
     n_chains: int
@@ -72,10 +74,10 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
 
     ``place`` is a folder outside the home, or s3://BUCKET/PATH, gs://, abfs://. What was acknowledged before the backup began is in it; records,
     blobs and tables fit together as they stood at one instant. What the place holds already is not copied again, and after a kill the same command
-    goes on. Online rows and rows fetched from databases are not in it: they are made anew. A backup holds everything that the home holds, webhooks'
-    secrets too: keep it as closely.
+    goes on. Online rows are not in it: they are made anew. A backup holds everything else that the home holds, webhooks' secrets too: keep it as
+    closely.
     Raises IntegrityBroken where bytes of the home were changed at rest, InvalidInput for a place that holds other things, StorageFull where it takes
-    no more. Cost: reading what is new once, and all partitions; writers of records wait for some 20 us a partition.
+    no more. Cost: reading what is new once, and all partitions; writers of records wait for some 50 us a partition.
     """
     session.require_admin(verb="backup")
     reporter, ports = reporter or SilentReporter(), session.ports
@@ -99,6 +101,8 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
             tracks = keeper.keep_tracks(frozen, advance=advance)
         with _step(reporter, "tables") as advance:
             partitions = keeper.keep_partitions(frozen.partitions, advance=advance)
+        with _step(reporter, "landed") as advance:
+            landed = keeper.keep_landed(frozen.landed, advance=advance)
     with _step(reporter, "blobs") as advance:
         blobs = keeper.keep_blobs(ports.blobs, advance=advance)
     seal = Seal(
@@ -111,6 +115,7 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
         records=records,
         tracks=tracks,
         partitions=partitions,
+        landed=landed,
         blobs=blobs,
         heads=heads,
     )
@@ -162,6 +167,8 @@ def restore(session: Session, place: str, *, backup: str | None = None, reporter
         filler.fill_blobs(session.blobs, advance=advance)
     with _step(reporter, "tables") as advance:
         filler.fill_tables(session.ports, advance=advance)
+    with _step(reporter, "landed") as advance:
+        filler.fill_landed(session.ports.landing, advance=advance)
     with _step(reporter, "tracks") as advance:
         filler.fill_tracks(session.ports, advance=advance)
     for space in session.online.spaces():  # of a server that the lost home had used
@@ -175,6 +182,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, reporter
         n_records=seal.records.n_rows or 0,
         n_tracks=seal.tracks.n_rows or 0,
         n_partitions=len(seal.partitions),
+        n_landed=len(seal.landed),
         n_blobs=len(seal.blobs),
         n_bytes=seal.n_bytes,
         n_chains=len(seal.heads),
@@ -254,6 +262,7 @@ def _describe(name: str, vault: Vault, seal: Seal) -> Backup:
         n_records=seal.records.n_rows or 0,
         n_tracks=seal.tracks.n_rows or 0,
         n_partitions=len(seal.partitions),
+        n_landed=len(seal.landed),
         n_blobs=len(seal.blobs),
         n_bytes=seal.n_bytes,
     )

@@ -8,7 +8,8 @@ from endcap.core.errors import InvalidInput
 from endcap.governance.sessions import Session
 from endcap.loop.features.records import TRAINING_PROFILES, TrainingProfile
 from endcap.loop.registry.records import Version
-from endcap.loop.training.tracking.records import RUN_FILES, RunFile
+from endcap.loop.training.tracking.records import RunFile
+from endcap.loop.training.tracking.run_files import find_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,8 +64,8 @@ def _find_file(session: Session, version: Version, paths: tuple[str, ...]) -> Ru
     from endcap.loop.evaluation.rows import MOST_BYTES
 
     for path in paths:
-        found = session.records.get(RUN_FILES, workspace=session.workspace, id=f"run/{version.run}/{path}")
-        if found is not None and found.stands:
+        found = find_file(session, f"run/{version.run}", path)
+        if found is not None:
             if found.n_bytes > MOST_BYTES:
                 raise InvalidInput(f"'{path}' has {found.n_bytes:,} bytes; at most {MOST_BYTES:,} are read.")
             return found

@@ -6,7 +6,7 @@ that a second backup costs what is new, and one that was killed goes on where it
 
 Records and tracks are streams of records of the house, not files of a back end: a home in a folder is restored into PostgreSQL and the other way.
 Each record is read by its type when it is backed up, so that the backup says by which keys it is found, and what does not read is noticed while the
-home is still there. What can be made anew is not in it: online rows, and rows that were fetched from databases (``landed``).
+home is still there. Online rows are not in it: they are made anew from what is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import msgspec
 
 from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.storage.files import ending, telling_full
-from endcap.storage.frozen import FiledRecord, Frozen, HeldPartition
+from endcap.storage.frozen import FiledRecord, Frozen, HeldFile, HeldPartition
+from endcap.storage.landing import LandingFolder
 from endcap.storage.ports import CHUNK_BYTES, BlobStore, Kind, Ports
 from endcap.storage.tracks import TrackPiece
 from endcap.storage.vaults import Vault
@@ -57,6 +58,14 @@ class PartitionPart(msgspec.Struct, frozen=True):
     n_bytes: int
 
 
+class LandedPart(msgspec.Struct, frozen=True):
+    """A landed file, and where it lies in the landing folder."""
+
+    path: tuple[str, ...]
+    digest: str
+    n_bytes: int
+
+
 class ChainHead(msgspec.Struct, frozen=True):
     """Where the audit chain of a workspace ended: after so many rows, in that hash."""
 
@@ -76,6 +85,7 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     records: Part
     tracks: Part
     partitions: tuple[PartitionPart, ...]
+    landed: tuple[LandedPart, ...]
     blobs: tuple[tuple[str, int], ...]
     heads: dict[str, ChainHead]
 
@@ -86,12 +96,14 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def n_bytes(self) -> int:
         """The bytes of all parts."""
-        return self.records.n_bytes + self.tracks.n_bytes + sum(part.n_bytes for part in self.partitions) + sum(n for _, n in self.blobs)
+        streams = self.records.n_bytes + self.tracks.n_bytes
+        return streams + sum(part.n_bytes for part in self.partitions) + sum(part.n_bytes for part in self.landed) + sum(n for _, n in self.blobs)
 
     def list_parts(self) -> dict[str, int]:
         """All parts by digest, with their bytes."""
         streams = {self.records.digest: self.records.n_bytes, self.tracks.digest: self.tracks.n_bytes}
-        return streams | {part.digest: part.n_bytes for part in self.partitions} | dict(self.blobs)
+        tables = {part.digest: part.n_bytes for part in self.partitions} | {part.digest: part.n_bytes for part in self.landed}
+        return streams | tables | dict(self.blobs)
 
 
 class Keeper:
@@ -141,14 +153,16 @@ class Keeper:
         """All partitions. Each is read once for its digest, and once more where it is new."""
         parts = []
         for n, held in enumerate(partitions, 1):
-            total, n_bytes = hashlib.sha256(), 0
-            for chunk in held.read():
-                total.update(chunk)
-                n_bytes += len(chunk)
-            digest = total.hexdigest()
-            self._keep(digest, n_bytes, held.read)
-            parts.append(PartitionPart(held.dataset, dict(held.partition), digest, n_bytes))
+            parts.append(PartitionPart(held.dataset, dict(held.partition), *self._keep_file(held.read)))
             advance(n, len(partitions))
+        return tuple(parts)
+
+    def keep_landed(self, landed: Sequence[HeldFile], *, advance: Advance) -> tuple[LandedPart, ...]:
+        """All landed files, as partitions are kept."""
+        parts = []
+        for n, held in enumerate(landed, 1):
+            parts.append(LandedPart(held.path, *self._keep_file(held.read)))
+            advance(n, len(landed))
         return tuple(parts)
 
     def keep_blobs(self, blobs: BlobStore, *, advance: Advance) -> tuple[tuple[str, int], ...]:
@@ -168,6 +182,15 @@ class Keeper:
     def seal(self, seal: Seal) -> str:
         """Write the seal: from now on there is a backup. Returns its name."""
         return self._vault.seal(seal.stamp, msgspec.json.encode(seal))
+
+    def _keep_file(self, read: Callable[[], Iterator[bytes]]) -> tuple[str, int]:
+        """Keep a file whose digest is not known; returns that, and its bytes."""
+        total, n_bytes = hashlib.sha256(), 0
+        for chunk in read():
+            total.update(chunk)
+            n_bytes += len(chunk)
+        self._keep(total.hexdigest(), n_bytes, read)
+        return total.hexdigest(), n_bytes
 
     def _keep(self, digest: str, n_bytes: int, read: Callable[[], Iterator[bytes]]) -> None:
         if self._standing.get(digest) != n_bytes:
@@ -220,6 +243,13 @@ class Filler:
 
         for n in _in_threads(fill, list(enumerate(parts, 1))):
             advance(n, len(parts))
+
+    def fill_landed(self, landing: LandingFolder, *, advance: Advance) -> None:
+        """All landed files, as partitions are filled."""
+        for n, part in enumerate(self._seal.landed, 1):
+            with ending(self._vault.read(part.digest, n_bytes=part.n_bytes)) as chunks:
+                landing.place(part.path, chunks)
+            advance(n, len(self._seal.landed))
 
     def fill_tracks(self, ports: Ports, *, advance: Advance) -> None:
         """All tracks, some hundreds to a transaction, each in the place of what a restore that was killed had written."""

@@ -48,12 +48,21 @@ class HeldPartition:
 
 
 @dataclass(frozen=True)
+class HeldFile:
+    """A landed file as it stood: where it lies in the landing folder, and its bytes, as of a partition."""
+
+    path: tuple[str, ...]
+    read: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
 class Frozen:
     """What stood at the instant, for as long as the block lasts. ``records`` come in the order in which they were first appended.
 
-    What is read comes in pieces: memory does not grow with the home. Each of the three is read once, by the thread that froze.
+    What is read comes in pieces: memory does not grow with the home. Records and tracks are read once; all by the thread that froze.
     """
 
     records: Callable[[], Iterator[RawRecord]]
     tracks: Callable[[], Iterator[TrackPiece]]
     partitions: Sequence[HeldPartition]
+    landed: Sequence[HeldFile] = ()

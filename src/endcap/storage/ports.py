@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from urllib.parse import quote
@@ -37,12 +38,20 @@ _ZERO = 1 << 63  # shifts a signed number so that its bytes compare as it does
 
 @dataclass(frozen=True)
 class Kind(Generic[R]):
-    """A kind of record: its name, its type, which field is its id, and the fields (or tuples of them) it is found by."""
+    """A kind of record: its name, its type, which field is its id, and the fields (or tuples of them) it is found by.
+
+    Indexes may be added and dropped from one Endcap to the next. Stores keep under which of them all records of a kind are filed: each write leaves
+    those that its declaration has, and the first ``find`` that asks for another files the records of the kind under it, in one pass.
+    """
 
     name: str
     type: type[R]
     id: str
     indexes: tuple[tuple[str, ...], ...] = ()
+
+    @cached_property
+    def index_names(self) -> frozenset[str]:
+        return frozenset("+".join(fields) for fields in self.indexes)
 
     def id_of(self, record: R) -> str:
         return str(getattr(record, self.id))
@@ -114,6 +123,10 @@ class RecordReader(Protocol):
         ``after`` is the id of a record of the kind, whether it is among those asked for or not: what comes behind it in that order is given, so
         that pages follow one another. ``limit`` None means all. Raises NotFound for an ``after`` that is not there, InvalidInput for a limit
         below 0 and for a ``where`` that no index answers.
+
+        Where records were written by a declaration without that index, the first search files them all under it: one pass over the kind, in a
+        transaction of its own or in the one that searches; IntegrityBroken for a record that does not read. Where nothing can be written, or
+        the thread has a transaction open that this reader is not, what is asked for is picked out of all records of the kind.
         """
         ...
 
@@ -284,7 +297,7 @@ class Ports:
 
     ``url`` is the home as it may be shown, without a password; ``folder`` is where its files rest (None: in no folder). ``online`` and ``tracks``
     open what they need when they are first used. ``freeze`` is a block in which the home can be read as it stands when the block begins, while
-    others go on: see ``endcap.storage.frozen``. Writers of records wait for some 20 us a partition then.
+    others go on: see ``endcap.storage.frozen``. Writers of records wait for some 50 us a partition then.
     """
 
     url: str

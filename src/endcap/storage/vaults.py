@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LAYOUT = 1
 _MARK = "endcap-backups.json"
-_SEAL = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
+_SEAL = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MOST_SEAL_BYTES = 2 << 30
 _CONNECTS = ("s3", "gs", "gcs", "abfs", "abfss")
@@ -109,8 +109,8 @@ class Vault:
             raise IntegrityBroken(f"The part {name} of the backup is gone from {self.shown}.", hint="restore an older one: endcap backups") from error
 
     def seal(self, stamp: str, body: bytes) -> str:
-        """Write the seal of a backup whose parts are all kept. Returns its name, in which the first 64 bits of its SHA-256 stand."""
-        name = f"{stamp}-{hashlib.sha256(body).hexdigest()[:16]}"
+        """Write the seal of a backup whose parts are all kept. Returns its name, in which half of its SHA-256 stands."""
+        name = f"{stamp}-{_halve(body)}"
         self._files.put(f"backups/{name}", iter([body]))
         return name
 
@@ -127,7 +127,7 @@ class Vault:
                         break
         except NotFound as error:
             raise NotFound(f"There is no backup '{name}' in {self.shown}.", hint=f"list them with: endcap backups {self.shown}") from error
-        if hashlib.sha256(body).hexdigest()[:16] != name[-16:]:
+        if _halve(body) != name.partition("-")[2]:
             raise IntegrityBroken(f"The seal of the backup '{name}' in {self.shown} was changed or cut.", hint="restore an older one: endcap backups")
         return bytes(body)
 
@@ -294,6 +294,11 @@ def telling_remote(shown: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unreachable(f"{shown} cannot be reached, or refuses: {error}.", hint="look at the address and at what you may do there") from error
+
+
+def _halve(body: bytes | bytearray) -> str:
+    """128 bits of a SHA-256: nobody finds another body for them."""
+    return hashlib.sha256(body).hexdigest()[:32]
 
 
 def _part(digest: str) -> str:

@@ -61,7 +61,7 @@ class Storm:
                 session.tracks.create("default", Track(id=f"run {n}", group="1", metrics={"loss": Point("loss", 1.0, n, n)}))
             self.whole = _plain(describe_home(session.ports))
         self._in_child(lambda: self._act(self._home, self._vault), instants=None)
-        counted = Instants(lambda _: None, at=None)
+        counted = Instants(kill, at=None)
         self._prepare(folder / "count")
         with striking(folder / "count", counted):
             self._act_in(folder / "count")
@@ -71,7 +71,8 @@ class Storm:
         """Hurt the verb at an instant, look, give it again, and look at what it leaves."""
         place = self._folder / f"{how}-{instant}"
         self._prepare(place)
-        striker = Instants(kill if how == "kill" else fill, at=instant, lasts=how == "full")
+        strikes: dict[str, Callable[[str], object]] = {"kill": kill, "full": fill}
+        striker = Instants(strikes[how], at=instant, lasts=how == "full")
         code = self._in_child(lambda: self._act_in(place), instants=striker, under=place)
         problems = [] if code in (-signal.SIGKILL, _FULL_EXIT, _DONE_EXIT) else [f"it ended with {code}"]
         try:

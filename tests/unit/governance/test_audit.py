@@ -129,7 +129,7 @@ def test_a_tail_that_was_cut_off_is_found(session: Session, edit: Callable[..., 
 
 
 def test_a_row_that_is_no_longer_filed_is_found(session: Session, edit: Callable[..., None]) -> None:
-    edit("DELETE FROM filed WHERE kind = 'audit' AND name = '' AND sequence = (SELECT min(sequence) FROM record WHERE kind = 'audit')")
+    edit("DELETE FROM filing WHERE kind = 'audit' AND name = '' AND sequence = (SELECT min(sequence) FROM record WHERE kind = 'audit')")
     with pytest.raises(IntegrityBroken, match="breaks at row 1"):
         verify_audit(session)
 

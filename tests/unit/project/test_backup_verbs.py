@@ -21,7 +21,7 @@ from endcap.core.permissions import Role
 from endcap.faces.cli.entry import main
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.people import add_user
-from endcap.governance.records import HOUSE, RESTORATIONS, Restoration
+from endcap.governance.records import HOUSE, RESTORATIONS, Actor, Restoration
 from endcap.governance.services import list_running, note_service
 from endcap.governance.sessions import Session
 from endcap.pipelines.leases import LEASES, hold_lease
@@ -29,6 +29,7 @@ from endcap.project.backups import Backup, backup, list_backups, restore
 from endcap.storage.tracks import Point, Track
 from endcap.testing.backups import NOTES, Note, describe_home
 from endcap.testing.sessions import make_session
+from endcap.testing.stores import in_threads
 
 OF_THE_RESTORE = ("restoration", "audit", "audit-head")
 
@@ -44,6 +45,9 @@ def home(tmp_path: Path) -> Iterator[Session]:
     session.blobs.put(b"artefact" * 1000)
     session.tables.write("answers", partition={"workspace": "other", "version": "../v"}, table=pa.table({"x": [1, 2]}))
     session.tracks.create("other", Track(id="run", group="1", metrics={"loss": Point("loss", float("nan"), 1, 1)}))
+    (tmp_path / "home" / "landed" / "other" / "sales" / "0123456789abcdef" / "staging").mkdir(parents=True)
+    for name in ("000001-a.parquet", "book.json", "staging/half.parquet"):
+        (tmp_path / "home" / "landed" / "other" / "sales" / "0123456789abcdef" / name).write_text(name)
     session.online.write("space", keys=[b"k"], rows=[b"\x80" * 16])
     yield session
     session.ports.close()
@@ -73,7 +77,7 @@ def seal_of(made: Backup) -> Path:
 def forge(made: Backup, **changes: object) -> str:
     """A backup whose seal says something else, under the name that it has then. Returns that name."""
     body = json.dumps({**json.loads(seal_of(made).read_bytes()), **changes}).encode()
-    name = f"{made.id.partition('-')[0]}-{hashlib.sha256(body).hexdigest()[:16]}"
+    name = f"{made.id.partition('-')[0]}-{hashlib.sha256(body).hexdigest()[:32]}"
     (seal_of(made).parent / name).write_bytes(body)
     return name
 
@@ -88,6 +92,11 @@ def test_a_restored_home_holds_what_the_other_held(home: Session, place: str, tm
     assert [row for row in after["records"] if row[0] not in OF_THE_RESTORE] == [row for row in before["records"] if row[0] not in OF_THE_RESTORE]
     assert (made.n_tracks, made.n_partitions, made.n_blobs, made.n_records) == (1, 1, 1, len(before["records"]))
     assert back.online.spaces() == [], "it is made anew"
+    landed = {
+        str(path.relative_to(tmp_path / "new" / "landed")): path.read_text() for path in (tmp_path / "new" / "landed").rglob("*.*") if path.is_file()
+    }
+    place_of = "other/sales/0123456789abcdef"
+    assert landed == {f"{place_of}/{name}": name for name in ("000001-a.parquet", "book.json")}, "what was being made is not in it"
     for workspace in ("default", "other"):
         theirs, ours = (verify_audit(replace(session, workspace=workspace)) for session in (home, back))
         assert theirs == ours
@@ -247,6 +256,9 @@ def test_a_forged_seal_names_no_file_outside_and_changes_no_chain(home: Session,
         ({"partitions": [{**part, "dataset": "/outside"}]}, InvalidInput, "outside"),
         ({"partitions": [{**part, "partition": {"../x": "1"}}]}, InvalidInput, r"\.\./x"),
         ({"partitions": [{**part, "digest": "../../endcap-backups.json"}]}, IntegrityBroken, "is no digest"),
+        ({"landed": [{"path": ["..", "..", "..", "outside"], "digest": "0" * 64, "n_bytes": 1}]}, InvalidInput, "no place of a landed file"),
+        ({"landed": [{"path": ["a", "b", "c/d", "outside"], "digest": "0" * 64, "n_bytes": 1}]}, InvalidInput, "no place of a landed file"),
+        ({"landed": [{"path": ["/", "tmp", "x", "outside"], "digest": "0" * 64, "n_bytes": 1}]}, InvalidInput, "no place of a landed file"),
         ({"heads": {**seal["heads"], "default": {"n": 1, "hash": "0" * 64}}}, IntegrityBroken, "does not end as the backup says"),
         ({"records": {"digest": 5}}, IntegrityBroken, "does not read"),
         ({"records": seal["tracks"]}, IntegrityBroken, "does not read"),
@@ -260,7 +272,7 @@ def test_a_forged_seal_names_no_file_outside_and_changes_no_chain(home: Session,
         target.ports.close()
     assert not list(tmp_path.rglob("*outside*"))
     for body in (b"", b"[]", b"\xff\xfe", b'{"format": 1}'):
-        name = f"20990101T000000Z-{hashlib.sha256(body).hexdigest()[:16]}"
+        name = f"20990101T000000Z-{hashlib.sha256(body).hexdigest()[:32]}"
         (seal_of(made).parent / name).write_bytes(body)
         with pytest.raises(IntegrityBroken, match="does not read"):
             list_backups(home, place)
@@ -314,6 +326,17 @@ def test_a_record_of_an_unknown_kind_is_said_while_the_home_is_there(home: Sessi
         tx.append(NOTES, workspace="default", record=Note("a", "b"))
     with pytest.raises(InvalidInput, match="a record of the kind 'note', which this Endcap does not know"):
         backup(home, place)
+
+
+def test_two_backups_at_once_to_one_place_are_both_whole(home: Session, place: str, tmp_path: Path) -> None:
+    for n in range(20):
+        home.blobs.put(bytes([n]) * 10_000)
+    both = in_threads(lambda n: backup(replace(home, actor=Actor(f"number {n}")), place), n=2)
+    assert len({made.id for made in both}) == 2
+    for n, made in enumerate(both):
+        back = bring_back(place, tmp_path / f"new-{n}", backup=made.id)
+        assert describe_home(back.ports)["blobs"] == describe_home(home.ports)["blobs"]
+        back.ports.close()
 
 
 def test_nothing_is_left_in_the_home(home: Session, place: str, tmp_path: Path) -> None:

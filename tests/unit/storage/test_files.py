@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from endcap.core.errors import InvalidInput, StorageFull
-from endcap.storage.files import delivering, remove_left_behind, replacing, replacing_many, telling_full
+from endcap.storage.files import delivering, ending, hold_files, read_pieces, remove_left_behind, replacing, replacing_many, telling_full
 from endcap.storage.liveness import is_left_behind, mark_process
 
 MARKING = "from endcap.storage.liveness import mark_process; print(mark_process())"
@@ -166,3 +167,51 @@ def test_no_file_at_all_makes_the_folder(tmp_path: Path) -> None:
     with replacing_many(tmp_path / "out", unfinished=tmp_path / "out" / ".unfinished"):
         pass
     assert names(tmp_path / "out") == []
+
+
+def test_held_files_stay_whatever_becomes_of_their_names(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    with hold_files([tmp_path / "a", str(tmp_path / "b"), tmp_path / "gone", tmp_path / "c"], unfinished=tmp_path / "unfinished") as held:
+        (tmp_path / "a").unlink()
+        with replacing(tmp_path / "b") as file:
+            file.write(b"new")
+        assert [None if name is None else b"".join(read_pieces(name, 2)) for name in held] == [b"a", b"b", None, b"c"]
+        assert remove_left_behind(tmp_path / "unfinished") == 0, "their holder lives"
+    assert list((tmp_path / "unfinished").iterdir()) == []
+
+
+def test_files_that_cannot_be_held_say_so_and_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    link = os.link
+
+    def refuse(code: int) -> None:
+        def call(path: str, name: str) -> None:
+            if Path(path).name == "b":
+                raise OSError(code, os.strerror(code))
+            link(path, name)
+
+        monkeypatch.setattr(os, "link", call)
+
+    for code, error, words in ((errno.EPERM, InvalidInput, "has no hard links"), (errno.ENOSPC, StorageFull, "takes no more")):
+        refuse(code)
+        with pytest.raises(error, match=words), hold_files([tmp_path / "a", tmp_path / "b"], unfinished=tmp_path / "unfinished"):
+            pass
+        assert list((tmp_path / "unfinished").iterdir()) == []
+
+
+def test_the_source_of_pieces_is_closed_when_the_block_ends() -> None:
+    closed = []
+
+    def pieces() -> Iterator[int]:
+        try:
+            yield from range(10)
+        finally:
+            closed.append(True)
+
+    with ending(pieces()) as found:
+        assert (next(found), closed) == (0, [])
+    assert closed == [True]
+    with ending(iter([1])) as plain:
+        assert list(plain) == [1]

@@ -60,13 +60,13 @@ def test_what_is_kept_is_read(vault: Vault, place: Path) -> None:
 def test_a_seal_is_read_by_its_name_and_listed_by_its_instant(vault: Vault, place: Path) -> None:
     later, name = vault.seal("20260302T000000Z", b"{}"), vault.seal(STAMP, b'{"a": 1}')
     assert vault.list_seals() == [name, later]
-    assert name == f"{STAMP}-{hashlib.sha256(vault.read_seal(name)).hexdigest()[:16]}"
+    assert name == f"{STAMP}-{hashlib.sha256(vault.read_seal(name)).hexdigest()[:32]}"
     assert vault.read_seal(name) == b'{"a": 1}'
     with pytest.raises(NotFound, match="There is no backup"):
-        vault.read_seal(f"{STAMP}-{'0' * 16}")
+        vault.read_seal(f"{STAMP}-{'0' * 32}")
 
 
-@pytest.mark.parametrize("name", ["", "..", "../endcap-backups.json", "/etc/passwd", f"{STAMP}-{'0' * 15}/", "x" * 500, f"{STAMP}-{'0' * 16}\n"])
+@pytest.mark.parametrize("name", ["", "..", "../endcap-backups.json", "/etc/passwd", f"{STAMP}-{'0' * 31}/", "x" * 500, f"{STAMP}-{'0' * 32}\n"])
 def test_nothing_but_a_name_of_ours_is_looked_for(vault: Vault, place: Path, name: str) -> None:
     with pytest.raises(InvalidInput, match="names no backup"):
         vault.read_seal(name)

@@ -57,7 +57,13 @@ def say_bytes(n: int) -> str:
 
 
 def _contents(made: Backup | Restored) -> str:
-    parts = (("records", made.n_records), ("tracks", made.n_tracks), ("partitions", made.n_partitions), ("blobs", made.n_blobs))
+    parts = (
+        ("records", made.n_records),
+        ("tracks", made.n_tracks),
+        ("partitions", made.n_partitions),
+        ("landed files", made.n_landed),
+        ("blobs", made.n_blobs),
+    )
     return f"{', '.join(f'{n:,} {what}' for what, n in parts)}: {say_bytes(made.n_bytes)}"
 
 

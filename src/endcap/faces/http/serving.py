@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from endcap.assembly import House
+from endcap.core.errors import StorageFull
 from endcap.faces.http import PORT
 from endcap.faces.http.application import build_application
 from endcap.faces.http.calls import Calls
@@ -53,7 +55,8 @@ def serve(
     with open_socket(host, port) as listening, telling(house):
         calls = Calls()
         url = show_url(host, listening.getsockname()[1], names=names, secure=secure)
-        note_service(house.ports.records, url, now=house.clock.now())
+        with suppress(StorageFull):  # what reads is answered all the same
+            note_service(house.ports.records, url, now=house.clock.now())
         signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy)
         application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, announce=lambda: announce(url))
         config = uvicorn.Config(

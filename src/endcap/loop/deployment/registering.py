@@ -26,7 +26,8 @@ from endcap.loop.registry.versions import TRACKED, draft_model, keep_new_model, 
 from endcap.loop.training.tracking.capturing import read_environment
 from endcap.loop.training.tracking.experiments import Tags, parse_tags
 from endcap.loop.training.tracking.logged_models import get_logged_model
-from endcap.loop.training.tracking.records import RUN_FILES, RunEnvironment
+from endcap.loop.training.tracking.records import RunEnvironment
+from endcap.loop.training.tracking.run_files import find_file
 from endcap.loop.training.tracking.tracked_runs import get_run_track, list_datasets
 from endcap.pipelines.machine import name_machine
 
@@ -214,8 +215,8 @@ def _find_track(session: Session, owner: str) -> tuple[Track | None, str]:
 
 def _find_evidence(session: Session, run: str) -> str:
     """The digest of the run's evidence as it is now: what the run is given later changes no version."""
-    found = (session.records.get(RUN_FILES, workspace=session.workspace, id=f"run/{run}/{name}") for name in EVIDENCE)
-    return next((file.sha256 for file in found if file is not None and file.stands), "")
+    found = (find_file(session, f"run/{run}", name) for name in EVIDENCE) if run else ()
+    return next((file.sha256 for file in found if file is not None), "")
 
 
 def _read_day(text: str | None) -> date | None:

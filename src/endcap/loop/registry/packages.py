@@ -15,9 +15,8 @@ from endcap.loop.registry.records import Signature, VersionFile
 from endcap.loop.registry.signatures import read_signature
 from endcap.loop.training.model_files.pickles import find_pickle
 from endcap.loop.training.tracking.logged_models import get_logged_model, list_of_run
-from endcap.loop.training.tracking.paths import require_path
-from endcap.loop.training.tracking.records import RUN_FILES, RunFile
-from endcap.loop.training.tracking.run_files import list_files, walk_files
+from endcap.loop.training.tracking.records import RunFile
+from endcap.loop.training.tracking.run_files import find_file, list_files, walk_files
 
 MLMODEL = "MLmodel"
 FLAVOURS = {"lightgbm": "lightgbm", "sklearn": "skops", "onnx": "onnx"}
@@ -68,9 +67,8 @@ def find_owner(session: Session, owner: str, path: str) -> tuple[str, str]:
 def list_owned(session: Session, owner: str, path: str) -> list[RunFile]:
     """The file at a path of a run or a logged model, or all files in the folder there ('': all of them)."""
     if path:
-        require_path(path)
-        file = session.records.get(RUN_FILES, workspace=session.workspace, id=f"{owner}/{path}")
-        if file is not None and file.stands:
+        file = find_file(session, owner, path)
+        if file is not None:
             return [file]
     return walk_files(session, owner, under=path)
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote
 
-from endcap.core.errors import EndcapError, IntegrityBroken, InvalidInput, StorageFull
+import msgspec
+
+from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, StorageFull
 from endcap.core.names import require_name
 from endcap.storage.backends.online_sqlite import SqliteOnline
 from endcap.storage.backends.sqlite_file import SqliteFile
@@ -47,10 +49,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-_LAYOUT = 1
+_LAYOUT = 2
 _ROWS = "rows.parquet"
 
-# A record's body is the JSON of its type; `filed` holds one row per declared index and one, named '', for the kind itself.
+# A record's body is the JSON of its type; `filing` holds one row per declared index and one, named '', for the kind itself. `filed_under` has, for
+# each kind that has records, the indexes under which all of them are filed, as JSON.
 _CREATE = """
 CREATE TABLE IF NOT EXISTS record (
   sequence INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, workspace TEXT NOT NULL, id TEXT NOT NULL,
@@ -60,22 +63,39 @@ CREATE TABLE IF NOT EXISTS filed (
   kind TEXT NOT NULL, workspace TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, sequence INTEGER NOT NULL,
   PRIMARY KEY (kind, workspace, name, value, sequence)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS filed_by_sequence ON filed (sequence);
+CREATE INDEX IF NOT EXISTS filed_by_sequence ON filed (sequence)
+"""
+# In layout 1 nothing said under which indexes records are filed, so they are counted. Processes of an older Endcap that have the home open know
+# nothing of `filed_under`: the table has another name since, so that their writes fail.
+_UPGRADE = """
+ALTER TABLE filed RENAME TO filing;
+CREATE TABLE filed_under (kind TEXT PRIMARY KEY, names TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO filed_under
+WITH whole AS (SELECT kind, count(*) AS n FROM record GROUP BY kind), part AS (SELECT kind, name, count(*) AS n FROM filing GROUP BY kind, name)
+SELECT whole.kind, '[' || ifnull(group_concat('"' || part.name || '"'), '') || ']' FROM whole
+LEFT JOIN part ON part.kind = whole.kind AND part.n = whole.n AND part.name <> '' GROUP BY whole.kind
 """
 _GET = "SELECT body, version FROM record WHERE kind = ? AND workspace = ? AND id = ?"
 _FIND = """
-SELECT record.body FROM filed JOIN record ON record.sequence = filed.sequence
-WHERE filed.kind = ? AND filed.workspace = ? AND filed.name = ? AND filed.value = ? {behind}
-ORDER BY filed.sequence {order} LIMIT ?
+SELECT record.body FROM filing JOIN record ON record.sequence = filing.sequence
+WHERE filing.kind = ? AND filing.workspace = ? AND filing.name = ? AND filing.value = ? {behind}
+ORDER BY filing.sequence {order} LIMIT ?
 """
-_BEHIND = "AND filed.sequence {than} (SELECT sequence FROM record WHERE kind = ? AND workspace = ? AND id = ?)"
+# The last row is null where not all records of the kind are filed under the index: one statement, so that it is said of what was found.
+_SEARCH = f"SELECT * FROM ({_FIND}) UNION ALL SELECT NULL FROM filed_under WHERE kind = ? AND NOT instr(names, ?)"
+_BEHIND = "AND filing.sequence {than} (SELECT sequence FROM record WHERE kind = ? AND workspace = ? AND id = ?)"
 _INSERT = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, 1, ?)"
 _UPDATE = "UPDATE record SET version = version + 1, body = ? WHERE kind = ? AND workspace = ? AND id = ? AND version = ? RETURNING sequence"
-_UNFILE = "DELETE FROM filed WHERE sequence = ?"
+_UNFILE = "DELETE FROM filing WHERE sequence = ?"
 _LOAD = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, ?, ?)"
 _DUMP = "SELECT kind, workspace, version, body FROM record ORDER BY sequence"
 _COUNT = "SELECT count(*) FROM record"
-_FILE = "INSERT INTO filed (kind, workspace, name, value, sequence) VALUES (?, ?, ?, ?, ?)"
+_FILE = "INSERT INTO filing (kind, workspace, name, value, sequence) VALUES (?, ?, ?, ?, ?)"
+_FILE_AGAIN = _FILE.replace("INSERT", "INSERT OR IGNORE")
+_LIST = "SELECT sequence, workspace, body FROM record WHERE kind = ?"
+_GET_FILED = "SELECT names FROM filed_under WHERE kind = ?"
+_SET_FILED = "INSERT OR REPLACE INTO filed_under (kind, names) VALUES (?, ?)"
+_AT_ONCE = 2000
 
 
 class _Reader(ABC):
@@ -86,6 +106,11 @@ class _Reader(ABC):
 
     @abstractmethod
     def _connection(self) -> sqlite3.Connection: ...
+
+    @abstractmethod
+    def file_anew(self, kind: Kind[R]) -> bool:
+        """File the records of a kind under those of its indexes under which they are not filed yet. Returns False where that cannot be written."""
+        ...
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -117,10 +142,16 @@ class _Reader(ABC):
         limit = require_limit(limit)
         name, value = kind.index_for(where) if where else ("", "")
         behind = "" if after is None else _BEHIND.format(than="<" if newest_first else ">")
-        statement = _FIND.format(order="DESC" if newest_first else "ASC", behind=behind)
+        statement = (_SEARCH if where else _FIND).format(order="DESC" if newest_first else "ASC", behind=behind)
         place = () if after is None else (kind.name, workspace, after)
         with self._telling():
-            rows = self._connection().execute(statement, (kind.name, workspace, name, value, *place, -1 if limit is None else limit)).fetchall()
+            given = (kind.name, workspace, name, value, *place, -1 if limit is None else limit, *((kind.name, f'"{name}"') if where else ()))
+            rows = self._connection().execute(statement, given).fetchall()
+        if rows and rows[-1][0] is None:
+            if self.file_anew(kind):
+                return self.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
+            records = self.find(kind, workspace=workspace, newest_first=newest_first, after=after)
+            return [record for record in records if (name, value) in kind.keys_of(record)][:limit]
         if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
         return [kind.decode(body) for (body,) in rows]
@@ -133,6 +164,7 @@ class SqliteTransaction(_Reader):
         super().__init__(file)
         self._own: sqlite3.Connection | None = connection
         self._broken: EndcapError | None = None
+        self._narrowed: dict[str, frozenset[str]] = {}
 
     def _connection(self) -> sqlite3.Connection:
         if self._own is None:
@@ -146,6 +178,7 @@ class SqliteTransaction(_Reader):
         connection, identity, body = self._connection(), kind.id_of(record), kind.encode(record)
         keys = [("", ""), *kind.keys_of(record)]  # before the first statement: it may refuse
         with self._telling():
+            self._narrow(kind.name, kind.index_names)
             if expected_version == 0:
                 try:
                     sequence = connection.execute(_INSERT, (kind.name, workspace, identity, body)).lastrowid
@@ -169,6 +202,7 @@ class SqliteTransaction(_Reader):
                     sequence = connection.execute(_LOAD, given).lastrowid
                 except sqlite3.IntegrityError as error:
                     raise conflict(record.kind, record.id, 0) from error
+                self._narrow(record.kind, frozenset(name for name, _ in record.keys))
                 keys = [("", ""), *record.keys]
                 connection.executemany(_FILE, [(record.kind, record.workspace, name, value, sequence) for name, value in keys])
         return n
@@ -177,6 +211,40 @@ class SqliteTransaction(_Reader):
         with self._telling():
             (n,) = self._connection().execute(_COUNT).fetchone()
         return int(n)
+
+    def file_anew(self, kind: Kind[R]) -> bool:
+        """See ``_Reader``. Memory does not grow with the records."""
+        with self._telling():
+            connection, standing = self._connection(), self._read_filed(kind.name)
+            missing = kind.index_names - (kind.index_names if standing is None else standing)
+            if missing:
+                found = connection.execute(_LIST, (kind.name,))
+                while some := found.fetchmany(_AT_ONCE):
+                    connection.executemany(_FILE_AGAIN, [
+                        (kind.name, workspace, name, value, sequence)
+                        for sequence, workspace, body in some
+                        for name, value in kind.keys_of(kind.decode(body))
+                        if name in missing
+                    ])  # fmt: skip
+                self._set_filed(kind.name, missing.union(standing or ()))
+        return True
+
+    def _narrow(self, kind: str, names: frozenset[str]) -> None:
+        """Note that a record comes that is filed under these indexes alone."""
+        if self._narrowed.get(kind) != names:
+            standing = self._read_filed(kind)
+            if standing is None or not standing <= names:
+                self._set_filed(kind, names if standing is None else standing & names)
+            self._narrowed[kind] = names
+
+    def _read_filed(self, kind: str) -> frozenset[str] | None:
+        """The indexes under which all records of a kind are filed; None where there was never one."""
+        row = self._connection().execute(_GET_FILED, (kind,)).fetchone()
+        return frozenset(msgspec.json.decode(row[0])) if row else None
+
+    def _set_filed(self, kind: str, names: frozenset[str]) -> None:
+        self._connection().execute(_SET_FILED, (kind, msgspec.json.encode(sorted(names)).decode()))
+        self._narrowed.pop(kind, None)
 
     def commit(self) -> None:
         """Keep what was written. Raises what broke the transaction, even where its block went on regardless."""
@@ -204,7 +272,7 @@ class SqliteRecords(_Reader):
     """Records in SQLite, one connection a thread. Writers take turns by ``BEGIN IMMEDIATE`` and wait up to 30 s for theirs."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE))
+        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE, upgrades=(_UPGRADE,)))
 
     @contextmanager
     def transact(self) -> Iterator[SqliteTransaction]:
@@ -216,6 +284,13 @@ class SqliteRecords(_Reader):
         finally:
             tx.end()
             self._file.roll_back(connection)
+
+    def file_anew(self, kind: Kind[R]) -> bool:
+        try:
+            with self.transact() as tx:
+                return tx.file_anew(kind)
+        except (StorageFull, Conflict, InvalidInput):
+            return False
 
     def close(self) -> None:
         self._file.close()
@@ -345,17 +420,16 @@ class FolderTables:
 
     def hold(self, stack: ExitStack) -> list[HeldPartition]:
         """All partitions as they stand, each under a second name until the stack is closed: see ``hold_files``."""
-        found = [entry for folder in sorted(self._root.iterdir()) if folder.is_dir() for entry in self._walk(folder)] if self._root.exists() else []
-        held = stack.enter_context(hold_files([path for _, _, path in found], unfinished=self._unfinished))
-        return [
-            HeldPartition(dataset, partition, partial(read_pieces, path, CHUNK_BYTES))
-            for (dataset, partition, _), path in zip(found, held, strict=True)
-            if path is not None
-        ]
-
-    def _walk(self, folder: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
-        for partition, path in self._list(folder.name, None):
-            yield folder.name, partition, Path(path)
+        root, found = str(self._root), list(_find_rows(str(self._root)))
+        held = stack.enter_context(hold_files(found, unfinished=self._unfinished))
+        partitions = []
+        for path, name in zip(found, held, strict=True):
+            if name is not None:
+                dataset, *folders, _ = path[len(root) + 1 :].split("/")
+                pairs = (folder.partition("=") for folder in folders)
+                partition = {field: unquote(value) for field, _, value in pairs}
+                partitions.append(HeldPartition(dataset, partition, partial(read_pieces, name, CHUNK_BYTES)))
+        return sorted(partitions, key=lambda found: (found.dataset, list(found.partition.values())))
 
     def _path(self, dataset: str, partition: Mapping[str, str]) -> Path:
         return self._root.joinpath(require_name(dataset, what="dataset"), *partition_folders(partition), _ROWS)
@@ -377,6 +451,18 @@ class FolderTables:
                 elif path.name == _ROWS and matches(partition, wanted):
                     found.append((partition, str(path)))
         return sorted(found, key=lambda entry: list(entry[0].values()))
+
+
+def _find_rows(root: str) -> Iterator[str]:
+    """The files of all partitions of all datasets."""
+    waiting = [root]
+    while waiting:
+        with suppress(FileNotFoundError), os.scandir(waiting.pop()) as inside:  # gone since, with its partition
+            for entry in inside:
+                if entry.name == _ROWS:
+                    yield entry.path
+                elif entry.is_dir():
+                    waiting.append(entry.path)
 
 
 def _check_chunks(file: IO[bytes], digest: str, n_bytes: int) -> Iterator[bytes]:
@@ -423,8 +509,8 @@ def open_embedded(folder: Path) -> Ports:
             with records.holding_off():
                 connection = stack.enter_context(records.snapshot())
                 dump_tracks = stack.enter_context(tracks.snapshot())
-                held = tables.hold(stack)
-            yield Frozen(lambda: records.dump(connection), dump_tracks, held)
+                held, landed = tables.hold(stack), landing.hold(stack)
+            yield Frozen(lambda: records.dump(connection), dump_tracks, held, landed)
 
     return Ports(
         url=str(folder),

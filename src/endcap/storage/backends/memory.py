@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from endcap.core.errors import InvalidInput
@@ -50,6 +50,15 @@ class _Row:
     body: bytes
     files: tuple[_File, ...]
 
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(index for _, _, index, _ in self.files)
+
+    def file_anew(self, kind: Kind[R]) -> _Row:
+        """The row with the files that its kind declares."""
+        files = ((kind.name, self.address[1], *key) for key in kind.keys_of(kind.decode(self.body)))
+        return replace(self, files=tuple(dict.fromkeys([*self.files, *files])))
+
 
 @dataclass
 class _Committed:
@@ -57,6 +66,8 @@ class _Committed:
 
     rows: dict[_Address, _Row] = field(default_factory=dict)
     filed: dict[_File, dict[_Address, None]] = field(default_factory=dict)
+    names: dict[str, set[frozenset[str]]] = field(default_factory=dict)
+    """By kind, under which indexes its rows were filed when they were written."""
     sequence: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,7 +80,20 @@ class _Committed:
                 for file in row.files:
                     self.filed.setdefault(file, {})[address] = None
                 self.rows[address] = row
+                self.names.setdefault(address[0], set()).add(row.names)
                 self.sequence = max(self.sequence, row.sequence)
+
+    def file_anew(self, kind: Kind[R], index: str) -> None:
+        """File all rows of the kind under its indexes, where some were written by a declaration without this one."""
+        with self.lock:
+            if all(index in names for names in self.names.get(kind.name, ())):
+                return
+            rows = [row.file_anew(kind) for row in self.rows.values() if row.address[0] == kind.name]
+            for row in rows:
+                for file in row.files:
+                    self.filed.setdefault(file, {})[row.address] = None
+                self.rows[row.address] = row
+            self.names[kind.name] = {row.names for row in rows}
 
 
 class _Reader(ABC):
@@ -103,9 +127,11 @@ class _Reader(ABC):
         limit = require_limit(limit)
         index, value = kind.index_for(where) if where else ("", "")
         file, written, committed = (kind.name, workspace, index, value), self._written, self._committed
+        if index:
+            committed.file_anew(kind, index)
         with committed.lock:
             rows = [committed.rows[address] for address in committed.filed.get(file, {}) if address not in written]
-        rows += [row for row in written.values() if file in row.files]
+        rows += [row for row in written.values() if file in row.files or (row.address[0] == kind.name and file in row.file_anew(kind).files)]
         rows.sort(key=lambda row: row.sequence, reverse=newest_first)
         if after is not None:
             place = self._row((kind.name, workspace, after))

@@ -16,7 +16,7 @@ from endcap.storage.backends.embedded import FolderBlobs, FolderTables
 from endcap.storage.backends.postgres_address import Address, read_address
 from endcap.storage.backends.postgres_files import CREATE_FILES, PostgresBlobs, PostgresTables
 from endcap.storage.backends.postgres_online import CREATE_ONLINE, PostgresOnline
-from endcap.storage.backends.postgres_records import CREATE_RECORDS, PostgresRecords
+from endcap.storage.backends.postgres_records import CREATE_RECORDS, UPGRADE_RECORDS, PostgresRecords
 from endcap.storage.backends.postgres_server import PostgresDatabase, lay_out
 from endcap.storage.backends.postgres_tracks import CREATE_TRACKS, PostgresTracks
 from endcap.storage.files import remove_left_behind, telling_full
@@ -24,7 +24,6 @@ from endcap.storage.frozen import Frozen
 from endcap.storage.landing import LandingFolder
 from endcap.storage.ports import BlobStore, Ports
 
-_LAYOUT = 1
 _CREATE = "CREATE TABLE {s}.layout (n int NOT NULL);" + CREATE_RECORDS + CREATE_FILES + CREATE_ONLINE + CREATE_TRACKS
 
 
@@ -36,12 +35,12 @@ def open_postgres(url: str) -> Ports:
     address = read_address(url)
     database = PostgresDatabase(address)
     try:
-        lay_out(database, _CREATE, layout=_LAYOUT)
+        lay_out(database, (_CREATE, UPGRADE_RECORDS), turn=database.lock_of("records"))
         blobs, tables = _open_files(database)
     except BaseException:
         database.close()
         raise
-    records, tracks = PostgresRecords(database), PostgresTracks(database)
+    records, tracks, landing = PostgresRecords(database), PostgresTracks(database), LandingFolder(_choose_landing(address))
 
     @contextmanager
     def freeze() -> Iterator[Frozen]:
@@ -51,7 +50,8 @@ def open_postgres(url: str) -> Ports:
                 connection = stack.enter_context(database.snapshot())
                 with database.telling():
                     held = tables.hold(connection) if isinstance(tables, PostgresTables) else tables.hold(stack)
-            yield Frozen(lambda: records.dump(connection), lambda: tracks.dump(connection), held)
+                landed = landing.hold(stack)
+            yield Frozen(lambda: records.dump(connection), lambda: tracks.dump(connection), held, landed)
 
     return Ports(
         url=f"{address.shown}?schema={address.schema}",
@@ -61,7 +61,7 @@ def open_postgres(url: str) -> Ports:
         online=PostgresOnline(database),
         tracks=tracks,
         freeze=freeze,
-        landing=LandingFolder(_choose_landing(address)),
+        landing=landing,
         folder=address.files,
     )
 

@@ -1,4 +1,4 @@
-"""Records in PostgreSQL: two tables, whatever the kinds of records.
+"""Records in PostgreSQL: three tables, whatever the kinds of records.
 
 A record's body is the JSON of its type, so that the database's own tools can look into it (``body ->> 'version'``). Rows are found by keys: the
 first 20 bytes of a SHA-256 over kind, workspace and id, or over kind, workspace, index and value. An index entry of PostgreSQL ends at 2,700
@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from endcap.core.errors import EndcapError
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, StorageFull
 from endcap.storage.backends.postgres_errors import LostConnection, unknown_outcome
 from endcap.storage.backends.postgres_server import Connection, PostgresDatabase, commit
 from endcap.storage.frozen import FiledRecord, RawRecord
@@ -36,26 +36,35 @@ CREATE TABLE {s}.record (
 CREATE TABLE {s}.filed (key bytea NOT NULL, sequence bigint NOT NULL, PRIMARY KEY (key, sequence));
 CREATE INDEX filed_by_sequence ON {s}.filed (sequence);
 """
+UPGRADE_RECORDS = """
+ALTER TABLE {s}.filed RENAME TO filing;
+CREATE TABLE {s}.filed_under (kind text PRIMARY KEY, names text[] NOT NULL);
+INSERT INTO {s}.filed_under (kind, names) SELECT DISTINCT kind, '{}'::text[] FROM {s}.record;
+"""
 _GET = "/* endcap get */ SELECT body::text, version FROM {s}.record WHERE key = %s"
 _FIND = """/* endcap find */
-SELECT record.body::text FROM (SELECT sequence FROM {s}.filed WHERE key = %s {behind} ORDER BY sequence {order} LIMIT %s::bigint) AS found
-JOIN {s}.record USING (sequence) ORDER BY sequence {order}
+SELECT record.body::text {place} FROM (SELECT sequence FROM {s}.filing WHERE key = %s {behind} ORDER BY sequence {order} LIMIT %s::bigint) AS found
+JOIN {s}.record USING (sequence) {unfiled} ORDER BY sequence {order} {first}
 """
+# The first row is null where not all records of the kind are filed under the index: one statement, so that it is said of what was found.
+_UNFILED = "UNION ALL SELECT NULL, NULL FROM {s}.filed_under WHERE kind = %s AND NOT %s = ANY (names)"
 _BEHIND = "AND sequence {than} (SELECT sequence FROM {s}.record WHERE key = %s)"
 _APPEND = """/* endcap append */
 WITH new AS (
-  INSERT INTO {s}.record (key, kind, workspace, id, version, body) VALUES (%s, %s, %s, %s, 1, %s::text::json)
+  INSERT INTO {s}.record (key, kind, workspace, id, version, body)
+  SELECT %s, kind, %s, %s, 1, %s::text::json FROM {s}.filed_under WHERE kind = %s AND names <@ %s::text[]
   ON CONFLICT (key) DO NOTHING RETURNING sequence
-), filing AS (INSERT INTO {s}.filed (key, sequence) SELECT unnest(%s::bytea[]), sequence FROM new)
+), filing AS (INSERT INTO {s}.filing (key, sequence) SELECT unnest(%s::bytea[]), sequence FROM new)
 SELECT sequence FROM new
 """
 _PUT = """/* endcap put */
 WITH new AS (
-  UPDATE {s}.record SET version = version + 1, body = %s::text::json WHERE key = %s AND version = %s RETURNING sequence
+  UPDATE {s}.record SET version = version + 1, body = %s::text::json WHERE key = %s AND version = %s
+  AND EXISTS (SELECT FROM {s}.filed_under WHERE kind = %s AND names <@ %s::text[]) RETURNING sequence
 ), asked AS (SELECT unnest(%s::bytea[]) AS key), unfiling AS (
-  DELETE FROM {s}.filed USING new WHERE filed.sequence = new.sequence AND filed.key NOT IN (SELECT key FROM asked)
+  DELETE FROM {s}.filing AS old USING new WHERE old.sequence = new.sequence AND old.key NOT IN (SELECT key FROM asked)
 ), filing AS (
-  INSERT INTO {s}.filed (key, sequence) SELECT key, sequence FROM asked, new ON CONFLICT DO NOTHING
+  INSERT INTO {s}.filing (key, sequence) SELECT key, sequence FROM asked, new ON CONFLICT DO NOTHING
 )
 SELECT sequence FROM new
 """
@@ -65,13 +74,21 @@ WITH new AS (
   SELECT * FROM unnest(%s::bytea[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[]::json[])
   ON CONFLICT (key) DO NOTHING RETURNING sequence, key
 ), filing AS (
-  INSERT INTO {s}.filed (key, sequence) SELECT asked.key, new.sequence FROM unnest(%s::bytea[], %s::bytea[]) AS asked (record, key)
+  INSERT INTO {s}.filing (key, sequence) SELECT asked.key, new.sequence FROM unnest(%s::bytea[], %s::bytea[]) AS asked (record, key)
   JOIN new ON new.key = asked.record
 )
 SELECT key FROM new
 """
 _COUNT = "/* endcap count */ SELECT count(*) FROM {s}.record"
 _DUMP = "SELECT kind, workspace, version, body::text FROM {s}.record ORDER BY sequence"
+_LIST = "/* endcap list */ SELECT sequence, workspace, body::text FROM {s}.record WHERE kind = %s AND sequence > %s ORDER BY sequence LIMIT %s"
+_FILE = """/* endcap file */
+WITH new AS (INSERT INTO {s}.filing (key, sequence) SELECT * FROM unnest(%s::bytea[], %s::bigint[]) ON CONFLICT DO NOTHING) SELECT 1
+"""
+_GET_FILED = "/* endcap filed */ SELECT names FROM {s}.filed_under WHERE kind = %s"
+_SET_FILED = """/* endcap set filed */
+INSERT INTO {s}.filed_under (kind, names) VALUES (%s, %s::text[]) ON CONFLICT (kind) DO UPDATE SET names = excluded.names RETURNING kind
+"""
 _AT_ONCE = 2000
 
 
@@ -81,10 +98,20 @@ class _Reader(ABC):
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
         self._get = database.word(_GET)
-        self._find = {(down, paged): _word_find(database, down=down, paged=paged) for down in (False, True) for paged in (False, True)}
+        self._find = {
+            (down, paged, asked): _word_find(database, down=down, paged=paged, asked=asked)
+            for down in (False, True)
+            for paged in (False, True)
+            for asked in (False, True)
+        }
 
     @abstractmethod
     def _ask(self, statement: str, values: Sequence[object]) -> list[Any]: ...
+
+    @abstractmethod
+    def file_anew(self, kind: Kind[R]) -> bool:
+        """File the records of a kind under those of its indexes under which they are not filed yet. Returns False where that cannot be written."""
+        ...
 
     def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
         found = self.get_versioned(kind, workspace=workspace, id=id)
@@ -112,10 +139,16 @@ class _Reader(ABC):
         name, value = kind.index_for(where) if where else ("", "")
         at_most = None if limit is None else min(limit, _MOST)
         place = () if after is None else (make_key(kind.name, workspace, after),)
-        rows = self._ask(self._find[newest_first, after is not None], (make_key(kind.name, workspace, name, value), *place, at_most))
+        given = (make_key(kind.name, workspace, name, value), *place, at_most, *((_show(kind.name), name) if where else ()))
+        rows = self._ask(self._find[newest_first, after is not None, bool(where)], given)
+        if rows and rows[0][0] is None:
+            if self.file_anew(kind):
+                return self.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
+            records = self.find(kind, workspace=workspace, newest_first=newest_first, after=after)
+            return [record for record in records if (name, value) in kind.keys_of(record)][:limit]
         if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
-        return [kind.decode(body) for (body,) in rows]
+        return [kind.decode(row[0]) for row in rows]
 
 
 class PostgresTransaction(_Reader):
@@ -133,13 +166,13 @@ class PostgresTransaction(_Reader):
         self._require_open()
         identity, body = kind.id_of(record), kind.encode(record).decode()
         keys = [make_key(kind.name, workspace, name, value) for name, value in [("", ""), *kind.keys_of(record)]]
-        key = make_key(kind.name, workspace, identity)
-        if expected_version == 0:
-            shown = (_show(kind.name), _show(workspace), _show(identity))
-            rows = self._ask(self._database.word(_APPEND), (key, *shown, body, keys))
-        else:
-            rows = self._ask(self._database.word(_PUT), (body, key, expected_version, keys))
-        if not rows:
+        key, filed = make_key(kind.name, workspace, identity), (_show(kind.name), list(kind.index_names))
+        statement, given = (
+            (self._database.word(_APPEND), (key, _show(workspace), _show(identity), body, *filed, keys))
+            if expected_version == 0
+            else (self._database.word(_PUT), (body, key, expected_version, *filed, keys))
+        )
+        if not self._ask(statement, given) and not (self._narrow(kind.name, kind.index_names) and self._ask(statement, given)):
             raise conflict(kind.name, identity, expected_version)
         return expected_version + 1
 
@@ -147,6 +180,8 @@ class PostgresTransaction(_Reader):
         n, given = 0, iter(records)
         while some := list(islice(given, _AT_ONCE)):
             n += len(some)
+            for kind, names in {(record.kind, frozenset(name for name, _ in record.keys)) for record in some}:
+                self._narrow(kind, names)
             keyed = {make_key(record.kind, record.workspace, record.id): record for record in some}
             if len(keyed) < len(some):
                 raise conflict(some[0].kind, "one of a backup", 0)
@@ -170,6 +205,39 @@ class PostgresTransaction(_Reader):
     def count(self) -> int:
         ((n,),) = self._ask(self._database.word(_COUNT), ())
         return int(n)
+
+    def file_anew(self, kind: Kind[R]) -> bool:
+        """See ``_Reader``. Memory does not grow with the records."""
+        standing, last = self._read_filed(kind.name), 0
+        missing = kind.index_names - (kind.index_names if standing is None else standing)
+        while missing and (some := self._ask(self._database.word(_LIST), (_show(kind.name), last, _AT_ONCE))):
+            last = some[-1][0]
+            filed = [
+                (make_key(kind.name, workspace, name, value), sequence)
+                for sequence, workspace, body in some
+                for name, value in kind.keys_of(kind.decode(body))
+                if name in missing
+            ]
+            self._ask(self._database.word(_FILE), ([key for key, _ in filed], [sequence for _, sequence in filed]))
+        if missing:
+            self._set_filed(kind.name, missing.union(standing or ()))
+        return True
+
+    def _narrow(self, kind: str, names: frozenset[str]) -> bool:
+        """Note that a record comes that is filed under these indexes alone. Returns whether that was not noted yet."""
+        standing = self._read_filed(kind)
+        if standing is not None and standing <= names:
+            return False
+        self._set_filed(kind, names if standing is None else standing & names)
+        return True
+
+    def _read_filed(self, kind: str) -> frozenset[str] | None:
+        """The indexes under which all records of a kind are filed; None where there was never one."""
+        rows = self._ask(self._database.word(_GET_FILED), (_show(kind),))
+        return frozenset(rows[0][0]) if rows else None
+
+    def _set_filed(self, kind: str, names: frozenset[str]) -> None:
+        self._ask(self._database.word(_SET_FILED), (_show(kind), sorted(names)))
 
     def commit(self) -> None:
         """Keep all of it. Raises what broke it where the database took it back."""
@@ -220,6 +288,13 @@ class PostgresRecords(_Reader):
             finally:
                 tx.end()
 
+    def file_anew(self, kind: Kind[R]) -> bool:
+        try:
+            with self.transact() as tx:
+                return tx.file_anew(kind)
+        except (StorageFull, Conflict, InvalidInput):
+            return False
+
     def close(self) -> None:
         self._database.close()
 
@@ -245,9 +320,13 @@ def make_key(*parts: str) -> bytes:
     return hashlib.sha256(msgspec.json.encode(parts)).digest()[:_KEY_BYTES]
 
 
-def _word_find(database: PostgresDatabase, *, down: bool, paged: bool) -> str:
-    behind = _BEHIND.format(than="<" if down else ">", s="{s}") if paged else ""
-    return database.word(_FIND.replace("{behind}", behind)).format(order="DESC" if down else "ASC")
+def _word_find(database: PostgresDatabase, *, down: bool, paged: bool, asked: bool) -> str:
+    behind = _BEHIND.replace("{than}", "<" if down else ">") if paged else ""
+    parts = {"behind": behind, "place": ", sequence" if asked else "", "unfiled": _UNFILED if asked else "", "first": "NULLS FIRST" if asked else ""}
+    statement = _FIND.replace("{order}", "DESC" if down else "ASC")
+    for name, part in parts.items():
+        statement = statement.replace(f"{{{name}}}", part)
+    return database.word(statement)
 
 
 def _show(text: str) -> str:

@@ -20,17 +20,27 @@ _TAKES_NO_MORE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READ
 
 
 class SqliteFile:
-    """The file at ``path``, laid out by the script ``create`` when it is new.
+    """The file at ``path``, laid out by the script ``create`` when it is new, and by ``upgrades`` from each layout to the next when it is older.
 
     ``holds`` says in errors what is in it; ``layout`` counts the layouts that a newer Endcap may have changed; ``pragmas`` are set on each
     connection, ``page_bytes`` when the file is made. What is committed is on the disk (``synchronous = FULL``): it outlives the power, too.
     """
 
-    def __init__(self, path: Path, *, holds: str, layout: int, create: str = "", pragmas: Sequence[str] = (), page_bytes: int = 4096) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        holds: str,
+        layout: int,
+        create: str = "",
+        upgrades: Sequence[str] = (),
+        pragmas: Sequence[str] = (),
+        page_bytes: int = 4096,
+    ) -> None:
         self._path = path
         self._holds = holds
         self._layout = layout
-        self._create = create
+        self._scripts = (create, *upgrades)
         self._page_bytes = page_bytes
         self._pragmas = ("synchronous = FULL", *pragmas)
         self._local = threading.local()
@@ -175,7 +185,12 @@ class SqliteFile:
                 hint="upgrade endcap",
             )
         if layout < self._layout:
-            connection.executescript(self._create + f"PRAGMA user_version = {self._layout};")
+            connection.execute("BEGIN IMMEDIATE")
+            (layout,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been first
+            for statement in filter(str.strip, ";".join(self._scripts[layout:]).split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {self._layout}")
+            connection.execute("COMMIT")
 
 
 def _switch_to_log(connection: sqlite3.Connection) -> None:

@@ -138,7 +138,7 @@ def test_a_home_of_a_newer_layout_is_refused(home: str, postgres: PostgresServer
 
 
 def test_a_schema_that_lost_a_table_says_so(ports: Ports, home: str, postgres: PostgresServer) -> None:
-    postgres.execute(f"DROP TABLE {home.rpartition('=')[2]}.filed")
+    postgres.execute(f"DROP TABLE {home.rpartition('=')[2]}.filing")
     with pytest.raises(InvalidInput, match="is not as Endcap made it"):
         find_ids(ports)
     with pytest.raises(InvalidInput, match="is not as Endcap made it"):

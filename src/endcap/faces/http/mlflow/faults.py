@@ -14,6 +14,7 @@ FAULTS = {
     "invalid_input": ("INVALID_PARAMETER_VALUE", 400),
     "invalid_definition": ("INVALID_PARAMETER_VALUE", 400),
     "contract_broken": ("INVALID_PARAMETER_VALUE", 400),
+    "not_offered": ("NOT_IMPLEMENTED", 501),
     "not_found": ("RESOURCE_DOES_NOT_EXIST", 404),
     "permission_denied": ("PERMISSION_DENIED", 403),
     "not_signed_in": ("UNAUTHENTICATED", 401),
@@ -28,7 +29,6 @@ FAULTS = {
 }
 """By an error's code: what the client knows it by, and the status. The client asks again, for minutes, after 408, 429, 500, 502, 503 and 504:
 only what may pass by itself has one of these."""
-NOT_HERE = ("NOT_IMPLEMENTED", 501)
 
 
 def describe_fault(error: EndcapError, *, fault: str = "") -> dict[str, Any]:

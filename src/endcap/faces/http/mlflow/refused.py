@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from endcap.core.errors import InvalidInput
+from endcap.core.errors import NotOffered
 from endcap.faces.http.mlflow.protocol import Pair
 from endcap.storage.tracks import Condition
-
-
-class NotHere(InvalidInput):
-    """Asked for what Endcap does not have."""
 
 
 class Refused(NamedTuple):
@@ -53,9 +49,9 @@ PROMPT_TAG = "mlflow.prompt.is_prompt"
 
 
 def refuse_prompts(tags: Iterable[Pair]) -> None:
-    """Raise NotHere where the tags of a model or a version say that it is a prompt, which clients keep among the models."""
+    """Raise NotOffered where the tags of a model or a version say that it is a prompt, which clients keep among the models."""
     if any(tag.key == PROMPT_TAG for tag in tags):
-        raise NotHere("Endcap does not have prompts.", hint="keep prompts with the code, under version control")
+        raise NotOffered("Endcap does not have prompts.", hint="keep prompts with the code, under version control")
 
 
 def drop_prompts(conditions: Iterable[Condition]) -> list[Condition]:
@@ -71,7 +67,7 @@ def find_refusal(path: str) -> Refused:
     return OTHERS
 
 
-def describe_refusal(refused: Refused, path: str) -> NotHere:
+def describe_refusal(refused: Refused, path: str) -> NotOffered:
     """What the client is told."""
     what = f"Endcap does not have {refused.what} ({path[:200]})." if refused is not OTHERS else f"Endcap does not know the call {path[:200]!r}."
-    return NotHere(what, hint=refused.instead)
+    return NotOffered(what, hint=refused.instead)

@@ -14,9 +14,9 @@ from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.mlflow import PROTOCOL, aliases, artefacts, experiments, logged_models, models, runs, versions
 from endcap.faces.http.mlflow.artefacts import FILES, Transfers
-from endcap.faces.http.mlflow.faults import NOT_HERE, answer_fault
+from endcap.faces.http.mlflow.faults import answer_fault
 from endcap.faces.http.mlflow.protocol import API, Call
-from endcap.faces.http.mlflow.refused import NotHere, describe_refusal, find_refusal
+from endcap.faces.http.mlflow.refused import describe_refusal, find_refusal
 from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import session_of
 
@@ -78,8 +78,6 @@ def _guarded(answer: Answering, *, conflict: str = "") -> Answering:
     async def guarded(request: Request) -> Response:
         try:
             return await answer(request)
-        except NotHere as error:
-            return answer_fault(error, fault=NOT_HERE[0], status=NOT_HERE[1])
         except EndcapError as error:
             return answer_fault(error, fault=conflict if type(error) is Conflict else "")
 
