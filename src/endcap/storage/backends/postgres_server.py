@@ -265,18 +265,13 @@ def roll_back(connection: Connection) -> None:
         connection.close()
 
 
-<<<<<<< HEAD
 _STANDING = "SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE relname = 'layout' AND nspname = %s"
 
 
-def lay_out(database: PostgresDatabase, create: str, *, layout: int) -> None:
-    """Make the tables of a home where they are not there yet; one at a time, whoever opens it at once.
-=======
 def lay_out(database: PostgresDatabase, scripts: Sequence[str], *, turn: int) -> None:
     """Make the tables of a home by the first script, where they are not there yet, and bring older ones from layout to layout by the others.
 
     One at a time, whoever opens the home at once; older ones while nobody holds ``turn``, the lock of those who write records.
->>>>>>> refile
 
     Raises InvalidInput for a home of a newer layout, and for a database that cannot hold every text.
     """
@@ -291,17 +286,9 @@ def lay_out(database: PostgresDatabase, scripts: Sequence[str], *, turn: int) ->
     asking = database.word("/* endcap layout */ SELECT max(n) FROM {s}.layout")
     layout = len(scripts)
 
-<<<<<<< HEAD
-        def make(connection: Connection) -> None:
-            # Not to_regclass: it may know from before the lock that there is no such table, and is not told while it waits.
-            if connection.execute(_STANDING, (database.address.schema,)).fetchone() is None:
-                if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.address.schema,)).fetchone() is None:
-                    connection.execute(database.word("CREATE SCHEMA {s}"))
-                connection.execute(database.word(create), prepare=False)
-                connection.execute(database.word("INSERT INTO {s}.layout (n) VALUES (%s)"), (layout,))
-=======
     def make(connection: Connection) -> None:
-        if connection.execute("SELECT to_regclass(%s)::text", (place,)).fetchone()[0] is None:
+        # Not to_regclass: it may know from before the lock that there is no such table, and is not told while it waits.
+        if connection.execute(_STANDING, (database.address.schema,)).fetchone() is None:
             if connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.address.schema,)).fetchone() is None:
                 connection.execute(database.word("CREATE SCHEMA {s}"))
             connection.execute(database.word(scripts[0] + "INSERT INTO {s}.layout (n) VALUES (1)"), prepare=False)
@@ -309,7 +296,6 @@ def lay_out(database: PostgresDatabase, scripts: Sequence[str], *, turn: int) ->
         for script in scripts[n:]:
             connection.execute(database.word(script), prepare=False)
         connection.execute(database.word("UPDATE {s}.layout SET n = %s WHERE n < %s"), (layout, layout))
->>>>>>> refile
 
     n = None if standing is None else database.ask(asking)[0][0]
     if standing is None or (n is not None and n < layout):
