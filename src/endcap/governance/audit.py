@@ -86,8 +86,8 @@ def list_audit(
 
     ``thing`` is what was acted on, exactly as it is listed (``model/store-day``); ``actor`` is who acted; ``verb`` is what was asked for
     (``promote``); ``outcome`` is done or refused; None means all. ``since`` is the first instant, ``until`` is the first one after them;
-    both are read in the workspace's zone unless they say another. ``limit`` is how many rows are listed, 100,000 at most; ``before`` is the
-    row number before which the next page begins. ``house`` is what belongs to no workspace, people and refused sign-ins, for admins of the house.
+    both are read in the workspace's zone unless they say another. ``limit`` is how many rows are listed, 100,000 at most; ``before`` is
+    the row number before which the next page begins. ``house`` is what belongs to no workspace, people and refused sign-ins, for admins of the house.
 
     Cost grows with the rows of the condition that the fewest rows meet; a span of time counts as one if it has a beginning.
     """
