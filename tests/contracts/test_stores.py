@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from endcap.testing.stores import BlobStoreContract, FilingContract, RecordStoreContract, TableStoreContract
+from endcap.testing.filings import FilingContract
+from endcap.testing.stores import BlobStoreContract, RecordStoreContract, TableStoreContract
 
 
 class TestRecords(RecordStoreContract):

@@ -21,7 +21,7 @@ from endcap.governance.verbs import verb
 from endcap.storage.ports import require_limit
 
 _OUTCOMES = ("done", "refused")
-_MOST_ROWS = 10_000
+_MOST_ROWS = 100_000
 _FIRST_PAGE = 100
 _MOST_DAYS = 1_000
 """Longer spans are not looked up by the day."""
@@ -29,7 +29,8 @@ _MOST_DAYS = 1_000
 
 class AuditCheck(msgspec.Struct, frozen=True):
     """What a verification found: the rows walked and the head they end in; how many heads of it are signed, up to which row, when and by which
-    key. What stands behind the last signed head is only as safe as the records' disk.
+    key; ``trusted`` is where the key is from that vouches for it: given, the home's own file, or only the records. What stands behind the last
+    signed head is only as safe as the records' disk.
     """
 
     workspace: str
@@ -40,6 +41,7 @@ class AuditCheck(msgspec.Struct, frozen=True):
     signed_n: int = 0
     signed_at: datetime | None = None
     key: str = ""
+    trusted: str = ""
     against: str = ""
 
 
@@ -83,9 +85,9 @@ def list_audit(
     """Who did what, and who was refused what, newest first.
 
     ``thing`` is what was acted on, exactly as it is listed (``model/store-day``); ``actor`` is who acted; ``verb`` is what was asked for
-    (``promote``); ``outcome`` is done or refused; None means all. ``since`` is the first instant and ``until`` is the first one after, in the
-    workspace's zone unless they say another. ``limit`` is how many rows are listed, 10,000 at most; ``before`` is the row number before which the
-    next page begins. ``house`` is what belongs to no workspace, people and refused sign-ins, for admins of the house.
+    (``promote``); ``outcome`` is done or refused; None means all. ``since`` is the first instant, ``until`` is the first one after them;
+    both are read in the workspace's zone unless they say another. ``limit`` is how many rows are listed, 100,000 at most; ``before`` is
+    the row number before which the next page begins. ``house`` is what belongs to no workspace, people and refused sign-ins, for admins of the house.
 
     Cost grows with the rows of the condition that the fewest rows meet; a span of time counts as one if it has a beginning.
     """
@@ -163,10 +165,10 @@ def verify_audit(session: Session, *, against: Path | None = None, key: str | No
     """
     session = settle_chain(session, house=house, verb_name="verify-audit")
     before = read_head(session.records, session.workspace)
-    keys = trust_keys(session, pinned=key)
-    heads = read_signed_heads(session, keys=keys)
+    trusted = trust_keys(session, pinned=key)
+    heads = read_signed_heads(session, keys=trusted.keys)
     witnesses = [Witness(head.n, head.hash, f"head {head.number}, signed at {_write(head.at)}") for head in heads]
-    witnesses += read_witnesses(against, workspace=session.workspace, keys=keys) if against is not None else []
+    witnesses += read_witnesses(against, workspace=session.workspace, keys=trusted.keys) if against is not None else []
     n, last = _walk(session, before=before, witnesses=witnesses, n_signed_heads=len(heads))
     after = read_head(session.records, session.workspace)  # others may write meanwhile: the rows read end at one head or the other, or between
     if not before.n <= n <= after.n or (n == after.n and last != after.hash):
@@ -180,6 +182,7 @@ def verify_audit(session: Session, *, against: Path | None = None, key: str | No
         signed_n=signed.n if signed else 0,
         signed_at=signed.at if signed else None,
         key=signed.key if signed else "",
+        trusted=trusted.source,
         against=str(against) if against is not None else "",
     )
 

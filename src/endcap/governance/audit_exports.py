@@ -82,8 +82,8 @@ def export_audit(session: Session, out: Path, *, since: str | None = None, until
     """Write rows of the audit into a file, with a manifest beside it that the home's key signs, for those who check from outside.
 
     OUT is written as Parquet if it is called so, otherwise as a line of JSON a row; the manifest is OUT.manifest.json. ``since`` is the first
-    instant and ``until`` is the first one after, in the workspace's zone unless they say another; the rows are those from the first to the last
-    of the span, in the chain's order. ``house`` is the chain of what belongs to no workspace, for admins of the house.
+    instant, ``until`` is the first one after them; both are read in the workspace's zone unless they say another. The rows are those from the first
+    to the last of the span, in the chain's order. ``house`` is the chain of what belongs to no workspace, for admins of the house.
 
     Raises IntegrityBroken where what would be signed is not whole. Cost: the rows of the span and those since the last signed head.
     """

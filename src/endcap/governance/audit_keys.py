@@ -113,7 +113,15 @@ def require_newest(tx: RecordReader, key: SigningKey) -> AuditKey:
     return keys[-1]
 
 
-def trust_keys(session: Session, *, pinned: str | None) -> tuple[AuditKey, ...]:
+@dataclass(frozen=True)
+class TrustedKeys:
+    """Public keys in their order, and where the one is from to which their signatures lead: ``given``, ``file``, ``records``; '' without keys."""
+
+    keys: tuple[AuditKey, ...]
+    source: str
+
+
+def trust_keys(session: Session, *, pinned: str | None) -> TrustedKeys:
     """The home's public keys in their order, each answered for by signatures that lead to one key.
 
     That is ``pinned``, which somebody knows from elsewhere; None: the key in the home's own file, or, where that is not at hand, the newest
@@ -123,7 +131,7 @@ def trust_keys(session: Session, *, pinned: str | None) -> tuple[AuditKey, ...]:
     own = None if pinned is not None else _find_own(session)
     root = require_public(pinned) if pinned is not None else own or (keys[-1].public if keys else "")
     if not keys and not root:
-        return ()
+        return TrustedKeys((), "")
     publics = [key.public for key in keys]
     if root not in publics or (own is not None and root != publics[-1]):
         shown = "the key that was given" if pinned is not None else "the home's own key"
@@ -136,7 +144,7 @@ def trust_keys(session: Session, *, pinned: str | None) -> tuple[AuditKey, ...]:
                 f"The audit key {key.number} on record, {key.public}, is not answered for by the others.",
                 hint="it was put there behind Endcap's back, or the key before it was lost: pin the newest that you trust by --key",
             )
-    return tuple(keys)
+    return TrustedKeys(tuple(keys), "given" if pinned is not None else "file" if own is not None else "records")
 
 
 def is_vouched(key: AuditKey) -> bool:

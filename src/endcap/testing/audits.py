@@ -56,7 +56,7 @@ class Forger:
     def rewrite(self, rows: Sequence[AuditRow]) -> None:
         """Make the chain these rows: numbers, links, hashes and the head are made anew, and all is filed as it should be."""
         for kind in ("audit", "audit-head"):
-            self.edit("DELETE FROM filed WHERE kind = ? AND workspace = ?", kind, self.session.workspace)
+            self.edit("DELETE FROM filing WHERE kind = ? AND workspace = ?", kind, self.session.workspace)
             self.edit("DELETE FROM record WHERE kind = ? AND workspace = ?", kind, self.session.workspace)
         head = AuditHead("head", 0, "0" * 64)
         with self.session.records.transact() as tx:
@@ -72,7 +72,7 @@ class Forger:
         """Take a record away, and from where it is filed. Raises InvalidInput for one that is not there."""
         address = (kind, workspace or self.session.workspace, identity)
         where = "kind = ? AND workspace = ? AND id = ?"
-        self.edit(f"DELETE FROM filed WHERE sequence = (SELECT sequence FROM record WHERE {where})", *address)
+        self.edit(f"DELETE FROM filing WHERE sequence = (SELECT sequence FROM record WHERE {where})", *address)
         if self.edit(f"DELETE FROM record WHERE {where}", *address) != 1:
             raise InvalidInput(f"There is no {kind} '{identity}' to take away.")
 

@@ -14,6 +14,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -98,6 +99,13 @@ def test_anybody_can_check_a_line_by_hand(session: Session, out: Path) -> None:
         assert hashlib.sha256(bare.encode()).hexdigest() == row["hash"]
         assert row["previous"] == previous
         previous = row["hash"]
+
+
+def test_anybody_can_check_a_signature_by_hand(session: Session, out: Path) -> None:
+    key = export_audit(session, out).key
+    said = json.loads(name_manifest(out).read_bytes())
+    bare = json.dumps({**said, "signature": ""}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(said["signature"]), b"endcap audit export\n" + bare.encode())
 
 
 SPANS: list[tuple[str | None, str | None, int, int]] = [

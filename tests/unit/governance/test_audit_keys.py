@@ -67,11 +67,11 @@ def test_a_home_without_a_folder_says_where_its_key_may_be(session: Session, tmp
     bare = replace(session, ports=replace(session.ports, folder=None, url="postgresql://***"))
     with pytest.raises(InvalidInput, match=r"has no place.*ENDCAP_AUDIT_KEY"):
         open_key(bare)
-    assert trust_keys(bare, pinned=None) == (), "to verify needs no private key"
+    assert trust_keys(bare, pinned=None).keys == (), "to verify needs no private key"
     named = replace(bare, settings=read_settings({"ENDCAP_AUDIT_KEY": str(tmp_path / "keys" / "audit.pem")}))
     public = open_key(named).public
     assert (tmp_path / "keys" / "audit.pem").stat().st_mode & 0o777 == 0o600
-    assert [key.public for key in trust_keys(bare, pinned=None)] == [public]
+    assert [key.public for key in trust_keys(bare, pinned=None).keys] == [public]
 
 
 def test_a_key_that_was_laid_there_before_is_taken(session: Session, tmp_path: Path) -> None:
@@ -116,7 +116,9 @@ def test_a_key_that_is_gone_or_another_is_said_and_can_be_followed(session: Sess
     for call in (sign_audit, rotate_audit_key):
         with pytest.raises(NotFound, match=r"is not in .*rotate-audit-key --lost"):
             call(session)
-    assert verify_audit(session).key == first, "what was signed is checked by the public key"
+    check = verify_audit(session)
+    assert (check.key, check.trusted) == (first, "records"), "what was signed is checked by the public key"
+    assert verify_audit(session, key=first).trusted == "given"
     made = rotate_audit_key(session, lost=True)
     assert (made.previous, made.endorsed, made.number) == (first, "", 2)
     sign_audit(session)
@@ -149,7 +151,8 @@ def test_a_rotation_hands_over_and_takes_the_old_key_away(session: Session) -> N
     sign_audit(session)
     check = verify_audit(session, key=old.public)
     assert (check.n_signed_heads, check.key) == (2, new.public), "whoever knows the old key is led to the new one"
-    assert verify_audit(session, key=new.public) == check == verify_audit(session)
+    assert verify_audit(session, key=new.public) == check
+    assert verify_audit(session) == msgspec.structs.replace(check, trusted="file")
     assert [row.verb for row in list_audit(session, house=True)] == ["rotate-audit-key", "make-audit-key"]
 
 

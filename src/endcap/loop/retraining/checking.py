@@ -60,7 +60,8 @@ def judge_evidence(
 def give_verdict(
     session: Session, version: Version, checks: Sequence[CheckResult], *, asked: Asked, champion: Version | None, n_pairs: int = 0, n_tried: int = 1
 ) -> Verdict:
-    """Keep what was found about a version. It passed if every check did."""
+    """Keep what was found about a version. It passed if every check did; that a gate asks for nothing is said as a check of its own."""
+    checks = checks or (CheckResult(check="gate", passed=True, figure=0.0, limit="", sentence="its gate asks for nothing"),)
     verdict = Verdict(
         id=session.new_id("verdict"),
         model=version.model,

@@ -78,12 +78,18 @@ LEFT JOIN part ON part.kind = whole.kind AND part.n = whole.n AND part.name <> '
 _GET = "SELECT body, version FROM record WHERE kind = ? AND workspace = ? AND id = ?"
 _FIND = """
 SELECT record.body FROM filing JOIN record ON record.sequence = filing.sequence
-WHERE filing.kind = ? AND filing.workspace = ? AND filing.name = ? AND filing.value = ? {behind}
-ORDER BY filing.sequence {order} LIMIT ?
+WHERE filing.kind = ?1 AND filing.workspace = ?2 AND filing.name = ?3 AND filing.value = ?4 {behind}
+ORDER BY filing.sequence {order} LIMIT ?6
 """
-# The last row is null where not all records of the kind are filed under the index: one statement, so that it is said of what was found.
-_SEARCH = f"SELECT * FROM ({_FIND}) UNION ALL SELECT NULL FROM filed_under WHERE kind = ? AND NOT instr(names, ?)"
-_BEHIND = "AND filing.sequence {than} (SELECT sequence FROM record WHERE kind = ? AND workspace = ? AND id = ?)"
+# The same of a kind that has records, or one number: 0 where not all of them are filed under the index, another where they are and none is found. It
+# is one statement, so that it is said of what was found.
+_SEARCH = """
+SELECT ifnull(record.body, instr(names, ?5)) FROM filed_under
+LEFT JOIN filing ON filing.kind = CASE WHEN instr(names, ?5) THEN ?1 END AND filing.workspace = ?2 AND filing.name = ?3 AND filing.value = ?4 {behind}
+LEFT JOIN record ON record.sequence = filing.sequence
+WHERE filed_under.kind = ?1 ORDER BY filing.sequence {order} LIMIT ?6
+"""
+_BEHIND = "AND filing.sequence {than} (SELECT sequence FROM record WHERE kind = ?1 AND workspace = ?2 AND id = ?7)"
 _INSERT = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, 1, ?)"
 _UPDATE = "UPDATE record SET version = version + 1, body = ? WHERE kind = ? AND workspace = ? AND id = ? AND version = ? RETURNING sequence"
 _UNFILE = "DELETE FROM filing WHERE sequence = ?"
@@ -143,18 +149,22 @@ class _Reader(ABC):
         name, value = kind.index_for(where) if where else ("", "")
         behind = "" if after is None else _BEHIND.format(than="<" if newest_first else ">")
         statement = (_SEARCH if where else _FIND).format(order="DESC" if newest_first else "ASC", behind=behind)
-        place = () if after is None else (kind.name, workspace, after)
+        given = (kind.name, workspace, name, value, f'"{name}"', -1 if limit is None else limit, *(() if after is None else (after,)))
         with self._telling():
-            given = (kind.name, workspace, name, value, *place, -1 if limit is None else limit, *((kind.name, f'"{name}"') if where else ()))
             rows = self._connection().execute(statement, given).fetchall()
-        if rows and rows[-1][0] is None:
-            if self.file_anew(kind):
-                return self.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
-            records = self.find(kind, workspace=workspace, newest_first=newest_first, after=after)
-            return [record for record in records if (name, value) in kind.keys_of(record)][:limit]
+        if len(rows) == 1 and isinstance(rows[0][0], int) and rows.pop() == (0,):  # the number goes, whichever it is
+            return self._find_unfiled(kind, workspace=workspace, where=where or {}, newest_first=newest_first, after=after, limit=limit)
         if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
         return [kind.decode(body) for (body,) in rows]
+
+    def _find_unfiled(
+        self, kind: Kind[R], *, workspace: str, where: Mapping[str, object], newest_first: bool, after: str | None, limit: int | None
+    ) -> list[R]:
+        if self.file_anew(kind):
+            return self.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
+        records, wanted = self.find(kind, workspace=workspace, newest_first=newest_first, after=after), kind.index_for(where)
+        return [record for record in records if wanted in kind.keys_of(record)][:limit]
 
 
 class SqliteTransaction(_Reader):

@@ -131,7 +131,7 @@ class _Reader(ABC):
             committed.file_anew(kind, index)
         with committed.lock:
             rows = [committed.rows[address] for address in committed.filed.get(file, {}) if address not in written]
-        rows += [row for row in written.values() if file in row.files or (row.address[0] == kind.name and file in row.file_anew(kind).files)]
+        rows += [row for row in written.values() if file in row.files or (self._lacks(row, kind, index) and file in row.file_anew(kind).files)]
         rows.sort(key=lambda row: row.sequence, reverse=newest_first)
         if after is not None:
             place = self._row((kind.name, workspace, after))
@@ -139,6 +139,11 @@ class _Reader(ABC):
                 raise missing_place(kind.name, after)
             rows = [row for row in rows if (row.sequence < place.sequence if newest_first else row.sequence > place.sequence)]
         return [kind.decode(row.body) for row in rows[:limit]]
+
+    @staticmethod
+    def _lacks(row: _Row, kind: Kind[R], index: str) -> bool:
+        """Whether a row of the kind was written by a declaration without the index."""
+        return row.address[0] == kind.name and bool(index) and index not in row.names
 
     def _row(self, address: _Address) -> _Row | None:
         return self._written.get(address) or self._committed.rows.get(address)

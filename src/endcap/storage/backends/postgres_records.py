@@ -43,11 +43,11 @@ INSERT INTO {s}.filed_under (kind, names) SELECT DISTINCT kind, '{}'::text[] FRO
 """
 _GET = "/* endcap get */ SELECT body::text, version FROM {s}.record WHERE key = %s"
 _FIND = """/* endcap find */
-SELECT record.body::text {place} FROM (SELECT sequence FROM {s}.filing WHERE key = %s {behind} ORDER BY sequence {order} LIMIT %s::bigint) AS found
-JOIN {s}.record USING (sequence) {unfiled} ORDER BY sequence {order} {first}
+SELECT record.body::text FROM (SELECT sequence FROM {s}.filing WHERE key = %s {behind} ORDER BY sequence {order} LIMIT %s::bigint) AS found
+JOIN {s}.record USING (sequence) ORDER BY sequence {order}
 """
-# The first row is null where not all records of the kind are filed under the index: one statement, so that it is said of what was found.
-_UNFILED = "UNION ALL SELECT NULL, NULL FROM {s}.filed_under WHERE kind = %s AND NOT %s = ANY (names)"
+# The last row is null where not all records of the kind are filed under the index: one statement, so that it is said of what was found.
+_SEARCH = f"({_FIND}) UNION ALL SELECT NULL FROM {{s}}.filed_under WHERE kind = %s AND NOT %s = ANY (names)"
 _BEHIND = "AND sequence {than} (SELECT sequence FROM {s}.record WHERE key = %s)"
 _APPEND = """/* endcap append */
 WITH new AS (
@@ -141,14 +141,14 @@ class _Reader(ABC):
         place = () if after is None else (make_key(kind.name, workspace, after),)
         given = (make_key(kind.name, workspace, name, value), *place, at_most, *((_show(kind.name), name) if where else ()))
         rows = self._ask(self._find[newest_first, after is not None, bool(where)], given)
-        if rows and rows[0][0] is None:
+        if rows and rows[-1][0] is None:
             if self.file_anew(kind):
                 return self.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
             records = self.find(kind, workspace=workspace, newest_first=newest_first, after=after)
             return [record for record in records if (name, value) in kind.keys_of(record)][:limit]
         if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
-        return [kind.decode(row[0]) for row in rows]
+        return [kind.decode(body) for (body,) in rows]
 
 
 class PostgresTransaction(_Reader):
@@ -322,10 +322,7 @@ def make_key(*parts: str) -> bytes:
 
 def _word_find(database: PostgresDatabase, *, down: bool, paged: bool, asked: bool) -> str:
     behind = _BEHIND.replace("{than}", "<" if down else ">") if paged else ""
-    parts = {"behind": behind, "place": ", sequence" if asked else "", "unfiled": _UNFILED if asked else "", "first": "NULLS FIRST" if asked else ""}
-    statement = _FIND.replace("{order}", "DESC" if down else "ASC")
-    for name, part in parts.items():
-        statement = statement.replace(f"{{{name}}}", part)
+    statement = (_SEARCH if asked else _FIND).replace("{behind}", behind).replace("{order}", "DESC" if down else "ASC")
     return database.word(statement)
 
 
