@@ -90,6 +90,14 @@ LEFT JOIN record ON record.sequence = filing.sequence
 WHERE filed_under.kind = ?1 ORDER BY filing.sequence {order} LIMIT ?6
 """
 _BEHIND = "AND filing.sequence {than} (SELECT sequence FROM record WHERE kind = ?1 AND workspace = ?2 AND id = ?7)"
+_FINDING = {
+    (asked, down, paged): (_SEARCH if asked else _FIND).format(
+        order="DESC" if down else "ASC", behind=_BEHIND.format(than="<" if down else ">") if paged else ""
+    )
+    for asked in (False, True)
+    for down in (False, True)
+    for paged in (False, True)
+}
 _INSERT = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, 1, ?)"
 _UPDATE = "UPDATE record SET version = version + 1, body = ? WHERE kind = ? AND workspace = ? AND id = ? AND version = ? RETURNING sequence"
 _UNFILE = "DELETE FROM filing WHERE sequence = ?"
@@ -147,8 +155,7 @@ class _Reader(ABC):
     ) -> list[R]:
         limit = require_limit(limit)
         name, value = kind.index_for(where) if where else ("", "")
-        behind = "" if after is None else _BEHIND.format(than="<" if newest_first else ">")
-        statement = (_SEARCH if where else _FIND).format(order="DESC" if newest_first else "ASC", behind=behind)
+        statement = _FINDING[bool(where), newest_first, after is not None]
         given = (kind.name, workspace, name, value, f'"{name}"', -1 if limit is None else limit, *(() if after is None else (after,)))
         with self._telling():
             rows = self._connection().execute(statement, given).fetchall()
