@@ -16,6 +16,7 @@
     ├── IntegrityBroken         bytes or an audit chain are not what they were
     ├── StorageFull             a disk takes no more: it is full, its quota is used up, it is read-only or fails
     ├── Unreachable             something elsewhere that is needed does not answer, or stopped in the middle
+    │   └── LostConnection      it answered before: what harms nobody is tried once more
     └── StepFailed              a step of a run failed after its retries
         └── StepTimedOut        or ran out of time
 
@@ -111,6 +112,10 @@ class StorageFull(EndcapError):
 
 class Unreachable(EndcapError):
     code = "unreachable"
+
+
+class LostConnection(Unreachable):
+    code = "lost_connection"
 
 
 class StepFailed(EndcapError):

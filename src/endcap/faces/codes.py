@@ -18,6 +18,7 @@ EXIT_CODES = {
     "step_failed": 8,
     "storage_full": 9,
     "unreachable": 10,
+    "lost_connection": 10,
     "step_timed_out": 8,
 }
 """What the shell gets: 0 done, 1 unforeseen (and a reader that went away), 2 bad input (wrong options too), and so on by the error's code."""
@@ -38,6 +39,7 @@ HTTP_STATUSES = {
     "step_failed": 500,
     "storage_full": 507,
     "unreachable": 503,
+    "lost_connection": 503,
     "step_timed_out": 504,
 }
 """What a client of HTTP gets: 400 what was sent is wrong, 422 what it names here is (a definition, rows, a version without a passing verdict).

@@ -30,6 +30,7 @@ import pytest
 from endcap.core.errors import ContractBroken, InvalidInput, NotFound, StepFailed
 from endcap.pipelines.calls import Failure
 from endcap.pipelines.executors import Executor
+from endcap.storage.ports import BlobStore
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -226,3 +227,8 @@ class DistributedExecutorContract(ExecutorContract):
         found = executor.map(partial(die_once, folder=tmp_path, doomed=(0, 3, 4)), range(6))
         assert found == [n * n for n in range(6)]
         assert len(list(tmp_path.glob("*.died"))) == 3
+
+
+def measure_blob(blobs: BlobStore, digest: str) -> int:
+    """How many bytes a store has under a digest; for tests of stores that workers open by themselves."""
+    return len(blobs.get(digest))

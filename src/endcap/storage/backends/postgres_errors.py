@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, StorageFull, Unreachable
+from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, LostConnection, StorageFull, Unreachable
 
 SILENT_S = 120.0
 WAIT_S = 30.0
-
-
-class LostConnection(Unreachable):
-    """The server went away, or closed the connection: what harms nobody is tried once more."""
 
 
 class _Case(NamedTuple):

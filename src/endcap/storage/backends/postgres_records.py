@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from endcap.core.errors import Conflict, EndcapError, InvalidInput, StorageFull
-from endcap.storage.backends.postgres_errors import LostConnection, unknown_outcome
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, LostConnection, StorageFull
+from endcap.storage.backends.postgres_errors import unknown_outcome
 from endcap.storage.backends.postgres_server import Connection, PostgresDatabase, commit
 from endcap.storage.frozen import FiledRecord, RawRecord
 from endcap.storage.ports import Kind, R, conflict, ended_transaction, missing_place, nested_transaction, require_limit

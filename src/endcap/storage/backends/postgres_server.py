@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from endcap.core.errors import Conflict, EndcapError, InvalidInput, Unreachable
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, LostConnection, Unreachable
 from endcap.core.names import quote
 from endcap.storage.backends.postgres_address import Address, load_driver, read_address
-from endcap.storage.backends.postgres_errors import SILENT_S, WAIT_S, LostConnection, explain, shorten, unknown_outcome
+from endcap.storage.backends.postgres_errors import SILENT_S, WAIT_S, explain, shorten, unknown_outcome
 
 if TYPE_CHECKING:
     import psycopg

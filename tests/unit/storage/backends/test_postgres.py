@@ -26,7 +26,8 @@ from endcap.storage.backends import postgres_server
 from endcap.storage.backends.postgres_address import read_address
 from endcap.storage.backends.postgres_errors import explain, shorten
 from endcap.storage.opening import open_ports
-from endcap.storage.ports import BlobStore, Ports, pack_stamp
+from endcap.storage.ports import Ports, pack_stamp
+from endcap.testing.executors import measure_blob
 from endcap.testing.postgres import PostgresServer, serve_postgres
 from endcap.testing.stores import THINGS, WS, Thing, append, find_ids, in_threads
 
@@ -470,14 +471,10 @@ def test_what_was_fetched_stays_on_this_machine(home: str, tmp_path: Path, monke
     homeless.close()
 
 
-def _measure(blobs: BlobStore, digest: str) -> int:
-    return len(blobs.get(digest))
-
-
 def test_workers_open_the_home_by_themselves(ports: Ports) -> None:
     digests = [ports.blobs.put(b"x" * n) for n in (3, 5, 3_000_000)]
     with open_executor("processes", n_workers=2) as executor:
-        assert executor.map(partial(_measure, ports.blobs), digests) == [3, 5, 3_000_000]
+        assert executor.map(partial(measure_blob, ports.blobs), digests) == [3, 5, 3_000_000]
     tables: Any = pickle.loads(pickle.dumps(ports.tables))
     tables.write("sales", partition={}, table=pa.table({"a": [1]}))
     assert ports.tables.read("sales").to_pydict() == {"a": [1]}

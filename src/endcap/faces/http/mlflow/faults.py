@@ -25,6 +25,7 @@ FAULTS = {
     "step_failed": ("INTERNAL_ERROR", 422),
     "storage_full": ("RESOURCE_EXHAUSTED", 507),
     "unreachable": ("TEMPORARILY_UNAVAILABLE", 503),
+    "lost_connection": ("TEMPORARILY_UNAVAILABLE", 503),
     "step_timed_out": ("DEADLINE_EXCEEDED", 422),
 }
 """By an error's code: what the client knows it by, and the status. The client asks again, for minutes, after 408, 429, 500, 502, 503 and 504:
