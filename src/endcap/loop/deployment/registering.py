@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
-from endcap.core.errors import Conflict, InvalidInput
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
@@ -50,15 +50,19 @@ def register_run(session: Session, owner: str, path: str, *, model: str, descrip
     texts such as ``season=winter``. LightGBM's text, scikit-learn by skops and ONNX can become versions; whatever is pickled is refused with the
     way to log it instead, and the run keeps it. The file is opened in a process of its own and answers its input example, which is kept for
     proofs. The same files of the same run give the version that stands already.
-    Raises NotFound without files there, InvalidInput for what cannot become a version, Conflict for a model that trains its own. Cost: one
+    Raises NotFound without files there, InvalidInput, audited, for what cannot become a version, Conflict for a model that trains its own. Cost: one
     reading of the files; about 1.5 s for the first model that a process registers.
     """
     said = require_tags(parse_tags(tags))
     require_text(description, what="description", most=MOST_DESCRIPTION)
     record = _find_model(session, model)
-    owner, path = find_owner(session, owner, path)
-    package = read_package(session, owner, path)
-    tried, example, notes = _try(session, package)
+    try:
+        owner, path = find_owner(session, owner, path)
+        package = read_package(session, owner, path)
+        tried, example, notes = _try(session, package)
+    except (InvalidInput, IntegrityBroken) as error:
+        session.record_refusal("register-run", thing=f"model/{record.name}", detail={"from": f"{owner}/{path}"[:300], "why": error.what[:500]})
+        raise
     notes += _compare_libraries(package, tried)
     draft = _draft(session, record, package, owner=owner, path=path, tried=tried)
     draft = msgspec.structs.replace(draft, example=session.blobs.put(msgspec.json.encode(example)) if example else "", notes=(*package.notes, *notes))

@@ -181,6 +181,8 @@ def test_a_pickle_is_never_part_of_a_version_whatever_it_is_called(session: Sess
     assert "serialization_format='skops'" in str(caught.value.hint)
     assert session.records.find(VERSIONS, workspace="default") == []
     assert session.records.find(MODELS, workspace="default") == []
+    (row,) = list_audit(session, thing="model/traffic")
+    assert (row.verb, row.outcome) == ("register-run", "refused")
 
 
 def without(files: dict[str, bytes], *names: str) -> dict[str, bytes]:

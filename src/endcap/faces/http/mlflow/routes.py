@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import ModuleType
 
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from endcap.faces.http.mlflow.protocol import API, Call
 from endcap.faces.http.mlflow.refused import describe_refusal, find_refusal
 from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import session_of
+from endcap.governance.sessions import Session
 
 MODULES: tuple[ModuleType, ...] = (experiments, runs, artefacts, logged_models, models, versions, aliases)
 SERVER = {"workspaces_enabled": False, "trace_archival_enabled": False, "multipart_uploads_enabled": False, "multipart_downloads_enabled": False}
@@ -48,17 +50,17 @@ def mlflow_routes(calls: Calls) -> list[BaseRoute]:
         RouteTable(
             [
                 *plain,
-                Route(FILES, _guarded(transfers.list), methods=["GET"]),
+                Route(FILES, _guarded(transfers.list, calls), methods=["GET"]),
                 Route("/version", _tell_version, methods=["GET"]),
                 Route("/health", _tell_health, methods=["GET"]),
                 Route("/api/3.0/mlflow/server-info", _tell_server, methods=["GET"]),
             ]
         ),
-        Route(FILES + "/{path:path}", _guarded(transfers.take), methods=["PUT"]),
-        Route(FILES + "/{path:path}", _guarded(transfers.give), methods=["GET"]),
-        Route(FILES + "/{path:path}", _guarded(transfers.remove), methods=["DELETE"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.take, calls), methods=["PUT"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.give, calls), methods=["GET"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.remove, calls), methods=["DELETE"]),
         *(route for route in told if route.param_convertors),
-        *(Route(path, _guarded(_refuse), methods=_METHODS) for path in (*_REST, "/api/2.0/mlflow-artifacts/{path:path}", "/v1/traces")),
+        *(Route(path, _guarded(_refuse, calls), methods=_METHODS) for path in (*_REST, "/api/2.0/mlflow-artifacts/{path:path}", "/v1/traces")),
     ]
 
 
@@ -69,19 +71,27 @@ def _answer(entry: Call, calls: Calls) -> Answering:
         session = session_of(request)
         return Response(await calls.run(lambda: encode_result(entry.answer(session, asked) or {})), media_type="application/json")
 
-    return _guarded(answer, conflict=entry.conflict)
+    return _guarded(answer, calls, conflict=entry.conflict)
 
 
-def _guarded(answer: Answering, *, conflict: str = "") -> Answering:
-    """The answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by."""
+def _guarded(answer: Answering, calls: Calls, *, conflict: str = "") -> Answering:
+    """The answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by. A path that climbs is audited as refused."""
 
     async def guarded(request: Request) -> Response:
         try:
             return await answer(request)
         except EndcapError as error:
+            if "refused" in error.details:
+                await calls.run(partial(_remember, session_of(request), error))
             return answer_fault(error, fault=conflict if type(error) is Conflict else "")
 
     return guarded
+
+
+def _remember(session: Session, error: EndcapError) -> bytes:
+    """Write into the audit that somebody asked for what may not be."""
+    session.record_refusal("track log", thing="files", detail={"why": error.what[:500]})
+    return b""
 
 
 async def _refuse(request: Request) -> Response:

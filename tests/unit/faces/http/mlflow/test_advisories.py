@@ -109,6 +109,16 @@ def test_no_path_leads_out_of_a_run(stored: Any, method: str, path: str) -> None
     assert client.get(f"{API}/artifacts/list", params={"run_id": run, "path": path}).status_code == 400
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_path_that_climbs_is_remembered(tmp_path: Path, method: str) -> None:
+    """Who tried stands in the audit, and what."""
+    with open_house("memory://") as house, TestClient(build_application(house, folder=tmp_path), base_url="http://127.0.0.1:8420") as client:
+        assert client.request(method, f"{FILES}/run/x/%2E%2E/secret.txt", content=b"x" if method == "PUT" else None).status_code == 400
+        (row,) = list_audit(house.session(), outcome="refused")
+    assert (row.verb, row.thing) == ("track log", "files")
+    assert "secret.txt" in str(row.detail["why"])
+
+
 @pytest.mark.parametrize("path", ["..%2f..%2fsecret.txt", "%2e%2e%2f%2e%2e%2fsecret.txt", "..%252f..%252fsecret.txt"])
 def test_a_path_encoded_on_the_wire_leads_nowhere_else(stored: Any, path: str) -> None:
     """CVE-2023-6909, CVE-2024-1560: what was checked encoded was used decoded, or decoded once more."""
