@@ -4,13 +4,21 @@ import pytest
 
 from endcap.core.errors import InvalidInput
 from endcap.loop.training.tracking.names import require_batch_limits, require_keys, require_title
+from endcap.loop.training.tracking.tracked_runs import get_run_track, log, start_run
 from endcap.storage.tracks import Point, TrackBatch
+from endcap.testing.sessions import make_session
 
 
 @pytest.mark.parametrize("name", ["a", "val/loss", "a b", "epoch-1", "x:y", "mlflow.source.name", "ünïcode店", "a" * 250, "..a", "a/.b"])
-def test_a_name_of_the_alphabet_is_taken(name: str) -> None:
+def test_a_name_of_the_alphabet_is_taken_and_kept_as_it_is(name: str) -> None:
     require_keys([name], what="metric")
-    require_batch_limits(TrackBatch(params={name: "1"}, tags={name: None}, points=[Point(name, 1.0, 0)]))
+    session = make_session()
+    run = start_run(session).id
+    log(session, run, TrackBatch(params={name: "1"}, tags={name: "2"}, points=[Point(name, 1.0, 0)]))
+    found = get_run_track(session, run)
+    assert (found.params, found.tags[name], found.metrics) == ({name: "1"}, "2", {name: Point(name, 1.0, 0)})
+    log(session, run, TrackBatch(tags={name: None}))
+    assert name not in get_run_track(session, run).tags
 
 
 @pytest.mark.parametrize(
