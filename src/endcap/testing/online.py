@@ -189,7 +189,7 @@ class OnlineStoreContract:
                     done.set()
                 return 0
             n_looks = 0
-            while not done.is_set():
+            while not done.is_set() or not n_looks:
                 one, other, again = online.read([("first", keys), ("second", keys), ("first", keys[:1])])
                 assert len(set(one)) == len(set(other)) == 1
                 a, b = (int((rows[0] or row("0"))[16:]) for rows in (one, other))
