@@ -310,6 +310,11 @@ class Ports:
     landing: LandingFolder = field(default_factory=LandingFolder)
     folder: Path | None = None
 
+    @property
+    def near(self) -> bool:
+        """Whether a record is read without a round trip to a server, in which others could be answered."""
+        return self.url == "memory://" or "://" not in self.url
+
     def close(self) -> None:
         self.records.close()
         self.online.close()
