@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from weakref import WeakKeyDictionary
 
-import msgspec
-
 from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound
 from endcap.governance.audit_chain import append_audit_row
 from endcap.governance.keys import masters
@@ -62,8 +60,7 @@ def open_newest(session: Session, change: Change | None = None) -> OpenKey:
     if standing is not None:
         opened = open_key(session, standing.id, change)
     elif change is not None:
-        opened = make_key(session, change.tx)
-        return opened  # not kept: the transaction may be taken back
+        return make_key(session, change.tx)  # not kept: the transaction may be taken back
     else:
         with session.records.transact() as tx:
             standing = find_newest(tx, session.workspace)
@@ -154,9 +151,8 @@ def find_at_hand(session: Session, key: str) -> Master:
     """The master key of an id, if the settings or the home's file hold it. Raises NotFound."""
     found: list[Master] = []
     for master in masters.load_masters(session):
-        if master.key == key or (
-            master.source == "command" and key.startswith("command-")
-        ):  # the same one may have moved: what it unwraps is checked
+        moved = master.source == "command" and key.startswith("command-")  # it may be the same one elsewhere: what it unwraps is checked
+        if master.key == key or moved:
             return master
         found.append(master)
     place = masters.find_file(session)

@@ -91,11 +91,8 @@ class CommandMaster:
         shown = Path(self.argv[0]).name
         try:
             done = subprocess.run([*self.argv, word], input=given + b"\n", capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired:
-            raise Unreachable(
-                f"The command of the master key, {shown} {word}, took more than {COMMAND_TIMEOUT_S:.0f} s.", hint=_DOCS
-            ) from None  # what
-            # the error holds is what was said to the command and by it
+        except subprocess.TimeoutExpired:  # not chained: it holds what was said to the command and by it
+            raise Unreachable(f"The command of the master key, {shown} {word}, took more than {COMMAND_TIMEOUT_S:.0f} s.", hint=_DOCS) from None
         except OSError as error:
             raise Unreachable(f"The command of the master key, {shown}, cannot be run: {error.strerror}.", hint=_DOCS) from error
         if done.returncode != 0:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from endcap.core.clock import ManualClock
@@ -80,13 +81,9 @@ def test_a_wrapped_key_that_was_exchanged_is_found_out(session: Session) -> None
     seal(other, b"a text", about="it")
     (mine,) = session.records.find(DATA_KEYS, workspace=HOUSE, where={"workspace": "default"})
     (theirs,) = session.records.find(DATA_KEYS, workspace=HOUSE, where={"workspace": "other"})
+    exchanged = msgspec.structs.replace(mine, wrapped=theirs.wrapped)
     with session.records.transact() as tx:
-        tx.put(
-            DATA_KEYS,
-            workspace=HOUSE,
-            record=type(mine)(**{**{f: getattr(mine, f) for f in mine.__struct_fields__}, "wrapped": theirs.wrapped}),
-            expected_version=1,
-        )
+        tx.put(DATA_KEYS, workspace=HOUSE, record=exchanged, expected_version=1)
     session.clock.advance(KEPT_OPEN)  # type: ignore[attr-defined]  # a ManualClock
     with pytest.raises(IntegrityBroken):
         unseal(session, sealed, about="it")
@@ -100,9 +97,13 @@ def test_first_key_is_made_once_whoever_begins(session: Session) -> None:
 
 
 def test_inside_a_change_the_first_key_is_made_with_it_or_not_at_all(session: Session) -> None:
-    with pytest.raises(KeyboardInterrupt), session.change("try", thing="it") as change:
-        seal(session, b"a text", about="it", change=change)
-        raise KeyboardInterrupt
+    def die() -> None:
+        with session.change("try", thing="it") as change:
+            seal(session, b"a text", about="it", change=change)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        die()
     assert session.records.find(DATA_KEYS, workspace=HOUSE) == []
     with session.change("try", thing="it") as change:
         sealed = [seal(session, b"a text", about="it", change=change) for _ in range(2)]
