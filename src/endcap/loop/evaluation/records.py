@@ -176,4 +176,4 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     n_members_needed: int | None = None
 
 
-VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)))
+VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)), of=lambda found: (f"model/{found.model}", f"version/{found.version}"))
