@@ -30,10 +30,10 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True):
     token_endpoint: str
     jwks_uri: str
     userinfo_endpoint: str = ""
-    response_types_supported: list[str] = ["code"]  # noqa: RUF012 - msgspec copies it
-    id_token_signing_alg_values_supported: list[str] = ["RS256"]  # noqa: RUF012 - see above
-    token_endpoint_auth_methods_supported: list[str] = [_BASIC]  # noqa: RUF012 - see above
-    code_challenge_methods_supported: list[str] = ["S256"]  # noqa: RUF012 - see above
+    response_types_supported: tuple[str, ...] = ("code",)
+    id_token_signing_alg_values_supported: tuple[str, ...] = ("RS256",)
+    token_endpoint_auth_methods_supported: tuple[str, ...] = (_BASIC,)
+    code_challenge_methods_supported: tuple[str, ...] = ("S256",)
     authorization_response_iss_parameter_supported: bool = False
 
 
@@ -69,10 +69,10 @@ def discover(issuer: str, *, own_hosts: Collection[str], has_secret: bool) -> Di
     algorithms = tuple(name for name in ALGORITHMS if name in found.id_token_signing_alg_values_supported)
     methods = found.token_endpoint_auth_methods_supported
     for there, what in (
-        (algorithms, f"signs by {found.id_token_signing_alg_values_supported[:20]}; taken are {list(ALGORITHMS)}"),
+        (algorithms, f"signs by {list(found.id_token_signing_alg_values_supported[:20])}; taken are {list(ALGORITHMS)}"),
         ("code" in found.response_types_supported, "does not offer the authorization code flow (response type 'code')"),
         ("S256" in found.code_challenge_methods_supported, "offers no PKCE by S256"),
-        (_BASIC in methods or _POST in methods or not has_secret, f"takes secrets by {methods[:20]}, not as Basic or in the body"),
+        (_BASIC in methods or _POST in methods or not has_secret, f"takes secrets by {list(methods[:20])}, not as Basic or in the body"),
         (_NONE in methods or has_secret, "wants a secret of its clients"),
     ):
         if not there:

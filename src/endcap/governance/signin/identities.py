@@ -15,8 +15,8 @@ import msgspec
 from endcap.core.errors import Conflict, InvalidInput, NotFound, NotSignedIn
 from endcap.core.names import is_name
 from endcap.core.permissions import Permission
-from endcap.governance.people import find_user, has_users
-from endcap.governance.records import HOUSE, SYSTEM, USERS, User
+from endcap.governance.people import TAKEN, find_user, has_users
+from endcap.governance.records import HOUSE, USERS, User
 from endcap.governance.sessions import Session
 from endcap.governance.signin.flow import Came, Outside
 from endcap.governance.signin.page_sessions import MadePageSession, make_page_session
@@ -121,7 +121,7 @@ def read_name(name: str) -> str:
     ('ada', 'ada-example.org', '', '')
     """
     found = _NOT_IN_NAMES.sub("-", name.strip())
-    return found if is_name(found) and found != SYSTEM.name else ""
+    return found if is_name(found) and found not in TAKEN else ""
 
 
 def _settle_identity(session: Session, provider: Provider, person: Outside) -> Identity:
@@ -136,7 +136,7 @@ def _settle_identity(session: Session, provider: Provider, person: Outside) -> I
     if not name:
         raise NotSignedIn(f"The provider '{provider.name}' calls you by a name that no user can have.", hint=link)
     made = _new_identity(session, provider, person.subject, name)
-    detail = {"provider": provider.name, "identity": made.id[:16], "has_password": False, "admin": False}
+    detail = {"provider": provider.name, "identity": made.id[:16]}
     with session.in_house().change("users add", thing=f"user/{name}", detail=detail) as change:
         if not has_users(change.tx):  # whoever comes first would be nobody's choice
             raise NotSignedIn("This service has no users yet.", hint="endcap users add NAME")

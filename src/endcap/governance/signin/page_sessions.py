@@ -18,7 +18,7 @@ from endcap.core.errors import Conflict, InvalidInput, NotFound, NotSignedIn
 from endcap.core.permissions import Permission, Role
 from endcap.governance.credentials import SignedIn, no_role
 from endcap.governance.people import find_user
-from endcap.governance.records import DEFAULT_WORKSPACE, GRANTS, HOUSE, USERS, Actor, User
+from endcap.governance.records import DEFAULT_WORKSPACE, GRANTS, GROUP_GRANTS, HOUSE, MEMBERSHIPS, USERS, Actor, User
 from endcap.governance.sessions import Session
 from endcap.governance.signin.records import (
     IDENTITIES,
@@ -165,9 +165,12 @@ def open_by_page_session(records: RecordReader, found: PageSession, *, workspace
 
 
 def find_workspaces(records: RecordReader, user: str) -> dict[str, Role]:
-    """The workspaces in which a user has a role, default first, then by name."""
-    grants = [grant for grant in records.find(GRANTS, workspace=HOUSE, where={"user": user}) if grant.role]
-    return {grant.workspace: Role(grant.role) for grant in sorted(grants, key=lambda grant: (grant.workspace != DEFAULT_WORKSPACE, grant.workspace))}
+    """The workspaces in which a user has a role, their own or a group's, default first, then by name. Cost grows with them and the user's groups."""
+    names = {grant.workspace for grant in records.find(GRANTS, workspace=HOUSE, where={"user": user}) if grant.role}
+    for member in records.find(MEMBERSHIPS, workspace=HOUSE, where={"user": user, "state": "in"}):
+        names |= {grant.workspace for grant in records.find(GROUP_GRANTS, workspace=HOUSE, where={"group": member.group}) if grant.role}
+    found = {name: held_role(records, user=user, workspace=name) for name in sorted(names, key=lambda name: (name != DEFAULT_WORKSPACE, name))}
+    return {name: role for name, role in found.items() if role is not None}
 
 
 def note_page_use(session: Session, found: PageSession) -> bool:

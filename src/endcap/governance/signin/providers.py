@@ -64,7 +64,9 @@ def add_provider(
     require_library()
     require_name(name, what="provider")
     wanted = tuple(dict.fromkeys((_OPENID, *(scopes or _SCOPES))))
-    _require_texts(client_id=client_id, name_claim=name_claim, groups_claim=groups_claim or "-", secret=secret or "-", **{"a scope": " ".join(wanted)})
+    _require_texts(
+        client_id=client_id, name_claim=name_claim, groups_claim=groups_claim or "-", secret=secret or "-", **{"a scope": " ".join(wanted)}
+    )
     if any(not scope or set(scope) & set(' "\\') for scope in wanted):
         raise InvalidInput(f"A scope of {list(wanted)} has a space or a quote in it.", hint="write --scopes openid,profile,groups")
     try:

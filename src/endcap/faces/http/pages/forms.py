@@ -36,9 +36,9 @@ def read_fields(said: bytes) -> dict[str, str]:
 
 
 def local_path(text: str) -> str:
-    """A path of this service to go on to, and the first page for anything else: no other site, no second header.
+    r"""A path of this service to go on to, and the first page for anything else: no other site, no second header.
 
-    >>> [local_path(path) for path in ("/api/v1/ls?all=1", "//evil.example", "https://evil.example", "/a\\r\\nX: 1", "/\\\\\\\\evil.example", "")]
+    >>> [local_path(path) for path in ("/api/v1/ls?all=1", "//evil.example", "https://evil.example", "/a\r\nX: 1", "/\\evil.example", "")]
     ['/api/v1/ls?all=1', '/', '/', '/', '/', '/']
     """
     plain = text.isascii() and text.isprintable() and " " not in text and "\\" not in text and len(text) <= _MOST_PATH

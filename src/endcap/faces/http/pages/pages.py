@@ -15,10 +15,10 @@ from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotSignedIn,
 from endcap.core.names import is_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of, tell_unforeseen
-from endcap.faces.http.bodies import read_body
+from endcap.faces.http.gateway import read_body
 from endcap.faces.http.heads import Head, Place
 from endcap.faces.http.pages.cookies import BROWSER, SESSION, is_form_key, make_form_key, read_cookie, set_cookie
-from endcap.faces.http.pages.forms import local_path, read_fields, require_form
+from endcap.faces.http.pages.forms import MOST_BYTES, local_path, read_fields, require_form
 from endcap.faces.http.pages.rendering import send_elsewhere, send_page
 from endcap.faces.http.sessions import SignIn
 from endcap.governance.people import find_user, has_users
@@ -30,7 +30,6 @@ from endcap.governance.signin.page_sessions import (
     LONGEST,
     MadePageSession,
     end_session,
-    find_page_session,
     find_workspaces,
     make_page_session,
     open_by_page_session,
@@ -87,16 +86,16 @@ class Pages:
                 require_form(head)
             address = self._signing_in.address_of(head, scope)
             request = _Request(method, path, head, address, read_fields(scope["query_string"]), send)
-            body = await read_body(receive) if method == "POST" else b""
+            body = await read_body(receive, most_bytes=MOST_BYTES) if method == "POST" else b""
             if body is None:
                 return
             await (self._post(request, read_fields(body)) if method == "POST" else self._get(request))
         except RequestRefused as refused:
-            await send_page(send, "told.html", status=refused.status, headers=refused.headers, title="Not let in", said=refused.error)
+            await self._tell(send, refused.error, status=refused.status, headers=refused.headers)
         except EndcapError as error:
-            await send_page(send, "told.html", status=status_of(error), title="Not let in", said=error)
+            await self._tell(send, error, status=status_of(error))
         except Exception as error:
-            await send_page(send, "told.html", status=500, title="The service failed", said=tell_unforeseen(error))
+            await self._tell(send, tell_unforeseen(error), status=500, title="The service failed")
             raise  # uvicorn writes it down
 
     async def _get(self, request: _Request) -> None:
@@ -121,18 +120,9 @@ class Pages:
         browser = self._find_browser(request) or new_browser()
         records = self._house.ports.records
         known, providers = await self._run(lambda: (has_users(records), [provider.name for provider in standing_providers(records)]))
-        await send_page(
-            request.send,
-            "sign_in.html",
-            status=status,
-            headers=(set_cookie(BROWSER, browser, place=self._place, max_age_s=_FORM_S),),
-            said=said,
-            has_users=known,
-            key=make_form_key(browser, "sign-in"),
-            next=path,
-            name=name,
-            providers=providers,
-        )
+        values = {"said": said, "has_users": known, "key": make_form_key(browser, "sign-in"), "next": path, "name": name, "providers": providers}
+        kept = set_cookie(BROWSER, browser, place=self._place, max_age_s=_FORM_S)
+        await send_page(request.send, "sign_in.html", values, status=status, headers=(kept,))
 
     async def _sign_in(self, request: _Request, fields: Mapping[str, str]) -> None:
         """A name and a password from the form. The browser gets a new session, whatever it had."""
@@ -189,18 +179,18 @@ class Pages:
             self._signing_in.count_guess(address=request.address)
             await self._signing_in.record_refused(error, address=request.address, why=f"provider/{provider.name}: {error.what}"[:300])
             forgotten = (set_cookie(BROWSER, "", place=self._place, max_age_s=0),)
-            await send_page(request.send, "told.html", status=401, headers=forgotten, title="Not signed in", said=error)
+            await self._tell(request.send, error, status=401, headers=forgotten, title="Not signed in")
             return
         # A redirect would still count as coming from the provider's site, which no page of ours but this one is opened from.
-        await send_page(request.send, "signed_in.html", headers=self._keep(made), user=made.user, go=path)
+        await send_page(request.send, "signed_in.html", {"user": made.user, "go": path}, headers=self._keep(made))
 
     async def _show_who(self, request: _Request) -> None:
         """The first page, and the one that asks before a sign-out."""
         records = self._house.ports.records
         if not await self._run(lambda: has_users(records)) and self._signing_in.is_local:
             session = self._house.session()
-            values = {"user": session.actor.name, "admin": True, "workspace": session.workspace, "role": str(session.role), "others": []}
-            await send_page(request.send, "who.html", **values, key="", by="", expires_at="")
+            who = {"user": session.actor.name, "admin": True, "workspace": session.workspace, "role": str(session.role), "others": []}
+            await send_page(request.send, "who.html", {**who, "key": "", "by": "", "expires_at": ""})
             return
         found, secret = await self._find_session(request)
         if found is None:
@@ -221,9 +211,8 @@ class Pages:
             others = [(name, str(role)) for name, role in held.items() if name != workspace]
             return {"user": user.name, "admin": user.admin, "workspace": workspace, "role": role, "others": others}
 
-        by, until = found.by.replace("/", " "), f"{found.expires_at:%Y-%m-%d %H:%M}"
-        values = await self._run(look)
-        await send_page(request.send, "who.html", **values, key=make_form_key(secret, "session"), by=by, expires_at=until)
+        shown = {"key": make_form_key(secret, "session"), "by": found.by.replace("/", " "), "expires_at": f"{found.expires_at:%Y-%m-%d %H:%M}"}
+        await send_page(request.send, "who.html", {**await self._run(look), **shown})
 
     async def _sign_out(self, request: _Request, fields: Mapping[str, str]) -> None:
         found, secret = await self._find_session(request)
@@ -243,6 +232,11 @@ class Pages:
             await self._run(end)
         forgotten = tuple(set_cookie(name, "", place=self._place, max_age_s=0) for name in (SESSION, BROWSER))
         await send_elsewhere(request.send, _SIGN_IN, headers=forgotten)
+
+    async def _tell(
+        self, send: Send, error: EndcapError, *, status: int, headers: tuple[tuple[bytes, bytes], ...] = (), title: str = "Not let in"
+    ) -> None:
+        await send_page(send, "told.html", {"title": title, "said": error}, status=status, headers=headers)
 
     async def _find_session(self, request: _Request) -> tuple[PageSession | None, str]:
         """The session that the browser's cookie opens, with the cookie's text. A wrong one is audited, as at every other door."""
