@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import html
 import secrets
 import socket
@@ -130,7 +131,6 @@ class _Service:
         (another key under the right name), inside (by a key that stands in its own head), cut (the signature is).
         """
         from joserfc import jwt
-        from joserfc.jwk import OctKey
 
         how = self.story.signing
         head = {"alg": "RS256", "kid": self.rsa.kid}
@@ -139,8 +139,9 @@ class _Service:
         if how == "none":
             return ".".join((_encode(b'{"alg":"none","typ":"JWT"}'), _encode(msgspec.json.encode(claims)), ""))
         if how in ("hs256-public", "hs256-secret"):
-            key = OctKey.import_key(self.rsa.as_pem(private=False) if how == "hs256-public" else SECRET.encode())
-            return jwt.encode({**head, "alg": "HS256"}, claims, key, algorithms=["HS256"])
+            key = self.rsa.as_pem(private=False) if how == "hs256-public" else SECRET.encode()
+            said = f"{_encode(msgspec.json.encode({**head, 'alg': 'HS256'}))}.{_encode(msgspec.json.encode(claims))}"
+            return f"{said}.{_encode(hmac.digest(key, said.encode(), 'sha256'))}"  # by hand: no library takes a public key for it
         if how == "inside":
             return jwt.encode({**head, "jwk": self.stranger.as_dict(private=False)}, claims, self.stranger, algorithms=["RS256"])
         token = jwt.encode(head, claims, self.stranger if how == "stranger" else self.rsa, algorithms=["RS256"])

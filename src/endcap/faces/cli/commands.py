@@ -28,10 +28,12 @@ _PLAIN = (str, int, float, bool, Path)
 _LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
-_GIVEN = ("folder", "password", "reporter")  # filled in by the face: --project, what is typed unseen, and the progress shown
+_GIVEN = ("folder", "password", "reporter", "secret")  # filled in by the face: --project, what is typed unseen, and the progress shown
 TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
     "groups": "People who hold roles together: make, fill, give a role.",
+    "providers": "Servers of OpenID Connect by which people sign in to pages.",
+    "sessions": "Who is signed in at pages: list, end.",
     "tokens": "What programs sign in with: make, list, rotate, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",
@@ -226,7 +228,9 @@ def _callback(verb: Verb) -> Any:
         names = {parameter.name for parameter in verb.parameters}
         workspace = DEFAULT_WORKSPACE if "workspace" in names else values.pop("workspace")
         if "password" in names:
-            values["password"] = _ask_password()
+            values["password"] = _ask_unseen("password (none: only tokens sign in)")
+        if "secret" in names:
+            values["secret"] = _ask_unseen("secret of the client (none: a public one)")
         if "verify" in names:
             values["verify"] = verify
         restoring = verb.name == "restore"
@@ -252,12 +256,12 @@ def _find_beside(verb: Verb, name: str) -> Verb:
     return collect_verbs(import_module(verb.call.__module__))[name]
 
 
-def _ask_password() -> str | None:
+def _ask_unseen(what: str) -> str | None:
     """What somebody types, twice and unseen; a line of standard input where nobody can be asked. None for nothing. Never an option: others could
     read it in the list of processes, or later in the shell's history.
     """
     if sys.stdin.isatty():
-        typed: str = click.prompt("password (none: only tokens sign in)", default="", hide_input=True, show_default=False, confirmation_prompt=True)
+        typed: str = click.prompt(what, default="", hide_input=True, show_default=False, confirmation_prompt=True)
         return typed or None
     return sys.stdin.readline().rstrip("\r\n") or None
 
