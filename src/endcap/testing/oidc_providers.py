@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-CLIENT, SECRET = "endcap", "s3cret of the client: \u00fc&="
+CLIENT, SECRET = "endcap", "s3cret of the client: &=%+"
 PASSWORD = "walnut"
 """The password of all its people."""
 
