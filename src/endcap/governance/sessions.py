@@ -6,14 +6,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from endcap.core.clock import Clock, Ids
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import HOUSE, SYSTEM, Actor
-from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction, TableStore
+from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction
 from endcap.storage.tracks import TrackStore
+
+if TYPE_CHECKING:
+    from endcap.governance.privacy.sealed_tables import SealedTables
 
 Detail = Mapping[str, str | int | float | bool | None]
 
@@ -46,8 +50,11 @@ class Session:
         return self.ports.records
 
     @property
-    def tables(self) -> TableStore:
-        return self.ports.tables
+    def tables(self) -> SealedTables:
+        """The table store; what writers declare personal lies in it under the keys of whom it is about."""
+        from endcap.governance.privacy.sealed_tables import SealedTables
+
+        return SealedTables(self.ports.tables, self)
 
     @property
     def blobs(self) -> BlobStore:

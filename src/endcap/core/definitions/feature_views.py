@@ -219,7 +219,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 def _plain(table: Table) -> Table:
-    return msgspec.structs.replace(table, description="", purposes=(), owner="")
+    return msgspec.structs.replace(table, description="", purposes=(), owner="", keep="", retention=None)
 
 
 def _without_table(feature: Aggregate) -> Aggregate:
