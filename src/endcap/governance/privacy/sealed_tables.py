@@ -35,6 +35,15 @@ class SealedTables:
 
         return seal_table(table, Subjects(self.session))
 
+    def blank(self, table: pa.Table) -> pa.Table:
+        """The table without the personal values of subjects who were forgotten: for what leaves the house as it is."""
+        if not any(field.metadata for field in table.schema):
+            return table
+        from endcap.governance.privacy.sealing import blank_table
+        from endcap.governance.privacy.subjects import Subjects
+
+        return blank_table(table, Subjects(self.session))
+
     def unseal(self, table: pa.Table) -> pa.Table:
         """The table as it was before it was sealed; values of subjects whose key is no more are null."""
         if not any(field.metadata for field in table.schema):

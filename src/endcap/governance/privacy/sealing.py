@@ -154,6 +154,20 @@ def unseal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
     return table.drop_columns([name for name in opened])
 
 
+def blank_table(table: pa.Table, subjects: Subjects) -> pa.Table:
+    """The table with null for the personal values of subjects who were forgotten. Cost: a look at the shelves of its subjects."""
+    marks, original = read_marks(table.schema), table
+    for name, mark in marks.items():
+        codes, refs = _name_rows(original, mark.subject, mark.kind, subjects=subjects)
+        gone = subjects.is_forgotten(set(refs))
+        if gone:
+            there = np.array([ref not in gone for ref in refs], np.bool_)[codes]
+            place = table.schema.get_field_index(name)
+            column = table.column(place)
+            table = table.set_column(place, table.schema.field(place), pc.if_else(pa.array(there), column, pa.scalar(None, column.type)))
+    return table
+
+
 @dataclass(frozen=True)
 class _Stretches:
     """Rows with a value, in the order of their subjects: ``starts`` are where each subject's begin, with the end of all behind them."""
@@ -276,7 +290,8 @@ def _pack(values: pa.Array) -> tuple[NDArray[np.int64], memoryview]:
         held = memoryview(values.buffers()[1]).cast("B")[start : start + n * width] if n else memoryview(b"")
         return np.full(n, width, np.int64), held
     if not _is_bytes(type_):
-        values = pa.array([msgspec.msgpack.encode(value) for value in values.to_pylist()], pa.large_binary())
+        plain = values.cast(_as_plain(type_)).to_pylist()
+        values = pa.array([msgspec.msgpack.encode(value) for value in plain], pa.large_binary())
     values = values.cast(pa.large_binary())
     offsets = np.frombuffer(values.buffers()[1], np.int64, n + 1, values.offset * 8) if n else np.zeros(1, np.int64)
     held = memoryview(values.buffers()[2]).cast("B")[int(offsets[0]) : int(offsets[-1])] if n and values.buffers()[2] is not None else memoryview(b"")
@@ -294,7 +309,9 @@ def _unpack(lengths: NDArray[np.int64], plain: bytes, type_: pa.DataType) -> pa.
             raise IntegrityBroken(f"Sealed values are not {type_}, as they say.", hint="restore the file from a backup")
         return pa.Array.from_buffers(type_, len(lengths), [None, pa.py_buffer(plain)])
     found = _as_binary(lengths, plain)
-    return found.cast(type_) if _is_bytes(type_) else pa.array([msgspec.msgpack.decode(value) for value in found.to_pylist()], type_)
+    if _is_bytes(type_):
+        return found.cast(type_)
+    return pa.array([msgspec.msgpack.decode(value) for value in found.to_pylist()], _as_plain(type_)).cast(type_)
 
 
 def _as_binary(lengths: NDArray[np.int64], payload: bytes) -> pa.Array:
@@ -307,6 +324,19 @@ def _scatter(values: pa.Array, rows: NDArray[np.int64], *, n: int) -> pa.Array:
     places = np.full(n, -1, np.int64)
     places[rows] = np.arange(len(rows))
     return values.take(pa.array(places, mask=places < 0))
+
+
+def _as_plain(type_: pa.DataType) -> pa.DataType:
+    """A nested type with numbers for its times and texts for its decimals, as MessagePack has them."""
+    if pa.types.is_struct(type_):
+        return pa.struct([pa.field(field.name, _as_plain(field.type)) for field in type_])
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return pa.list_(_as_plain(type_.value_type))
+    if pa.types.is_decimal(type_):
+        return pa.string()
+    if pa.types.is_temporal(type_):
+        return pa.int32() if type_.bit_width == 32 else pa.int64()
+    return type_
 
 
 def _is_fixed(type_: pa.DataType) -> bool:
