@@ -11,12 +11,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from endcap.core.errors import Conflict, EndcapError
+from endcap.core.permissions import permissions_of
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.mlflow import PROTOCOL, aliases, artefacts, experiments, logged_models, models, runs, versions
-from endcap.faces.http.mlflow.artefacts import FILES, Transfers
+from endcap.faces.http.mlflow.artefacts import FILES, TRANSFERS, Transfers
 from endcap.faces.http.mlflow.faults import answer_fault
-from endcap.faces.http.mlflow.protocol import API, Call
+from endcap.faces.http.mlflow.protocol import API, Call, Needs
 from endcap.faces.http.mlflow.refused import describe_refusal, find_refusal
 from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import session_of
@@ -50,15 +51,15 @@ def mlflow_routes(calls: Calls) -> list[BaseRoute]:
         RouteTable(
             [
                 *plain,
-                Route(FILES, _guarded(transfers.list, calls), methods=["GET"]),
+                Route(FILES, _guarded(transfers.list, calls, needs=TRANSFERS["list"]), methods=["GET"]),
                 Route("/version", _tell_version, methods=["GET"]),
                 Route("/health", _tell_health, methods=["GET"]),
                 Route("/api/3.0/mlflow/server-info", _tell_server, methods=["GET"]),
             ]
         ),
-        Route(FILES + "/{path:path}", _guarded(transfers.take, calls), methods=["PUT"]),
-        Route(FILES + "/{path:path}", _guarded(transfers.give, calls), methods=["GET"]),
-        Route(FILES + "/{path:path}", _guarded(transfers.remove, calls), methods=["DELETE"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.take, calls, needs=TRANSFERS["take"]), methods=["PUT"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.give, calls, needs=TRANSFERS["give"]), methods=["GET"]),
+        Route(FILES + "/{path:path}", _guarded(transfers.remove, calls, needs=TRANSFERS["remove"]), methods=["DELETE"]),
         *(route for route in told if route.param_convertors),
         *(Route(path, _guarded(_refuse, calls), methods=_METHODS) for path in (*_REST, "/api/2.0/mlflow-artifacts/{path:path}", "/v1/traces")),
     ]
@@ -71,14 +72,19 @@ def _answer(entry: Call, calls: Calls) -> Answering:
         session = session_of(request)
         return Response(await calls.run(lambda: encode_result(entry.answer(session, asked) or {})), media_type="application/json")
 
-    return _guarded(answer, calls, conflict=entry.conflict)
+    return _guarded(answer, calls, needs=entry.needs, conflict=entry.conflict)
 
 
-def _guarded(answer: Answering, calls: Calls, *, conflict: str = "") -> Answering:
-    """The answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by. A path that climbs is audited as refused."""
+def _guarded(answer: Answering, calls: Calls, *, needs: Needs | None = None, conflict: str = "") -> Answering:
+    """The answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by. A path that climbs is audited as refused.
+
+    ``needs`` None: anybody may ask who is signed in.
+    """
 
     async def guarded(request: Request) -> Response:
         try:
+            if needs is not None and needs.permission not in permissions_of(session_of(request).role):
+                await calls.run(partial(_turn_away, session_of(request), needs))
             return await answer(request)
         except EndcapError as error:
             if "refused" in error.details:
@@ -86,6 +92,11 @@ def _guarded(answer: Answering, calls: Calls, *, conflict: str = "") -> Answerin
             return answer_fault(error, fault=conflict if type(error) is Conflict else "")
 
     return guarded
+
+
+def _turn_away(session: Session, needs: Needs) -> bytes:
+    session.require(needs.permission, verb=needs.verb)
+    return b""
 
 
 def _remember(session: Session, error: EndcapError) -> bytes:
