@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from endcap.core.errors import InvalidInput, suggest
@@ -33,6 +34,9 @@ _HELD: dict[Role, frozenset[Permission]] = {
 }
 
 
+_ORDER = {role: n for n, role in enumerate(Role)}
+
+
 def permissions_of(role: Role) -> frozenset[Permission]:
     """What a role holds.
 
@@ -40,6 +44,15 @@ def permissions_of(role: Role) -> frozenset[Permission]:
     [<Permission.EDIT: 'edit'>, <Permission.READ: 'read'>, <Permission.SELF: 'self'>]
     """
     return _HELD[role]
+
+
+def greatest_role(roles: Iterable[str]) -> Role | None:
+    """The role among several that holds what the others hold and more; None of none.
+
+    >>> greatest_role(["viewer", "approver", "editor"]), greatest_role([])
+    (<Role.APPROVER: 'approver'>, None)
+    """
+    return max(map(Role, roles), key=_ORDER.__getitem__, default=None)
 
 
 def parse_role(text: str) -> Role:

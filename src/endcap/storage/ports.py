@@ -317,6 +317,11 @@ class Ports:
     folder: Path | None = None
     kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def near(self) -> bool:
+        """Whether a record is read without a round trip to a server, in which others could be answered."""
+        return self.url == "memory://" or "://" not in self.url
+
     def close(self) -> None:
         self.records.close()
         self.online.close()

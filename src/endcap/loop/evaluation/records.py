@@ -23,14 +23,14 @@ class Metrics(msgspec.Struct, frozen=True):
     """
 
     n: int
-    mae: float | None
-    wape: float | None
-    rmse: float | None
-    rmsse: float | None
-    rmspe: float | None
-    bias: float | None
-    coverage_90: float | None
-    width_90: float | None
+    mae: float | None = None
+    wape: float | None = None
+    rmse: float | None = None
+    rmsse: float | None = None
+    rmspe: float | None = None
+    bias: float | None = None
+    coverage_90: float | None = None
+    width_90: float | None = None
     crps: float | None = None
     day_wape: float | None = None
     log_loss: float | None = None

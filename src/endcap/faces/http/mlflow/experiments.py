@@ -58,13 +58,13 @@ def create_experiment(session: Session, asked: CreateExperiment) -> dict[str, An
     return {"experiment_id": made.id}
 
 
-@call("GET", "/experiments/get")
+@call("GET", "/experiments/get", brief=True)
 def get_experiment(session: Session, asked: OneExperiment) -> dict[str, Any]:
     """An experiment by id; "0" is the default one."""
     return {"experiment": tell_experiment(experiments.get_experiment(session, asked.experiment_id))}
 
 
-@call("GET", "/experiments/get-by-name")
+@call("GET", "/experiments/get-by-name", brief=True)
 def find_experiment(session: Session, asked: NamedExperiment) -> dict[str, Any]:
     """An experiment by name, deleted ones too."""
     found = experiments.find_experiment(session, asked.experiment_name)

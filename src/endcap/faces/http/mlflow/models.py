@@ -65,7 +65,7 @@ def make_model(session: Session, asked: CreateModel) -> dict[str, Any]:
     return {"registered_model": tell_model(session, made)}
 
 
-@call("GET", "/registered-models/get")
+@call("GET", "/registered-models/get", brief=True)
 def read_model(session: Session, asked: OneModel) -> dict[str, Any]:
     """A model with its aliases, tags and newest versions."""
     session.require(Permission.READ, verb="versions")
