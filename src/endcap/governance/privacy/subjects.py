@@ -43,12 +43,12 @@ class Subjects:
         """What names are hashed with, made at first use. Cost: a read and an unsealing."""
         session = self.session
         for _ in range(_TRIES):
-            found = session.records.get(PEPPERS, workspace=session.workspace, id="pepper")
+            found = session.ports.records.get(PEPPERS, workspace=session.workspace, id="pepper")
             if found is not None:
                 return unseal(session, found.sealed, about="subject-pepper")
             made = SubjectPepper("pepper", seal(session, os.urandom(KEY_BYTES), about="subject-pepper"))
             try:
-                with session.records.transact() as tx:
+                with session.ports.records.transact() as tx:
                     tx.append(PEPPERS, workspace=session.workspace, record=made)
             except Conflict:
                 continue  # another process made it
@@ -97,7 +97,7 @@ class Subjects:
             if not written:
                 return found
             try:
-                with self.session.records.transact() as tx:
+                with self.session.ports.records.transact() as tx:
                     for shelf, expected in written:
                         tx.put(SHELVES, workspace=self.session.workspace, record=shelf, expected_version=expected)
             except Conflict:
@@ -136,7 +136,7 @@ class Subjects:
 
     def count(self) -> int:
         """How many subjects have a key. Cost: a look at all shelves."""
-        return sum(shelf.n for shelf in self.session.records.find(SHELVES, workspace=self.session.workspace))
+        return sum(shelf.n for shelf in self.session.ports.records.find(SHELVES, workspace=self.session.workspace))
 
     def _without(self, shelf_id: str, versioned: tuple[SubjectShelf, int] | None, asked: Collection[bytes]) -> tuple[SubjectShelf, int]:
         import msgspec
@@ -148,14 +148,14 @@ class Subjects:
 
     def _look(self, refs: Collection[bytes]) -> list[tuple[SubjectShelf | None, list[bytes]]]:
         asked = _by_shelf(refs)
-        records, workspace = self.session.records, self.session.workspace
+        records, workspace = self.session.ports.records, self.session.workspace
         if len(asked) >= _MANY:
             standing = {shelf.id: shelf for shelf in records.find(SHELVES, workspace=workspace)}
             return [(standing.get(shelf), wanted) for shelf, wanted in asked.items()]
         return [(records.get(SHELVES, workspace=workspace, id=shelf), wanted) for shelf, wanted in asked.items()]
 
     def _look_versioned(self, refs: Collection[bytes]) -> list[tuple[str, tuple[SubjectShelf, int] | None, list[bytes]]]:
-        records, workspace = self.session.records, self.session.workspace
+        records, workspace = self.session.ports.records, self.session.workspace
         return [(shelf, records.get_versioned(SHELVES, workspace=workspace, id=shelf), wanted) for shelf, wanted in _by_shelf(refs).items()]
 
     def _open(self, shelf: SubjectShelf) -> dict[bytes, bytes]:
