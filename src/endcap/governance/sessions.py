@@ -6,16 +6,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 
 from endcap.core.clock import Clock, Ids
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import HOUSE, SYSTEM, Actor
-from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction, TableStore
+from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction, TableStore
 from endcap.storage.tracks import TrackStore
 
 Detail = Mapping[str, str | int | float | bool | None]
+
+
+class Standing(Protocol):
+    """What somebody signed in with; see ``endcap.governance.standing``."""
+
+    def find_lost(self, records: RecordReader, now: datetime) -> str | None:
+        """Why they may no longer act as when they signed in, as a sentence's beginning; None while they may."""
+        ...
 
 
 @dataclass
@@ -40,6 +49,8 @@ class Session:
     settings: Settings = field(default_factory=Settings)
     admin: bool = False
     """Whether the actor administers the house: its people, of whatever workspace."""
+    standing: Standing | None = None
+    """What is asked again before each change. None: nobody signed in, but opened the home's own files."""
 
     @property
     def records(self) -> RecordStore:
@@ -90,13 +101,31 @@ class Session:
             hint=f"ask an owner of '{self.workspace}'",
         )
 
+    def require_standing(self, *, verb: str, thing: str) -> None:
+        """Raise PermissionDenied, and write the refusal into the audit chain, where who signed in may no longer act as they did then.
+
+        For work that goes on after its request, between its parts; ``change`` asks by itself. Cost: up to five reads; none for who opened the home.
+        """
+        lost = self.standing.find_lost(self.records, self.now()) if self.standing is not None else None
+        if lost is not None:
+            self.record_refusal(verb, thing=thing, detail={"why": lost})
+            raise _stopped(lost, verb)
+
     @contextmanager
     def change(self, verb: str, *, thing: str, detail: Detail | None = None) -> Iterator[Change]:
-        """A transaction that ends with its audit row: both are kept or neither. Yields a Change with the transaction."""
+        """A transaction that ends with its audit row: both are kept or neither. Yields a Change with the transaction.
+
+        Raises PermissionDenied, with a row of the refusal, where who signed in may no longer act as they did then; asked inside the transaction.
+        """
         with self.records.transact() as tx:
-            change = Change(tx, dict(detail or {}))
-            yield change
-            self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
+            lost = self.standing.find_lost(tx, self.now()) if self.standing is not None else None
+            if lost is None:
+                change = Change(tx, dict(detail or {}))
+                yield change
+                self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
+                return
+            self._audit(tx, verb=verb, thing=thing, outcome="refused", detail={"why": lost})
+        raise _stopped(lost, verb)
 
     def record_refusal(self, verb: str, *, thing: str, detail: Detail) -> None:
         """Write into the chain that a change was asked for and refused on its merits."""
@@ -116,3 +145,8 @@ class Session:
             outcome=outcome,
             detail=detail,
         )
+
+
+def _stopped(lost: str, verb: str) -> PermissionDenied:
+    what = f"{lost[:1].upper()}{lost[1:]}, so '{verb}' was stopped."
+    return PermissionDenied(what, hint="ask an owner of the workspace; what had been written before stands")

@@ -206,7 +206,8 @@ class SignIn:
         return error
 
     def _admit(self, found: SignedIn) -> Session:
-        return replace(self._house.admit(found.actor, role=found.role, workspace=found.workspace), admin=found.admin)
+        admitted = self._house.admit(found.actor, role=found.role, workspace=found.workspace)
+        return replace(admitted, admin=found.admin, standing=found.standing)
 
     def _address(self, head: Head, scope: Scope) -> str:
         if self._behind_proxy:
