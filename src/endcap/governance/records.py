@@ -175,6 +175,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     """What a program signs in with instead of a user, in one workspace and with at most one role.
 
     Only the SHA-256 of its secret is kept: 256 bits of chance need no slow hash. It never holds more than its user does at that moment.
+    ``replaced_by`` is the token that a rotation put in its place; '' for none.
     """
 
     id: str
@@ -188,6 +189,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     revoked_at: datetime | None = None
     revoked_by: str = ""
+    replaced_by: str = ""
 
 
 class TokenUse(msgspec.Struct, frozen=True):

@@ -431,6 +431,7 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "users grant": lambda s: {"name": known(s), "role": "owner"},
     "groups grant": lambda s: {"group": grouped(s), "role": "viewer"},
     "tokens make": lambda s: {"label": "nightly", "user": known(s)},
+    "tokens rotate": lambda s: {"token": list_tokens(s.session)[0].id},
     "tokens revoke": lambda s: {"token": list_tokens(s.session)[0].id},
     "training-set": lambda s: {"spine": SPINE, "views": [viewed(s)], "at": "at"},
     "features label": lambda s: {"view": viewed(s), "label": "gold"},

@@ -16,6 +16,8 @@ def tell_token(made: MadeToken) -> Iterator[tuple[str, str]]:
     yield f"token '{made.label}' of {made.user}: {made.role} in workspace {made.workspace}, until {made.expires_at:%Y-%m-%d %H:%M} UTC", ""
     yield made.token, "bold"
     yield "It is shown this once. A program says it as MLFLOW_TRACKING_TOKEN, or in the header Authorization: Bearer TOKEN.", "dim"
+    if made.overlaps_until is not None:
+        yield f"The token {made.replaces}, in whose place it is, opens until {made.overlaps_until:%Y-%m-%d %H:%M} UTC.", ""
     yield f"endcap tokens revoke {made.id} ends it.", "dim"
 
 
@@ -68,7 +70,7 @@ def row_of_token(token: TokenLine) -> dict[str, Any]:
         "label": token.label,
         "user": token.user,
         "role": token.role,
-        "state": token.state,
+        "state": f"{token.state}, rotated" if token.replaced_by else token.state,
         "expires at": token.expires_at,
         "used at": token.used_at or "never",
         "made by": token.made_by,
