@@ -16,6 +16,7 @@ class Permission(StrEnum):
     EDIT = "edit"  # define, ingest, train, forecast
     RELEASE = "release"  # make a version answer, or an earlier one answer again
     OWN = "own"  # rights, audit exports, settings of the workspace
+    PERSONAL = "personal"  # see columns declared personal: in no role, given one by one
 
 
 class Role(StrEnum):
@@ -29,7 +30,7 @@ _HELD: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: frozenset({Permission.SELF, Permission.READ}),
     Role.EDITOR: frozenset({Permission.SELF, Permission.READ, Permission.EDIT}),
     Role.APPROVER: frozenset({Permission.SELF, Permission.READ, Permission.EDIT, Permission.RELEASE}),
-    Role.OWNER: frozenset(Permission),
+    Role.OWNER: frozenset(Permission) - {Permission.PERSONAL},
 }
 
 

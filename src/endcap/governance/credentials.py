@@ -11,8 +11,8 @@ from endcap.core.names import is_name
 from endcap.core.permissions import Role, permissions_of
 from endcap.governance.passwords import check_password
 from endcap.governance.records import DEFAULT_WORKSPACE, HOUSE, TOKENS, USERS, Actor, User
-from endcap.governance.standing import UserStanding
 from endcap.governance.tokens import hash_secret, held_role, split_token
+from endcap.governance.warrants import UserWarrant
 from endcap.storage.ports import RecordReader
 
 _WRONG_TOKEN = "The token is not known here, or was revoked."
@@ -30,9 +30,9 @@ class SignedIn:
     token: str = ""
 
     @property
-    def standing(self) -> UserStanding:
+    def warrant(self) -> UserWarrant:
         """What is asked again while they act."""
-        return UserStanding(self.actor.name, self.workspace, self.role, admin=self.admin, token=self.token)
+        return UserWarrant(self.actor.name, self.workspace, self.role, admin=self.admin, token=self.token)
 
 
 def open_by_token(records: RecordReader, text: str, *, workspace: str | None, now: datetime) -> SignedIn:

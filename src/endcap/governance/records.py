@@ -265,7 +265,7 @@ class Restoration(msgspec.Struct, frozen=True, kw_only=True):
     done_at: datetime | None = None
 
 
-AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",), ("outcome",), ("day",)))
+AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",), ("outcome",), ("day",)), of=lambda row: (row.thing,), tells=True)
 AUDIT_HEADS = Kind("audit-head", AuditHead, "id")
 AUDIT_KEYS = Kind("audit-key", AuditKey, "id")
 SIGNED_HEADS = Kind("signed-head", SignedHead, "id")
@@ -276,7 +276,7 @@ MEMBERSHIPS = Kind("membership", Membership, "id", (("user", "state"), ("group",
 GROUP_GRANTS = Kind("group-grant", GroupGrant, "id", (("workspace",), ("group",)))
 TOKENS = Kind("token", Token, "id", (("user",), ("workspace",)))
 TOKEN_USES = Kind("token-use", TokenUse, "id")
-NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)))
+NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)), of=lambda notice: (notice.thing,), tells=True)
 WEBHOOKS = Kind("webhook", Webhook, "id", (("workspace",),))
 NOTICE_DELIVERIES = Kind("notice-delivery", NoticeDelivery, "id", (("notice",), ("webhook", "state")))
 SERVICES = Kind("service", Service, "id")

@@ -78,10 +78,10 @@ class Hold:
         if standing is None or standing[0].n != self.lease.n or standing[0].released:
             raise self._lost(standing[0] if standing else None)
 
-    def require_standing(self) -> None:
+    def require_warrant(self) -> None:
         """Raise PermissionDenied, audited, where who signed in and holds the lease may no longer act as then. Asks once a second at most."""
         if time.monotonic() - self._asked_s >= ASKED_S:
-            self._unfenced.require_standing(verb="run", thing=f"run/{self.lease.run}" if self.lease.run else self.lease.subject)
+            self._unfenced.require_warrant(verb="run", thing=f"run/{self.lease.run}" if self.lease.run else self.lease.subject)
             self._asked_s = time.monotonic()
 
     def name_run(self, tx: RecordTransaction, run: str) -> None:
@@ -293,7 +293,7 @@ class FencedTables:
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
         self.hold.require(self.hold.session.records)
-        self.hold.require_standing()
+        self.hold.require_warrant()
         return self.inner.write(dataset, partition=partition, table=table)
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -307,10 +307,10 @@ class FencedTables:
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self.hold.require(self.hold.session.records)
-        self.hold.require_standing()
+        self.hold.require_warrant()
         self.inner.delete(dataset, partition=partition)
 
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
         self.hold.require(self.hold.session.records)
-        self.hold.require_standing()
+        self.hold.require_warrant()
         self.inner.place(dataset, partition=partition, chunks=chunks)

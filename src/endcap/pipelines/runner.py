@@ -63,12 +63,12 @@ def _run(hold: Hold, ordered: list[Step], *, reporter: Reporter, wait: Callable[
     values: dict[str, Any] = {}
     digests: dict[str, str] = {}
     for step in ordered:
-        context = StepContext(step.name, book.run.id, {need: values[need] for need in step.needs}, reporter, ask=hold.require_standing)
+        context = StepContext(step.name, book.run.id, {need: values[need] for need in step.needs}, reporter, ask=hold.require_warrant)
         identity = identify(step.name, step.parts, [digests[need] for need in step.needs], digest_code()) if step.parts is not None else ""
         reporter.step_started(step.name)
         meter = _Meter()
         try:
-            session.require_standing(verb="run", thing=f"run/{book.run.id}")
+            session.require_warrant(verb="run", thing=f"run/{book.run.id}")
             kept = _recall(session, step, identity) if identity else None
             outcome = kept or _attempt(step, context, wait=wait)
             status = "cached" if kept else outcome.status

@@ -16,7 +16,7 @@ from endcap.governance.audit import list_audit
 from endcap.governance.people import add_user, disable_user, enable_user, grant_role
 from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
-from endcap.governance.standing import UserStanding
+from endcap.governance.warrants import UserWarrant
 from endcap.pipelines import leases
 from endcap.pipelines.graph import Outcome, Step, StepContext
 from endcap.pipelines.records import EDGES, RUNS, STEP_RESULTS, Run
@@ -436,7 +436,7 @@ def signed_in(session: Session, name: str) -> Session:
     add_user(session, "root")
     add_user(session, name)
     grant_role(session, name, "editor")
-    return replace(session, actor=Actor(name), role=Role.EDITOR, admin=False, standing=UserStanding(name, "default", Role.EDITOR))
+    return replace(session, actor=Actor(name), role=Role.EDITOR, admin=False, warrant=UserWarrant(name, "default", Role.EDITOR))
 
 
 def test_a_run_stops_at_the_next_step_when_who_began_it_may_no_longer(session: Session, counter: Counter) -> None:
@@ -500,6 +500,6 @@ def enter(session: Session) -> None:
 
 def test_the_owner_of_a_home_is_asked_nothing(session: Session, counter: Counter) -> None:
     signed_in(session, "ada")
-    assert session.standing is None
+    assert session.warrant is None
     taking = counter.step("take", lambda _: grant_role(session, "ada", "none") and 1)
     assert statuses(run(session, taking, counter.step("last"))) == {"take": "done", "last": "done"}

@@ -32,7 +32,7 @@ def owner() -> Session:
 
 def admitted(session: Session, found: SignedIn) -> Session:
     """The session of who signed in, as the service makes it."""
-    return replace(session, actor=found.actor, role=found.role, workspace=found.workspace, admin=found.admin, standing=found.standing)
+    return replace(session, actor=found.actor, role=found.role, workspace=found.workspace, admin=found.admin, warrant=found.warrant)
 
 
 def signed_in(session: Session, name: str, workspace: str | None = None) -> Session:
@@ -57,7 +57,7 @@ def test_who_signed_in_works_on_while_they_hold_what_they_held(owner: Session) -
     work(bob.as_system())
     work(signed_in(owner, "cleo"))
     work(by_token(owner, "bob")[0])
-    bob.require_standing(verb="run", thing="run/1")
+    bob.require_warrant(verb="run", thing="run/1")
     work(owner)
     assert [row.outcome for row in list_audit(owner) if row.verb == "apply"] == ["done"] * 6
 
@@ -78,7 +78,7 @@ def test_what_was_taken_away_stops_what_goes_on(owner: Session, take: Callable[[
         with pytest.raises(PermissionDenied, match=f"^{why}, so 'apply' was stopped"):
             work(session)
         with pytest.raises(PermissionDenied, match=f"^{why}, so 'run' was stopped"):
-            session.require_standing(verb="run", thing="run/1")
+            session.require_warrant(verb="run", thing="run/1")
         rows = list_audit(owner, limit=100)
         assert [(row.verb, row.thing, row.outcome, row.detail) for row in rows[:-before]] == [
             ("run", "run/1", "refused", {"why": why}),

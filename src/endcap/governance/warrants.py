@@ -1,4 +1,4 @@
-"""Standing: whether somebody who signed in may still act as they did then.
+"""Warrants: whether somebody who signed in may still act as they did then.
 
 A run goes on long after its owner signed in. It holds what they held at that moment, so before each change, and between the steps of a run, it is
 asked again: else a job would do for somebody what they may no longer do themselves (Norm Hardy, "The Confused Deputy", 1988).
@@ -16,7 +16,7 @@ from endcap.storage.ports import RecordReader
 
 
 @dataclass(frozen=True)
-class UserStanding:
+class UserWarrant:
     """What a user signed in with: a role in a workspace, ``admin`` of the house or not, by a token (its id; '' for another way)."""
 
     user: str
