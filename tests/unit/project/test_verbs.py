@@ -456,6 +456,7 @@ OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "groups rename": lambda _: {"group": "ops", "name": "operations"},
     "groups remove": lambda _: {"group": "operations"},
     "users admin": lambda _: {"name": "cleo"},
+    "users unlock": lambda _: {"name": "cleo"},
     "users password": lambda _: {"name": "cleo", "password": "a few others of hers"},
     "users disable": lambda _: {"name": "cleo"},
     "users enable": lambda _: {"name": "cleo"},

@@ -53,6 +53,8 @@ def row_of_group(line: GroupLine) -> dict[str, Any]:
 
 def row_of_person(person: Person) -> dict[str, Any]:
     marks = [word for word, held in (("admin", person.admin), ("disabled", person.disabled), ("tokens only", not person.has_password)) if held]
+    if person.locked_until is not None:
+        marks.append(f"waits until {person.locked_until:%Y-%m-%d %H:%M} UTC")
     roles = ", ".join(_tell_role(workspace, role, person.sources.get(workspace, {})) for workspace, role in sorted(person.roles.items()))
     return {"name": person.name, "roles": roles or "none", "marks": ", ".join(marks), "made at": person.made_at, "made by": person.made_by}
 
