@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 
 from endcap.core.clock import Clock, Ids
 from endcap.core.errors import PermissionDenied
@@ -16,6 +17,14 @@ from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, Rec
 from endcap.storage.tracks import TrackStore
 
 Detail = Mapping[str, str | int | float | bool | None]
+
+
+class HeldPlace(Protocol):
+    """The place that a session's run holds in the queue; see ``endcap.governance.quotas``."""
+
+    def spend(self, cpu_s: float) -> None:
+        """Say what the run has spent since it was last said."""
+        ...
 
 
 @dataclass
@@ -40,6 +49,8 @@ class Session:
     settings: Settings = field(default_factory=Settings)
     admin: bool = False
     """Whether the actor administers the house: its people, of whatever workspace."""
+    place: HeldPlace | None = None
+    """Set while a run goes on: what it begins itself waits for no place of its own."""
 
     @property
     def records(self) -> RecordStore:
