@@ -14,6 +14,8 @@ MODULES = (
     "endcap.governance.audit_keys",
     "endcap.governance.notices",
     "endcap.governance.people",
+    "endcap.governance.quotas.queue",
+    "endcap.governance.quotas.settling",
     "endcap.governance.tokens",
     "endcap.governance.webhooks",
     "endcap.pipelines.verbs",

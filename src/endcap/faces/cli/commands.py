@@ -31,6 +31,7 @@ _LAYING_OUT = ("forecast", "init")  # these make the project's folder
 _GIVEN = ("folder", "password", "reporter")  # filled in by the face: --project, what is typed unseen, and the progress shown
 TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
+    "quotas": "What workspaces and actors may use: limits, and what is used of them.",
     "tokens": "What programs sign in with: make, list, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",

@@ -173,7 +173,7 @@ def look(tx: RecordTransaction, now: datetime) -> None:
     quotas = read_quotas(tx, [*running, *waiting])
     while True:
         found = schedule(running, waiting, quotas=quotas, shares=shares)
-        gone = {place.id for place in found.admitted if not _stands(place, now)}
+        gone = {place.id for place in found.admitted if not is_standing(place, now)}
         if not gone:
             break
         _sweep(tx, [place for place in waiting if place.id in gone], now)
@@ -287,15 +287,17 @@ def _wait(session: Session, place: Place, *, wait_s: float | None, reporter: Tel
 
 
 def describe_wait(records: RecordReader, place: Place) -> str:
-    """Whom a place waits for, in a sentence."""
+    """Whom a place waits for, in a sentence: of other workspaces no more than how many of their runs go on."""
     shares = records.get(SHARES, workspace=HOUSE, id="house") or Shares()
     order = [identity for identity, _ in shares.order]
     number = order.index(place.id) + 1 if place.id in order else len(order) + 1
-    running = records.find(PLACES, workspace=HOUSE, where={"state": "running"}, limit=50)
-    who = ", ".join(f"'{other.subject}' of '{other.actor}'" for other in running[:3]) + (f" and {len(running) - 3} more" if len(running) > 3 else "")
     short = dict(shares.order).get(place.id, "")
-    told = [f"number {number} of {max(number, len(order))} in the queue{f': {describe_short(short)}' if short else ''}"]
-    return "; ".join([*told, f"{who} {'go' if len(running) > 1 else 'goes'} on"] if who else told)
+    running = records.find(PLACES, workspace=HOUSE, where={"state": "running"})
+    own = [f"'{other.subject}' of '{other.actor}'" for other in running if other.workspace == place.workspace]
+    others = len(running) - len(own[:3])
+    who = [*own[:3], *([f"{others} {'other' if own else 'run'}{'s' if others > 1 else ''}"] if others else [])]
+    told = f"number {number} of {max(number, len(order))} in the queue{f': {describe_short(short)}' if short else ''}"
+    return f"{told}; {', '.join(who)} {'goes' if len(running) == 1 else 'go'} on" if who else told
 
 
 def _look_when_due(session: Session) -> None:
@@ -315,7 +317,7 @@ def _is_due(pulse: Pulse | None, now: datetime) -> bool:
     return pulse is None or abs((now - pulse.at).total_seconds()) >= LOOK_S  # a clock that went back must not stop it
 
 
-def _stands(place: Place, now: datetime) -> bool:
+def is_standing(place: Place, now: datetime) -> bool:
     """Whether a place still has its process: on this machine that is seen, whatever a clock says that was set or stood still; else its time tells."""
     if place.holder.machine == identify_machine():
         return not HOLDS.is_gone(place.holder)
@@ -326,7 +328,7 @@ def _sweep(tx: RecordTransaction, places: list[Place], now: datetime) -> list[Pl
     """End the places whose processes are gone; those that stand."""
     standing = []
     for place in places:
-        if _stands(place, now):
+        if is_standing(place, now):
             standing.append(place)
         else:
             end_place(tx, place, now, spent_s=None, removed_by="")
