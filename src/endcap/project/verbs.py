@@ -14,6 +14,7 @@ MODULES = (
     "endcap.governance.audit_keys",
     "endcap.governance.keys.rotation",
     "endcap.governance.keys.secrets",
+    "endcap.governance.groups",
     "endcap.governance.notices",
     "endcap.governance.people",
     "endcap.governance.tokens",

@@ -133,7 +133,7 @@ class ViewRun:
         added = add_windows(advance) if advance.view.windowed else add_rows(advance)
         version = self._describe(added)
         if added.tiles is not None:
-            write_batch(self.session, TILES, version, id_, sql=added.tiles, engine=engine)
+            write_batch(self.session, TILES, version, id_, sql=added.tiles, engine=engine, marks=added.tile_marks)
         rows = self._write_rows(advance, added, id_, n=n)
         self.reporter.step_ended("compute", status="done", wall_s=time.perf_counter() - began_s, note=f"{rows.n_rows:,} rows")
         merged_from = self._merge(advance, version, id_, n_rows=rows.n_rows, n=n)
