@@ -192,7 +192,9 @@ def _seal_column(column: pa.Array, codes: NDArray[np.int64], ciphers: Sequence[A
     ends = np.concatenate([[0], np.cumsum(lengths)])
     nonces = os.urandom(_NONCE * len(found.codes))
     parts: list[bytes] = []
-    for n, (code, first, last) in enumerate(zip(found.codes.tolist(), ends[found.starts[:-1]].tolist(), ends[found.starts[1:]].tolist(), strict=True)):
+    for n, (code, first, last) in enumerate(
+        zip(found.codes.tolist(), ends[found.starts[:-1]].tolist(), ends[found.starts[1:]].tolist(), strict=True)
+    ):
         cipher, nonce = ciphers[code], nonces[_NONCE * n : _NONCE * (n + 1)]
         assert cipher is not None, "rows without a key were left out"
         parts += (nonce, cipher.encrypt(nonce, plain[first:last], bound))

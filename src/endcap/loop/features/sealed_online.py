@@ -139,7 +139,8 @@ class SealedOnline:
                 plain = cipher.decrypt(row[STAMP_BYTES + REF_BYTES : _HEAD], row[_HEAD:], stamp + bound)
             except InvalidTag as error:
                 raise IntegrityBroken(
-                    f"A row of the online space '{space}' does not open: it was altered.", hint="materialise the view again: endcap features materialise"
+                    f"A row of the online space '{space}' does not open: it was altered.",
+                    hint="materialise the view again: endcap features materialise",
                 ) from error
             if not seat.hidden:
                 yield key, stamp + plain

@@ -319,6 +319,7 @@ class ViewRun:
             wanted = None if everything else pc.field(_CAME)
             n_rows = rows.count_rows(filter=wanted)
             for chunk in rows.scanner(filter=wanted, batch_size=_ONLINE_ROWS).to_batches():
+                self.session.require_warrant(verb=_VERB, thing=f"view/{self.version.name}")
                 n_online += write_online(session, self.version, pa.Table.from_batches([chunk]).drop_columns([_CAME]))
                 self.reporter.step_advanced("online", done=n_online, total=n_rows)
         if everything and self.version.view.pushed:
