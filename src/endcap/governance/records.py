@@ -130,6 +130,47 @@ def grant_id(workspace: str, user: str) -> str:
     return f"{workspace}/{user}"
 
 
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """People who hold roles together. Its ``id`` stays when it is renamed. ``claim`` is what a provider of sign-in calls it; '' where none does."""
+
+    id: str
+    name: str
+    made_at: datetime
+    made_by: str
+    claim: str = ""
+    removed_at: datetime | None = None
+    removed_by: str = ""
+
+
+class Membership(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody in a group. ``source`` is who said so, admins of the house or a provider of sign-in; ``state`` is in, or left."""
+
+    group: str
+    user: str
+    at: datetime
+    by: str
+    source: str = "house"  # house | provider
+    state: str = "in"  # in | left
+
+    @property
+    def id(self) -> str:
+        return f"{self.group}/{self.user}"
+
+
+class GroupGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """The role of a group in a workspace; '' where it was taken away."""
+
+    group: str
+    workspace: str
+    role: str
+    at: datetime
+    by: str
+
+    @property
+    def id(self) -> str:
+        return grant_id(self.workspace, self.group)
+
+
 class Token(msgspec.Struct, frozen=True, kw_only=True):
     """What a program signs in with instead of a user, in one workspace and with at most one role.
 
@@ -222,15 +263,18 @@ class Restoration(msgspec.Struct, frozen=True, kw_only=True):
     done_at: datetime | None = None
 
 
-AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",), ("outcome",), ("day",)))
+AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",), ("outcome",), ("day",)), of=lambda row: (row.thing,), tells=True)
 AUDIT_HEADS = Kind("audit-head", AuditHead, "id")
 AUDIT_KEYS = Kind("audit-key", AuditKey, "id")
 SIGNED_HEADS = Kind("signed-head", SignedHead, "id")
 USERS = Kind("user", User, "name")
 GRANTS = Kind("grant", Grant, "id", (("user",), ("workspace",)))
+GROUPS = Kind("group", Group, "id", (("name",),))
+MEMBERSHIPS = Kind("membership", Membership, "id", (("user", "state"), ("group", "state")))
+GROUP_GRANTS = Kind("group-grant", GroupGrant, "id", (("workspace",), ("group",)))
 TOKENS = Kind("token", Token, "id", (("user",), ("workspace",)))
 TOKEN_USES = Kind("token-use", TokenUse, "id")
-NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)))
+NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)), of=lambda notice: (notice.thing,), tells=True)
 WEBHOOKS = Kind("webhook", Webhook, "id", (("workspace",),))
 NOTICE_DELIVERIES = Kind("notice-delivery", NoticeDelivery, "id", (("notice",), ("webhook", "state")))
 SERVICES = Kind("service", Service, "id")

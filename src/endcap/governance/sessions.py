@@ -12,6 +12,9 @@ from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import HOUSE, SYSTEM, Actor
+from endcap.governance.rights.checks import find_standing, require_right
+from endcap.governance.rights.veils import VeiledRecords, VeiledTracks, VeiledTransaction
+from endcap.governance.verbs import find_permission
 from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction, TableStore
 from endcap.storage.tracks import TrackStore
 
@@ -40,10 +43,18 @@ class Session:
     settings: Settings = field(default_factory=Settings)
     admin: bool = False
     """Whether the actor administers the house: its people, of whatever workspace."""
+    only: frozenset[str] | None = None
+    """The things that are there for the session, where another workspace was lent some; None: all that rights leave it."""
+    acting_for: Actor | None = None
+    """Whose rights on closed things count, where that is not the actor."""
+    unveiled: bool = False
+    """Whether closed things are there whoever acts: see ``without_veil``."""
 
     @property
     def records(self) -> RecordStore:
-        return self.ports.records
+        """The records, without those of things that are closed to the session."""
+        standing = find_standing(self)
+        return self.ports.records if standing is None else VeiledRecords(self.ports.records, self, standing)
 
     @property
     def tables(self) -> TableStore:
@@ -59,14 +70,28 @@ class Session:
 
     @property
     def tracks(self) -> TrackStore:
-        return self.ports.tracks
+        """The runs and logged models, without those of things that are closed to the session."""
+        standing = find_standing(self)
+        return self.ports.tracks if standing is None else VeiledTracks(self.ports.tracks, self, standing)
+
+    @property
+    def holder(self) -> Actor:
+        """Whose rights on closed things count."""
+        return self.acting_for or self.actor
 
     def now(self) -> datetime:
         return self.clock.now()
 
     def as_system(self) -> Session:
         """The same workspace with ``system`` as the actor: what reactions and schedules use. It holds what the caller holds, no more."""
-        return replace(self, actor=SYSTEM, admin=False)
+        return replace(self, actor=SYSTEM, admin=False, acting_for=self.holder)
+
+    def without_veil(self) -> Session:
+        """The same with closed things there: for what a room computes from them behind a check of its own, as a view its rows from its tables.
+
+        What comes of it is the checked thing's; nothing else that is found so is handed on.
+        """
+        return replace(self, only=None, unveiled=True)
 
     def in_house(self) -> Session:
         """The same actor where records lie that belong to no workspace, people and tokens: for the room of governance, behind its own checks."""
@@ -83,7 +108,7 @@ class Session:
         """Raise PermissionDenied, and write the refusal into the audit chain, unless the role holds the permission."""
         if permission in permissions_of(self.role):
             return
-        with self.records.transact() as tx:
+        with self.ports.records.transact() as tx:
             self._audit(tx, verb=verb, thing=f"workspace/{self.workspace}", outcome="refused", detail={"needs": str(permission)})
         raise PermissionDenied(
             f"'{self.actor.name}' is {self.role} in workspace '{self.workspace}'; '{verb}' needs the permission '{permission}'.",
@@ -92,15 +117,21 @@ class Session:
 
     @contextmanager
     def change(self, verb: str, *, thing: str, detail: Detail | None = None) -> Iterator[Change]:
-        """A transaction that ends with its audit row: both are kept or neither. Yields a Change with the transaction."""
-        with self.records.transact() as tx:
-            change = Change(tx, dict(detail or {}))
+        """A transaction that ends with its audit row: both are kept or neither. Yields a Change with the transaction.
+
+        Raises PermissionDenied, audited, for a closed thing that the session may read and not change so.
+        """
+        standing = find_standing(self)
+        if standing is not None and standing.sees((thing,)):
+            require_right(self, thing, find_permission(verb), verb=verb)
+        with self.ports.records.transact() as tx:
+            change = Change(tx if standing is None else VeiledTransaction(tx, self, standing), dict(detail or {}))
             yield change
             self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
 
     def record_refusal(self, verb: str, *, thing: str, detail: Detail) -> None:
         """Write into the chain that a change was asked for and refused on its merits."""
-        with self.records.transact() as tx:
+        with self.ports.records.transact() as tx:
             self._audit(tx, verb=verb, thing=thing, outcome="refused", detail=detail)
 
     def _audit(self, tx: RecordTransaction, *, verb: str, thing: str, outcome: str, detail: Detail) -> None:

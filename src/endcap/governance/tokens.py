@@ -12,9 +12,9 @@ import msgspec
 
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
-from endcap.core.permissions import Permission, Role, parse_role, permissions_of
+from endcap.core.permissions import Permission, Role, greatest_role, parse_role, permissions_of
 from endcap.governance.people import find_user, settle_workspace
-from endcap.governance.records import GRANTS, HOUSE, TOKEN_USES, TOKENS, Token, TokenUse, grant_id
+from endcap.governance.records import GRANTS, GROUP_GRANTS, HOUSE, MEMBERSHIPS, TOKEN_USES, TOKENS, Token, TokenUse, grant_id
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.storage.ports import RecordReader
@@ -24,6 +24,7 @@ _MOST_LABEL = 100
 _USE_NOTED = timedelta(minutes=15)
 _TOKEN = re.compile(r"endcap_([0-9A-Za-z]{1,64})_([0-9A-Za-z_-]{1,100})")
 _SECRET_BYTES = 32
+_GREATEST = str(Role.OWNER)
 
 
 class MadeToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,9 +148,18 @@ def hash_secret(secret: str) -> str:
 
 
 def held_role(records: RecordReader, *, user: str, workspace: str) -> Role | None:
-    """The role of a user in a workspace; None where there is none. Cost: one read."""
+    """The role of a user in a workspace: the greatest of their own and those of their groups; None where there is none.
+
+    Cost: two reads, and for who is in groups a third.
+    """
     grant = records.get(GRANTS, workspace=HOUSE, id=grant_id(workspace, user))
-    return Role(grant.role) if grant is not None and grant.role else None
+    held = [grant.role] if grant is not None and grant.role else []
+    if held != [_GREATEST]:
+        groups = {member.group for member in records.find(MEMBERSHIPS, workspace=HOUSE, where={"user": user, "state": "in"})}
+        if groups:
+            given = records.find(GROUP_GRANTS, workspace=HOUSE, where={"workspace": workspace})
+            held += [found.role for found in given if found.role and found.group in groups]
+    return greatest_role(held)
 
 
 def note_use(session: Session, token: str) -> bool:

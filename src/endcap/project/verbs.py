@@ -12,6 +12,7 @@ MODULES = (
     "endcap.governance.audit_exports",
     "endcap.governance.audit_heads",
     "endcap.governance.audit_keys",
+    "endcap.governance.groups",
     "endcap.governance.notices",
     "endcap.governance.people",
     "endcap.governance.tokens",

@@ -28,6 +28,7 @@ from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.faces.cli.commands import offered_verbs
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.audit_keys import open_key
+from endcap.governance.groups import add_group, list_groups
 from endcap.governance.people import add_user, has_users
 from endcap.governance.records import Actor
 from endcap.governance.sessions import Change
@@ -337,6 +338,13 @@ def known(scene: Scene) -> str:
     return "bea"
 
 
+def grouped(scene: Scene) -> str:
+    """A group that was made before anyone looked."""
+    if not list_groups(scene.session, everywhere=True):
+        add_group(scene.session, "demand")
+    return "demand"
+
+
 def tracked(scene: Scene) -> str:
     """A run of somebody's training code."""
     return start_run(scene.session).id
@@ -377,6 +385,8 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "webhooks ls": lambda _: {},
     "trace": lambda _: {"thing": "store-day-v1"},
     "users ls": lambda _: {},
+    "groups ls": lambda _: {},
+    "groups show": lambda s: {"group": grouped(s)},
     "track compare": lambda s: {"runs": [tracked(s), tracked(s)]},
     "track experiments": lambda _: {},
     "track files": lambda s: {"run": s.version.identity},
@@ -418,7 +428,8 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "features materialise": lambda s: {"view": viewed(s)},
     "webhooks add": lambda _: {"url": "https://hooks.example.com/x"},
     "webhooks remove": lambda s: {"webhook": list_webhooks(s.session)[0].id},
-    "users grant": lambda s: {"name": known(s), "role": "editor"},
+    "users grant": lambda s: {"name": known(s), "role": "owner"},
+    "groups grant": lambda s: {"group": grouped(s), "role": "viewer"},
     "tokens make": lambda s: {"label": "nightly", "user": known(s)},
     "tokens revoke": lambda s: {"token": list_tokens(s.session)[0].id},
     "training-set": lambda s: {"spine": SPINE, "views": [viewed(s)], "at": "at"},
@@ -437,6 +448,13 @@ OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
     # audited in the chain of the house, as they belong to no workspace
     "backup": lambda s: {"place": str(s.scratch / "vault")},
     "users add": lambda _: {"name": "cleo", "password": "a few words of hers"},
+    "groups add": lambda _: {"name": "ops"},
+    "groups join": lambda _: {"group": "ops", "user": "cleo"},
+    "groups leave": lambda _: {"group": "ops", "user": "cleo"},
+    "groups claim": lambda _: {"group": "ops", "claim": "eu-ops"},
+    "groups rename": lambda _: {"group": "ops", "name": "operations"},
+    "groups remove": lambda _: {"group": "operations"},
+    "users admin": lambda _: {"name": "cleo"},
     "users password": lambda _: {"name": "cleo", "password": "a few others of hers"},
     "users disable": lambda _: {"name": "cleo"},
     "users enable": lambda _: {"name": "cleo"},

@@ -31,7 +31,8 @@ _LAYING_OUT = ("forecast", "init")  # these make the project's folder
 _GIVEN = ("folder", "password", "reporter")  # filled in by the face: --project, what is typed unseen, and the progress shown
 TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
-    "tokens": "What programs sign in with: make, list, revoke.",
+    "groups": "People who hold roles together: make, fill, give a role.",
+    "tokens": "What programs sign in with: make, list, rotate, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",
     "webhooks": "Where notices are sent.",

@@ -89,6 +89,30 @@ def tell_pin(pin: Pin) -> Iterator[Line]:
         yield f"  {pin.reason}", ""
 
 
+def tell_release(release: Release) -> Iterator[Line]:
+    """Who answers from now on, for whom and in whose place, and on what."""
+    seat = release.role != "champion"
+    share = "" if release.share is None else f" for {release.share:.4g} of the requests"
+    role = f" as {release.role}{share}" if seat else ""
+    done = f"answers no more in {release.environment}" if release.how == "withdraw" else f"answers in {release.environment}{role}"
+    before = f", in the place of {release.previous}" if release.previous and not seat else ""
+    style = RED if release.overridden else ""
+    yield f"{release.version}{_describe_moved(release)} {done}{before}, since {release.at:%Y-%m-%d %H:%M} UTC", style or "bold"
+    if release.verdict_sentence:
+        yield f"  {'OVERRIDDEN: ' if release.overridden else ''}{release.verdict_sentence}", style
+    if release.proof:
+        yield f"  proved: {release.proof}", ""
+    if release.reason:
+        yield f"  {release.reason}", ""
+
+
+def tell_environment(place: Environment) -> Iterator[Line]:
+    """What an environment asks for, as it stands now."""
+    after = f"after {place.after}" if place.after else "before all others"
+    people = f"{place.approvals} {'person approves' if place.approvals == 1 else 'people approve'} each release"
+    yield f"{place.name} comes {after}, in {place.home or 'this home'}; {people}", ""
+
+
 def row_of_approval(view: ApprovalView) -> dict[str, Any]:
     asked = view.request
     return {
@@ -144,7 +168,9 @@ def _describe_moved(release: Release) -> str:
 
 TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     ApprovalRequest: tell_request,
+    Environment: tell_environment,
     Pin: tell_pin,
+    Release: tell_release,
     Verdict: tell_verdict,
 }
 ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {

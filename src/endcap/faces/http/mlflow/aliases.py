@@ -49,7 +49,7 @@ def set_alias(session: Session, asked: SetAlias) -> None:
         _release(session, version, meaning, said=f"the alias '{asked.alias}'")
 
 
-@call("GET", "/registered-models/alias", verb="named", permission=Permission.READ)
+@call("GET", "/registered-models/alias", verb="named", permission=Permission.READ, brief=True)
 def find_alias(session: Session, asked: OneAlias) -> dict[str, Any]:
     """The version that an alias stands for now; of a release, the one that answers."""
     found = naming.find_named(session, asked.name, require_told(asked.alias, "alias"))

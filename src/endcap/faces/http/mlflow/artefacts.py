@@ -6,11 +6,11 @@ what was judged.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from anyio import from_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -133,14 +133,16 @@ class Transfers:
         def answer() -> bytes:
             return encode_result({"files": [tell_file(file.path.removeprefix(start), file) for file in list_place(session, place)]})
 
-        return Response(await self._calls.run(answer), media_type="application/json")
+        brief = place.kind == "version"  # whose files stand in its record
+        told = await (self._calls.run_brief(answer, near=session.ports.near) if brief else self._calls.run(answer))
+        return Response(told, media_type="application/json")
 
     async def take(self, request: Request) -> Response:
         """Keeps a file of a run or of a logged model; nothing is kept of one that breaks off."""
         session, place = session_of(request), self._parse_taken(request)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise InvalidInput("The file comes compressed.", hint="send it as it is")
-        pieces = _hand_over(_gather(request))
+        pieces = _hand_over(_gather(request), asyncio.get_running_loop())
 
         def answer() -> bytes:
             put_file(session, place.owner, place.path, pieces)
@@ -203,9 +205,9 @@ async def _gather(request: Request) -> AsyncIterator[bytes]:
             return
 
 
-def _hand_over(pieces: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """The pieces for a thread that the event loop has started."""
-    while (piece := from_thread.run(_next_of, pieces)) is not None:
+def _hand_over(pieces: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+    """The pieces for a thread, each read by the loop that reads the request."""
+    while (piece := asyncio.run_coroutine_threadsafe(_next_of(pieces), loop).result()) is not None:
         yield piece
 
 

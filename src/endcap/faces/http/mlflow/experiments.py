@@ -59,13 +59,13 @@ def create_experiment(session: Session, asked: CreateExperiment) -> dict[str, An
     return {"experiment_id": made.id}
 
 
-@call("GET", "/experiments/get", verb="track experiments", permission=Permission.READ)
+@call("GET", "/experiments/get", verb="track experiments", permission=Permission.READ, brief=True)
 def get_experiment(session: Session, asked: OneExperiment) -> dict[str, Any]:
     """An experiment by id; "0" is the default one."""
     return {"experiment": tell_experiment(experiments.get_experiment(session, asked.experiment_id))}
 
 
-@call("GET", "/experiments/get-by-name", verb="track experiments", permission=Permission.READ)
+@call("GET", "/experiments/get-by-name", verb="track experiments", permission=Permission.READ, brief=True)
 def find_experiment(session: Session, asked: NamedExperiment) -> dict[str, Any]:
     """An experiment by name, deleted ones too."""
     found = experiments.find_experiment(session, asked.experiment_name)

@@ -65,7 +65,7 @@ def make_model(session: Session, asked: CreateModel) -> dict[str, Any]:
     return {"registered_model": tell_model(session, made)}
 
 
-@call("GET", "/registered-models/get", verb="versions", permission=Permission.READ)
+@call("GET", "/registered-models/get", verb="versions", permission=Permission.READ, brief=True)
 def read_model(session: Session, asked: OneModel) -> dict[str, Any]:
     """A model with its aliases, tags and newest versions."""
     return {"registered_model": tell_model(session, get_model(session, asked.name))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -45,7 +46,10 @@ class Needs(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the protocol. ``conflict`` is what the client knows a Conflict by; ``answer`` takes a session and the request."""
+    """One call of the protocol. ``conflict`` is what the client knows a Conflict by; ``answer`` takes a session and the request.
+
+    ``brief``: it reads a few records by their ids and nothing else, so that on a home of this machine no thread is asked for it.
+    """
 
     method: str
     path: str
@@ -53,6 +57,7 @@ class Call:
     request: type[Request]
     answer: Answer
     conflict: str
+    brief: bool = False
 
     @property
     def summary(self) -> str:
@@ -80,7 +85,7 @@ class Call:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
         except ValueError as error:
             raise InvalidInput(f"The query does not read as NAME=VALUE&NAME=VALUE: {error}.") from error
-        lists = {field.name for field in msgspec.structs.fields(self.request) if get_origin(field.type) in (list, tuple)}
+        lists = _find_lists(self.request)
         said: dict[str, Any] = {}
         for name, value in pairs:
             if name in lists:
@@ -92,8 +97,21 @@ class Call:
         return said
 
 
+@cache
+def _find_lists(request: type[Request]) -> frozenset[str]:
+    """The fields of a request that may be said several times."""
+    return frozenset(field.name for field in msgspec.structs.fields(request) if get_origin(field.type) in (list, tuple))
+
+
 def call(
-    method: str, path: str, *, verb: str, permission: Permission, conflict: str = "RESOURCE_CONFLICT", releasing: bool = False
+    method: str,
+    path: str,
+    *,
+    verb: str,
+    permission: Permission,
+    conflict: str = "RESOURCE_CONFLICT",
+    releasing: bool = False,
+    brief: bool = False,
 ) -> Callable[[A], A]:
     """Make a function the answer to a call; its second parameter, ``asked``, is annotated with the record of the request.
 
@@ -102,7 +120,7 @@ def call(
 
     def decorate(function: A) -> A:
         needs = Needs(permission, verb, releasing)
-        entry = Call(method, path, needs, get_type_hints(function)["asked"], function, conflict)
+        entry = Call(method, path, needs, get_type_hints(function)["asked"], function, conflict, brief)
         vars(function).setdefault("__calls__", []).append(entry)
         return function
 

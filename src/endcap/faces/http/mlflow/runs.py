@@ -142,7 +142,7 @@ def create_run(session: Session, asked: CreateRun) -> dict[str, Any]:
     return {"run": tell_run(run if name else _rename(session, run, run.name))}
 
 
-@call("GET", "/runs/get", verb="track show", permission=Permission.READ)
+@call("GET", "/runs/get", verb="track show", permission=Permission.READ, brief=True)
 def get_run(session: Session, asked: OneRun) -> dict[str, Any]:
     """A run with its parameters, tags, the last point of each metric, datasets and logged models."""
     run = tracked_runs.get_run_track(session, asked.id)

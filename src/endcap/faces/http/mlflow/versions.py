@@ -82,13 +82,13 @@ def create_version(session: Session, asked: CreateVersion) -> dict[str, Any]:
     return {"model_version": tell_version(session, made)}
 
 
-@call("GET", "/model-versions/get", verb="versions", permission=Permission.READ)
+@call("GET", "/model-versions/get", verb="versions", permission=Permission.READ, brief=True)
 def read_version(session: Session, asked: OneVersion) -> dict[str, Any]:
     """A version of a model."""
     return {"model_version": tell_version(session, find_version(session, asked.name, asked.version))}
 
 
-@call("GET", "/model-versions/get-download-uri", verb="versions", permission=Permission.READ)
+@call("GET", "/model-versions/get-download-uri", verb="versions", permission=Permission.READ, brief=True)
 def locate_version(session: Session, asked: OneVersion) -> dict[str, Any]:
     """Where a version's files are fetched: those that were judged, whatever has become of its run."""
     return {"artifact_uri": locate(f"version/{find_version(session, asked.name, asked.version).id}")}
