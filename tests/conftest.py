@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 from argon2 import PasswordHasher
+from hypothesis import settings
 
 from endcap.governance import passwords
 from endcap.testing.postgres import PostgresServer, find_programs, serve_postgres
+
+# The same examples in every run, so that a change is judged by what it changes; ENDCAP_EXAMPLES=new looks for others. No example is timed.
+settings.register_profile("endcap", derandomize=os.environ.get("ENDCAP_EXAMPLES") != "new", deadline=None)
+settings.load_profile("endcap")
 
 
 @pytest.fixture(scope="session")

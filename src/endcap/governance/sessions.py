@@ -15,7 +15,7 @@ from endcap.governance.records import HOUSE, SYSTEM, Actor
 from endcap.governance.rights.checks import find_standing, require_right
 from endcap.governance.rights.veils import VeiledRecords, VeiledTracks, VeiledTransaction
 from endcap.governance.verbs import find_permission
-from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction, TableStore
+from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction, TableStore
 from endcap.storage.tracks import TrackStore
 
 Detail = Mapping[str, str | int | float | bool | None]
@@ -23,10 +23,18 @@ Detail = Mapping[str, str | int | float | bool | None]
 
 @dataclass
 class Change:
-    """An open change: the transaction, and the audit detail that the change may still add to."""
+    """An open change: the transaction, and the audit detail that the change may still add to.
+
+    ``whole`` reads closed things, too: for names and numbers that must be told from those of all the others, and for nothing that is shown.
+    """
 
     tx: RecordTransaction
     detail: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    closed: RecordTransaction | None = None
+
+    @property
+    def whole(self) -> RecordReader:
+        return self.closed or self.tx
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class Session:
         if standing is not None and standing.sees((thing,)):
             require_right(self, thing, find_permission(verb), verb=verb)
         with self.ports.records.transact() as tx:
-            change = Change(tx if standing is None else VeiledTransaction(tx, self, standing), dict(detail or {}))
+            change = Change(tx if standing is None else VeiledTransaction(tx, self, standing), dict(detail or {}), tx)
             yield change
             self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
 

@@ -104,14 +104,7 @@ def _find_lists(request: type[Request]) -> frozenset[str]:
 
 
 def call(
-    method: str,
-    path: str,
-    *,
-    verb: str,
-    permission: Permission,
-    conflict: str = "RESOURCE_CONFLICT",
-    releasing: bool = False,
-    brief: bool = False,
+    method: str, path: str, *, verb: str, permission: Permission, conflict: str = "RESOURCE_CONFLICT", releasing: bool = False, brief: bool = False
 ) -> Callable[[A], A]:
     """Make a function the answer to a call; its second parameter, ``asked``, is annotated with the record of the request.
 

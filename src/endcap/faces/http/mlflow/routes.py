@@ -36,8 +36,8 @@ Answering = Callable[[Request], Awaitable[Response]]
 class Guarded:
     """An answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by. A path that climbs is audited as refused.
 
-    ``needs`` is asked for before anything is read; None: anybody may ask who is signed in.
-    Stands in a route as an application of its own: what Starlette wraps around functions, handlers of errors twice over, costs a tenth of a call.
+    ``needs`` None: anybody may ask who is signed in. It stands in a route as an application of its own: what Starlette wraps around functions,
+    handlers of errors twice over, costs a tenth of a call.
     """
 
     def __init__(self, answer: Answering, calls: Calls, *, needs: Needs | None = None, conflict: str = "") -> None:
@@ -47,10 +47,10 @@ class Guarded:
         self._conflict = conflict
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, needs = Request(scope, receive, send), self._needs
+        request = Request(scope, receive, send)
         try:
-            if needs is not None and needs.permission not in permissions_of(session_of(request).role):
-                await self._calls.run(partial(_turn_away, session_of(request), needs))
+            if self._needs is not None and self._needs.permission not in permissions_of(session_of(request).role):
+                await self._calls.run(partial(_turn_away, session_of(request), self._needs))
             response = await self._answer(request)
         except EndcapError as error:
             if "refused" in error.details:

@@ -93,6 +93,7 @@ def open_view(
     ``check_view`` refuses; ContractBroken for tables that are refused. Cost: that of ingesting and opening the tables; rows are read when
     ``sql`` is run, but the SELECT of a SQL view runs now, once for each engine and ingest.
     """
+    session = _look_behind(session, view)
     standing: StoredFeatures | None = None
     if view.sql is not None:
         name, stored, found = run_query(session, view, folder=folder, ingests=ingests or {}, engine=engine, only=only or {}, keys=keys)
@@ -123,6 +124,16 @@ def open_view(
         engine=engine,
         standing=standing,
     )
+
+
+def _look_behind(session: Session, view: FeatureView) -> Session:
+    """The session that reads a view's tables. Whoever may read a view that was applied reads its rows, even where a table of it is closed to them,
+    as whoever applied it could; the tables of any other definition are read by their own rights. Raises NotFound for a view that is closed.
+    """
+    if find_standing(session) is None:
+        return session
+    require_right(session, f"view/{view.name}", Permission.READ, verb="training-set")
+    return session if session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=view.id) is None else session.without_veil()
 
 
 def _row_view(view: FeatureView, table: OpenTable) -> str:
