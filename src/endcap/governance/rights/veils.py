@@ -138,8 +138,7 @@ class VeiledTracks:
         (track,) = self.read(space, [id])
         if track is None:
             raise missing_track(id)
-        for thing in _things_of(track):
-            require_right(self._session, thing, Permission.EDIT, verb=_LOG)
+        require_track(self._session, track, verb=_LOG)
         self._inner.write(space, id, batch)
 
     def read(self, space: str, ids: Sequence[str]) -> list[Track | None]:
@@ -186,6 +185,12 @@ class VeiledTracks:
 
     def _shows(self, track: Track) -> bool:
         return self._standing.sees(_things_of(track))
+
+
+def require_track(session: Session, track: Track, *, verb: str) -> None:
+    """Raise PermissionDenied, audited, unless a session may change a run or a logged model that it may read."""
+    for thing in _things_of(track):
+        require_right(session, thing, Permission.EDIT, verb=verb)
 
 
 def _things_of(track: Track) -> tuple[str, ...]:

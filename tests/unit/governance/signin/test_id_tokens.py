@@ -173,9 +173,6 @@ def test_a_token_that_was_right_is_not_a_while_later(sign: Sign, check: Check, n
         ({"nonce": None}, "nonce"),
         ({"nonce": ""}, "nonce"),
         ({"nonce": "n0nc\u00e9"}, "nonce"),
-        ({"nonce": "\ud83d"}, "nonce"),
-        ({"at_hash": "\ud83d"}, "Unicode"),
-        ({"sub": "\ud83d"}, "subject"),
         ({"sub": None}, "sub"),
         ({"sub": ""}, "sub"),
         ({"sub": 7}, "sub"),
@@ -219,6 +216,18 @@ def test_a_body_that_is_no_object_is_refused(check: Check, jwks: Any) -> None:
         token = jws.serialize_compact({"alg": "RS256", "kid": "RS256"}, body, jwks.private["RS256"], algorithms=["RS256"])
         with pytest.raises(NotSignedIn, match="does not hold"):
             check(token)
+
+
+@pytest.mark.parametrize("claim", ["iss", "sub", "aud", "nonce", "azp", "at_hash"])
+def test_half_a_letter_in_a_claim_is_refused(check: Check, jwks: Any, provider: Provider, now: datetime, claim: str) -> None:
+    """JSON can say half a surrogate pair, which no text can hold."""
+    from joserfc import jws
+
+    at = int(now.timestamp())
+    claims = {"iss": provider.issuer, "sub": "1234", "aud": "endcap", "iat": at, "exp": at + 300, "nonce": "n0nce", claim: "\ud83d"}
+    body = json.dumps(claims).encode()
+    with pytest.raises(NotSignedIn, match="does not hold"):
+        check(jws.serialize_compact({"alg": "RS256", "kid": "RS256"}, body, jwks.private["RS256"], algorithms=["RS256"]))
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
