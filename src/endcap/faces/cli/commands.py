@@ -28,22 +28,15 @@ _PLAIN = (str, int, float, bool, Path)
 _LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
-<<<<<<< HEAD
-_GIVEN = ("folder", "password", "reporter", "secret")  # filled in by the face: --project, what is typed unseen, and the progress shown
-TOPICS = {
-    "features": "The feature store: find views, show, fill, read and compare them.",
-    "groups": "People who hold roles together: make, fill, give a role.",
-    "providers": "Servers of OpenID Connect by which people sign in to pages.",
-    "sessions": "Who is signed in at pages: list, end.",
-=======
-_ASKED = {"secrets set": "value"}
+_ASKED = {"providers add": "secret of the client (none: a public one)", "secrets set": "value"}
 _MOST_TYPED = 100_000
 _GIVEN = ("folder", "password", "reporter")  # filled in by the face: --project, what is typed unseen, and the progress shown
 TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
     "groups": "People who hold roles together: make, fill, give a role.",
+    "providers": "Servers of OpenID Connect by which people sign in to pages.",
     "quotas": "What workspaces and actors may use: limits, and what is used of them.",
->>>>>>> main
+    "sessions": "Who is signed in at pages: list, end.",
     "tokens": "What programs sign in with: make, list, rotate, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",
@@ -238,13 +231,7 @@ def _callback(verb: Verb) -> Any:
         names = {parameter.name for parameter in verb.parameters}
         workspace = DEFAULT_WORKSPACE if "workspace" in names else values.pop("workspace")
         if "password" in names:
-<<<<<<< HEAD
-            values["password"] = _ask_unseen("password (none: only tokens sign in)")
-        if "secret" in names:
-            values["secret"] = _ask_unseen("secret of the client (none: a public one)")
-=======
             values["password"] = _ask_password(_ASKED.get(verb.name, "password (none: only tokens sign in)"))
->>>>>>> main
         if "verify" in names:
             values["verify"] = verify
         restoring = verb.name == "restore"
@@ -270,14 +257,6 @@ def _find_beside(verb: Verb, name: str) -> Verb:
     return collect_verbs(import_module(verb.call.__module__))[name]
 
 
-<<<<<<< HEAD
-def _ask_unseen(what: str) -> str | None:
-    """What somebody types, twice and unseen; a line of standard input where nobody can be asked. None for nothing. Never an option: others could
-    read it in the list of processes, or later in the shell's history.
-    """
-    if sys.stdin.isatty():
-        typed: str = click.prompt(what, default="", hide_input=True, show_default=False, confirmation_prompt=True)
-=======
 def _ask_password(asked: str) -> str | None:
     """What somebody types, twice and unseen; standard input, without the end of its last line, where nobody can be asked. None for nothing.
 
@@ -285,7 +264,6 @@ def _ask_password(asked: str) -> str | None:
     """
     if sys.stdin.isatty():
         typed: str = click.prompt(asked, default="", hide_input=True, show_default=False, confirmation_prompt=True)
->>>>>>> main
         return typed or None
     return sys.stdin.read(_MOST_TYPED).rstrip("\r\n") or None
 

@@ -104,17 +104,13 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, *, workspace: bytes | None) -> None:
         method, path, head = scope["method"], scope["path"], read_head(scope["headers"])
-<<<<<<< HEAD
-        page = self._pages if self._pages is not None and self._pages.takes(path) else None
+        page = self._pages if self._pages is not None and workspace is None and self._pages.takes(path) else None
         require_place(head, self._place, followed=page is not None and method == "GET")
         if page is not None:
             await page.answer(scope, receive, send, head)
             return
-=======
-        require_place(head, self._place)
         if workspace is not None:
             choose_workspace(head, workspace)
->>>>>>> main
         streamed = method == "PUT" and path.startswith(STREAMED)
         if method in _BODIED and not streamed:
             require_json(head, method=method)

@@ -13,7 +13,7 @@ STREAMED = "/api/2.0/mlflow-artifacts/artifacts/"
 """What is PUT under this path is handed on as it comes, whatever it is: files of runs, which may be large."""
 
 Head = Mapping[bytes, bytes]
-<<<<<<< HEAD
+WORKSPACE = b"x-endcap-workspace"
 _READ = frozenset(
     (
         b"host",
@@ -25,14 +25,10 @@ _READ = frozenset(
         b"authorization",
         b"cookie",
         b"x-endcap-form",
-        b"x-endcap-workspace",
+        WORKSPACE,
         b"x-forwarded-for",
     )
 )
-=======
-WORKSPACE = b"x-endcap-workspace"
-_READ = frozenset((b"host", b"origin", b"sec-fetch-site", b"content-type", b"content-encoding", b"authorization", WORKSPACE, b"x-forwarded-for"))
->>>>>>> main
 
 
 @dataclass(frozen=True)

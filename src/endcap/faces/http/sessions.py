@@ -32,26 +32,17 @@ from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotSignedIn,
 from endcap.core.names import is_name, require_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
-<<<<<<< HEAD
-from endcap.faces.http.guesses import Guesses
-from endcap.faces.http.heads import Head
-from endcap.faces.http.pages.cookies import SESSION as SESSION_COOKIE
-from endcap.faces.http.pages.cookies import is_form_key, read_cookie
-=======
 from endcap.faces.http.guesses import Guesses, read_network, refuse_too_many
 from endcap.faces.http.heads import WORKSPACE, Head
->>>>>>> main
+from endcap.faces.http.pages.cookies import SESSION as SESSION_COOKIE
+from endcap.faces.http.pages.cookies import is_form_key, read_cookie
 from endcap.governance.credentials import SignedIn, check_user, open_by_token, open_by_user
 from endcap.governance.lockout import Attempt, begin_attempt, end_attempt
 from endcap.governance.people import has_users
 from endcap.governance.records import DEFAULT_WORKSPACE, HOUSE, USERS, Actor, User
-<<<<<<< HEAD
-from endcap.governance.sessions import Session
+from endcap.governance.sessions import Detail, Session
 from endcap.governance.signin.page_sessions import find_page_session, note_page_use, open_by_page_session
 from endcap.governance.signin.records import PageSession
-=======
-from endcap.governance.sessions import Detail, Session
->>>>>>> main
 from endcap.governance.tokens import note_use
 
 T = TypeVar("T")
@@ -112,15 +103,10 @@ class SignIn:
         scheme, _, said = head.get(b"authorization", b"").partition(b" ")
         wanted = head.get(WORKSPACE, b"").decode("utf-8", "backslashreplace")
         try:
-<<<<<<< HEAD
-            named = head.get(b"x-endcap-workspace")
-            workspace = require_name(named.decode("latin-1"), what="workspace") if named else None
-            if not scheme and (text := read_cookie(head, SESSION_COOKIE, secure=self._secure)) is not None:
-                return await self._open_by_cookie(head, scope, text, workspace)
-=======
             workspace = wanted if is_name(wanted) else None
->>>>>>> main
-            if not scheme:
+            if not scheme and (text := read_cookie(head, SESSION_COOKIE, secure=self._secure)) is not None:
+                session = await self._open_by_cookie(head, scope, text, workspace)
+            elif not scheme:
                 session = await self._run(lambda: self._open_locally(workspace))
             elif scheme.lower() == _BEARER:
                 session = await self._open_by_token(said, workspace, self.address_of(head, scope))
@@ -131,16 +117,14 @@ class SignIn:
         except NotSignedIn as error:
             raise RequestRefused(status_of(error), error, headers=_ASK) from error
         except PermissionDenied as error:  # somebody who is known, and has no role there
-<<<<<<< HEAD
-            await self.record_refused(error, address=self.address_of(head, scope), workspace=workspace)
-=======
-            await self._refuse(error, address=self._address(head, scope), workspace=wanted)
->>>>>>> main
+            await self.record_refused(error, address=self.address_of(head, scope), workspace=wanted)
             raise RequestRefused(status_of(error), error) from error
         except EndcapError as error:
             raise RequestRefused(status_of(error), error) from error
         if wanted and workspace is None:  # said to who is known alone: it stands in the audit
-            await self._refuse_name(session, wanted, address=self._address(head, scope))
+            await self._refuse_name(session, wanted, address=self.address_of(head, scope))
+        if b"cookie" in head and not scheme:
+            return session
         if len(self._kept) >= _MOST_KEPT:
             self._kept.clear()
         self._kept[self._digest(head)] = (monotonic() + KEPT_S, session)
@@ -268,15 +252,6 @@ class SignIn:
         finally:
             self._n_waiting -= 1
 
-<<<<<<< HEAD
-    async def record_refused(self, error: PermissionDenied, *, address: str, workspace: str | None = None, why: str | None = None) -> None:
-        """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed.
-
-        ``why`` is in words of ours: what strangers typed is not written down.
-        """
-        if not self._guesses.may_be_audited():
-            return
-=======
     def _check_counted(self, name: str, password: str, address: str) -> User:
         """The user of a name and a password, counted in the records first. Raises as ``check_user``, and RequestRefused for a name that waits."""
         records, attempt = self._house.ports.records, None
@@ -305,17 +280,19 @@ class SignIn:
             with suppress(Conflict, StorageFull):
                 session.in_house().record_refusal("lock-out", thing=f"user/{user}" if user else "house", detail=detail)
 
-    async def _refuse(self, error: PermissionDenied, *, address: str, workspace: str = "") -> None:
-        """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed."""
->>>>>>> main
+    async def record_refused(self, error: PermissionDenied, *, address: str, workspace: str = "", why: str | None = None) -> None:
+        """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed.
+
+        ``why`` is in words of ours: what strangers typed is not written down.
+        """
         actor = Actor("nobody", "nobody") if isinstance(error, NotSignedIn) else Actor(error.user)
         session = self._house.admit(actor, role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
         thing = f"token/{error.token}" if error.token else f"user/{error.user}" if error.user else "house"
         detail = {"address": address[:100], "user": error.user or None}
-        if why is not None:
-            detail["why"] = why
         if not isinstance(error, NotSignedIn):  # what strangers ask for is not written down
             detail["workspace"] = workspace[:_MOST_SHOWN] or DEFAULT_WORKSPACE
+        if why is not None:
+            detail["why"] = why
         await self._audit(session, thing=thing, detail=detail)
 
     async def _refuse_name(self, session: Session, wanted: str, *, address: str) -> None:

@@ -47,7 +47,7 @@ def add_provider(
     *,
     issuer: str,
     client_id: str,
-    secret: str | None = None,
+    password: str | None = None,
     scopes: Sequence[str] | None = None,
     name_claim: str = "preferred_username",
     groups_claim: str = "",
@@ -55,27 +55,27 @@ def add_provider(
 ) -> ProviderLine:
     """Let people sign in to pages by a provider of OpenID Connect. For admins of the house.
 
-    ``issuer`` is its URL, whose discovery document is read now; ``client_id`` what Endcap is called there. ``secret`` is asked for, or read from
-    standard input where nobody can be asked; none for a public client. ``scopes`` are asked of it, by default openid, profile and email.
-    ``name_claim`` is where it says what somebody is called, ``groups_claim`` where in which groups they are (none: groups are not taken from it).
-    ``lets_in`` is whether whom nobody knows here is made a user; otherwise an admin links them first: endcap providers link.
+    ``issuer`` is its URL, whose discovery document is read now; ``client_id`` what Endcap is called there. ``password`` is the client's secret: it is
+    asked for, or read from standard input where nobody can be asked; none for a public client. ``scopes`` are asked of it, by default openid, profile
+    and email. ``name_claim`` is where it says what somebody is called, ``groups_claim`` where in which groups they are (none: groups are not taken
+    from it). ``lets_in`` is whether whom nobody knows here is made a user; otherwise an admin links them first: endcap providers link.
     """
     session.require_admin(verb="providers add")
     require_library()
     require_name(name, what="provider")
     wanted = tuple(dict.fromkeys((_OPENID, *(scopes or _SCOPES))))
     _require_texts(
-        client_id=client_id, name_claim=name_claim, groups_claim=groups_claim or "-", secret=secret or "-", **{"a scope": " ".join(wanted)}
+        client_id=client_id, name_claim=name_claim, groups_claim=groups_claim or "-", secret=password or "-", **{"a scope": " ".join(wanted)}
     )
     if any(not scope or set(scope) & set(' "\\') for scope in wanted):
         raise InvalidInput(f"A scope of {list(wanted)} has a space or a quote in it.", hint="write --scopes openid,profile,groups")
     try:
-        found = discover(issuer, own_hosts=session.settings.provider_hosts, has_secret=bool(secret))
+        found = discover(issuer, own_hosts=session.settings.provider_hosts, has_secret=bool(password))
     except PermissionDenied as error:
         session.in_house().record_refusal("providers add", thing=f"provider/{name}", detail={"why": error.what})
         raise
     house, now = session.in_house(), session.now()
-    sealed = seal(house, secret.encode(), about=_about(name)) if secret else b""
+    sealed = seal(house, password.encode(), about=_about(name)) if password else b""
     with house.change("providers add", thing=f"provider/{name}", detail={"issuer": issuer, "lets_in": lets_in}) as change:
         standing = change.tx.find(PROVIDERS, workspace=HOUSE)
         if sum(each.removed_at is None for each in standing) >= _MOST_PROVIDERS:

@@ -98,7 +98,7 @@ class Corp:
 def provider(provider_process: Provider, house: House) -> Corp:
     """Added to the house as corp, which lets in."""
     corp = Corp(provider_process)
-    add_provider(house.session(), "corp", issuer=corp.issuer, client_id=CLIENT, secret=SECRET, groups_claim="groups", lets_in=True)
+    add_provider(house.session(), "corp", issuer=corp.issuer, client_id=CLIENT, password=SECRET, groups_claim="groups", lets_in=True)
     return corp
 
 
@@ -184,7 +184,7 @@ def test_a_name_that_nobody_can_have_is_told(provider: Corp, open_browser: Open,
 
 def test_whom_nobody_knows_stays_out_where_the_provider_does_not_let_in(provider: Corp, open_browser: Open, house: House) -> None:
     remove_provider(house.session(), "corp")
-    add_provider(house.session(), "corp", issuer=provider.issuer, client_id=CLIENT, secret=SECRET)
+    add_provider(house.session(), "corp", issuer=provider.issuer, client_id=CLIENT, password=SECRET)
     browser = open_browser()
     said = go_round(browser)
     assert (said.status_code, "Nobody here is known as you" in said.text, "providers link corp l-1 USER" in said.text) == (401, True, True)
@@ -204,7 +204,7 @@ def test_who_was_disabled_unlinked_or_whose_provider_is_gone_is_out(provider: Co
     go_round(browser)
     remove_provider(admin, "corp")
     assert browser.get("/").status_code == 303
-    add_provider(admin, "corp", issuer=provider.issuer, client_id=CLIENT, secret=SECRET)
+    add_provider(admin, "corp", issuer=provider.issuer, client_id=CLIENT, password=SECRET)
     house.clock.advance(timedelta(seconds=1))  # type: ignore[attr-defined]
     go_round(browser)
     assert browser.get("/").status_code == 200
@@ -331,7 +331,7 @@ def test_a_code_is_of_the_sign_in_that_it_was_made_for(provider: Corp, open_brow
 def test_an_answer_for_another_browser_or_too_late_opens_nothing(provider: Corp, open_browser: Open, house: House, how: str) -> None:
     """Cross-site request forgery at sign-in: nobody is signed in as somebody else by a link."""
     assert isinstance(house.clock, ManualClock)
-    add_provider(house.session(), "corp2", issuer=provider.issuer, client_id=CLIENT, secret=SECRET, lets_in=True)
+    add_provider(house.session(), "corp2", issuer=provider.issuer, client_id=CLIENT, password=SECRET, lets_in=True)
     browser = open_browser()
     place = prove(begin(browser)) if how != "other provider" else prove(begin(browser)).replace("/corp?", "/corp2?")
     said = dict(parse_qsl(urlsplit(place).query))
@@ -417,7 +417,7 @@ def test_without_users_nobody_comes_first(provider_process: Provider, open_brows
 
     with open_house("memory://", settings=Settings(provider_hosts=("127.0.0.1",))) as empty:
         provider_process.tell(redirect_uris=[BACK], people={"lea": LEA})
-        add_provider(empty.session(), "corp", issuer=provider_process.issuer, client_id=CLIENT, secret=SECRET, lets_in=True)
+        add_provider(empty.session(), "corp", issuer=provider_process.issuer, client_id=CLIENT, password=SECRET, lets_in=True)
         browser = open_browser(given=empty)
         said = come_back(browser, prove(browser.get("/sign-in/with/corp").headers["location"]))
         assert (said.status_code, "has no users yet" in said.text) == (401, True)
