@@ -15,7 +15,7 @@ from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Session
 from endcap.governance.signin.discovery import discover
 from endcap.governance.signin.id_tokens import require_library
-from endcap.governance.signin.records import IDENTITIES, PROVIDERS, Provider
+from endcap.governance.signin.records import PROVIDERS, Provider
 from endcap.governance.verbs import verb
 from endcap.storage.ports import RecordReader
 
@@ -26,7 +26,7 @@ _MOST_PROVIDERS = 20
 
 
 class ProviderLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider as it is listed, without its secret. ``n_people`` are bound to users here; '' as ``groups_claim`` asks for no groups."""
+    """A provider as it is listed, without its secret. '' as ``groups_claim`` asks for no groups."""
 
     name: str
     issuer: str
@@ -35,7 +35,6 @@ class ProviderLine(msgspec.Struct, frozen=True, kw_only=True):
     name_claim: str
     groups_claim: str
     lets_in: bool
-    n_people: int
     made_at: datetime
     made_by: str
 
@@ -104,13 +103,13 @@ def add_provider(
             made_by=session.actor.name,
         )
         change.tx.put(PROVIDERS, workspace=HOUSE, record=made, expected_version=version)
-    return _line(session.records, made)
+    return _line(made)
 
 
 @verb("providers ls", permission=Permission.READ)
 def list_providers(session: Session) -> list[ProviderLine]:
-    """The providers by which people sign in to pages. Cost grows with the people bound to them."""
-    return [_line(session.records, provider) for provider in standing_providers(session.records)]
+    """The providers by which people sign in to pages, by name."""
+    return [_line(provider) for provider in standing_providers(session.records)]
 
 
 @verb("providers remove", permission=Permission.OWN)
@@ -125,7 +124,7 @@ def remove_provider(session: Session, name: str) -> ProviderLine:
         _, version = change.tx.get_versioned(PROVIDERS, workspace=HOUSE, id=name) or (provider, 0)
         removed = msgspec.structs.replace(provider, removed_at=session.now(), removed_by=session.actor.name, secret=b"")
         change.tx.put(PROVIDERS, workspace=HOUSE, record=removed, expected_version=version)
-    return _line(session.records, removed)
+    return _line(removed)
 
 
 def standing_providers(records: RecordReader) -> list[Provider]:
@@ -158,8 +157,7 @@ def _require_texts(**texts: str) -> None:
             raise InvalidInput(f"The {what.replace('_', ' ')}{shown} must have 1 to {_MOST_TEXT} printable characters of ASCII.")
 
 
-def _line(records: RecordReader, provider: Provider) -> ProviderLine:
-    people = records.find(IDENTITIES, workspace=HOUSE, where={"provider": provider.name})
+def _line(provider: Provider) -> ProviderLine:
     return ProviderLine(
         name=provider.name,
         issuer=provider.issuer,
@@ -168,7 +166,6 @@ def _line(records: RecordReader, provider: Provider) -> ProviderLine:
         name_claim=provider.name_claim,
         groups_claim=provider.groups_claim,
         lets_in=provider.lets_in,
-        n_people=sum(each.removed_at is None for each in people),
         made_at=provider.made_at,
         made_by=provider.made_by,
     )
