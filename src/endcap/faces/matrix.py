@@ -31,6 +31,12 @@ ADMINS = {
     "groups ls": "with `everywhere`, but for owners",
     "groups remove": ALWAYS,
     "groups rename": ALWAYS,
+    "keys ls": "with `house`",
+    "keys rotate": "with `master`",
+    "quotas clear": "of the workspace as a whole, and of another",
+    "quotas ls": "with `everywhere`",
+    "quotas set": "of the workspace as a whole, and of another",
+    "quotas show": "of another workspace",
     "restore": ALWAYS,
     "rotate-audit-key": ALWAYS,
     "set-environment": "with `store`",
@@ -43,6 +49,7 @@ ADMINS = {
     "users grant": "in another workspace",
     "users ls": "with `everybody`",
     "users password": "for another user",
+    "users unlock": ALWAYS,
     "verify-audit": "with `house`",
 }
 """The verbs that ask for an admin of the house beside their permission, and when."""
