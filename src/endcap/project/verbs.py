@@ -55,6 +55,7 @@ MODULES = (
     "endcap.project.backups",
     "endcap.project.judging",
     "endcap.project.returning",
+    "endcap.project.rights",
     "endcap.project.running",
     "endcap.project.showing",
     "endcap.project.starting",
