@@ -12,7 +12,7 @@ from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import HOUSE, SYSTEM, Actor
-from endcap.governance.rights.checks import find_standing, require_right
+from endcap.governance.rights.checks import find_standing, require_change
 from endcap.governance.rights.veils import VeiledRecords, VeiledTracks, VeiledTransaction
 from endcap.governance.verbs import find_permission
 from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction, TableStore
@@ -130,8 +130,8 @@ class Session:
         Raises PermissionDenied, audited, for a closed thing that the session may read and not change so.
         """
         standing = find_standing(self)
-        if standing is not None and standing.sees((thing,)):
-            require_right(self, thing, find_permission(verb), verb=verb)
+        if standing is not None:
+            require_change(self, thing, find_permission(verb), verb=verb)
         with self.ports.records.transact() as tx:
             change = Change(tx if standing is None else VeiledTransaction(tx, self, standing), dict(detail or {}), tx)
             yield change

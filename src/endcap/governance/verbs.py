@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from endcap.core.errors import DefinitionError
 from endcap.core.permissions import Permission
+from endcap.governance.rights.naming import require_named
 
 if TYPE_CHECKING:
     from endcap.governance.sessions import Session
@@ -65,6 +66,7 @@ class Verb:
         return self.call.__module__.removeprefix("endcap.")
 
 
+_CHANGES = (Permission.EDIT, Permission.RELEASE)
 _PERMISSIONS: dict[str, Permission] = {}
 
 
@@ -74,12 +76,14 @@ def find_permission(name: str) -> Permission:
 
 
 def verb(name: str, *, permission: Permission) -> Callable[[Callable[Concatenate[Session, P], T]], Callable[Concatenate[Session, P], T]]:
-    """Make a room's function a verb: its permission is checked before each call, and the refusal is audited."""
+    """Make a room's function a verb: its permission is checked before each call, and so is the right to change what it names; refusals are audited."""
 
     def decorate(function: Callable[Concatenate[Session, P], T]) -> Callable[Concatenate[Session, P], T]:
         @wraps(function)
         def checked(session: Session, /, *args: P.args, **kwargs: P.kwargs) -> T:
             session.require(permission, verb=name)
+            if permission in _CHANGES:
+                require_named(session, function, args, kwargs, needs=permission, verb=name)
             return function(session, *args, **kwargs)
 
         _PERMISSIONS[name] = permission

@@ -120,6 +120,12 @@ def require_right(session: Session, thing: str, permission: Permission, *, verb:
     refuse(session, thing, permission, verb=verb)
 
 
+def require_change(session: Session, thing: str, permission: Permission, *, verb: str) -> None:
+    """``require_right`` where what is closed is looked for afterwards: then it is missed in the words in which any other is missed."""
+    if may_see(session, thing):
+        require_right(session, thing, permission, verb=verb)
+
+
 def may_do(session: Session, thing: str, permission: Permission) -> bool:
     """``require_right`` as a question. Nothing is audited."""
     if permission is Permission.PERSONAL:

@@ -10,7 +10,7 @@ from endcap.core.durations import count_days
 from endcap.core.errors import InvalidInput
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
-from endcap.governance.rights.checks import require_right
+from endcap.governance.rights.checks import require_change, require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch
@@ -32,7 +32,7 @@ def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
     partition of outcomes replaced, so that late and corrected outcomes count; outcomes of times before the first of the actuals stay as they
     are. Returns the number of outcomes that stand. Cost: the batches that overlap.
     """
-    require_right(session, f"model/{model}", Permission.EDIT, verb="join-outcomes")
+    require_change(session, f"model/{model}", Permission.EDIT, verb="join-outcomes")
     if actuals.num_rows == 0:
         return 0
     import pyarrow as pa
