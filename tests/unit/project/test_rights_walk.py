@@ -204,7 +204,13 @@ FINDS: dict[str, list[Row]] = {
     "request-approval": [version()],
     "retire": [model()],
     "rights grant": [Row(lambda _, n: {"thing": f"model/{n.model}", "to": "user/eve"})],
-    "rights ls": [Row(lambda _, n: {"thing": f"{sort}/{getattr(n, sort)}"}) for sort in ("model", "view", "table", "run", "experiment")],
+    "rights ls": [
+        Row(lambda _, n: {"thing": f"model/{n.model}"}),
+        Row(lambda _, n: {"thing": f"view/{n.view}"}),
+        Row(lambda _, n: {"thing": f"table/{n.table}"}),
+        Row(lambda _, n: {"thing": f"run/{n.run}"}),
+        Row(lambda _, n: {"thing": f"experiment/{n.experiment}"}),
+    ],
     "rights open": [Row(lambda _, n: {"thing": f"view/{n.view}"})],
     "rights restrict": [Row(lambda _, n: {"thing": f"table/{n.table}"})],
     "rights revoke": [Row(lambda _, n: {"thing": f"run/{n.run}", "to": "user/eve"})],
@@ -256,14 +262,14 @@ OF_A_FILE = {
 APART = {
     "people, groups and tokens": {"users", "groups", "tokens"},
     "the home as a whole, for those who see all of it": {
-        "audit-keys", "backup", "backups", "deliver-notices", "environments", "export-audit", "init", "restore", "rotate-audit-key", "set-environment",
-        "sign-audit", "verify-audit", "webhooks",
+        "audit-keys", "backup", "backups", "deliver-notices", "environments", "export-audit", "init", "restore", "rotate-audit-key",
+        "set-environment", "sign-audit", "verify-audit", "webhooks",
     },
 }  # fmt: skip
 
 
 def is_apart(name: str) -> bool:
-    return any(name in names or name.split(" ")[0] in names for names in APART.values())
+    return any(name in names or name.partition(" ")[0] in names for names in APART.values())
 
 
 def test_every_verb_has_a_row() -> None:
@@ -311,11 +317,10 @@ def test_whoever_may_read_a_closed_thing_reads_it_and_is_refused_the_rest(read_o
     scene, row = read_only, FINDS[name][n]
     arguments = row.call(scene, scene.names)
     if name in READERS:
-        try:
+        if name in ("comparison", "features drift", "register-run"):  # of which there is none, and no file that can be served
+            assert not isinstance(attempt(scene.eve, name, arguments), PermissionDenied)
+        else:
             ALL[name].call(scene.eve, **arguments)
-        except EndcapError as error:
-            assert name in ("comparison", "features drift", "register-run"), str(error)  # there is none, and no file that can be served
-            assert not isinstance(error, PermissionDenied)
         return
     error = attempt(scene.eve, name, arguments)
     if isinstance(error, PermissionDenied):

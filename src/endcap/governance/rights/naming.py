@@ -47,3 +47,21 @@ def _list_named(function: Callable[..., Any]) -> tuple[tuple[int, str], ...]:
     found = list(inspect.signature(function).parameters.values())[1:]
     apart = inspect.Parameter.KEYWORD_ONLY
     return tuple((10_000 if p.kind is apart else place, p.name) for place, p in enumerate(found) if p.name in _SORTS)
+
+
+def enter_named(
+    session: Session, function: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any], *, lent: Mapping[str, Sequence[str]], hands_out: str
+) -> tuple[Session, tuple[Any, ...], dict[str, Any]]:
+    """A call as it is made where a thing is that it names as ``WORKSPACE/NAME``: there, and by its name there."""
+    from endcap.governance.rights.shares import enter_share  # which writes by sessions, as this is read by them
+
+    for place, name in enumerate(list(inspect.signature(function).parameters)[1:]):
+        value = args[place] if place < len(args) else given.get(name)
+        if name not in lent or not isinstance(value, str) or "/" not in value:
+            continue
+        session, found = enter_share(session, value, sorts=lent[name], hands_out=hands_out)
+        if place < len(args):
+            args = (*args[:place], found, *args[place + 1 :])
+        else:
+            given = {**given, name: found}
+    return session, args, given
