@@ -285,6 +285,10 @@ class OnlineStore(Protocol):
         """How many keys a space has; one never written to has none."""
         ...
 
+    def remove(self, space: str, keys: Sequence[bytes]) -> int:
+        """Forget the rows of keys, whatever their stamps; returns how many stood. All of them or none; what is not there changes nothing."""
+        ...
+
     def drop(self, space: str) -> None:
         """Forget a space; forgetting what is not there changes nothing."""
         ...

@@ -12,12 +12,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from endcap.core.errors import Conflict, EndcapError
+from endcap.core.permissions import permissions_of
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.mlflow import PROTOCOL, aliases, artefacts, experiments, logged_models, models, runs, versions
-from endcap.faces.http.mlflow.artefacts import FILES, Transfers
+from endcap.faces.http.mlflow.artefacts import FILES, TRANSFERS, Transfers
 from endcap.faces.http.mlflow.faults import answer_fault
-from endcap.faces.http.mlflow.protocol import API, Call
+from endcap.faces.http.mlflow.protocol import API, Call, Needs
 from endcap.faces.http.mlflow.refused import describe_refusal, find_refusal
 from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import session_of
@@ -35,17 +36,21 @@ Answering = Callable[[Request], Awaitable[Response]]
 class Guarded:
     """An answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by. A path that climbs is audited as refused.
 
-    Stands in a route as an application of its own: what Starlette wraps around functions, handlers of errors twice over, costs a tenth of a call.
+    ``needs`` None: anybody may ask who is signed in. It stands in a route as an application of its own: what Starlette wraps around functions,
+    handlers of errors twice over, costs a tenth of a call.
     """
 
-    def __init__(self, answer: Answering, calls: Calls, *, conflict: str = "") -> None:
+    def __init__(self, answer: Answering, calls: Calls, *, needs: Needs | None = None, conflict: str = "") -> None:
         self._answer = answer
         self._calls = calls
+        self._needs = needs
         self._conflict = conflict
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         try:
+            if self._needs is not None and self._needs.permission not in permissions_of(session_of(request).role):
+                await self._calls.run(partial(_turn_away, session_of(request), self._needs))
             response = await self._answer(request)
         except EndcapError as error:
             if "refused" in error.details:
@@ -73,15 +78,15 @@ def mlflow_routes(calls: Calls) -> list[BaseRoute]:
         RouteTable(
             [
                 *plain,
-                Route(FILES, Guarded(transfers.list, calls), methods=["GET"]),
+                Route(FILES, Guarded(transfers.list, calls, needs=TRANSFERS["list"]), methods=["GET"]),
                 Route("/version", _tell_version, methods=["GET"]),
                 Route("/health", _tell_health, methods=["GET"]),
                 Route("/api/3.0/mlflow/server-info", _tell_server, methods=["GET"]),
             ]
         ),
-        Route(FILES + "/{path:path}", Guarded(transfers.take, calls), methods=["PUT"]),
-        Route(FILES + "/{path:path}", Guarded(transfers.give, calls), methods=["GET"]),
-        Route(FILES + "/{path:path}", Guarded(transfers.remove, calls), methods=["DELETE"]),
+        Route(FILES + "/{path:path}", Guarded(transfers.take, calls, needs=TRANSFERS["take"]), methods=["PUT"]),
+        Route(FILES + "/{path:path}", Guarded(transfers.give, calls, needs=TRANSFERS["give"]), methods=["GET"]),
+        Route(FILES + "/{path:path}", Guarded(transfers.remove, calls, needs=TRANSFERS["remove"]), methods=["DELETE"]),
         *(route for route in told if route.param_convertors),
         *(Route(path, Guarded(_refuse, calls), methods=_METHODS) for path in (*_REST, "/api/2.0/mlflow-artifacts/{path:path}", "/v1/traces")),
     ]
@@ -99,7 +104,12 @@ def _answer(entry: Call, calls: Calls) -> Guarded:
         told = await calls.run_brief(tell, near=session.ports.near) if entry.brief else await calls.run(tell)
         return Response(told, media_type="application/json")
 
-    return Guarded(answer, calls, conflict=entry.conflict)
+    return Guarded(answer, calls, needs=entry.needs, conflict=entry.conflict)
+
+
+def _turn_away(session: Session, needs: Needs) -> bytes:
+    session.require(needs.permission, verb=needs.verb)
+    return b""
 
 
 def _remember(session: Session, error: EndcapError) -> bytes:
