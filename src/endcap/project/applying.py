@@ -29,9 +29,9 @@ _DOES_NOTHING = ("unchanged", "not in the file", "closed")
 class Planned(msgspec.Struct, frozen=True):
     """What applying would do to one model or view.
 
-    ``change`` is ``new``, ``changed``, ``unchanged``, ``reworded`` (words for people, or what versions are judged by: nothing is made anew), or, which
-    leaves it as it is, ``not in the file`` or ``closed`` (to who applies); of a view also ``restored`` (an earlier version stands again) or ``moved``
-    (the project has another folder). ``version`` is the view's; ``touches`` says in words which models and releases a changed view touches.
+    ``change`` is ``new``, ``changed``, ``unchanged``, ``reworded`` (words for people, or what versions are judged by: nothing is made anew), or, of
+    what is left as it is, ``not in the file`` or ``closed`` (to who applies); of a view also ``restored`` (an earlier version stands again) or
+    ``moved`` (the project has another folder). ``version`` is the view's; ``touches`` says in words which models and releases a changed view touches.
     """
 
     name: str

@@ -45,6 +45,8 @@ class OnlineReads:
         return await self._calls.run(lambda: encode_result(self._open(session, asked.views).answer(asked.keys)))
 
     def _open(self, session: Session, views: Sequence[str]) -> OnlineReader:
+        if any("/" in name for name in views):
+            return open_online(session, views)  # what is shared may be taken back at any moment
         now, wanted = monotonic(), (session.workspace, stamp_standing(session), tuple(views))
         kept = self._readers.get(wanted)
         if kept is not None and now - kept[0] < READER_S:

@@ -36,7 +36,8 @@ def list_shares(session: Session) -> list[Share]:
 def make_share(session: Session, thing: str, to: str, *, verb: str) -> Share:
     """Let another workspace read a thing, which the caller has looked up.
 
-    Raises InvalidInput for the workspace itself, Conflict where it may already. It is not asked whether there is such a workspace: that is not for its neighbours to know.
+    Raises InvalidInput for the workspace itself, Conflict where it may already. Whether there is such a workspace is not
+    asked: its neighbours are not to know.
     """
     require_name(to, what="workspace")
     if to == session.workspace:

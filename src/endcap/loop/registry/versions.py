@@ -150,7 +150,7 @@ def _find_flaw(verdict: Verdict) -> str | None:
     return None
 
 
-@verb("versions", permission=Permission.READ)
+@verb("versions", permission=Permission.READ, lent={"model": ("model",)})
 def list_versions(session: Session, model: str) -> list[Version]:
     """All versions of a model, newest first, with their figures beside those of every candidate."""
     get_model(session, model)
