@@ -35,6 +35,8 @@ TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
     "groups": "People who hold roles together: make, fill, give a role.",
     "quotas": "What workspaces and actors may use: limits, and what is used of them.",
+    "rights": "Who may do what to single things: close, open, hand over.",
+    "shares": "What workspaces let one another read.",
     "tokens": "What programs sign in with: make, list, rotate, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",
