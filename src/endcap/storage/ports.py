@@ -310,6 +310,11 @@ class Ports:
     landing: LandingFolder = field(default_factory=LandingFolder)
     folder: Path | None = None
 
+    @property
+    def is_near(self) -> bool:
+        """Whether records are read without a round trip to a server."""
+        return self.url == "memory://" or "://" not in self.url
+
     def close(self) -> None:
         self.records.close()
         self.online.close()

@@ -76,7 +76,7 @@ class SignIn:
         self._right: dict[bytes, tuple[float, str, str]] = {}
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._used: dict[str, float] = {}
-        self._near = house.ports.url == "memory://" or "://" not in house.ports.url  # else a round trip to a server, in which others are answered
+        self._near = house.ports.is_near  # else a round trip to a server, in which others are answered
         self._hashing: CapacityLimiter | None = None
         self._n_waiting = 0
 
