@@ -15,6 +15,7 @@ MODULES = (
     "endcap.governance.notices",
     "endcap.governance.people",
     "endcap.governance.quotas.queue",
+    "endcap.governance.quotas.recounting",
     "endcap.governance.quotas.settling",
     "endcap.governance.tokens",
     "endcap.governance.webhooks",
