@@ -14,6 +14,7 @@ MODULES = (
     "endcap.governance.audit_keys",
     "endcap.governance.notices",
     "endcap.governance.people",
+    "endcap.governance.quotas.costs",
     "endcap.governance.quotas.queue",
     "endcap.governance.quotas.recounting",
     "endcap.governance.quotas.settling",
