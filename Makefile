@@ -47,12 +47,14 @@ check: setup  ## lint, types, import law, reference pages up to date
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m endcap.faces.cli.reference --check docs/reference.md
+	@$(PY) -m endcap.faces.cli.access --check docs/access.md
 
 bench: setup  ## a benchmark with its peers: NAME=panel | store-day | start-up | kill-storm | members | freshretail | hourly | scale | comparison | bad-input | drift | materialisation | online | join | postgres | access | tracking | registry | backup | mlflow-clients | tracking-http
 	@$(PY) benchmarks/$(subst -,_,$(NAME)).py
 
-docs: setup  ## write docs/reference.md from the table of verbs
+docs: setup  ## write docs/reference.md and docs/access.md from the table of verbs
 	@$(PY) -m endcap.faces.cli.reference --write docs/reference.md
+	@$(PY) -m endcap.faces.cli.access --write docs/access.md
 
 clean:  ## remove the environment and what runs left
 	@rm -rf $(VENV) out .endcap .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -54,14 +54,6 @@ LIMITS = {"show_model": 20.0, "show_version": 20.0, "history": 20.0, "history_at
 MODELS_AT_ONCE = 250
 FIGURES = Metrics(
     n=0,
-    mae=None,
-    wape=None,
-    rmse=None,
-    rmsse=None,
-    rmspe=None,
-    bias=None,
-    coverage_90=None,
-    width_90=None,
     logged={f"metric_{n}": n / 7 for n in range(8)},
 )
 SIGNATURE = Signature(tuple(Field(f"feature_{n}", "double") for n in range(12)), (Field("", "double", (-1,)),))

@@ -5,9 +5,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from argon2 import PasswordHasher
+from hypothesis import settings
 
 from endcap.governance import passwords
 from endcap.testing.postgres import PostgresServer, find_programs, serve_postgres
+
+# The same examples in every run, so that a change is judged by what it changes; --hypothesis-profile=anew looks for others. No example is timed.
+settings.register_profile("endcap", derandomize=True, deadline=None)
+settings.register_profile("anew", derandomize=False, deadline=None)
+settings.load_profile("endcap")
 
 
 @pytest.fixture(scope="session")

@@ -759,6 +759,57 @@ def a_token_of_another_workspace_sees_nothing() -> None:
 
 
 @check(ours=True, signed=True)
+def the_address_chooses_the_workspace() -> None:
+    """By a token of that workspace, or a password of somebody who has a role there: files, models and searches go where the address says."""
+    import mlflow
+    import numpy as np
+
+    address = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"{address}/workspaces/other")
+    by_token = use_files_and_models()
+    os.environ.pop("MLFLOW_TRACKING_TOKEN")
+    os.environ |= {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": os.environ["PASSWORD_OF_ADA"]}
+    by_password = use_files_and_models()
+    client = mlflow.MlflowClient()
+    assert {run.info.run_id for run in client.search_runs(["0"])} >= {by_token, by_password}
+    refusal(lambda: client.get_run(os.environ["RUN_ELSEWHERE"]), code="RESOURCE_DOES_NOT_EXIST")
+    for there in ("", "/workspaces/default"):
+        mlflow.set_tracking_uri(f"{address}{there}")
+        client, name = mlflow.MlflowClient(), unique("default")
+        refusal(lambda: client.get_run(by_password), code="RESOURCE_DOES_NOT_EXIST")  # noqa: B023 - called at once
+        refusal(lambda: mlflow.artifacts.load_text(f"runs:/{by_password}/notes/note.txt"))
+        assert client.get_run(os.environ["RUN_ELSEWHERE"]).info.run_name == "there"
+        client.create_registered_model(name)
+    for nowhere in ("nowhere", "..", "%2e%2e%2fother", "x" * 300, "%EA%B0%80", "OTHER"):
+        mlflow.set_tracking_uri(f"{address}/workspaces/{nowhere}")
+        began = time.monotonic()
+        refusal(lambda: mlflow.MlflowClient().get_run(by_password))
+        assert time.monotonic() - began < 20, "it is not asked for again and again"
+    mlflow.set_tracking_uri(f"{address}/workspaces/other")
+    assert np.isfinite(mlflow.lightgbm.load_model(f"runs:/{by_password}/model").num_trees())
+
+
+def use_files_and_models() -> str:
+    """A run with files and a registered model, read back in all the ways that build an address; its id."""
+    import mlflow
+
+    client, name = mlflow.MlflowClient(), unique("prefixed")
+    run = log_trees(registered_model_name=name).run_id
+    client.log_text(run, "kept", "notes/note.txt")
+    assert mlflow.artifacts.load_text(f"runs:/{run}/notes/note.txt") == "kept"
+    assert mlflow.artifacts.load_text(client.get_run(run).info.artifact_uri + "/notes/note.txt") == "kept"
+    assert [file.path for file in client.list_artifacts(run, "notes")] == ["notes/note.txt"]
+    with tempfile.TemporaryDirectory() as folder:
+        found = mlflow.artifacts.download_artifacts(run_id=run, artifact_path="notes", dst_path=folder)
+        assert (Path(found) / "note.txt").read_text() == "kept"
+    client.set_registered_model_alias(name, "blue", "1")
+    assert mlflow.lightgbm.load_model(f"models:/{name}@blue").num_trees() > 0
+    assert mlflow.lightgbm.load_model(f"models:/{name}/1").num_trees() > 0
+    assert [model.name for model in client.search_registered_models(f"name = '{name}'")] == [name]
+    return str(run)
+
+
+@check(ours=True, signed=True)
 def a_viewer_s_token_writes_nothing() -> None:
     import mlflow
 

@@ -27,6 +27,7 @@ from endcap.loop.training.tracking.tracked_runs import start_run
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("client_checks.py")
 CLIENTS = ("3.17", "2.22")
+PASSWORD = "long enough to be guessed by none"
 
 
 def load_script() -> Any:
@@ -113,12 +114,14 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signed]:
     folder = tmp_path_factory.mktemp("signed")
     with open_house(folder / ".endcap") as house:
         first = house.session(actor="ada")
-        add_user(first, "ada", password="long enough to be guessed by none")
+        add_user(first, "ada", password=PASSWORD)
         grant_role(first, "ada", "owner", workspace="other")
+        grant_role(first, "ada", "owner", workspace="third")
         tokens = {
             "a_token_opens_and_nothing_else_does": make_token(first, "laptop").token,
             "a_viewer_s_token_writes_nothing": make_token(first, "board", role="viewer").token,
-            "a_token_of_another_workspace_sees_nothing": make_token(first, "elsewhere", workspace="other").token,
+            "a_token_of_another_workspace_sees_nothing": make_token(first, "elsewhere", workspace="third").token,
+            "the_address_chooses_the_workspace": make_token(first, "other", workspace="other").token,
         }
         run = start_run(first, name="there").id
     with started(folder) as url:
@@ -128,5 +131,6 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signed]:
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("name", CHECKS.SIGNED)
 def test_the_client_signs_in(signed: Signed, tmp_path: Path, client: str, name: str) -> None:
-    found = ask(client, signed.url, tmp_path, name, MLFLOW_TRACKING_TOKEN=signed.tokens[name], RUN_ELSEWHERE=signed.run)
+    known = {"MLFLOW_TRACKING_TOKEN": signed.tokens[name], "PASSWORD_OF_ADA": PASSWORD}
+    found = ask(client, signed.url, tmp_path, name, RUN_ELSEWHERE=signed.run, **known)
     assert found == {name: None}, found[name]

@@ -28,7 +28,7 @@ rollback = partial(roll_back, prove=lambda _session, _version: "it answers as it
 MODEL = "store-day"
 MEMBERS = ("a", "b", "c", "d")
 UNNAMED = "somebody new"
-NOTHING = Metrics(n=0, mae=None, wape=None, rmse=None, rmsse=None, rmspe=None, bias=None, coverage_90=None, width_90=None)
+NOTHING = Metrics(0)
 
 
 @dataclass(frozen=True)

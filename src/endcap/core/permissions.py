@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from endcap.core.errors import InvalidInput, suggest
@@ -15,6 +16,7 @@ class Permission(StrEnum):
     EDIT = "edit"  # define, ingest, train, forecast
     RELEASE = "release"  # make a version answer, or an earlier one answer again
     OWN = "own"  # rights, audit exports, settings of the workspace
+    PERSONAL = "personal"  # see columns declared personal: in no role, given one by one
 
 
 class Role(StrEnum):
@@ -28,8 +30,11 @@ _HELD: dict[Role, frozenset[Permission]] = {
     Role.VIEWER: frozenset({Permission.SELF, Permission.READ}),
     Role.EDITOR: frozenset({Permission.SELF, Permission.READ, Permission.EDIT}),
     Role.APPROVER: frozenset({Permission.SELF, Permission.READ, Permission.EDIT, Permission.RELEASE}),
-    Role.OWNER: frozenset(Permission),
+    Role.OWNER: frozenset(Permission) - {Permission.PERSONAL},
 }
+
+
+_ORDER = {role: n for n, role in enumerate(Role)}
 
 
 def permissions_of(role: Role) -> frozenset[Permission]:
@@ -39,6 +44,15 @@ def permissions_of(role: Role) -> frozenset[Permission]:
     [<Permission.EDIT: 'edit'>, <Permission.READ: 'read'>, <Permission.SELF: 'self'>]
     """
     return _HELD[role]
+
+
+def greatest_role(roles: Iterable[str]) -> Role | None:
+    """The role among several that holds what the others hold and more; None of none.
+
+    >>> greatest_role(["viewer", "approver", "editor"]), greatest_role([])
+    (<Role.APPROVER: 'approver'>, None)
+    """
+    return max(map(Role, roles), key=_ORDER.__getitem__, default=None)
 
 
 def parse_role(text: str) -> Role:

@@ -12,6 +12,8 @@
 ``ENDCAP_OPENLINEAGE_KEY`` the key that the collector asks for
 ``ENDCAP_WEBHOOK_HOSTS``   hosts of one's own network that webhooks may reach, with commas
 ``ENDCAP_AUDIT_KEY``       the file of the key that signs the audit
+``ENDCAP_MASTER_KEY``      the key that wraps all others, or its file as ``ENDCAP_MASTER_KEY_FILE``, or as ``ENDCAP_MASTER_KEY_COMMAND`` the
+                           command that wraps; each with ``_NEXT`` behind ``KEY`` for the one that follows (docs/keys.md)
 ========================== ==========================================================
 """
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,6 +32,7 @@ EXECUTORS = ("here", "processes", "ray")
 ONLINE_SCHEMES = ("redis", "rediss", "unix")
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_HIDDEN = ("lineage_key", "master_key", "master_key_command", "next_master_key", "next_master_key_command")
 _DATABASE = re.compile(r"(/[0-9]*)?")
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 
@@ -56,6 +60,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         webhook_hosts: names and addresses of one's own network that notices may be sent to, by http too. Others must be on the public internet.
         audit_key: the file of the private key that signs what is exported of the audit, made when it is first needed. None: a file of the home's
             folder; a home in PostgreSQL has none.
+        master_key: the key that wraps all others, as 64 hex digits or base64; or ``master_key_file``, which only its owner may read; or
+            ``master_key_command``, which wraps and unwraps. None of the three: a file of the home's folder, made when it is first needed; a
+            home in PostgreSQL has none.
+        next_master_key: the one that follows when it is rotated, or ``next_master_key_file``, or ``next_master_key_command``. None: one is made.
     """
 
     memory_limit: int | None = None
@@ -69,13 +77,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lineage_key: str | None = None
     webhook_hosts: tuple[str, ...] = ()
     audit_key: Path | None = None
+    master_key: str | None = None
+    master_key_file: Path | None = None
+    master_key_command: str | None = None
+    next_master_key: str | None = None
+    next_master_key_file: Path | None = None
+    next_master_key_command: str | None = None
 
     def __repr__(self) -> str:
         shown = {name: repr(getattr(self, name)) for name in self.__struct_fields__}
         if self.online is not None:
             shown["online"] = hide_password(self.online)
-        if self.lineage_key is not None:
-            shown["lineage_key"] = "***"
+        for name in _HIDDEN:
+            if getattr(self, name) is not None:
+                shown[name] = "***"
         return f"Settings({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def __post_init__(self) -> None:
@@ -89,6 +104,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidInput(
                     f"The setting {name} is {value}, which leaves nothing to work with.", hint="give 1 or more, or None for the default"
                 )
+        for given in (
+            (self.master_key, self.master_key_file, self.master_key_command),
+            (
+                self.next_master_key,
+                self.next_master_key_file,
+                self.next_master_key_command,
+            ),
+        ):
+            if sum(value is not None for value in given) > 1:
+                raise InvalidInput("A master key is given twice: as itself, by its file or by a command.", hint="leave one of the three")
         require_executor(self.executor)
         if self.online is not None:
             require_online(self.online)
@@ -192,8 +217,19 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         lineage=collector,
         lineage_key=environ.get("ENDCAP_OPENLINEAGE_KEY", "").strip() or None,
         audit_key=Path(audit_key) if (audit_key := environ.get("ENDCAP_AUDIT_KEY", "").strip()) else None,
+        **_read_master_keys(environ),
         webhook_hosts=tuple(host for host in (part.strip().lower() for part in environ.get("ENDCAP_WEBHOOK_HOSTS", "").split(",")) if host),
     )
+
+
+def _read_master_keys(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings of the master key and of the one that follows."""
+    found: dict[str, Any] = {}
+    for word, name in (("", ""), ("_NEXT", "next_")):
+        for ending, field, kind in (("", "", str), ("_FILE", "_file", Path), ("_COMMAND", "_command", str)):
+            if given := environ.get(f"ENDCAP_MASTER_KEY{word}{ending}", "").strip():
+                found[f"{name}master_key{field}"] = kind(given)
+    return found
 
 
 def parse_bytes(text: str, *, what: str = "The size") -> int:

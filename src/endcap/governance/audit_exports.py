@@ -276,14 +276,23 @@ def _read_rows(path: Path) -> Iterator[AuditRow]:
             for batch in found.iter_batches(PAGE_ROWS):
                 for value in batch.to_pylist():
                     yield msgspec.convert({**value, "detail": msgspec.json.decode(value["detail"])}, AuditRow)
-    except FileNotFoundError as error:
-        raise NotFound(f"There is no file {path}.", hint="the manifest of an export lies beside its rows") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityBroken(f"{path} does not read as rows of the audit: {error}.", hint="get the export again") from error
 
 
 def _check_rows(path: Path, manifest: AuditManifest) -> None:
-    """Raise IntegrityBroken unless the rows are those of the manifest: their bytes, each link, the first and the last."""
+    """Raise IntegrityBroken unless the rows are those of the manifest: their bytes, each link, the first and the last.
+
+    What is not what was signed is not given to a reader of Parquet; lines are read for the row at which they break.
+    """
+    try:
+        with path.open("rb") as file:
+            signed = hashlib.file_digest(file, "sha256").hexdigest() == manifest.sha256
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no file {path}.", hint="the manifest of an export lies beside its rows") from error
+    broken = IntegrityBroken(f"The bytes of {path} are not those that were signed.", hint="get the export again")
+    if not signed and _is_parquet(path):
+        raise broken
     n, last, first = manifest.first - 1 if manifest.n_rows else 0, manifest.previous, manifest.first - 1 if manifest.n_rows else 0
     for row in _read_rows(path):
         n += 1
@@ -294,9 +303,8 @@ def _check_rows(path: Path, manifest: AuditManifest) -> None:
         raise IntegrityBroken(
             f"{path} holds {n - first} rows; {manifest.n_rows} were signed, or it ends otherwise.", hint="get the export again", row=n
         )
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
-            raise IntegrityBroken(f"The bytes of {path} are not those that were signed.", hint="get the export again")
+    if not signed:
+        raise broken
 
 
 def _read(path: Path) -> AuditManifest | SignedHead:

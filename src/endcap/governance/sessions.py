@@ -6,17 +6,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from endcap.core.clock import Clock, Ids
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import HOUSE, SYSTEM, Actor
-from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordStore, RecordTransaction, TableStore
+from endcap.governance.rights.checks import find_standing, require_right
+from endcap.governance.rights.veils import VeiledRecords, VeiledTracks, VeiledTransaction
+from endcap.governance.verbs import find_permission
+from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction
 from endcap.storage.tracks import TrackStore
 
+if TYPE_CHECKING:
+    from endcap.governance.privacy.sealed_tables import SealedTables
+
 Detail = Mapping[str, str | int | float | bool | None]
+
+
+class Warrant(Protocol):
+    """What somebody signed in with; see ``endcap.governance.warrants``."""
+
+    def find_lost(self, records: RecordReader, now: datetime) -> str | None:
+        """Why they may no longer act as when they signed in, as a sentence's beginning; None while they may."""
+        ...
 
 
 class HeldPlace(Protocol):
@@ -29,10 +43,18 @@ class HeldPlace(Protocol):
 
 @dataclass
 class Change:
-    """An open change: the transaction, and the audit detail that the change may still add to."""
+    """An open change: the transaction, and the audit detail that the change may still add to.
+
+    ``whole`` reads closed things, too: for names and numbers that must be told from those of all the others, and for nothing that is shown.
+    """
 
     tx: RecordTransaction
     detail: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    closed: RecordTransaction | None = None
+
+    @property
+    def whole(self) -> RecordReader:
+        return self.closed or self.tx
 
 
 @dataclass(frozen=True)
@@ -49,16 +71,29 @@ class Session:
     settings: Settings = field(default_factory=Settings)
     admin: bool = False
     """Whether the actor administers the house: its people, of whatever workspace."""
+    warrant: Warrant | None = None
+    """What is asked again before each change. None: nobody signed in, but opened the home's own files."""
+    only: frozenset[str] | None = None
+    """The things that are there for the session, where another workspace was lent some; None: all that rights leave it."""
+    acting_for: Actor | None = None
+    """Whose rights on closed things count, where that is not the actor."""
+    unveiled: bool = False
+    """Whether closed things are there whoever acts: see ``without_veil``."""
     place: HeldPlace | None = None
     """Set while a run goes on: what it begins itself waits for no place of its own."""
 
     @property
     def records(self) -> RecordStore:
-        return self.ports.records
+        """The records, without those of things that are closed to the session."""
+        standing = find_standing(self)
+        return self.ports.records if standing is None else VeiledRecords(self.ports.records, self, standing)
 
     @property
-    def tables(self) -> TableStore:
-        return self.ports.tables
+    def tables(self) -> SealedTables:
+        """The table store; what writers declare personal lies in it under the keys of whom it is about."""
+        from endcap.governance.privacy.sealed_tables import SealedTables
+
+        return SealedTables(self.ports.tables, self)
 
     @property
     def blobs(self) -> BlobStore:
@@ -70,14 +105,28 @@ class Session:
 
     @property
     def tracks(self) -> TrackStore:
-        return self.ports.tracks
+        """The runs and logged models, without those of things that are closed to the session."""
+        standing = find_standing(self)
+        return self.ports.tracks if standing is None else VeiledTracks(self.ports.tracks, self, standing)
+
+    @property
+    def holder(self) -> Actor:
+        """Whose rights on closed things count."""
+        return self.acting_for or self.actor
 
     def now(self) -> datetime:
         return self.clock.now()
 
     def as_system(self) -> Session:
         """The same workspace with ``system`` as the actor: what reactions and schedules use. It holds what the caller holds, no more."""
-        return replace(self, actor=SYSTEM, admin=False)
+        return replace(self, actor=SYSTEM, admin=False, acting_for=self.holder)
+
+    def without_veil(self) -> Session:
+        """The same with closed things there: for what a room computes from them behind a check of its own, as a view its rows from its tables.
+
+        What comes of it is the checked thing's; nothing else that is found so is handed on.
+        """
+        return replace(self, only=None, unveiled=True)
 
     def in_house(self) -> Session:
         """The same actor where records lie that belong to no workspace, people and tokens: for the room of governance, behind its own checks."""
@@ -94,24 +143,46 @@ class Session:
         """Raise PermissionDenied, and write the refusal into the audit chain, unless the role holds the permission."""
         if permission in permissions_of(self.role):
             return
-        with self.records.transact() as tx:
+        with self.ports.records.transact() as tx:
             self._audit(tx, verb=verb, thing=f"workspace/{self.workspace}", outcome="refused", detail={"needs": str(permission)})
         raise PermissionDenied(
             f"'{self.actor.name}' is {self.role} in workspace '{self.workspace}'; '{verb}' needs the permission '{permission}'.",
             hint=f"ask an owner of '{self.workspace}'",
         )
 
+    def require_warrant(self, *, verb: str, thing: str) -> None:
+        """Raise PermissionDenied, and write the refusal into the audit chain, where who signed in may no longer act as they did then.
+
+        For work that goes on after its request, between its parts; ``change`` asks by itself. Cost: up to five reads; none for who opened the home.
+        """
+        lost = self.warrant.find_lost(self.ports.records, self.now()) if self.warrant is not None else None
+        if lost is not None:
+            self.record_refusal(verb, thing=thing, detail={"why": lost})
+            raise _stopped(lost, verb)
+
     @contextmanager
     def change(self, verb: str, *, thing: str, detail: Detail | None = None) -> Iterator[Change]:
-        """A transaction that ends with its audit row: both are kept or neither. Yields a Change with the transaction."""
-        with self.records.transact() as tx:
-            change = Change(tx, dict(detail or {}))
-            yield change
-            self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
+        """A transaction that ends with its audit row: both are kept or neither. Yields a Change with the transaction.
+
+        Raises PermissionDenied, audited, for a closed thing that the session may read and not change so, and where who signed in may no longer act as
+        they did then, which is asked inside the transaction.
+        """
+        standing = find_standing(self)
+        if standing is not None and standing.sees((thing,)):
+            require_right(self, thing, find_permission(verb), verb=verb)
+        with self.ports.records.transact() as tx:
+            lost = self.warrant.find_lost(tx, self.now()) if self.warrant is not None else None
+            if lost is None:
+                change = Change(tx if standing is None else VeiledTransaction(tx, self, standing), dict(detail or {}), tx)
+                yield change
+                self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
+                return
+            self._audit(tx, verb=verb, thing=thing, outcome="refused", detail={"why": lost})
+        raise _stopped(lost, verb)
 
     def record_refusal(self, verb: str, *, thing: str, detail: Detail) -> None:
         """Write into the chain that a change was asked for and refused on its merits."""
-        with self.records.transact() as tx:
+        with self.ports.records.transact() as tx:
             self._audit(tx, verb=verb, thing=thing, outcome="refused", detail=detail)
 
     def _audit(self, tx: RecordTransaction, *, verb: str, thing: str, outcome: str, detail: Detail) -> None:
@@ -127,3 +198,8 @@ class Session:
             outcome=outcome,
             detail=detail,
         )
+
+
+def _stopped(lost: str, verb: str) -> PermissionDenied:
+    what = f"{lost[:1].upper()}{lost[1:]}, so '{verb}' was stopped."
+    return PermissionDenied(what, hint="ask an owner of the workspace; what had been written before stands")

@@ -65,6 +65,14 @@ class Verb:
         return self.call.__module__.removeprefix("endcap.")
 
 
+_PERMISSIONS: dict[str, Permission] = {}
+
+
+def find_permission(name: str) -> Permission:
+    """What a verb asks for, by its name; of a change that is part of others (such as ``track log``), EDIT."""
+    return _PERMISSIONS.get(name, Permission.EDIT)
+
+
 def verb(name: str, *, permission: Permission) -> Callable[[Callable[Concatenate[Session, P], T]], Callable[Concatenate[Session, P], T]]:
     """Make a room's function a verb: its permission is checked before each call, and the refusal is audited."""
 
@@ -74,6 +82,7 @@ def verb(name: str, *, permission: Permission) -> Callable[[Callable[Concatenate
             session.require(permission, verb=name)
             return function(session, *args, **kwargs)
 
+        _PERMISSIONS[name] = permission
         checked.__verb__ = Verb(name, permission, checked)  # type: ignore[attr-defined]  # functions carry attributes; their type does not say so
         return checked
 

@@ -1,18 +1,20 @@
 """OpenLineage: what each run read and wrote, told to whoever collects lineage, as events of the published schema (https://openlineage.io/spec).
 
 A run gives a START when it begins and a COMPLETE, FAIL or ABORT when it ends. Events are kept in the transaction that writes the run, and sent
-afterwards in their order: to a file, a line each, or by POST. What cannot be sent is sent with the next run's; a run never waits for it.
+afterwards in their order: to a file, a line each, or by POST. What cannot be sent within five seconds is sent with the next run's: a run waits
+no longer for it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid5
@@ -39,7 +41,7 @@ _FACETS = {
 }
 _IDS = UUID("5d3c7a0e-2b7f-4c0e-9a35-8f1f6a1f2c11")  # any; it keeps our ids apart from those of others
 _ENDINGS = {"done": "COMPLETE", "failed": "FAIL", "killed": "ABORT"}
-_TIMEOUT_S = 5.0
+_WITHIN_S = 5.0
 _MOST_AT_ONCE = 200
 
 
@@ -126,16 +128,23 @@ def keep_event(session: Session, tx: RecordTransaction, event: Mapping[str, Any]
         logger.debug("the event %s stands already", record.id)
 
 
-def send_events(session: Session) -> int:
-    """Send what is pending, oldest first, some hundreds at most. Returns how many were sent; what failed stays and is told in the log."""
+def send_events(session: Session, *, within_s: float = _WITHIN_S, passed_s: Callable[[], float] = monotonic) -> int:
+    """Send what is pending, oldest first, some hundreds at most and for ``within_s`` seconds (by ``passed_s``) at most.
+
+    Returns how many were sent; what failed, or was not come to, stays and is told in the log.
+    """
     target = session.settings.lineage
     if target is None:
         return 0
     pending = session.records.find(LINEAGE_EVENTS, workspace=session.workspace, where={"status": "pending"}, limit=_MOST_AT_ONCE)
-    n_sent = 0
+    n_sent, until_s = 0, passed_s() + within_s
     for event in pending:
+        left_s = until_s - passed_s()
+        if left_s <= 0:
+            logger.warning("lineage of run %s and of those after it is not sent yet: %d events took %g s", event.run, n_sent, within_s)
+            break
         try:
-            _send(target, event.body.encode(), key=session.settings.lineage_key)
+            _send(target, event.body.encode(), key=session.settings.lineage_key, timeout_s=left_s)
         except EndcapError as error:
             logger.warning("lineage of run %s is not sent yet: %s", event.run, error)
             break
@@ -152,12 +161,12 @@ def _mark_sent(session: Session, event: LineageEvent) -> None:
             tx.put(LINEAGE_EVENTS, workspace=session.workspace, record=sent, expected_version=found[1])
 
 
-def _send(target: str, body: bytes, *, key: str | None) -> None:
+def _send(target: str, body: bytes, *, key: str | None, timeout_s: float) -> None:
     scheme = target.partition("://")[0] if "://" in target else "file"
     if scheme == "file":
         _append(Path(unquote(urlsplit(target).path)) if "://" in target else Path(target), body)
     else:
-        _post(target, body, key=key)
+        _post(target, body, key=key, timeout_s=timeout_s)
 
 
 def _append(path: Path, body: bytes) -> None:
@@ -166,21 +175,23 @@ def _append(path: Path, body: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, body + b"\n")
+            n_written = os.write(descriptor, body + b"\n")
         finally:
             os.close(descriptor)
     except OSError as error:
         raise Unreachable(f"The file of lineage events {path} cannot be written: {error.strerror}.") from error
+    if n_written <= len(body):
+        raise Unreachable(f"The file of lineage events {path} took {n_written} of {len(body) + 1} bytes.", hint="make room on its disk")
 
 
-def _post(target: str, body: bytes, *, key: str | None) -> None:
+def _post(target: str, body: bytes, *, key: str | None, timeout_s: float) -> None:
     import http.client
 
     parts = urlsplit(target)
     connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     place = f"{parts.path or '/api/v1/lineage'}{'?' + parts.query if parts.query else ''}"
-    connection = connect(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    connection = connect(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
         connection.request("POST", place, body=body, headers=headers)
         answer = connection.getresponse()

@@ -80,6 +80,6 @@ class Edge(msgspec.Struct, frozen=True):
         return identify(self.source, self.target)
 
 
-RUNS = Kind("run", Run, "id", (("subject",), ("status",)))
+RUNS = Kind("run", Run, "id", (("subject",), ("status",)), of=lambda run: (f"run/{run.id}", run.subject))
 STEP_RESULTS = Kind("step-result", StepResult, "identity", (("step",),))
-EDGES = Kind("edge", Edge, "id", (("source",), ("target",)))
+EDGES = Kind("edge", Edge, "id", (("source",), ("target",)), of=lambda edge: (edge.source, edge.target), tells=True)

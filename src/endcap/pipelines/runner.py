@@ -53,7 +53,8 @@ def run_steps(
     The run's record is written when it starts and after every step, so that a killed run shows how far it came; finished steps with
     ``parts`` are found again by identity and say ``cached``. A step's kept result, its record and its edges are written in one
     transaction. An EndcapError of a step is raised as it is, an interruption from the keyboard too, any other error as StepFailed,
-    chained; the run's record says ``failed`` either way.
+    chained; the run's record says ``failed`` either way. So does that of a run whose actor signed in and may no longer act as then: it
+    is asked before each step, and within one where it reports progress; PermissionDenied, audited, and no step runs any more.
     """
     ordered = order_steps(steps)
     with hold_lease(session, subject) as hold, hold_turn(session, hold, reporter=reporter, wait=wait) as own:
@@ -65,11 +66,12 @@ def _run(hold: Hold, session: Session, ordered: list[Step], *, reporter: Reporte
     values: dict[str, Any] = {}
     digests: dict[str, str] = {}
     for step in ordered:
-        context = StepContext(step.name, book.run.id, {need: values[need] for need in step.needs}, reporter)
+        context = StepContext(step.name, book.run.id, {need: values[need] for need in step.needs}, reporter, ask=hold.require_warrant)
         identity = identify(step.name, step.parts, [digests[need] for need in step.needs], digest_code()) if step.parts is not None else ""
         reporter.step_started(step.name)
         meter = _Meter()
         try:
+            session.require_warrant(verb="run", thing=f"run/{book.run.id}")
             kept = _recall(session, step, identity) if identity else None
             outcome = kept or _attempt(step, context, wait=wait)
             status = "cached" if kept else outcome.status

@@ -9,6 +9,7 @@ from endcap.core.errors import DefinitionError
 from endcap.storage.ports import Kind
 
 MODULES = (
+    "endcap.governance.keys.records",
     "endcap.governance.records",
     "endcap.pipelines.leases",
     "endcap.pipelines.open_lineage",

@@ -180,7 +180,7 @@ class _Glance(msgspec.Struct, frozen=True):
     profiles: tuple[_Counts, ...]
 
 
-_GLANCES = Kind(SNAPSHOTS.name, _Glance, SNAPSHOTS.id, SNAPSHOTS.indexes)
+_GLANCES = Kind(SNAPSHOTS.name, _Glance, SNAPSHOTS.id, SNAPSHOTS.indexes, of=lambda found: (f"view/{found.view}",))
 
 
 @verb("features search", permission=Permission.READ)

@@ -42,12 +42,17 @@ class Kind(Generic[R]):
 
     Indexes may be added and dropped from one Endcap to the next. Stores keep under which of them all records of a kind are filed: each write leaves
     those that its declaration has, and the first ``find`` that asks for another files the records of the kind under it, in one pass.
+
+    ``of`` says which things a record is part of, or tells of (``model/store-day``), and with which it is hidden; None: it is the workspace's.
+    ``tells`` is whether it only tells of them, as an audit row does, so that whoever may not change a thing writes it all the same.
     """
 
     name: str
     type: type[R]
     id: str
     indexes: tuple[tuple[str, ...], ...] = ()
+    of: Callable[[R], tuple[str, ...]] | None = None
+    tells: bool = False
 
     @cached_property
     def index_names(self) -> frozenset[str]:
@@ -291,6 +296,10 @@ class OnlineStore(Protocol):
         """How many keys a space has; one never written to has none."""
         ...
 
+    def remove(self, space: str, keys: Sequence[bytes]) -> int:
+        """Forget the rows of keys, whatever their stamps; returns how many stood. All of them or none; what is not there changes nothing."""
+        ...
+
     def drop(self, space: str) -> None:
         """Forget a space; forgetting what is not there changes nothing."""
         ...
@@ -308,7 +317,8 @@ class Ports:
 
     ``url`` is the home as it may be shown, without a password; ``folder`` is where its files rest (None: in no folder). ``online`` and ``tracks``
     open what they need when they are first used. ``freeze`` is a block in which the home can be read as it stands when the block begins, while
-    others go on: see ``endcap.storage.frozen``. Writers of records wait for some 50 us a partition then.
+    others go on: see ``endcap.storage.frozen``. Writers of records wait for some 50 us a partition then. ``kept`` is what rooms above remember of the
+    home in memory, each under a name of its own.
     """
 
     url: str
@@ -320,10 +330,11 @@ class Ports:
     freeze: Callable[[], AbstractContextManager[Frozen]]
     landing: LandingFolder = field(default_factory=LandingFolder)
     folder: Path | None = None
+    kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def is_near(self) -> bool:
-        """Whether records are read without a round trip to a server."""
+    def near(self) -> bool:
+        """Whether a record is read without a round trip to a server, in which others could be answered."""
         return self.url == "memory://" or "://" not in self.url
 
     def close(self) -> None:

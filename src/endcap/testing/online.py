@@ -72,6 +72,18 @@ class OnlineStoreContract:
         assert online.write(SPACE, keys=[b"a"], rows=[row("again", event_us=5)]) == 1
         assert online.count(SPACE) == 3
 
+    def test_removed_rows_are_not_there_whatever_their_stamps(self, online: OnlineStore) -> None:
+        keys = number_keys(2500)
+        online.write(SPACE, keys=keys, rows=[row("x", event_us=2**62)] * len(keys))
+        online.write("other", keys=keys[:1], rows=[row("other")])
+        assert online.remove("nowhere", keys[:2]) == 0
+        assert online.remove(SPACE, []) == 0
+        assert online.remove(SPACE, [*keys[:2200], b"never there", keys[0]]) == 2200
+        assert (online.count(SPACE), online.count("other"), online.get(SPACE, keys[0])) == (300, 1, None)
+        assert online.write(SPACE, keys=keys[:1], rows=[row("older than what stood")]) == 1
+        assert online.remove(SPACE, keys) == 301
+        assert (online.count(SPACE), online.sample(SPACE, 5), online.spaces()) == (0, [], ["other"])
+
     def test_stamps_are_told_apart_to_the_last_bit(self, online: OnlineStore) -> None:
         for place, (event_us, known_us) in enumerate(STAMPS):
             newest = row(str(place), event_us=event_us, known_us=known_us)

@@ -12,7 +12,7 @@ from endcap.core.permissions import Role
 from endcap.governance import people
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.passwords import check_password
-from endcap.governance.people import add_user, disable_user, enable_user, find_user, grant_role, has_users, list_people, set_password
+from endcap.governance.people import add_user, disable_user, enable_user, find_user, grant_role, has_users, list_people, set_admin, set_password
 from endcap.governance.records import HOUSE, USERS, Actor
 from endcap.governance.sessions import Session
 from endcap.testing.sessions import make_session
@@ -51,7 +51,7 @@ def test_the_first_user_is_admin_and_owner_and_later_ones_are_nothing_yet(owner:
 def test_many_people_are_listed_as_few_are(owner: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ada", "bob", "cleo"):
         add_user(owner, name)
-        grant_role(owner, name, "viewer")
+        grant_role(owner, name, "owner")
     few = list_people(owner)
     monkeypatch.setattr(people, "_FEW", 2)
     assert list_people(owner) == few
@@ -157,8 +157,9 @@ def test_ones_own_password_is_ones_own_to_change_but_not_a_tokens(owner: Session
 def test_a_user_is_disabled_and_enabled_but_the_last_admin_is_not(owner: Session) -> None:
     add_user(owner, "ada")
     add_user(owner, "bob", admin=True)
+    grant_role(owner, "bob", "owner")
     assert disable_user(owner, "bob").disabled
-    with pytest.raises(Conflict, match="'ada' is the last admin of the house who can sign in"):
+    with pytest.raises(Conflict, match="The house would have no admin left who can sign in"):
         disable_user(owner, "ada")
     assert not find_user(owner.records, "ada").disabled
     assert not enable_user(owner, "bob").disabled
@@ -180,3 +181,21 @@ def test_of_many_first_users_at_once_one_is_the_first(tmp_path: Path) -> None:
 def test_the_system_does_not_administer_the_house(owner: Session) -> None:
     with pytest.raises(PermissionDenied):
         add_user(owner.as_system(), "ada")
+
+
+def test_who_administers_the_house_is_changed_but_the_last_one_stays(owner: Session) -> None:
+    add_user(owner, "ada")
+    add_user(owner, "bob")
+    with pytest.raises(Conflict, match="The house would have no admin left"):
+        set_admin(owner, "ada", revoke=True)
+    assert set_admin(owner, "bob").admin
+    assert not set_admin(owner, "ada", revoke=True).admin
+    with pytest.raises(PermissionDenied, match="does not administer the house"):
+        set_admin(as_user(owner, "ada", Role.OWNER), "ada")
+    rows = [(row.verb, row.outcome, row.detail.get("admin")) for row in list_audit(owner, house=True, limit=4)]
+    assert rows == [
+        ("users admin", "refused", None),
+        ("users admin", "done", False),
+        ("users admin", "done", True),
+        ("users admin", "refused", None),
+    ]

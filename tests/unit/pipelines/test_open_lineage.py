@@ -192,6 +192,18 @@ def test_a_collector_that_does_not_answer_keeps_no_run_from_its_end(tmp_path: Pa
         assert send_events(session) == 0
 
 
+def test_a_slow_collector_holds_a_run_for_its_time_and_gets_the_rest_later() -> None:
+    ticks = iter((0.0, 0.0, 4.9))  # begun, and before each event
+    with collector(500) as (url, got):
+        session = session_to(f"{url}/api/v1/lineage")
+        run_steps(session, (step(),), subject="model/m")
+        got.clear()
+        assert send_events(session, within_s=5.0, passed_s=iter((0.0, 5.0)).__next__) == 0
+        assert got == []
+        assert send_events(session, within_s=5.0, passed_s=ticks.__next__) == 2
+        assert [event["eventType"] for *_, event in got] == ["START", "COMPLETE"]
+
+
 def test_the_same_run_has_the_same_id_and_another_workspace_another() -> None:
     run = Run(id="run-1", subject="model/m", actor="ada", started_at=make_session().now())
     ids = [describe_run(run, workspace=name)["run"]["runId"] for name in ("a", "a", "b")]

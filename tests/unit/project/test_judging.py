@@ -69,7 +69,7 @@ class Desk:
             created_by="ada",
             run=run,
             files=(VersionFile("model.txt", "lightgbm", "0" * 64, 2_000_000),),
-            metrics=Metrics(0, *[None] * 8),
+            metrics=Metrics(0),
             leaderboard={},
             baselines=(),
         )

@@ -14,6 +14,8 @@ from endcap.core.identity import identify
 from endcap.core.names import require_name
 
 _TICKS = ("15min", "30min", "1h", "2h", "3h", "4h", "6h", "8h", "12h", "1d", "7d")
+_LATER = ("subject", "keep", "retention")
+"""What tables may say since views have versions: unsaid it is not hashed, so that views of before are the same; only a subject changes what is kept."""
 _OWN = ("__event_at", "__known_at", "__order", "__event_time", "__file", "__row")
 
 
@@ -202,7 +204,12 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     @property
     def version(self) -> str:
         """The hash of the definition, in 12 hex digits: words for people (owner, description, tags) and purposes do not count, nor its tables'."""
-        return identify(self.plain)[:12]
+        said = msgspec.to_builtins(self.plain)
+        for table in (said.get("source"), *said.get("tables", ())):
+            for name in _LATER if table else ():
+                if table[name] is None or name != "subject":
+                    del table[name]
+        return identify(said)[:12]
 
     @property
     def plain(self) -> FeatureView:
@@ -219,7 +226,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 def _plain(table: Table) -> Table:
-    return msgspec.structs.replace(table, description="", purposes=(), owner="")
+    return msgspec.structs.replace(table, description="", purposes=(), owner="", keep="", retention=None)
 
 
 def _without_table(feature: Aggregate) -> Aggregate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -14,7 +15,9 @@ from endcap.core.names import require_name
 from endcap.core.zones import load_zone
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_FROM_OUTSIDE = re.compile(r"(\$(\{[A-Za-z_]\w*\}|[A-Za-z_]\w*))*")
+FROM_OUTSIDE = re.compile(r"\$(?:\{(?P<braced>(?:secret:)?[A-Za-z_]\w*)\}|(?P<bare>(?:secret:)?[A-Za-z_]\w*))")
+"""What a source takes from elsewhere: ``$NAME`` or ``${NAME}`` from the environment, ``$secret:NAME`` or ``${secret:NAME}`` from the secrets."""
+SECRET_NAME = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)
 _SECRETS = re.compile(r"[?&](?:ssl)?password=([^&]*)", re.IGNORECASE)
 TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
 
@@ -103,8 +106,8 @@ class Table(msgspec.Struct, frozen=True):
     Args:
         name: how the table is called in the workspace.
         source: the path, or a URL: ``postgresql://USER:$PASSWORD@HOST/DATABASE``; ``predictions://MODEL``, for which ``predictions_of`` fills
-            in the rest. Relative paths are read from the folder of the definition file, ``$NAME`` from the environment; a password
-            may stand nowhere else.
+            in the rest. Relative paths are read from the folder of the definition file, ``$NAME`` from the environment,
+            ``$secret:NAME`` from the workspace's secrets (of databases alone); a password may stand nowhere else.
         keys: the columns that name a series or an entity.
         event_time: a SQL expression (DuckDB's dialect) over the columns that gives the time of a row; None for a table of facts
             without time.
@@ -124,7 +127,10 @@ class Table(msgspec.Struct, frozen=True):
         overlap: how far below the greatest watermark reading begins again, for rows whose transaction ended late: a duration
             (None: 10 minutes), or a count for whole numbers (None: 10,000).
         purposes: what the rows may be used for; empty: anything. A model that states another purpose, or none, is not trained on them.
-        personal: columns that hold personal data, of whose values profiles keep counts alone.
+        personal: columns that hold personal data. Profiles keep counts of them alone, and what Endcap writes of them lies under a key per subject.
+        subject: the column that says whose the personal values are. None: the personal column that is a key, else the only key.
+        keep: how long the law asks to keep rows that name a subject, and by what, such as ``10y: tax code 147``; what is forgotten says so. '': nothing.
+        retention: how long what Endcap keeps of the rows (landed copies, quarantine, records of ingests) may live, such as ``400d``. None: for ever.
         owner: who answers questions about the table.
     """
 
@@ -146,6 +152,9 @@ class Table(msgspec.Struct, frozen=True):
     purposes: tuple[str, ...] = ()
     personal: tuple[str, ...] = ()
     owner: str = ""
+    subject: str | None = None
+    keep: str = ""
+    retention: str | None = None
 
     def __post_init__(self) -> None:
         require_name(self.name, what="table")
@@ -169,19 +178,46 @@ class Table(msgspec.Struct, frozen=True):
         if any(name != name.strip() for name in self.purposes):
             raise DefinitionError(f"Table '{self.name}' has the purposes {list(self.purposes)}; one begins or ends with a blank.")
         self._check_source()
+        self._check_subject()
+
+    @property
+    def whose(self) -> str | None:
+        """The column that says whose the personal values are; None where nothing is personal."""
+        if not self.personal or self.subject is not None:
+            return self.subject
+        named = [key for key in self.keys if key in self.personal]
+        return named[0] if len(named) == 1 else self.keys[0] if len(self.keys) == 1 else None
 
     @property
     def is_landed(self) -> bool:
         """Whether the rows are fetched and kept as files of the home before they are read, as those that are no files are."""
         return self.relation is not None or self.source.startswith("predictions://")
 
+    def _check_subject(self) -> None:
+        what = f"Table '{self.name}'"
+        if self.subject is not None and (not isinstance(self.subject, str) or not self.subject.strip()):
+            raise DefinitionError(f"{what} has the subject {self.subject!r}, which is no column's name.", hint="subject='customer_id'")
+        if self.subject is not None and not self.personal:
+            raise DefinitionError(f"{what} has the subject {self.subject!r} and nothing personal.", hint="personal=['email'], or leave it out")
+        if self.personal and self.whose is None:
+            raise DefinitionError(
+                f"{what} has the personal columns {list(self.personal)}, and its keys {list(self.keys)} do not say whose they are.",
+                hint="name the column that does: subject='customer_id'",
+            )
+        if not isinstance(self.keep, str):
+            raise DefinitionError(f"{what} has keep={self.keep!r}, which is no text.", hint="keep='10y: tax code 147'")
+        if self.retention is not None and parse_duration(self.retention) < timedelta(days=1):
+            raise DefinitionError(f"{what} has a retention of {self.retention!r}; it is at least a day.", hint="retention='400d'")
+
     def _check_source(self) -> None:
         """Raise DefinitionError for a password in the definition, and for what a database needs and a file has not, or the reverse."""
         what = f"Table '{self.name}'"
         url = _URL.fullmatch(self.source)
-        if url and not all(_FROM_OUTSIDE.fullmatch(secret) for secret in _find_secrets(url[2])):
+        if url and not all(FROM_OUTSIDE.sub("", secret) == "" for secret in _find_secrets(url[2])):
             # The source is not shown: what is wrong with it is that it can be read.
-            raise DefinitionError(f"{what} has a password in its source.", hint=f"take it from the environment: {url[1]}://USER:$PASSWORD@HOST/...")
+            raise DefinitionError(
+                f"{what} has a password in its source.", hint=f"endcap secrets set NAME, and write {url[1]}://USER:$secret:NAME@HOST/..."
+            )
         if url and url[1].lower() in ("postgresql", "postgres") and self.relation is None:
             raise DefinitionError(f"{what} reads a database and names no relation.", hint="declare relation='public.orders'")
         if self.relation is None:
@@ -208,7 +244,8 @@ class Table(msgspec.Struct, frozen=True):
 def _find_secrets(rest: str) -> list[str]:
     """What stands in a URL, after its scheme, where passwords do."""
     user, separator, _ = rest.partition("?")[0].rpartition("@")
-    password = user.partition(":")[2] if separator else ""
+    name = FROM_OUTSIDE.match(user)  # the user may be a secret, whose name holds a colon
+    password = user[name.end() if name else 0 :].partition(":")[2] if separator else ""
     return [password, *(found[1] for found in _SECRETS.finditer(rest))]
 
 

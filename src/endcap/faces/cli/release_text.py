@@ -7,7 +7,7 @@ from typing import Any
 
 from endcap.loop.deployment.records import TraceStep
 from endcap.loop.evaluation.records import Verdict
-from endcap.loop.registry.live import ON_AN_OVERRIDE
+from endcap.loop.registry.live import ON_AN_OVERRIDE, SOME_MEMBERS
 from endcap.loop.registry.records import PROD, ApprovalRequest, ApprovalView, Environment, Pin, Release
 from endcap.project.showing import ModelLine, ModelView
 
@@ -52,7 +52,8 @@ def tell_releases(view: ModelView) -> Iterator[Line]:
     if view.pin is not None:
         yield f"  pinned by {view.pin.by} since {view.pin.at:%Y-%m-%d %H:%M} UTC{f': {view.pin.reason}' if view.pin.reason else ''}", "yellow"
     for live in view.live:
-        if live.environment != PROD or live.role in ("challenger", "shadow"):
+        told_above = live.environment == PROD and (live.role == "champion" or (live.role == SOME_MEMBERS and not live.overridden))
+        if not told_above:
             word = f", {ON_AN_OVERRIDE}" if live.overridden else ""
             yield f"  {live.version} is the {live.role} in {live.environment} since {live.since:%Y-%m-%d %H:%M} UTC{word}", RED if word else ""
     for waiting in view.waiting:
@@ -87,6 +88,30 @@ def tell_pin(pin: Pin) -> Iterator[Line]:
     yield f"the pin of {pin.by} on {pin.model} in {pin.environment} {state}", "bold"
     if pin.reason:
         yield f"  {pin.reason}", ""
+
+
+def tell_release(release: Release) -> Iterator[Line]:
+    """Who answers from now on, for whom and in whose place, and on what."""
+    seat = release.role != "champion"
+    share = "" if release.share is None else f" for {release.share:.4g} of the requests"
+    role = f" as {release.role}{share}" if seat else ""
+    done = f"answers no more in {release.environment}" if release.how == "withdraw" else f"answers in {release.environment}{role}"
+    before = f", in the place of {release.previous}" if release.previous and not seat else ""
+    style = RED if release.overridden else ""
+    yield f"{release.version}{_describe_moved(release)} {done}{before}, since {release.at:%Y-%m-%d %H:%M} UTC", style or "bold"
+    if release.verdict_sentence:
+        yield f"  {'OVERRIDDEN: ' if release.overridden else ''}{release.verdict_sentence}", style
+    if release.proof:
+        yield f"  proved: {release.proof}", ""
+    if release.reason:
+        yield f"  {release.reason}", ""
+
+
+def tell_environment(place: Environment) -> Iterator[Line]:
+    """What an environment asks for, as it stands now."""
+    after = f"after {place.after}" if place.after else "before all others"
+    people = f"{place.approvals} {'person approves' if place.approvals == 1 else 'people approve'} each release"
+    yield f"{place.name} comes {after}, in {place.home or 'this home'}; {people}", ""
 
 
 def row_of_approval(view: ApprovalView) -> dict[str, Any]:
@@ -144,7 +169,9 @@ def _describe_moved(release: Release) -> str:
 
 TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     ApprovalRequest: tell_request,
+    Environment: tell_environment,
     Pin: tell_pin,
+    Release: tell_release,
     Verdict: tell_verdict,
 }
 ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {

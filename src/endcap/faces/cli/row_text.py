@@ -19,7 +19,7 @@ from endcap.project.showing import ModelLine
 def row_of_model(line: ModelLine) -> dict[str, Any]:
     return {
         "model": line.model,
-        "champion": line.champion or "-",
+        "champion": f"{line.champion or '-'}{' OVERRIDDEN' if line.override else ''}",
         "method": line.candidate or "-",
         "error": "-" if line.figure is None else f"{name_metric(line.metric)} {tell_number(line.figure)}",
         "since": line.since,

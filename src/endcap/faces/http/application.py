@@ -68,7 +68,12 @@ def _route(remote: RemoteVerb, folder: Path, calls: Calls) -> Route:
 
 
 async def _answer_health(_: Request) -> Response:
-    return _json(encode_result({"status": "up", "version": version("endcap")}))
+    return _json(_health())
+
+
+@lru_cache(maxsize=1)
+def _health() -> bytes:
+    return encode_result({"status": "up", "version": version("endcap")})
 
 
 async def _answer_description(_: Request) -> Response:

@@ -18,6 +18,7 @@ from endcap.core.errors import EndcapError, InvalidInput, NotSignedIn, Unreachab
 from endcap.faces.http.answers import RequestRefused, encode_error, encode_result, send_json, status_of, tell_unforeseen
 from endcap.faces.http.heads import STREAMED, Head, Place, read_head, require_json, require_place
 from endcap.faces.http.mlflow.faults import describe_fault
+from endcap.faces.http.prefixes import choose_workspace, split_workspace
 from endcap.faces.http.rates import Rates
 from endcap.faces.http.sessions import SESSION
 from endcap.governance.sessions import Session
@@ -75,8 +76,9 @@ class Gateway:
             with suppress(asyncio.CancelledError):  # an end that waits for nothing
                 await self._live(receive, send)
             return
+        scope, workspace = split_workspace(scope)
         try:
-            await self._answer(scope, receive, send)
+            await self._answer(scope, receive, send, workspace=workspace)
         except RequestRefused as refused:
             await _tell_refused(send, scope["path"], refused)
         except asyncio.CancelledError:  # the service ends and does not wait for it
@@ -89,13 +91,15 @@ class Gateway:
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, *, workspace: bytes | None) -> None:
         method, path, head = scope["method"], scope["path"], read_head(scope["headers"])
         require_place(head, self._place)
+        if workspace is not None:
+            choose_workspace(head, workspace)
         streamed = method == "PUT" and path.startswith(STREAMED)
         if method in _BODIED and not streamed:
             require_json(head, method=method)
-        if path in OPEN and method not in _BODIED:
+        if path in OPEN and method not in _BODIED and workspace is None:
             await self._app(scope, receive, send)
             return
         session = self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)

@@ -13,9 +13,8 @@ STREAMED = "/api/2.0/mlflow-artifacts/artifacts/"
 """What is PUT under this path is handed on as it comes, whatever it is: files of runs, which may be large."""
 
 Head = Mapping[bytes, bytes]
-_READ = frozenset(
-    (b"host", b"origin", b"sec-fetch-site", b"content-type", b"content-encoding", b"authorization", b"x-endcap-workspace", b"x-forwarded-for")
-)
+WORKSPACE = b"x-endcap-workspace"
+_READ = frozenset((b"host", b"origin", b"sec-fetch-site", b"content-type", b"content-encoding", b"authorization", WORKSPACE, b"x-forwarded-for"))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def serve(
     """
     secure = require_certificate(tls_cert, tls_key)
     place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy, has_users=has_users(house.ports.records))
-    rates = Rates(near=house.ports.is_near)
+    rates = Rates(near=house.ports.near)
     with open_socket(host, port) as listening, telling(house), counting(rates):
         calls = Calls()
         url = show_url(host, listening.getsockname()[1], names=names, secure=secure)

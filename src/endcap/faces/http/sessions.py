@@ -1,6 +1,6 @@
 """Who asks: the session of a request, found at the gateway and read by the routes.
 
-A token comes as ``Authorization: Bearer``, a name with its password as ``Basic``; the workspace is the token's, or the header
+A token comes as ``Authorization: Bearer``, a name with its password as ``Basic``; the workspace is the token's, or the URL or the header
 ``X-Endcap-Workspace`` names it. What opened is kept for a second, so a role that was taken away, a token that was revoked and a user who was
 disabled are out within one. A password that was right is not hashed again while it stands: its hash is compared with what it was checked against.
 """
@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -25,16 +25,17 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from endcap.assembly import House
-from endcap.core.errors import Conflict, EndcapError, NotSignedIn, PermissionDenied, StorageFull, Unreachable
-from endcap.core.names import require_name
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotSignedIn, PermissionDenied, StorageFull, Unreachable
+from endcap.core.names import is_name, require_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
-from endcap.faces.http.guesses import Guesses
-from endcap.faces.http.heads import Head
+from endcap.faces.http.guesses import Guesses, read_network, refuse_too_many
+from endcap.faces.http.heads import WORKSPACE, Head
 from endcap.governance.credentials import SignedIn, check_user, open_by_token, open_by_user
+from endcap.governance.lockout import Attempt, begin_attempt, end_attempt
 from endcap.governance.people import has_users
 from endcap.governance.records import DEFAULT_WORKSPACE, HOUSE, USERS, Actor, User
-from endcap.governance.sessions import Session
+from endcap.governance.sessions import Detail, Session
 from endcap.governance.tokens import note_use
 
 T = TypeVar("T")
@@ -49,6 +50,8 @@ _MOST_KEPT = 10_000
 _HASHES = 2
 """Passwords that are hashed at a time, 64 MiB each."""
 _MOST_WAITING = 64
+_MOST_SHOWN = 101
+"""So much of a workspace's name is told and written down: one more than a name may have, so that one that is too long stays so."""
 _ASK = ((b"connection", b"close"), (b"www-authenticate", b'Basic realm="Endcap", charset="UTF-8"'))
 _BASIC, _BEARER = b"basic", b"bearer"
 
@@ -76,7 +79,6 @@ class SignIn:
         self._right: dict[bytes, tuple[float, str, str]] = {}
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._used: dict[str, float] = {}
-        self._near = house.ports.is_near  # else a round trip to a server, in which others are answered
         self._hashing: CapacityLimiter | None = None
         self._n_waiting = 0
 
@@ -88,9 +90,9 @@ class SignIn:
     async def sign_in(self, head: Head, scope: Scope) -> Session:
         """The session of a request. Raises RequestRefused: 401 for wrong credentials and none, 403 for no role, 429 for too many guesses."""
         scheme, _, said = head.get(b"authorization", b"").partition(b" ")
+        wanted = head.get(WORKSPACE, b"").decode("utf-8", "backslashreplace")
         try:
-            named = head.get(b"x-endcap-workspace")
-            workspace = require_name(named.decode("latin-1"), what="workspace") if named else None
+            workspace = wanted if is_name(wanted) else None
             if not scheme:
                 session = await self._run(lambda: self._open_locally(workspace))
             elif scheme.lower() == _BEARER:
@@ -102,10 +104,12 @@ class SignIn:
         except NotSignedIn as error:
             raise RequestRefused(status_of(error), error, headers=_ASK) from error
         except PermissionDenied as error:  # somebody who is known, and has no role there
-            await self._refuse(error, address=self._address(head, scope), workspace=workspace)
+            await self._refuse(error, address=self._address(head, scope), workspace=wanted)
             raise RequestRefused(status_of(error), error) from error
         except EndcapError as error:
             raise RequestRefused(status_of(error), error) from error
+        if wanted and workspace is None:  # said to who is known alone: it stands in the audit
+            await self._refuse_name(session, wanted, address=self._address(head, scope))
         if len(self._kept) >= _MOST_KEPT:
             self._kept.clear()
         self._kept[self._digest(head)] = (monotonic() + KEPT_S, session)
@@ -149,7 +153,7 @@ class SignIn:
         self._guesses.require(address=address, name=name[:100])
         attempt = self._guesses.count(address=address, name=name[:100])
         try:
-            user = await self._check(name, password)
+            user = await self._check(name, password, address)
         except NotSignedIn as error:
             await self._refuse(error, address=address)
             raise self._explain(error) from error
@@ -167,7 +171,7 @@ class SignIn:
         user = self._house.ports.records.get(USERS, workspace=HOUSE, id=name)
         return user if user is not None and user.password == hashed and not user.disabled else None
 
-    async def _check(self, name: str, password: str) -> User:
+    async def _check(self, name: str, password: str, address: str) -> User:
         if self._n_waiting >= _MOST_WAITING:
             error = Unreachable("Too many passwords are being checked.", hint="try again in a moment, or sign in with a token")
             raise RequestRefused(503, error, headers=((b"connection", b"close"), (b"retry-after", b"1")))
@@ -175,24 +179,63 @@ class SignIn:
             self._hashing = CapacityLimiter(_HASHES)
         self._n_waiting += 1
         try:
-            return await to_thread.run_sync(check_user, self._house.ports.records, name, password, limiter=self._hashing)
+            return await to_thread.run_sync(self._check_counted, name, password, address, limiter=self._hashing)
         finally:
             self._n_waiting -= 1
 
-    async def _refuse(self, error: PermissionDenied, *, address: str, workspace: str | None = None) -> None:
+    def _check_counted(self, name: str, password: str, address: str) -> User:
+        """The user of a name and a password, counted in the records first. Raises as ``check_user``, and RequestRefused for a name that waits."""
+        records, attempt = self._house.ports.records, None
+        try:
+            attempt = begin_attempt(records, name, network=read_network(address), now=self._house.clock.now())
+        except NotSignedIn as error:
+            raise refuse_too_many(error) from error
+        except (Conflict, StorageFull) as failed:  # where nothing can be written people still sign in, as many as one process lets through
+            sys.stderr.write(f"a password was not counted: {failed}\n")
+        try:
+            user = check_user(records, name, password)
+        except NotSignedIn as error:
+            if attempt is not None and attempt.locked_until is not None:
+                self._record_locked(attempt, user=error.user, address=address)
+            raise
+        if attempt is not None:
+            with suppress(Conflict, StorageFull):
+                end_attempt(records, attempt)
+        return user
+
+    def _record_locked(self, attempt: Attempt, *, user: str, address: str) -> None:
+        if self._guesses.may_be_audited() and attempt.locked_until is not None:
+            session = self._house.admit(Actor("nobody", "nobody"), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
+            until = attempt.locked_until.isoformat(timespec="seconds")
+            detail: Detail = {"address": address[:100], "n_wrong": attempt.n_wrong, "locked_until": until}
+            with suppress(Conflict, StorageFull):
+                session.in_house().record_refusal("lock-out", thing=f"user/{user}" if user else "house", detail=detail)
+
+    async def _refuse(self, error: PermissionDenied, *, address: str, workspace: str = "") -> None:
         """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed."""
-        if not self._guesses.may_be_audited():
-            return
         actor = Actor("nobody", "nobody") if isinstance(error, NotSignedIn) else Actor(error.user)
-        session = replace(self._house.admit(actor, role=Role.VIEWER, workspace=DEFAULT_WORKSPACE), workspace=HOUSE)
+        session = self._house.admit(actor, role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
         thing = f"token/{error.token}" if error.token else f"user/{error.user}" if error.user else "house"
         detail = {"address": address[:100], "user": error.user or None}
         if not isinstance(error, NotSignedIn):  # what strangers ask for is not written down
-            detail["workspace"] = workspace or DEFAULT_WORKSPACE
+            detail["workspace"] = workspace[:_MOST_SHOWN] or DEFAULT_WORKSPACE
+        await self._audit(session, thing=thing, detail=detail)
+
+    async def _refuse_name(self, session: Session, wanted: str, *, address: str) -> None:
+        """Raise RequestRefused for a name that no workspace can have, and say in the house's audit chain who asked for it."""
+        await self._audit(session, thing=f"user/{session.actor.name}", detail={"address": address[:100], "workspace": wanted[:_MOST_SHOWN]})
+        try:
+            require_name(wanted[:_MOST_SHOWN], what="workspace")
+        except InvalidInput as error:
+            raise RequestRefused(status_of(error), error) from error
+
+    async def _audit(self, session: Session, *, thing: str, detail: Mapping[str, str | None]) -> None:
+        if not self._guesses.may_be_audited():
+            return
 
         def record() -> None:
             try:
-                session.record_refusal("sign-in", thing=thing, detail=detail)
+                session.in_house().record_refusal("sign-in", thing=thing, detail=detail)
             except (Conflict, StorageFull) as failed:  # refused is refused
                 sys.stderr.write(f"a refused sign-in was not audited: {failed}\n")
 
@@ -206,7 +249,8 @@ class SignIn:
         return error
 
     def _admit(self, found: SignedIn) -> Session:
-        return replace(self._house.admit(found.actor, role=found.role, workspace=found.workspace), admin=found.admin)
+        admitted = self._house.admit(found.actor, role=found.role, workspace=found.workspace)
+        return replace(admitted, admin=found.admin, warrant=found.warrant)
 
     def _address(self, head: Head, scope: Scope) -> str:
         if self._behind_proxy:
@@ -216,11 +260,11 @@ class SignIn:
         return str(client[0]) if client else "unknown"
 
     def _digest(self, head: Head) -> bytes:
-        said = b"%b\n%b" % (head.get(b"authorization", b""), head.get(b"x-endcap-workspace", b""))
+        said = b"%b\n%b" % (head.get(b"authorization", b""), head.get(WORKSPACE, b""))
         return hashlib.blake2b(said, digest_size=16, key=self._key).digest()
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return call() if self._near else await to_thread.run_sync(call)
+        return call() if self._house.ports.near else await to_thread.run_sync(call)
 
 
 def _note_use(session: Session, token: str) -> None:

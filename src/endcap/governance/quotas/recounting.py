@@ -43,7 +43,7 @@ def recount_storage(session: Session) -> Recount:
     workspace, day = session.workspace, name_day(session.now())
     sizes = dict(session.blobs.list_digests())
     named = _find_named(session, sizes)
-    tables = {name_partition(dataset, partition): n for dataset, partition, n in session.tables.list_sizes(partition={"workspace": workspace})}
+    tables = {name_partition(dataset, partition): n for dataset, partition, n in session.ports.tables.list_sizes(partition={"workspace": workspace})}
     with session.change("quotas recount", thing=f"workspace/{workspace}") as change:
         ledger = {entry.id: entry for entry in change.tx.find(STORED, workspace=workspace)}
         before = sum(held.n_bytes for held in change.tx.find(HELD, workspace=workspace))
@@ -96,7 +96,7 @@ def _measure(session: Session, entry: Stored, sizes: Mapping[str, int]) -> int:
         return sizes.get(digest) or (entry.n_bytes if session.blobs.has(digest) else 0)
     _, dataset, *folders = entry.id.split("/")
     pairs = (folder.partition("=") for folder in folders)
-    return session.tables.measure(dataset, partition={name: unquote(value) for name, _, value in pairs})
+    return session.ports.tables.measure(dataset, partition={name: unquote(value) for name, _, value in pairs})
 
 
 def _correct(entry: Stored | None, identity: str, n_bytes: int, session: Session) -> Stored | None:

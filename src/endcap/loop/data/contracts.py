@@ -278,6 +278,9 @@ def _sample(source: Source, condition: str, shown: tuple[str, ...], *, engine: d
     for sql in shown:
         name = next((n for n in (*source.columns, *_times(source)) if sql in (n, quote(n))), "value")
         parts[{EVENT_TIME: "event_time", KNOWN_AT: "known_at"}.get(name, name)] = sql
+    if source.table.personal:  # what is shown is kept, too; an expression may be made of anything
+        told = {*(name for name in parts if name in source.columns and name not in source.table.columns), "event_time", "known_at"}
+        parts = {name: sql if name in told - {*source.table.personal} else "'(personal)'" for name, sql in parts.items()}
     chosen = ", ".join(f"coalesce(CAST({sql} AS VARCHAR), 'null')" for sql in parts.values())
     rows = engine.execute(f"SELECT {chosen} FROM ({source.sql}) WHERE {condition} ORDER BY ALL LIMIT {_MOST_SAMPLES}").fetchall()
     return [{name: value if len(value) <= 200 else value[:197] + "..." for name, value in zip(parts, row, strict=True)} for row in rows]
@@ -295,7 +298,10 @@ def _check_unique(source: Source, n_rows: int, *, engine: duckdb.DuckDBPyConnect
     ).fetchall()
     engine.execute(f"DROP TABLE {SHARED}")
     labels = [{EVENT_TIME: "event_time", KNOWN_AT: "known_at"}.get(name, name) for name in names]
-    sample = [{**dict(zip(labels, row[2:], strict=True)), "rows": row[1]} for row in rows]
+    hidden = {*source.table.personal, *(source.table.columns if source.table.personal else ())}
+    sample = [
+        {**{label: "(personal)" if label in hidden else value for label, value in zip(labels, row[2:], strict=True)}, "rows": row[1]} for row in rows
+    ]
     return [BrokenCheck("unique", None, int(rows[0][0]), sample)]
 
 

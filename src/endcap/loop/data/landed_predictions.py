@@ -59,7 +59,7 @@ class LoggedBatch(msgspec.Struct, frozen=True, kw_only=True):
         return identify(self.id, self.data, self.members, self.predicted_at, self.n_parts)[:24]
 
 
-LOGGED_BATCHES = Kind("batch", LoggedBatch, "id", (("model",), ("version",)))
+LOGGED_BATCHES = Kind("batch", LoggedBatch, "id", (("model",), ("version",)), of=lambda batch: (f"model/{batch.model}",))
 
 
 def land_predictions(session: Session, table: Table) -> DataFiles:

@@ -229,7 +229,7 @@ class QuarantineView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 QUARANTINE = "quarantine"
-INGESTS = Kind("ingest", Ingest, "id", (("table",), ("identity",)))
+INGESTS = Kind("ingest", Ingest, "id", (("table",), ("identity",)), of=lambda ingest: (f"table/{ingest.table}",))
 FILE_DIGESTS = Kind("file-digest", RememberedDigest, "id")
 _SHOWN_KEYS = 5
 

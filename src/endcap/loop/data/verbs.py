@@ -13,6 +13,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import ContractBroken, InvalidInput, NotFound
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.digests import digest_files, require_unchanged
@@ -46,6 +47,7 @@ def ingest(session: Session, table: Table, *, folder: Path, zone: str | None = N
     from endcap.loop.data.landing import gather_files
 
     began_s = time.perf_counter()
+    require_right(session, f"table/{table.name}", Permission.READ, verb="ingest")
     zone = table.zone or zone or session.zone
     try:
         files = gather_files(session, table, folder=folder, zone=zone, whole=verify)

@@ -84,5 +84,5 @@ class TraceStep(msgspec.Struct, frozen=True):
     detail: str
 
 
-BATCHES = Kind("batch", Batch, "id", (("model",), ("version",)))
-ANSWERED = Kind("answered", Answered, "id", (("model",),))
+BATCHES = Kind("batch", Batch, "id", (("model",), ("version",)), of=lambda batch: (f"model/{batch.model}",))
+ANSWERED = Kind("answered", Answered, "id", (("model",),), of=lambda answered: (f"model/{answered.model}",))

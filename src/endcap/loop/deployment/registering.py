@@ -162,14 +162,6 @@ def _draft(session: Session, record: ModelRecord, package: Package, *, owner: st
     environment = read_environment(session, track) if track else None
     metrics = Metrics(
         n=0,
-        mae=None,
-        wape=None,
-        rmse=None,
-        rmsse=None,
-        rmspe=None,
-        bias=None,
-        coverage_90=None,
-        width_90=None,
         logged={name: point.value for name, point in sorted(track.metrics.items()) if math.isfinite(point.value)} if track else {},
     )
     datasets = list_datasets(session, run) if run else []

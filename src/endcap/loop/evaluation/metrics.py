@@ -102,14 +102,7 @@ def measure_probabilities(actual: Array, probability: Array, *, weight: Array) -
     came_true = float((weight * actual).sum())
     return Metrics(
         n=int(actual.size),
-        mae=None,
-        wape=None,
-        rmse=None,
-        rmsse=None,
-        rmspe=None,
         bias=float((weight * (probability - actual)).sum()) / came_true if came_true > 0 else None,
-        coverage_90=None,
-        width_90=None,
         log_loss=parts["log_loss"],
         brier=parts["brier"],
         error_rate=parts["error_rate"],
@@ -122,7 +115,7 @@ def measure_classes(actual: NDArray[np.int64], answer: NDArray[np.int64], *, wei
     """The figures of classes by their numbers: the share that is wrong."""
     rate = _weigh((actual != answer).astype(np.float64), weight)
     n = int(actual.size)
-    return Metrics(n, None, None, None, None, None, None, None, None, error_rate=rate)
+    return Metrics(n, error_rate=rate)
 
 
 def rank_pairs(actual: Array, score: Array, *, weight: Array) -> float | None:

@@ -23,14 +23,14 @@ class Metrics(msgspec.Struct, frozen=True):
     """
 
     n: int
-    mae: float | None
-    wape: float | None
-    rmse: float | None
-    rmsse: float | None
-    rmspe: float | None
-    bias: float | None
-    coverage_90: float | None
-    width_90: float | None
+    mae: float | None = None
+    wape: float | None = None
+    rmse: float | None = None
+    rmsse: float | None = None
+    rmspe: float | None = None
+    bias: float | None = None
+    coverage_90: float | None = None
+    width_90: float | None = None
     crps: float | None = None
     day_wape: float | None = None
     log_loss: float | None = None
@@ -176,4 +176,4 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     n_members_needed: int | None = None
 
 
-VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)))
+VERDICTS = Kind("verdict", Verdict, "id", (("model",), ("version",)), of=lambda found: (f"model/{found.model}", f"version/{found.version}"))

@@ -20,6 +20,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.records import ALWAYS, EVENT_AT, KNOWN_AT, ORDER, ViewVersion
+from endcap.loop.features.sealed_online import open_store
 from endcap.storage.ports import OnlineStore
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def open_online(session: Session, views: Sequence[str]) -> OnlineReader:
         raise InvalidInput(f"A view is named twice: {list(views)}.", hint="name each once")
     for version in versions:
         require_online(version)
-    return OnlineReader(session.online, session.clock, [_View(session, version) for version in versions])
+    return OnlineReader(open_store(session, versions), session.clock, [_View(session, version) for version in versions])
 
 
 @verb("features online", permission=Permission.READ)
@@ -253,7 +254,7 @@ def write_online(session: Session, version: ViewVersion, table: pa.Table) -> int
     of ten numbers on SQLite, and memory for the keys beside the table. Raises InvalidInput for columns of other types than the version's record has.
     """
     require_online(version)
-    codec, store, space = make_codec(version), session.online, name_space(session, version)
+    codec, store, space = make_codec(version), open_store(session, [version]), name_space(session, version)
     keys, newest = _choose_newest(codec, table, now=session.now())
     n_written, step = 0, store.n_rows_at_once
     for start in range(0, len(newest), step):
@@ -266,7 +267,7 @@ def write_online(session: Session, version: ViewVersion, table: pa.Table) -> int
 def sample_online(session: Session, version: ViewVersion, n: int) -> dict[str, list[Any]]:
     """Up to ``n`` keys that have a row online, by column; the store draws by chances of its own."""
     codec = make_codec(version)
-    keys = codec.decode_keys([key for key, _ in session.online.sample(name_space(session, version), n)])
+    keys = codec.decode_keys([key for key, _ in open_store(session, [version]).sample(name_space(session, version), n)])
     return dict(zip(codec.keys, keys, strict=True))
 
 

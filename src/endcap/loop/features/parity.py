@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from endcap.core.durations import parse_duration
 from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_view, require_zone
@@ -38,9 +39,12 @@ def check_parity(
     from endcap.loop.features.parity_samples import sample_served, tell_causes
 
     standing = find_view(session, view)
+    require_right(session, f"view/{standing.name}", Permission.EDIT, verb="parity")
     require_online(standing)
     require_zone(session, standing.view, standing)
-    found = sample_served(session, standing, n_keys=keys, n_instants=instants, back=parse_duration(back), behind=parse_duration(behind), seed=seed)
+    found = sample_served(
+        session.without_veil(), standing, n_keys=keys, n_instants=instants, back=parse_duration(back), behind=parse_duration(behind), seed=seed
+    )
     report = ParityReport(
         id=session.new_id("parity"),
         view=standing.name,

@@ -27,6 +27,7 @@ from endcap.loop.features.kept.materialised import list_batches
 from endcap.loop.features.online import EXPIRED, OUTDATED, OnlineRows, make_codec, name_space, open_online, sample_online
 from endcap.loop.features.parity_causes import CAUSES, FeatureRow, Finding, Limits, explain, newest, same_value
 from endcap.loop.features.parity_rows import KEYS, Held, Key, draw_keys, name_keys, plain_utc, read_held, read_rows
+from endcap.loop.features.personal import find_marks
 from endcap.loop.features.records import Materialisation, ParityCause, ParityExample, ViewVersion
 from endcap.loop.features.rows.view_rows import FeatureRows, open_view
 
@@ -214,7 +215,7 @@ def _differing(features: Sequence[str], difference: Difference) -> dict[str, tup
 
 
 def _show(view: FeatureView, features: Sequence[str], key: Key, difference: Difference) -> ParityExample:
-    hidden = set(view.personal)
+    hidden = set(find_marks(view))
     whose = bool(hidden & set(view.keys))
     served, expected = difference.sample.served, difference.finding.expected
     return ParityExample(

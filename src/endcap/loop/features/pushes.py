@@ -30,7 +30,9 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_view
 from endcap.loop.features.online import make_codec, name_space
+from endcap.loop.features.personal import find_marks
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSH_MERGES, PUSHED, PUSHED_FIRST, PUSHES, Push, PushMerge, ViewVersion
+from endcap.loop.features.sealed_online import open_store
 from endcap.storage.ports import RecordTransaction, require_batch
 
 if TYPE_CHECKING:
@@ -79,9 +81,9 @@ def push(session: Session, view: str, rows: Rows) -> Push:
     _require_single(version, keys)
     finish_pushes(session, version)
     begun = _begin(session, version, n_rows=table.num_rows, at=now)
-    table = table.append_column(ORDER, _repeat(PUSHED_FIRST + begun.n, table.num_rows))
+    table = _mark(table.append_column(ORDER, _repeat(PUSHED_FIRST + begun.n, table.num_rows)), definition)
     session.tables.write(PUSHED, partition=_partition(session, version, begun.id), table=table)
-    n_online = session.online.write(name_space(session, version), keys=keys, rows=packed) if definition.online else 0
+    n_online = open_store(session, [version]).write(name_space(session, version), keys=keys, rows=packed) if definition.online else 0
     done = _settle(session, begun, online="done" if definition.online else "none", n_online=n_online)
     if begun.n % MERGE_FROM == 0:
         with suppress(StorageFull):  # what was pushed is kept; the next ones try again
@@ -151,12 +153,19 @@ def _merge(session: Session, version: ViewVersion, parts: Sequence[str], *, leve
     tables = [session.tables.read(PUSHED, partition=_partition(session, version, part)) for part in parts]
     together = pa.concat_tables(tables, promote_options="permissive")
     name = f"merge{level}_{identify(sorted(parts))}"
-    session.tables.write(PUSHED, partition=_partition(session, version, name), table=together)
+    session.tables.write(PUSHED, partition=_partition(session, version, name), table=_mark(together, version.view))
     record = PushMerge(id=name, view=version.name, version=version.version, at=session.now(), parts=tuple(parts))
     with session.records.transact() as tx:
         if tx.get(PUSH_MERGES, workspace=session.workspace, id=name) is None:
             tx.append(PUSH_MERGES, workspace=session.workspace, record=record)
     return len(parts)
+
+
+def _mark(table: pa.Table, view: FeatureView) -> pa.Table:
+    from endcap.governance.privacy.sealing import mark_personal
+
+    marks = find_marks(view)
+    return mark_personal(table, marks) if marks else table
 
 
 def _level(batch: str) -> int:
@@ -192,7 +201,7 @@ def _settle_in(tx: RecordTransaction, workspace: str, begun: Push, *, online: st
 
 def _put_online(session: Session, version: ViewVersion, codec: RowCodec, table: pa.Table) -> int:
     keys, rows = codec.encode_keys(table).to_pylist(), codec.encode_rows(table).to_pylist()
-    return session.online.write(name_space(session, version), keys=keys, rows=rows)
+    return open_store(session, [version]).write(name_space(session, version), keys=keys, rows=rows)
 
 
 def _partition(session: Session, version: ViewVersion, batch: str | None) -> dict[str, str]:
@@ -225,7 +234,7 @@ class _Checker:
         self._version = version
         self._keys = version.key_types
         self._types = {**version.key_types, EVENT_AT: "instant", **version.feature_types}
-        self._personal = set(view.personal)
+        self._personal = set(find_marks(view))
         self._zone = view.zone or (view.sources[0].zone if view.sources else None)
 
     def check(self, rows: Any) -> pa.Table:

@@ -268,12 +268,24 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
 
 
-VIEW_VERSIONS = Kind("feature-view", ViewVersion, "id", (("name",),))
-VIEW_HEADS = Kind("feature-view-head", ViewHead, "name")
-MATERIALISATIONS = Kind("materialisation", Materialisation, "id", (("view",), ("view", "version"), ("identity",)))
-SNAPSHOTS = Kind("feature-snapshot", Snapshot, "id", (("view",), ("view", "version")))
-TRAINING_PROFILES = Kind("training-profile", TrainingProfile, "id", (("model",),))
-TRAINING_SETS = Kind("training-set", TrainingSet, "id", (("identity",),))
-PUSH_MERGES = Kind("feature-push-merge", PushMerge, "id", (("view", "version", "removed"),))
-PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version"), ("view", "version", "online")))
-PARITY_REPORTS = Kind("parity-report", ParityReport, "id", (("view",), ("view", "version")))
+def _of_view(found: Any) -> tuple[str, ...]:
+    return (f"view/{found.view}",)
+
+
+def _of_name(found: ViewVersion | ViewHead) -> tuple[str, ...]:
+    return (f"view/{found.name}",)
+
+
+def _of_views(found: TrainingSet) -> tuple[str, ...]:
+    return tuple(f"view/{name}" for name in found.views)
+
+
+VIEW_VERSIONS = Kind("feature-view", ViewVersion, "id", (("name",),), of=_of_name)
+VIEW_HEADS = Kind("feature-view-head", ViewHead, "name", of=_of_name)
+MATERIALISATIONS = Kind("materialisation", Materialisation, "id", (("view",), ("view", "version"), ("identity",)), of=_of_view)
+SNAPSHOTS = Kind("feature-snapshot", Snapshot, "id", (("view",), ("view", "version")), of=_of_view)
+TRAINING_PROFILES = Kind("training-profile", TrainingProfile, "id", (("model",),), of=lambda found: (f"model/{found.model}", f"version/{found.id}"))
+TRAINING_SETS = Kind("training-set", TrainingSet, "id", (("identity",),), of=_of_views, tells=True)
+PUSH_MERGES = Kind("feature-push-merge", PushMerge, "id", (("view", "version", "removed"),), of=_of_view)
+PUSHES = Kind("feature-push", Push, "id", (("view",), ("view", "version"), ("view", "version", "online")), of=_of_view)
+PARITY_REPORTS = Kind("parity-report", ParityReport, "id", (("view",), ("view", "version")), of=_of_view)

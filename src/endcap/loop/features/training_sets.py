@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +20,14 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, PermissionDenied
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
+from endcap.governance.privacy.rights import require_personal
 from endcap.governance.quotas.places import hold_place
 from endcap.governance.quotas.usage import count_use
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
 from endcap.loop.data.records import Ingest
 from endcap.loop.features.catalogue import find_view, require_zone
+from endcap.loop.features.personal import find_marks, mark_tables, name_holders
 from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
 from endcap.pipelines.graph import Dataset
 from endcap.pipelines.machine import find_capacity
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from endcap.governance.privacy.sealing import Mark
     from endcap.loop.features.contents import Contents
     from endcap.loop.features.rows.view_rows import FeatureRows
     from endcap.loop.features.rows.view_sources import Span
@@ -124,10 +127,13 @@ def build_training_set(
             joined = _open_views(own, wanted, given, instants, full_names=full_names, engine=engine)
             spine_sha256 = _digest_spine(given)
             identity = _identify(own, spine_sha256, joined, at=at, zone=zone or given.zone, full_names=full_names)
+            marks = _mark_rows(spine, [(entry.rows.view, entry.names) for entry in joined])
+            if marks and out is not None:
+                require_personal(own, name_holders(view for view, _ in wanted), verb="training-set")
             standing = _find_standing(own, identity, out=out)
             if standing is not None:
                 return standing
-            record = _write(own, given, joined, out=out)
+            record = _write(own, given, joined, out=out, marks=marks)
         wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
         record = msgspec.structs.replace(record, identity=identity, spine_sha256=spine_sha256, purpose=purpose, wall_s=wall_s, cpu_s=cpu_s)
         detail = {"rows": record.n_rows, "purpose": purpose}
@@ -265,12 +271,15 @@ def _open_views(
     return joined
 
 
-def _list_personal(joined: Sequence[_Joined]) -> set[str]:
-    """The features that hold personal data, as they are called among the rows."""
-    from endcap.loop.features.lineage import find_personal
+def _mark_rows(spine: Given, views: Sequence[tuple[FeatureView, dict[str, str]]]) -> dict[str, Mark]:
+    """The columns of the rows that are personal, those of the spine among them; ``views`` come with what their features are called."""
+    from endcap.governance.privacy.sealing import Mark
 
-    stated = [(entry.names, find_personal(entry.rows.view)) for entry in joined]
-    return {name for names, personal in stated for feature, name in names.items() if feature in personal}
+    found = mark_tables([spine]) if isinstance(spine, Table) else {}
+    for view, names in views:
+        for own, mark in find_marks(view).items():
+            found.setdefault(names.get(own, own), Mark(names.get(mark.subject, mark.subject) if mark.subject else None, mark.kind))
+    return found
 
 
 def _mark(table: Table, folder: Path) -> str:
@@ -357,15 +366,16 @@ def _split(n: int, *, most: int) -> Iterator[tuple[int, int]]:
     return pairwise(bounds)
 
 
-def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Path | None) -> TrainingSet:
+def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Path | None, marks: Mapping[str, Mark]) -> TrainingSet:
     """Write the rows, and look at each on its way out. What the record says of who asked, and of what it took, is still to be filled in."""
     from endcap.loop.data.column_profiles import profile_columns
 
     id_ = session.new_id("training-set")
-    tally = _Tally([name for view in joined for name in view.names.values()], n_rows=spine.n_rows)
+    seal = session.tables.seal if out is None else session.tables.blank  # a file holds nobody who was forgotten
+    tally = _Tally([name for view in joined for name in view.names.values()], n_rows=spine.n_rows, marks=marks, seal=seal)
     with _open_sink(session, id_, out=out) as opened, _beside(opened) as sink:
         passed = (batch for block in tally.passing(_join(session, spine, joined), sink) for batch in block.to_batches())
-        profiles = profile_columns(passed, personal=_list_personal(joined), n_threads=session.settings.n_threads)
+        profiles = profile_columns(passed, personal=set(marks), n_threads=session.settings.n_threads)
     return TrainingSet(
         id=id_,
         identity="",
@@ -384,9 +394,13 @@ def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Pa
 
 
 class _Tally:
-    """What passed on its way out: its digest and, by feature, how many values are missing (NaN among them)."""
+    """What passed on its way out: its digest, as it is kept, and, by feature, how many values are missing (NaN among them).
 
-    def __init__(self, features: Sequence[str], *, n_rows: int) -> None:
+    ``seal`` makes of rows whose columns ``marks`` names as personal what is kept of them.
+    """
+
+    def __init__(self, features: Sequence[str], *, n_rows: int, marks: Mapping[str, Mark], seal: Callable[[pa.Table], pa.Table]) -> None:
+        self._marks, self._seal = marks, seal
         self.n_missing = dict.fromkeys(features, 0)
         self._step = max(1, -(-n_rows // PROFILED_ROWS))
         self._contents: Contents | None = None
@@ -397,15 +411,17 @@ class _Tally:
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        from endcap.governance.privacy.sealing import mark_personal
         from endcap.loop.features.contents import Contents
 
         n = 0
         for block in blocks:
-            self._contents = self._contents or Contents(block.schema)
-            self._contents.add(block)
+            kept = self._seal(mark_personal(block, self._marks)) if self._marks else block
+            self._contents = self._contents or Contents(kept.schema)
+            self._contents.add(kept)
             for name in self.n_missing:
                 self.n_missing[name] += pc.sum(pc.is_null(block[name], nan_is_null=True)).as_py() or 0
-            sink(block)
+            sink(kept)
             features = block.select(list(self.n_missing))
             yield features if self._step == 1 else features.take(pa.array(np.arange(-n % self._step, block.num_rows, self._step)))
             n += block.num_rows
@@ -451,9 +467,11 @@ def _find_standing(session: Session, identity: str, *, out: Path | None) -> Trai
         if kept and out is None:
             return record
         if kept and out is not None:
+            rows = read_training_set(session, record)
             with _open_file(out) as sink:
-                sink(read_training_set(session, record))
-            return msgspec.structs.replace(record, path=str(out.resolve()))
+                sink(rows)
+            personal = any(field.metadata for field in rows.schema)
+            return msgspec.structs.replace(record, path=str(out.resolve()), sha256=_digest(rows) if personal else record.sha256)
         if out is not None and record.path == str(out.resolve()) and _still_there(session, record):
             return record
     return None

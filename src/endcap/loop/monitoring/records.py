@@ -79,5 +79,5 @@ class ComparisonView(msgspec.Struct, frozen=True):
     n_before: int = 0
 
 
-READINGS = Kind("reading", Reading, "id", (("model",), ("version",)))
-INCIDENTS = Kind("incident", Incident, "id", (("model",),))
+READINGS = Kind("reading", Reading, "id", (("model",), ("version",)), of=lambda found: (f"model/{found.model}",))
+INCIDENTS = Kind("incident", Incident, "id", (("model",),), of=lambda found: (f"model/{found.model}",))

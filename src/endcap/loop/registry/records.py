@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from typing import Any
 
 import msgspec
 
@@ -376,17 +377,36 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     finding: str = ""
 
 
-MODELS = Kind("model", ModelRecord, "name")
-MODEL_DEFINITIONS = Kind("model-definition", ModelDefinition, "identity", (("model",),))
-RETIREMENTS = Kind("retirement", Retirement, "model")
-VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)))
-MODEL_WORDS = Kind("model-words", ModelWords, "model")
-VERSION_WORDS = Kind("version-words", VersionWords, "version", (("model",),))
-RELEASES = Kind("release", Release, "id", (("model",), ("version",)))
-CHAMPIONS = Kind("champion", Champion, "id")
-COMPARISONS = Kind("comparison", Comparison, "id", (("model",), ("challenger",)))
-SEATS = Kind("seats", Seats, "id")
-PINS = Kind("pin", Pin, "id", (("model",),))
+def _of_model(found: Any) -> tuple[str, ...]:
+    return (f"model/{found.model}",)
+
+
+def _of_version(found: Any) -> tuple[str, ...]:
+    """What a version that is lent to others takes along."""
+    return f"model/{found.model}", f"version/{found.version}"
+
+
+def _of_place(found: Champion) -> tuple[str, ...]:
+    return (f"model/{found.id.partition('/')[0]}",)
+
+
+def _of_definition(found: ModelRecord | ModelDefinition) -> tuple[str, ...]:
+    """Of a version that is lent, what its model is defined as goes along."""
+    name = found.name if isinstance(found, ModelRecord) else found.model
+    return f"model/{name}", f"definition/{name}"
+
+
+MODELS = Kind("model", ModelRecord, "name", of=_of_definition)
+MODEL_DEFINITIONS = Kind("model-definition", ModelDefinition, "identity", (("model",),), of=_of_definition)
+RETIREMENTS = Kind("retirement", Retirement, "model", of=_of_model)
+VERSIONS = Kind("version", Version, "id", (("model",), ("identity",)), of=lambda found: (f"model/{found.model}", f"version/{found.id}"))
+MODEL_WORDS = Kind("model-words", ModelWords, "model", of=_of_model)
+VERSION_WORDS = Kind("version-words", VersionWords, "version", (("model",),), of=_of_version)
+RELEASES = Kind("release", Release, "id", (("model",), ("version",)), of=_of_model)
+CHAMPIONS = Kind("champion", Champion, "id", of=_of_place)
+COMPARISONS = Kind("comparison", Comparison, "id", (("model",), ("challenger",)), of=_of_model)
+SEATS = Kind("seats", Seats, "id", of=_of_model)
+PINS = Kind("pin", Pin, "id", (("model",),), of=_of_model)
 ENVIRONMENT_RECORDS = Kind("environment", Environment, "name")
-APPROVAL_REQUESTS = Kind("approval-request", ApprovalRequest, "id", (("model",), ("version",), ("status",)))
-APPROVALS = Kind("approval", Approval, "id", (("request",), ("version",)))
+APPROVAL_REQUESTS = Kind("approval-request", ApprovalRequest, "id", (("model",), ("version",), ("status",)), of=_of_model)
+APPROVALS = Kind("approval", Approval, "id", (("request",), ("version",)), of=lambda given: (f"model/{given.version.rpartition('-v')[0]}",))

@@ -42,7 +42,7 @@ class _Trained(msgspec.Struct, frozen=True):
     views: dict[str, str]
 
 
-_TRAINED = Kind(TRAINING_PROFILES.name, _Trained, TRAINING_PROFILES.id)
+_TRAINED = Kind(TRAINING_PROFILES.name, _Trained, TRAINING_PROFILES.id, of=lambda found: (f"model/{found.model}",))
 
 
 class _Named(msgspec.Struct):

@@ -49,6 +49,15 @@ class MemoryOnline:
     def count(self, space: str) -> int:
         return len(self._rows.get(space, {}))
 
+    def remove(self, space: str, keys: Sequence[bytes]) -> int:
+        require_space(space)
+        with self._lock:
+            standing = self._rows.get(space, {})
+            n_removed = sum(standing.pop(key, None) is not None for key in keys)
+            if not standing:
+                self._rows.pop(space, None)
+        return n_removed
+
     def drop(self, space: str) -> None:
         require_space(space)
         with self._lock:

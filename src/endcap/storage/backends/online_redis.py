@@ -59,6 +59,15 @@ if n_written > 0 then redis.call('SADD', KEYS[2], ARGV[#ARGV]) end
 return n_written
 """
 
+_REMOVE = """
+local n_removed = 0
+for first = 1, #ARGV - 1, 2000 do
+  n_removed = n_removed + redis.call('HDEL', KEYS[1], unpack(ARGV, first, math.min(first + 1999, #ARGV - 1)))
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[#ARGV]) end
+return n_removed
+"""
+
 
 class RedisOnline:
     """Online rows on the server at ``url`` (``redis://``, ``rediss://``, ``unix://``), which is called when it is first needed.
@@ -119,6 +128,13 @@ class RedisOnline:
     def count(self, space: str) -> int:
         with self._telling() as client:
             return int(client.execute_command("HLEN", _ROWS + require_space(space)))
+
+    def remove(self, space: str, keys: Sequence[bytes]) -> int:
+        name = require_space(space)
+        if not keys:
+            return 0
+        with self._telling() as client:
+            return int(client.eval(_REMOVE, 2, _ROWS + name, _SPACES, *keys, name))  # type: ignore[no-untyped-call]  # redis says nothing of it
 
     def drop(self, space: str) -> None:
         name = require_space(space)

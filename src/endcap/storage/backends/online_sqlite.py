@@ -24,7 +24,8 @@ from endcap.storage.ports import STAMP_BYTES, require_batch, require_limit, requ
 _LAYOUT = 1
 _PAGE_BYTES = 16_384
 _PREFIX = "rows_"
-_PRAGMAS = ("mmap_size = 2147418112", "journal_size_limit = 67108864")  # all that SQLite maps; a log that grew in a load is cut to 64 MiB
+# All that SQLite maps; a log that grew in a load is cut to 64 MiB; of a row that is removed or replaced no byte stays in the file.
+_PRAGMAS = ("mmap_size = 2147418112", "journal_size_limit = 67108864", "secure_delete = ON")
 _MOST_AT_ONCE = 256  # keys in one statement; powers of two up to it keep the statements few
 
 # A table's name is the space's in hex: any text is a name then, and there is no list of names that could differ from the tables.
@@ -36,6 +37,8 @@ WHERE substr(excluded.row, 1, {STAMP_BYTES}) >= substr(row, 1, {STAMP_BYTES})
 _GET = "SELECT row FROM {table} WHERE key = ?"
 _READ = "WITH asked (key) AS (VALUES {places}) SELECT stands.key, stands.row FROM asked CROSS JOIN {table} AS stands ON stands.key = asked.key"
 _SAMPLE = "SELECT key, row FROM {table} WHERE key IN (SELECT key FROM {table} ORDER BY random() LIMIT ?)"
+_REMOVE = "DELETE FROM {table} WHERE key = ?"
+_ANY = "SELECT EXISTS (SELECT 1 FROM {table})"
 _COUNT = "SELECT count(*) FROM {table}"
 _DROP = "DROP TABLE IF EXISTS {table}"
 _TABLES = f"SELECT name FROM sqlite_schema WHERE type = 'table' AND substr(name, 1, {len(_PREFIX)}) = '{_PREFIX}'"
@@ -109,6 +112,22 @@ class SqliteOnline:
         """See ``OnlineStore``. Cost: one look at every page."""
         found = self._ask(_COUNT, space)
         return int(found[0][0]) if found else 0
+
+    def remove(self, space: str, keys: Sequence[bytes]) -> int:
+        file, table = self._open_standing(), _name_table(space)
+        if file is None or not keys:
+            return 0
+        connection = file.begin()
+        try:
+            with file.telling():
+                connection.execute(_CREATE.format(table=table))
+                n_removed = connection.executemany(_REMOVE.format(table=table), ((key,) for key in keys)).rowcount
+                if not connection.execute(_ANY.format(table=table)).fetchone()[0]:
+                    connection.execute(_DROP.format(table=table))
+                connection.execute("COMMIT")
+        finally:
+            file.roll_back(connection)
+        return n_removed
 
     def drop(self, space: str) -> None:
         file, table = self._open_standing(), _name_table(space)

@@ -36,6 +36,9 @@ _SAMPLE = """/* endcap sample */
 SELECT key, row FROM {s}.online WHERE space = (SELECT id FROM {s}.online_space WHERE name = %s) ORDER BY random() LIMIT %s
 """
 _COUNT = "/* endcap count */ SELECT count(*) FROM {s}.online WHERE space = (SELECT id FROM {s}.online_space WHERE name = %s)"
+_REMOVE = """/* endcap online remove */
+DELETE FROM {s}.online WHERE space = (SELECT id FROM {s}.online_space WHERE name = %s) AND key = ANY(%s::bytea[])
+"""
 _DROP = "/* endcap drop */ DELETE FROM {s}.online WHERE space = (SELECT id FROM {s}.online_space WHERE name = %s)"
 _SPACES = """/* endcap spaces */
 SELECT name FROM {s}.online_space AS space WHERE EXISTS (SELECT 1 FROM {s}.online WHERE online.space = space.id)
@@ -101,6 +104,13 @@ class PostgresOnline:
     def count(self, space: str) -> int:
         """See ``OnlineStore``. Cost: one look at every key of the space."""
         return int(self._ask(_COUNT, require_space(space))[0][0])
+
+    def remove(self, space: str, keys: Sequence[bytes]) -> int:
+        name, remove = require_space(space), self._word(_REMOVE)
+        if not keys:
+            return 0
+        begin = f"BEGIN; SELECT pg_advisory_xact_lock({self._database.lock_of(f'online/{name.hex()}')})"
+        return int(self._database.run(lambda connection: connection.execute(remove, (name, list(keys)), binary=True).rowcount, begin=begin))
 
     def drop(self, space: str) -> None:
         name, drop = require_space(space), self._word(_DROP)

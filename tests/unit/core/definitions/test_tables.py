@@ -143,6 +143,6 @@ def test_what_fits_no_database_or_no_file_is_refused(changes: dict[str, Any], sa
 
 
 def test_purposes_personal_columns_and_the_owner_are_part_of_a_table() -> None:
-    table = Table("orders", "a.csv", purposes=["staffing"], personal="email", owner="demand")  # type: ignore[arg-type]  # what users write
+    table = Table("orders", "a.csv", purposes=["staffing"], personal="email", subject="buyer", owner="demand")  # type: ignore[arg-type]  # what users write
     assert (table.purposes, table.personal, table.owner) == (("staffing",), ("email",), "demand")
     assert (Table("orders", "a.csv").purposes, Table("orders", "a.csv").personal) == ((), ())

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from endcap.faces.cli.rendering import render, show
+from endcap.governance.groups import add_group, grant_group, join_group, list_groups, set_groups_from_provider, show_group
 from endcap.governance.people import add_user, disable_user, grant_role, list_people
 from endcap.governance.sessions import Session
 from endcap.governance.tokens import list_tokens, make_token, note_use
@@ -58,3 +59,18 @@ def test_people_and_tokens_are_tables(session: Session, capsys: pytest.CaptureFi
     assert shown(list_tokens(session))[1] == f"{made.id} nightly ada owner expired 2026-01-05 09:00:00 2026-01-05 08:00:00 root"
     assert render(list_tokens(session), as_json=True) == 0
     assert '"state":"expired"' in capsys.readouterr().out
+
+
+def test_a_group_is_shown_with_its_members_and_a_role_with_the_group_it_comes_from(session: Session) -> None:
+    add_group(session, "demand", claim="eu-demand")
+    join_group(session, "demand", "ada")
+    set_groups_from_provider(session, "bob", ["eu-demand"])
+    assert shown(show_group(session, "demand"))[0] == "group demand: no role here; 2 in it; a provider fills it with who is in 'eu-demand' there"
+    lines = shown(grant_group(session, "demand", "approver"))
+    assert lines[0].startswith("group demand: approver in default; 2 in it")
+    assert lines[1:] == ["ada since 2026-01-05 08:00 UTC, by root", "bob since 2026-01-05 08:00 UTC, by the provider's word"]
+    assert shown(list_groups(session))[1] == "demand approver 2 eu-demand 2026-01-05 08:00:00 root"
+    assert shown(list_people(session))[1:] == [
+        "ada owner in default admin, tokens only 2026-01-05 08:00:00 root",
+        "bob approver in default (group demand) tokens only 2026-01-05 08:00:00 root",
+    ]

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from endcap.faces.cli.release_text import row_of_release, style_of, tell_pin, tell_releases, tell_request, tell_verdict
+from endcap.faces.cli.release_text import (
+    row_of_release,
+    style_of,
+    tell_environment,
+    tell_pin,
+    tell_release,
+    tell_releases,
+    tell_request,
+    tell_verdict,
+)
 from endcap.faces.cli.rendering import show
 from endcap.loop.deployment.records import TraceStep
 from endcap.loop.evaluation.records import CheckResult, Override, Verdict
@@ -90,7 +99,9 @@ def test_rows_on_an_override_are_red_in_lists_and_the_others_are_not() -> None:
     line = ModelLine("m", "m-v2", "trees", None, AT, 2, None, None, False)
     assert style_of(release()) == style_of(line) == style_of("anything") == ""
     assert style_of(release(overridden=True)) == "red"
-    assert style_of(ModelLine("m", "m-v2", "trees", None, AT, 2, None, None, False, override="expired")) == "red"
+    doubted = ModelLine("m", "m-v2", "trees", None, AT, 2, None, None, False, override="expired")
+    assert style_of(doubted) == "red"
+    assert ("m-v2 OVERRIDDEN" in printed([doubted]), "OVERRIDDEN" in printed([line])) == (True, False)
     assert RED in printed([release(overridden=True)])
     words = [("release", "by ada"), ("release", f"{ON_AN_OVERRIDE}; by ada"), ("verdict", "overridden: by ada"), ("verdict", "passed: all")]
     assert [style_of(TraceStep("thing", kind, what)) for kind, what in words] == ["", "red", "red", ""]
@@ -112,12 +123,54 @@ def test_a_row_of_history_says_as_what_where_and_on_what(changes: dict[str, Any]
     assert (row["how"], row["verdict"]) == (how, verdict)
 
 
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, ["m-v2 answers in prod, since 2026-03-03 14:05 UTC", "  all 2 checks passed"]),
+        (
+            {"previous": "m-v1", "reason": "spring"},
+            ["m-v2 answers in prod, in the place of m-v1, since 2026-03-03 14:05 UTC", "  all 2 checks passed", "  spring"],
+        ),
+        (
+            {"role": "challenger", "share": 0.1, "previous": "m-v1"},
+            ["m-v2 answers in prod as challenger for 0.1 of the requests, since 2026-03-03 14:05 UTC", "  all 2 checks passed"],
+        ),
+        ({"how": "withdraw", "role": "shadow"}, ["m-v2 answers no more in prod, since 2026-03-03 14:05 UTC", "  all 2 checks passed"]),
+        (
+            {"how": "rollback", "proof": "3 answers are the same"},
+            ["m-v2 answers in prod, since 2026-03-03 14:05 UTC", "  all 2 checks passed", "  proved: 3 answers are the same"],
+        ),
+    ],
+)
+def test_a_release_just_made_says_who_answers_and_on_what(changes: dict[str, Any], lines: list[str]) -> None:
+    assert [line for line, _ in tell_release(release(**changes))] == lines
+
+
+def test_a_release_on_an_override_is_told_in_red() -> None:
+    told = list(tell_release(release(overridden=True, verdict_sentence="by ada")))
+    assert [style for _, style in told] == ["bold red", "bold red"]
+    assert told[1][0] == "  OVERRIDDEN: by ada"
+
+
+def test_an_environment_that_was_set_says_what_it_asks_for() -> None:
+    places = (Environment(name="prod", after="staging", approvals=2), Environment(name="dev", home="postgresql://db", approvals=1))
+    assert [line for place in places for line, _ in tell_environment(place)] == [
+        "prod comes after staging, in this home; 2 people approve each release",
+        "dev comes before all others, in postgresql://db; 1 person approves each release",
+    ]
+
+
 @pytest.mark.parametrize(("expired", "word"), [(True, "EXPIRED 2026-03-06 14:05 UTC"), (False, "until 2026-03-06 14:05 UTC")])
 def test_a_model_says_on_whose_word_it_stands_what_holds_it_and_who_waits(expired: bool, word: str) -> None:
     told = view(
         override=OverrideStanding("ada", "the old one is broken", AT + timedelta(days=3), "bob", expired),
         pin=Pin("m/prod", "m", "prod", "carol", AT, "stock-taking"),
-        live=(LiveRelease("m", "prod", "m-v2", "champion", "r", AT), LiveRelease("m", "dev", "m-v3", "champion", "r", AT, True)),
+        live=(
+            LiveRelease("m", "prod", "m-v2", "champion", "r", AT, True),
+            LiveRelease("m", "prod", "m-v1", "champion of some members", "r", AT),
+            LiveRelease("m", "prod", "m-v4", "champion of some members", "r", AT, True),
+            LiveRelease("m", "dev", "m-v3", "champion", "r", AT, True),
+        ),
         waiting=(ApprovalView(REQUEST, (), 1),),
     )
     lines = list(tell_releases(told))
@@ -126,6 +179,7 @@ def test_a_model_says_on_whose_word_it_stands_what_holds_it_and_who_waits(expire
     assert lines[0][1] == "bold red"
     assert [line for line, _ in lines[1:]] == [
         "  pinned by carol since 2026-03-03 14:05 UTC: stock-taking",
+        "  m-v4 is the champion of some members in prod since 2026-03-03 14:05 UTC, OVERRIDDEN: it did not pass its gate",
         "  m-v3 is the champion in dev since 2026-03-03 14:05 UTC, OVERRIDDEN: it did not pass its gate",
         "  m-v2 waits for an override in prod: 1 of 1 missing until 2026-03-06 14:05 UTC (endcap approve m-v2)",
     ]

@@ -89,11 +89,11 @@ def test_a_partition_counts_what_it_takes_now_to_who_wrote_it_last(house: House)
     where = {"workspace": "default", "day": "1"}
     ada.tables.write("sales", partition=where, table=TABLE)
     commit(ada)
-    n_bytes = ada.tables.measure("sales", partition=where)
+    n_bytes = ada.ports.tables.measure("sales", partition=where)
     assert stored(ada, actor="ada") == n_bytes > 0
     bob.tables.write("sales", partition=where, table=pa.table({"a": list(range(50_000))}))
     commit(bob, "y")
-    assert (stored(ada, actor="ada"), stored(ada, actor="bob")) == (0, bob.tables.measure("sales", partition=where))
+    assert (stored(ada, actor="ada"), stored(ada, actor="bob")) == (0, bob.ports.tables.measure("sales", partition=where))
     ada.tables.delete("sales", partition=where)
     commit(ada, "z")
     assert stored(ada) == 0

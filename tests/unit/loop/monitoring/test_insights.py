@@ -15,7 +15,7 @@ from endcap.loop.registry.releases import promote
 from endcap.loop.registry.rollbacks import roll_back
 from endcap.loop.registry.versions import find_figure, record_verdict, register_version
 
-BLANK = Metrics(n=1, mae=None, wape=None, rmse=None, rmsse=None, rmspe=None, bias=None, coverage_90=None, width_90=None)
+BLANK = Metrics(1)
 
 
 def train(shop: Any, identity: str, *, wape: float, views: dict[str, str] | None = None) -> Any:

@@ -12,6 +12,7 @@ from endcap.core.definitions.watches import Quality
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.governance.audit import list_audit
 from endcap.governance.notices import list_notices
+from endcap.loop.evaluation.records import Metrics
 from endcap.loop.monitoring.quality import check_quality, join_outcomes, list_incidents, list_readings, read_outcomes
 from endcap.loop.monitoring.records import OUTCOMES, READINGS
 
@@ -191,7 +192,7 @@ def test_before_any_outcome_there_is_a_reading_without_a_figure(shop: Any, versi
 
 
 def test_without_a_figure_from_validation_there_is_no_limit_to_breach(shop: Any) -> None:
-    unscored = shop.register("b", metrics=shop.draft().metrics.__class__(0, None, None, None, None, None, None, None, None))
+    unscored = shop.register("b", metrics=Metrics(0))
     reading = live(shop, unscored, 1.0)
     assert reading.figure == pytest.approx(9.0)
     assert (reading.limit, reading.breached) == (None, False)

@@ -26,8 +26,7 @@ from endcap.loop.registry.releases import promote
 from endcap.loop.registry.versions import record_verdict
 
 HOSTILE = "<script>alert(1)</script> **bold** [x](javascript:alert(1)) | cell\n# head\n- item & <img src=x onerror=y>"
-NONE = dict.fromkeys(Metrics.__struct_fields__[:9])
-FIGURES = Metrics(**{**NONE, "n": 40, "rmse": 1.25}, logged={"val/rmse": 1.5})  # type: ignore[arg-type]
+FIGURES = Metrics(40, rmse=1.25, logged={"val/rmse": 1.5})
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ HOSTILE = "<script>alert('$x')</script>"
 SECTIONS = ("answer", "baselines", "gate", "slices", "truth", "doubts", "origins")
 OPTIONAL = ("members", "timeline")
 OPENED, FIRST = date(2025, 1, 6), date(2025, 5, 5)
-NOTHING = Metrics(n=0, mae=None, wape=None, rmse=None, rmsse=None, rmspe=None, bias=None, coverage_90=None, width_90=None)
+NOTHING = Metrics(0)
 
 
 @dataclass(frozen=True)

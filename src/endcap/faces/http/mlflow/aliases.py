@@ -38,7 +38,7 @@ class MoveStage(Request, frozen=True):
     archive_existing_versions: bool = False
 
 
-@call("POST", "/registered-models/alias")
+@call("POST", "/registered-models/alias", verb="name-version", permission=Permission.EDIT, releasing=True)
 def set_alias(session: Session, asked: SetAlias) -> None:
     """Names a version. `champion`, `challenger`, `shadow` and the names of environments are releases, which obey the gate."""
     version = find_version(session, asked.name, asked.version)
@@ -49,14 +49,14 @@ def set_alias(session: Session, asked: SetAlias) -> None:
         _release(session, version, meaning, said=f"the alias '{asked.alias}'")
 
 
-@call("GET", "/registered-models/alias")
+@call("GET", "/registered-models/alias", verb="named", permission=Permission.READ, brief=True)
 def find_alias(session: Session, asked: OneAlias) -> dict[str, Any]:
     """The version that an alias stands for now; of a release, the one that answers."""
     found = naming.find_named(session, asked.name, require_told(asked.alias, "alias"))
     return {"model_version": tell_version(session, get_version(session, found))}
 
 
-@call("DELETE", "/registered-models/alias")
+@call("DELETE", "/registered-models/alias", verb="unname-version", permission=Permission.EDIT, releasing=True)
 def delete_alias(session: Session, asked: OneAlias) -> None:
     """Takes a name away. Of a champion that is refused, as something must answer; a challenger or a shadow is withdrawn."""
     get_model(session, asked.name)
@@ -73,7 +73,7 @@ def delete_alias(session: Session, asked: OneAlias) -> None:
     withdraw(session, standing, environment=meaning.environment, reason=f"the alias '{asked.alias}' was deleted by an MLflow client")
 
 
-@call("POST", "/model-versions/transition-stage")
+@call("POST", "/model-versions/transition-stage", verb="promote", permission=Permission.RELEASE)
 def move_stage(session: Session, asked: MoveStage) -> dict[str, Any]:
     """Releases a version in `Production` (prod) or `Staging` (staging), by the gate; no other stage is a release."""
     version = find_version(session, asked.name, asked.version)

@@ -6,11 +6,11 @@ what was judged.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from anyio import from_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
@@ -19,7 +19,7 @@ from endcap.core.permissions import Permission
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.mlflow.answers import locate
-from endcap.faces.http.mlflow.protocol import call
+from endcap.faces.http.mlflow.protocol import Needs, call
 from endcap.faces.http.mlflow.runs import OneRun
 from endcap.faces.http.sessions import session_of
 from endcap.governance.sessions import Session
@@ -29,6 +29,13 @@ from endcap.loop.training.tracking.paths import require_path
 from endcap.loop.training.tracking.run_files import delete_files, list_files, put_file, read_file
 
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
+TRANSFERS = {
+    "list": Needs(Permission.READ, "track files"),
+    "take": Needs(Permission.EDIT, "track log"),
+    "give": Needs(Permission.READ, "track files"),
+    "remove": Needs(Permission.EDIT, "track log"),
+}
+"""What each call that carries files asks for."""
 DOWNLOAD = {"x-content-type-options": "nosniff", "content-disposition": "attachment", "cache-control": "no-store"}
 """A browser never shows a file as if it were ours: what a run keeps may be a page with a script."""
 _TAKERS, _OWNERS = ("run", "logged-model"), ("run", "logged-model", "version")
@@ -72,7 +79,7 @@ def parse_place(text: str, *, whole: bool = False) -> Place:
     return Place("/".join(parts[:2]), "/".join(parts[2:]))
 
 
-@call("GET", "/artifacts/list")
+@call("GET", "/artifacts/list", verb="track files", permission=Permission.READ)
 def list_run_files(session: Session, asked: ListFiles) -> dict[str, Any]:
     """The files and folders of a run directly under a path."""
     place = Place(f"run/{asked.id}", require_path(asked.path) if asked.path else "")
@@ -83,7 +90,6 @@ def list_place(session: Session, place: Place) -> list[Listed]:
     """What is directly under a place, in the order of the names; a file has nothing under it."""
     if place.kind != "version":
         return [Listed(found.path, getattr(found, "n_bytes", None)) for found in list_files(session, place.owner, under=place.path)]
-    session.require(Permission.READ, verb="versions")
     return list_under([(file.name, file.n_bytes) for file in get_version(session, place.id).files], place.path)
 
 
@@ -105,7 +111,6 @@ def open_file(session: Session, place: Place) -> tuple[int, Iterator[bytes]]:
     if place.kind != "version":
         file, pieces = read_file(session, place.owner, place.path)
         return file.n_bytes, pieces
-    session.require(Permission.READ, verb="versions")
     version: Version = get_version(session, place.id)
     for kept in version.files:
         if kept.name == place.path:
@@ -128,14 +133,16 @@ class Transfers:
         def answer() -> bytes:
             return encode_result({"files": [tell_file(file.path.removeprefix(start), file) for file in list_place(session, place)]})
 
-        return Response(await self._calls.run(answer), media_type="application/json")
+        brief = place.kind == "version"  # whose files stand in its record
+        told = await (self._calls.run_brief(answer, near=session.ports.near) if brief else self._calls.run(answer))
+        return Response(told, media_type="application/json")
 
     async def take(self, request: Request) -> Response:
         """Keeps a file of a run or of a logged model; nothing is kept of one that breaks off."""
         session, place = session_of(request), self._parse_taken(request)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise InvalidInput("The file comes compressed.", hint="send it as it is")
-        pieces = _hand_over(_gather(request))
+        pieces = _hand_over(_gather(request), asyncio.get_running_loop())
 
         def answer() -> bytes:
             put_file(session, place.owner, place.path, pieces)
@@ -198,9 +205,9 @@ async def _gather(request: Request) -> AsyncIterator[bytes]:
             return
 
 
-def _hand_over(pieces: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """The pieces for a thread that the event loop has started."""
-    while (piece := from_thread.run(_next_of, pieces)) is not None:
+def _hand_over(pieces: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+    """The pieces for a thread, each read by the loop that reads the request."""
+    while (piece := asyncio.run_coroutine_threadsafe(_next_of(pieces), loop).result()) is not None:
         yield piece
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from endcap.core.errors import InvalidInput, NotFound
+from endcap.core.permissions import Permission
 from endcap.faces.http.mlflow.answers import tell_experiment
 from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token, require_told
 from endcap.governance.sessions import Session
@@ -48,7 +49,7 @@ class TagExperiment(Request, frozen=True):
     value: str = ""
 
 
-@call("POST", "/experiments/create", conflict="RESOURCE_ALREADY_EXISTS")
+@call("POST", "/experiments/create", verb="track create-experiment", permission=Permission.EDIT, conflict="RESOURCE_ALREADY_EXISTS")
 def create_experiment(session: Session, asked: CreateExperiment) -> dict[str, Any]:
     """Makes an experiment. Its files are kept by Endcap: another `artifact_location` is refused."""
     if asked.artifact_location:
@@ -58,13 +59,13 @@ def create_experiment(session: Session, asked: CreateExperiment) -> dict[str, An
     return {"experiment_id": made.id}
 
 
-@call("GET", "/experiments/get")
+@call("GET", "/experiments/get", verb="track experiments", permission=Permission.READ, brief=True)
 def get_experiment(session: Session, asked: OneExperiment) -> dict[str, Any]:
     """An experiment by id; "0" is the default one."""
     return {"experiment": tell_experiment(experiments.get_experiment(session, asked.experiment_id))}
 
 
-@call("GET", "/experiments/get-by-name")
+@call("GET", "/experiments/get-by-name", verb="track experiments", permission=Permission.READ, brief=True)
 def find_experiment(session: Session, asked: NamedExperiment) -> dict[str, Any]:
     """An experiment by name, deleted ones too."""
     found = experiments.find_experiment(session, asked.experiment_name)
@@ -73,8 +74,8 @@ def find_experiment(session: Session, asked: NamedExperiment) -> dict[str, Any]:
     return {"experiment": tell_experiment(found)}
 
 
-@call("GET", "/experiments/search")
-@call("POST", "/experiments/search")
+@call("GET", "/experiments/search", verb="track experiments", permission=Permission.READ)
+@call("POST", "/experiments/search", verb="track experiments", permission=Permission.READ)
 def search_experiments(session: Session, asked: SearchExperiments) -> dict[str, Any]:
     """Experiments that meet a filter, in order, page by page."""
     skip, size = read_token(asked.page_token), read_page(asked.max_results)
@@ -85,31 +86,31 @@ def search_experiments(session: Session, asked: SearchExperiments) -> dict[str, 
     return {"experiments": [tell_experiment(experiment) for experiment in page], **token}
 
 
-@call("POST", "/experiments/update", conflict="RESOURCE_ALREADY_EXISTS")
+@call("POST", "/experiments/update", verb="track create-experiment", permission=Permission.EDIT, conflict="RESOURCE_ALREADY_EXISTS")
 def rename_experiment(session: Session, asked: RenameExperiment) -> None:
     """Renames an experiment."""
     experiments.update_experiment(session, asked.experiment_id, name=require_told(asked.new_name, "new_name"))
 
 
-@call("POST", "/experiments/delete")
+@call("POST", "/experiments/delete", verb="track delete-experiment", permission=Permission.EDIT)
 def delete_experiment(session: Session, asked: OneExperiment) -> None:
     """Marks an experiment and its runs as deleted; nothing is lost."""
     experiments.delete_experiment(session, asked.experiment_id)
 
 
-@call("POST", "/experiments/restore")
+@call("POST", "/experiments/restore", verb="track restore-experiment", permission=Permission.EDIT)
 def restore_experiment(session: Session, asked: OneExperiment) -> None:
     """Takes the mark back."""
     experiments.restore_experiment(session, asked.experiment_id)
 
 
-@call("POST", "/experiments/set-experiment-tag")
+@call("POST", "/experiments/set-experiment-tag", verb="track create-experiment", permission=Permission.EDIT)
 def tag_experiment(session: Session, asked: TagExperiment) -> None:
     """Sets a tag of an experiment."""
     experiments.tag_experiment(session, asked.experiment_id, name=asked.key, value=asked.value)
 
 
-@call("POST", "/experiments/delete-experiment-tag")
+@call("POST", "/experiments/delete-experiment-tag", verb="track create-experiment", permission=Permission.EDIT)
 def untag_experiment(session: Session, asked: TagExperiment) -> None:
     """Takes a tag of an experiment away."""
     experiments.tag_experiment(session, asked.experiment_id, name=asked.key, value=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from endcap.core.errors import InvalidInput, NotFound
+from endcap.core.permissions import Permission
 from endcap.faces.http.mlflow.answers import LOGGED_STATUSES, locate, tell_logged_model
 from endcap.faces.http.mlflow.artefacts import Place, list_place, tell_file
 from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token
@@ -77,7 +78,7 @@ class FilesOfLoggedModel(Request, frozen=True):
     page_token: str = ""
 
 
-@call("POST", "/logged-models")
+@call("POST", "/logged-models", verb="track log", permission=Permission.EDIT)
 def create_logged_model(session: Session, asked: CreateLoggedModel) -> dict[str, Any]:
     """Makes a logged model, to which files are then sent."""
     made = logged_models.create_logged_model(
@@ -92,7 +93,7 @@ def create_logged_model(session: Session, asked: CreateLoggedModel) -> dict[str,
     return {"model": tell_logged_model(made)}
 
 
-@call("POST", "/logged-models/search")
+@call("POST", "/logged-models/search", verb="track search", permission=Permission.READ)
 def search_logged_models(session: Session, asked: SearchLoggedModels) -> dict[str, Any]:
     """Logged models that meet a filter, in order, page by page."""
     skip, size = read_token(asked.page_token), read_page(asked.max_results)
@@ -110,7 +111,7 @@ def search_logged_models(session: Session, asked: SearchLoggedModels) -> dict[st
     return {"models": [tell_logged_model(model) for model in page], **token}
 
 
-@call("GET", "/logged-models/{model_id}")
+@call("GET", "/logged-models/{model_id}", verb="track show", permission=Permission.READ)
 def get_logged_model(session: Session, asked: OneLoggedModel) -> dict[str, Any]:
     """A logged model with its parameters, tags and metrics; a deleted one only where `allow_deleted` says so."""
     found = logged_models.get_logged_model(session, asked.model_id)
@@ -119,7 +120,7 @@ def get_logged_model(session: Session, asked: OneLoggedModel) -> dict[str, Any]:
     return {"model": tell_logged_model(found)}
 
 
-@call("PATCH", "/logged-models/{model_id}")
+@call("PATCH", "/logged-models/{model_id}", verb="track log", permission=Permission.EDIT)
 def finalize_logged_model(session: Session, asked: FinalizeLoggedModel) -> dict[str, Any]:
     """Says that all files of a logged model are there, or that they could not be sent."""
     status = _STATUSES.get(str(asked.status))
@@ -128,32 +129,32 @@ def finalize_logged_model(session: Session, asked: FinalizeLoggedModel) -> dict[
     return {"model": tell_logged_model(logged_models.finalize_logged_model(session, asked.model_id, status=status))}
 
 
-@call("DELETE", "/logged-models/{model_id}")
+@call("DELETE", "/logged-models/{model_id}", verb="track log", permission=Permission.EDIT)
 def delete_logged_model(session: Session, asked: OneLoggedModel) -> None:
     """Marks a logged model as deleted."""
     logged_models.delete_logged_model(session, asked.model_id)
 
 
-@call("PATCH", "/logged-models/{model_id}/tags")
+@call("PATCH", "/logged-models/{model_id}/tags", verb="track log", permission=Permission.EDIT)
 def tag_logged_model(session: Session, asked: TagLoggedModel) -> dict[str, Any]:
     """Sets tags of a logged model."""
     tagged = logged_models.tag_logged_model(session, asked.model_id, {tag.key: tag.value for tag in asked.tags})
     return {"model": tell_logged_model(tagged)}
 
 
-@call("DELETE", "/logged-models/{model_id}/tags/{tag_key:path}")
+@call("DELETE", "/logged-models/{model_id}/tags/{tag_key:path}", verb="track log", permission=Permission.EDIT)
 def untag_logged_model(session: Session, asked: UntagLoggedModel) -> None:
     """Takes a tag of a logged model away."""
     logged_models.tag_logged_model(session, asked.model_id, {asked.tag_key: None})
 
 
-@call("POST", "/logged-models/{model_id}/params")
+@call("POST", "/logged-models/{model_id}/params", verb="track log", permission=Permission.EDIT)
 def add_params(session: Session, asked: ParamsOfLoggedModel) -> None:
     """Adds parameters to a logged model."""
     logged_models.log_model_params(session, asked.model_id, {param.key: param.value for param in asked.params})
 
 
-@call("GET", "/logged-models/{model_id}/artifacts/directories")
+@call("GET", "/logged-models/{model_id}/artifacts/directories", verb="track files", permission=Permission.READ)
 def list_model_files(session: Session, asked: FilesOfLoggedModel) -> dict[str, Any]:
     """The files and folders of a logged model directly under a path."""
     path = asked.artifact_directory_path

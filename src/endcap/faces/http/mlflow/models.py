@@ -52,7 +52,7 @@ class LatestVersions(OneModel, frozen=True):
     stages: tuple[str, ...] = ()
 
 
-@call("POST", "/registered-models/create", conflict="RESOURCE_ALREADY_EXISTS")
+@call("POST", "/registered-models/create", verb="create-model", permission=Permission.EDIT, conflict="RESOURCE_ALREADY_EXISTS")
 def make_model(session: Session, asked: CreateModel) -> dict[str, Any]:
     """Makes a model of your own, with the default gate. Names are letters, digits, dots, dashes and underscores."""
     refuse_prompts(asked.tags)
@@ -65,38 +65,36 @@ def make_model(session: Session, asked: CreateModel) -> dict[str, Any]:
     return {"registered_model": tell_model(session, made)}
 
 
-@call("GET", "/registered-models/get")
+@call("GET", "/registered-models/get", verb="versions", permission=Permission.READ, brief=True)
 def read_model(session: Session, asked: OneModel) -> dict[str, Any]:
     """A model with its aliases, tags and newest versions."""
-    session.require(Permission.READ, verb="versions")
     return {"registered_model": tell_model(session, get_model(session, asked.name))}
 
 
-@call("PATCH", "/registered-models/update")
+@call("PATCH", "/registered-models/update", verb="describe-model", permission=Permission.EDIT)
 def describe_model(session: Session, asked: DescribeModel) -> dict[str, Any]:
     """Describes a model."""
     naming.describe_model(session, asked.name, asked.description)
     return {"registered_model": tell_model(session, get_model(session, asked.name))}
 
 
-@call("POST", "/registered-models/set-tag")
+@call("POST", "/registered-models/set-tag", verb="tag-model", permission=Permission.EDIT)
 def tag_model(session: Session, asked: TagModel) -> None:
     """Sets a tag of a model."""
     naming.tag_model(session, asked.name, asked.key, asked.value)
 
 
-@call("DELETE", "/registered-models/delete-tag")
+@call("DELETE", "/registered-models/delete-tag", verb="tag-model", permission=Permission.EDIT)
 def untag_model(session: Session, asked: TagModel) -> None:
     """Takes a tag of a model away."""
     naming.tag_model(session, asked.name, asked.key, None)
 
 
-@call("GET", "/registered-models/search")
+@call("GET", "/registered-models/search", verb="versions", permission=Permission.READ)
 def search_models(session: Session, asked: SearchModels) -> dict[str, Any]:
     """Models that meet a filter, in order (by name where none is said), page by page."""
     skip, size = read_token(asked.page_token), read_page(asked.max_results)
     conditions, order = drop_prompts(parse_filter(asked.filter, WORDS).conditions), parse_order(asked.order_by, WORDS)
-    session.require(Permission.READ, verb="versions")
     seen: dict[str, ModelRecord] = {}
     tracks: list[Track] = []
     words = asks_words([*conditions, *order])
@@ -110,11 +108,10 @@ def search_models(session: Session, asked: SearchModels) -> dict[str, Any]:
     return {"registered_models": [tell_model(session, seen[track.id]) for track in page], **token}
 
 
-@call("GET", "/registered-models/get-latest-versions")
-@call("POST", "/registered-models/get-latest-versions")
+@call("GET", "/registered-models/get-latest-versions", verb="versions", permission=Permission.READ)
+@call("POST", "/registered-models/get-latest-versions", verb="versions", permission=Permission.READ)
 def read_latest(session: Session, asked: LatestVersions) -> dict[str, Any]:
     """The newest version of each stage: what answers in staging, in prod, and the newest that answers in neither."""
-    session.require(Permission.READ, verb="versions")
     get_model(session, asked.name)
     wanted = [stage.strip().lower() for stage in asked.stages]
     found = _find_latest(session, asked.name, Names.read(session, asked.name))

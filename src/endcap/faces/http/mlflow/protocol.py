@@ -1,15 +1,17 @@
-"""What a call is: a method, a path, the record its request is read into, and the function that answers it."""
+"""What a call is: a method, a path, what it asks for, the record its request is read into, and the function that answers it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_origin, get_type_hints
+from functools import cache
+from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from endcap.core.errors import InvalidInput
+from endcap.core.permissions import Permission
 from endcap.faces.http.remote import read_object
 
 API = "/api/2.0/mlflow"
@@ -31,15 +33,31 @@ class Pair(Request, frozen=True):
     value: str = ""
 
 
+class Needs(NamedTuple):
+    """What a call asks for: a permission, and as which verb its refusal is audited.
+
+    ``releasing``: where what it is told means a release, it asks for that permission too.
+    """
+
+    permission: Permission
+    verb: str
+    releasing: bool = False
+
+
 @dataclass(frozen=True)
 class Call:
-    """One call of the protocol. ``conflict`` is what the client knows a Conflict by; ``answer`` takes a session and the request."""
+    """One call of the protocol. ``conflict`` is what the client knows a Conflict by; ``answer`` takes a session and the request.
+
+    ``brief``: it reads a few records by their ids and nothing else, so that on a home of this machine no thread is asked for it.
+    """
 
     method: str
     path: str
+    needs: Needs
     request: type[Request]
     answer: Answer
     conflict: str
+    brief: bool = False
 
     @property
     def summary(self) -> str:
@@ -67,7 +85,7 @@ class Call:
             pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MOST_FIELDS)
         except ValueError as error:
             raise InvalidInput(f"The query does not read as NAME=VALUE&NAME=VALUE: {error}.") from error
-        lists = {field.name for field in msgspec.structs.fields(self.request) if get_origin(field.type) in (list, tuple)}
+        lists = _find_lists(self.request)
         said: dict[str, Any] = {}
         for name, value in pairs:
             if name in lists:
@@ -79,11 +97,23 @@ class Call:
         return said
 
 
-def call(method: str, path: str, *, conflict: str = "RESOURCE_CONFLICT") -> Callable[[A], A]:
-    """Make a function the answer to a call; its second parameter, ``asked``, is annotated with the record of the request."""
+@cache
+def _find_lists(request: type[Request]) -> frozenset[str]:
+    """The fields of a request that may be said several times."""
+    return frozenset(field.name for field in msgspec.structs.fields(request) if get_origin(field.type) in (list, tuple))
+
+
+def call(
+    method: str, path: str, *, verb: str, permission: Permission, conflict: str = "RESOURCE_CONFLICT", releasing: bool = False, brief: bool = False
+) -> Callable[[A], A]:
+    """Make a function the answer to a call; its second parameter, ``asked``, is annotated with the record of the request.
+
+    The permission is asked for before the request is read.
+    """
 
     def decorate(function: A) -> A:
-        entry = Call(method, path, get_type_hints(function)["asked"], function, conflict)
+        needs = Needs(permission, verb, releasing)
+        entry = Call(method, path, needs, get_type_hints(function)["asked"], function, conflict, brief)
         vars(function).setdefault("__calls__", []).append(entry)
         return function
 

@@ -33,7 +33,7 @@ REFUSED = (
     Refused("/issues", "issues of traces", "watches and incidents tell what is wrong"),
     Refused("/gateway", "the AI gateway", "call the provider of the language model itself"),
     Refused("/webhooks", "webhooks by this protocol", "endcap webhooks add"),
-    Refused("/workspaces", "workspaces by this protocol", "a token belongs to a workspace: endcap tokens make"),
+    Refused("/workspaces", "workspaces by this protocol", "choose one by the address: https://HOST/workspaces/NAME"),
     Refused("/artifacts/presigned-upload-url", "presigned addresses", "files go through the service: use the run's artifact_uri"),
     Refused("/artifacts/presigned-download-url", "presigned addresses", "files go through the service: use the run's artifact_uri"),
     Refused("/experiments/search-datasets", "a search for datasets alone", "search runs by dataset.name"),

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from endcap.core.errors import InvalidInput
+from endcap.core.permissions import Permission
 from endcap.faces.http.mlflow.answers import NAME_TAG, tell_point, tell_run, tell_run_info
 from endcap.faces.http.mlflow.experiments import read_view
 from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token, require_told
@@ -130,7 +131,7 @@ class LogModel(OneRun, frozen=True):
     model_json: str = ""
 
 
-@call("POST", "/runs/create")
+@call("POST", "/runs/create", verb="track log", permission=Permission.EDIT)
 def create_run(session: Session, asked: CreateRun) -> dict[str, Any]:
     """Starts a run; without a name it gets one."""
     tags = {tag.key: tag.value for tag in asked.tags}
@@ -141,14 +142,14 @@ def create_run(session: Session, asked: CreateRun) -> dict[str, Any]:
     return {"run": tell_run(run if name else _rename(session, run, run.name))}
 
 
-@call("GET", "/runs/get")
+@call("GET", "/runs/get", verb="track show", permission=Permission.READ, brief=True)
 def get_run(session: Session, asked: OneRun) -> dict[str, Any]:
     """A run with its parameters, tags, the last point of each metric, datasets and logged models."""
     run = tracked_runs.get_run_track(session, asked.id)
     return {"run": tell_run(run, datasets=tracked_runs.list_datasets(session, run.id), outputs=logged_models.list_of_run(session, run.id))}
 
 
-@call("POST", "/runs/update")
+@call("POST", "/runs/update", verb="track log", permission=Permission.EDIT)
 def update_run(session: Session, asked: UpdateRun) -> dict[str, Any]:
     """Ends a run, or names it anew."""
     ended_us = None if asked.end_time is None else asked.end_time * 1000
@@ -157,19 +158,19 @@ def update_run(session: Session, asked: UpdateRun) -> dict[str, Any]:
     return {"run_info": tell_run_info(_rename(session, run, asked.run_name) if asked.run_name else run)}
 
 
-@call("POST", "/runs/delete")
+@call("POST", "/runs/delete", verb="track delete-run", permission=Permission.EDIT)
 def delete_run(session: Session, asked: OneRun) -> None:
     """Marks a run as deleted; nothing is lost."""
     tracked_runs.delete_run(session, asked.id)
 
 
-@call("POST", "/runs/restore")
+@call("POST", "/runs/restore", verb="track restore-run", permission=Permission.EDIT)
 def restore_run(session: Session, asked: OneRun) -> None:
     """Takes the mark back."""
     tracked_runs.restore_run(session, asked.id)
 
 
-@call("POST", "/runs/log-metric")
+@call("POST", "/runs/log-metric", verb="track log", permission=Permission.EDIT)
 def log_metric(session: Session, asked: LogMetric) -> None:
     """Logs a number at a step, NaN and the infinities too."""
     point = Point(asked.key, asked.value, asked.timestamp * 1000, asked.step)
@@ -178,25 +179,25 @@ def log_metric(session: Session, asked: LogMetric) -> None:
         logged_models.log_to_models(session, {asked.model_id: [point]})
 
 
-@call("POST", "/runs/log-parameter", conflict="INVALID_PARAMETER_VALUE")
+@call("POST", "/runs/log-parameter", verb="track log", permission=Permission.EDIT, conflict="INVALID_PARAMETER_VALUE")
 def log_param(session: Session, asked: LogPair) -> None:
     """Logs a parameter: the same value again changes nothing, another one is refused."""
     tracked_runs.log(session, asked.id, TrackBatch(params={require_told(asked.key, "key"): asked.value}))
 
 
-@call("POST", "/runs/set-tag")
+@call("POST", "/runs/set-tag", verb="track log", permission=Permission.EDIT)
 def set_tag(session: Session, asked: LogPair) -> None:
     """Sets a tag; `mlflow.runName` renames the run."""
     tracked_runs.log(session, asked.id, _tag({require_told(asked.key, "key"): asked.value}))
 
 
-@call("POST", "/runs/delete-tag")
+@call("POST", "/runs/delete-tag", verb="track log", permission=Permission.EDIT)
 def delete_tag(session: Session, asked: LogPair) -> None:
     """Takes a tag away."""
     tracked_runs.log(session, asked.id, TrackBatch(tags={require_told(asked.key, "key"): None}))
 
 
-@call("POST", "/runs/log-batch", conflict="INVALID_PARAMETER_VALUE")
+@call("POST", "/runs/log-batch", verb="track log", permission=Permission.EDIT, conflict="INVALID_PARAMETER_VALUE")
 def log_batch(session: Session, asked: LogBatch) -> None:
     """Logs metrics, parameters and tags at once, all or nothing."""
     points, of_models = [], dict[str, list[Point]]()
@@ -214,7 +215,7 @@ def log_batch(session: Session, asked: LogBatch) -> None:
         logged_models.log_to_models(session, of_models)
 
 
-@call("POST", "/runs/log-inputs")
+@call("POST", "/runs/log-inputs", verb="track log", permission=Permission.EDIT)
 def log_inputs(session: Session, asked: LogInputs) -> None:
     """Keeps which datasets a run used, with source, digest, schema and profile."""
     datasets = [_read_dataset(session, asked.id, told) for told in asked.datasets]
@@ -222,7 +223,7 @@ def log_inputs(session: Session, asked: LogInputs) -> None:
         tracked_runs.log_datasets(session, asked.id, datasets)
 
 
-@call("POST", "/runs/outputs")
+@call("POST", "/runs/outputs", verb="track log", permission=Permission.EDIT)
 def log_outputs(session: Session, asked: LogOutputs) -> None:
     """Checks that the logged models that a run says it made stand; they name their run themselves."""
     tracked_runs.get_run_track(session, asked.id)
@@ -230,7 +231,7 @@ def log_outputs(session: Session, asked: LogOutputs) -> None:
         logged_models.get_logged_model(session, told.model_id)
 
 
-@call("POST", "/runs/log-model")
+@call("POST", "/runs/log-model", verb="track log", permission=Permission.EDIT)
 def log_model(session: Session, asked: LogModel) -> None:
     """What clients of 2.x tell of a model among a run's files; the `MLmodel` file says it all, so it is checked and passed over."""
     tracked_runs.get_run_track(session, asked.id)
@@ -240,7 +241,7 @@ def log_model(session: Session, asked: LogModel) -> None:
         raise InvalidInput(f"model_json does not read as a JSON object: {error}.") from error
 
 
-@call("POST", "/runs/search")
+@call("POST", "/runs/search", verb="track search", permission=Permission.READ)
 def search_runs(session: Session, asked: SearchRuns) -> dict[str, Any]:
     """Runs that meet a filter, in order, page by page."""
     skip, size = read_token(asked.page_token), read_page(asked.max_results, most=_MOST_RUNS)
@@ -257,7 +258,7 @@ def search_runs(session: Session, asked: SearchRuns) -> dict[str, Any]:
     return {"runs": [tell_run(run) for run in page], **token}
 
 
-@call("GET", "/metrics/get-history")
+@call("GET", "/metrics/get-history", verb="track metric", permission=Permission.READ)
 def read_history(session: Session, asked: MetricHistory) -> dict[str, Any]:
     """All points of a metric, page by page where `max_results` says so."""
     skip = read_token(asked.page_token)
@@ -268,7 +269,7 @@ def read_history(session: Session, asked: MetricHistory) -> dict[str, Any]:
     return {"metrics": [tell_point(point) for point in page], **token}
 
 
-@call("GET", "/metrics/get-history-bulk-interval")
+@call("GET", "/metrics/get-history-bulk-interval", verb="track metric", permission=Permission.READ)
 def read_histories(session: Session, asked: ManyHistories) -> dict[str, Any]:
     """The points of a metric in several runs, between two steps; at most `max_results` a run, evenly over the steps."""
     told = []

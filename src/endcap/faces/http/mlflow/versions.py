@@ -72,7 +72,7 @@ class SearchVersions(Request, frozen=True):
     page_token: str = ""
 
 
-@call("POST", "/model-versions/create")
+@call("POST", "/model-versions/create", verb="register-run", permission=Permission.EDIT)
 def create_version(session: Session, asked: CreateVersion) -> dict[str, Any]:
     """Makes a version of a model that a run logged: LightGBM, scikit-learn by skops, ONNX. Anything pickled is refused, with the way to log it."""
     refuse_prompts(asked.tags)
@@ -82,19 +82,19 @@ def create_version(session: Session, asked: CreateVersion) -> dict[str, Any]:
     return {"model_version": tell_version(session, made)}
 
 
-@call("GET", "/model-versions/get")
+@call("GET", "/model-versions/get", verb="versions", permission=Permission.READ, brief=True)
 def read_version(session: Session, asked: OneVersion) -> dict[str, Any]:
     """A version of a model."""
     return {"model_version": tell_version(session, find_version(session, asked.name, asked.version))}
 
 
-@call("GET", "/model-versions/get-download-uri")
+@call("GET", "/model-versions/get-download-uri", verb="versions", permission=Permission.READ, brief=True)
 def locate_version(session: Session, asked: OneVersion) -> dict[str, Any]:
     """Where a version's files are fetched: those that were judged, whatever has become of its run."""
     return {"artifact_uri": locate(f"version/{find_version(session, asked.name, asked.version).id}")}
 
 
-@call("PATCH", "/model-versions/update")
+@call("PATCH", "/model-versions/update", verb="describe-version", permission=Permission.EDIT)
 def describe_version(session: Session, asked: DescribeVersion) -> dict[str, Any]:
     """Describes a version."""
     found = find_version(session, asked.name, asked.version)
@@ -102,24 +102,23 @@ def describe_version(session: Session, asked: DescribeVersion) -> dict[str, Any]
     return {"model_version": tell_version(session, found)}
 
 
-@call("POST", "/model-versions/set-tag")
+@call("POST", "/model-versions/set-tag", verb="tag-version", permission=Permission.EDIT)
 def tag_version(session: Session, asked: TagVersion) -> None:
     """Sets a tag of a version."""
     naming.tag_version(session, find_version(session, asked.name, asked.version).id, asked.key, asked.value)
 
 
-@call("DELETE", "/model-versions/delete-tag")
+@call("DELETE", "/model-versions/delete-tag", verb="tag-version", permission=Permission.EDIT)
 def untag_version(session: Session, asked: TagVersion) -> None:
     """Takes a tag of a version away."""
     naming.tag_version(session, find_version(session, asked.name, asked.version).id, asked.key, None)
 
 
-@call("GET", "/model-versions/search")
+@call("GET", "/model-versions/search", verb="versions", permission=Permission.READ)
 def search_versions(session: Session, asked: SearchVersions) -> dict[str, Any]:
     """Versions that meet a filter, in order (the newest first where none is said), page by page; any filter but `name = '...'` looks at all."""
     skip, size = read_token(asked.page_token), read_page(asked.max_results)
     conditions, order = drop_prompts(parse_filter(asked.filter, WORDS).conditions), parse_order(asked.order_by, WORDS)
-    session.require(Permission.READ, verb="versions")
     where, conditions = _narrow(conditions)
     most = None if conditions or order else skip + size + 1
     seen: dict[str, Version] = {}
@@ -175,7 +174,6 @@ class Names(NamedTuple):
 
 def find_version(session: Session, model: str, number: str) -> Version:
     """A version by its model and number. Raises NotFound."""
-    session.require(Permission.READ, verb="versions")
     said = _NUMBER.fullmatch(number.strip())
     if said is None:
         raise InvalidInput(f"{number[:50]!r} is no number of a version.", hint="versions are numbered 1, 2, 3 ...")

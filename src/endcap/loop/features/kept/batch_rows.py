@@ -9,7 +9,8 @@ Rows that were written stay as they are, whatever is said anew, and whatever goe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ from endcap.loop.features.rows.view_sources import plain
 
 if TYPE_CHECKING:
     import duckdb
+
+    from endcap.governance.privacy.sealing import Mark
 
 _NEAR = 1e-12
 """How far apart fractions may be, of the greater one, and still be the same: sums of many do not come out to the last bit each time."""
@@ -107,7 +110,7 @@ class Added:
     these replace.
 
     ``waits_until`` is the latest instant after the run at which something counts that is here already. ``stored_types`` are DuckDB's types of
-    the view's columns.
+    the view's columns; ``tile_marks`` the columns of tiles that are personal.
     """
 
     rows: str | None
@@ -117,6 +120,7 @@ class Added:
     tile_ticks: tuple[datetime, datetime] | None = None
     replaced: tuple[tuple[datetime, datetime], ...] = ()
     waits_until: datetime | None = None
+    tile_marks: Mapping[str, Mark] = field(default_factory=dict)
 
 
 def add_rows(advance: Advance) -> Added:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from endcap.core.settings import Settings
 from endcap.governance.sessions import Session
+from endcap.loop.features.personal import find_marks
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, ViewVersion
 from endcap.pipelines.machine import limit_memory
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
     import pyarrow.dataset as pads
+
+    from endcap.governance.privacy.sealing import Mark
 
 _BATCH = "batch"
 _MOST_PART_BYTES = 256 * 2**20
@@ -63,14 +66,15 @@ def write_batch(
     engine: duckdb.DuckDBPyConnection,
     n: int | None = None,
     advance: Callable[[int], None] | None = None,
+    marks: Mapping[str, Mark] | None = None,
 ) -> Written:
     """Write the rows of a SELECT, in its order, in parts of bounded size; ``advance`` is told how many rows are written.
 
     ``n`` counts the batches of feature rows: their place in the order of ingest is that of the batch, then their own (None: rows without such
-    an order). Nothing is written for no rows. Writing the same again replaces it part by part, so that a run that was killed leaves nothing
+    an order). ``marks`` are the columns that are personal (None: those of the view); digests are of what is written. Nothing is written for no rows. Writing the same again replaces it part by part, so that a run that was killed leaves nothing
     wrong. Memory: one part.
     """
-    writing = _Writing(session, dataset, place(session, version, batch), n)
+    writing = _Writing(session, dataset, place(session, version, batch), n, find_marks(version.view) if marks is None else marks)
     for chunk in engine.sql(sql).to_arrow_reader(_CHUNK_ROWS):
         if chunk.num_rows and writing.add(chunk) and advance is not None:
             advance(writing.written.n_rows)
@@ -108,7 +112,8 @@ def _part_bytes(settings: Settings) -> int:
 class _Writing:
     """Parts being filled."""
 
-    def __init__(self, session: Session, dataset: str, partition: dict[str, str], n: int | None) -> None:
+    def __init__(self, session: Session, dataset: str, partition: dict[str, str], n: int | None, marks: Mapping[str, Mark]) -> None:
+        self.marks = marks
         self.session, self.dataset, self.partition, self.n = session, dataset, partition, n
         self.written = Written()
         self.most = _part_bytes(session.settings)
@@ -138,6 +143,10 @@ class _Writing:
         self.waiting, self.n_bytes = [], 0
         if self.n is not None:
             table = self._count(table, first_order(self.n) + written.n_rows)
+        if self.marks:
+            from endcap.governance.privacy.sealing import mark_personal
+
+            table = self.session.tables.seal(mark_personal(table, self.marks))
         with pa.ipc.new_stream(_Hashing(self.hashed), table.schema) as stream:
             stream.write_table(table)
         self.session.tables.write(self.dataset, partition={**self.partition, "part": f"{written.n_parts:05d}"}, table=table)

@@ -9,6 +9,7 @@ from endcap.core.durations import parse_duration
 from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.core.zones import start_of_day
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_view
@@ -53,6 +54,7 @@ def materialise(
     from endcap.loop.features.kept.runs import ViewRun
 
     version = find_view(session, view)
+    require_right(session, f"view/{version.name}", Permission.EDIT, verb="features materialise")
     subject = f"features/{version.id}"
     wait_s = parse_duration(wait).total_seconds()
     last = find_newest(session, version)
@@ -60,7 +62,7 @@ def materialise(
     held = hold_lease(session, subject, wait_s=wait_s, reporter=reporter)
     with held as hold, hold_turn(session, hold, verb="features materialise", expected_s=expected_s, reporter=reporter) as own:
         version = find_view(session, version.id)  # a run that was waited for may have found its types
-        run = ViewRun(own, version, folder=folder or Path(version.folder), reporter=reporter or SilentReporter())
+        run = ViewRun(own.without_veil(), version, folder=folder or Path(version.folder), reporter=reporter or SilentReporter())
         return run.materialise(_read_span(since, until, zone=_zone_of(version)), verify=verify)
 
 

@@ -134,7 +134,7 @@ class ViewRun:
         added = add_windows(advance) if advance.view.windowed else add_rows(advance)
         version = self._describe(added)
         if added.tiles is not None:
-            write_batch(self.session, TILES, version, id_, sql=added.tiles, engine=engine)
+            write_batch(self.session, TILES, version, id_, sql=added.tiles, engine=engine, marks=added.tile_marks)
         rows = self._write_rows(advance, added, id_, n=n)
         self.reporter.step_ended("compute", status="done", wall_s=time.perf_counter() - began_s, note=f"{rows.n_rows:,} rows")
         merged_from = self._merge(advance, version, id_, n_rows=rows.n_rows, n=n)
@@ -321,6 +321,7 @@ class ViewRun:
             wanted = None if everything else pc.field(_CAME)
             n_rows = rows.count_rows(filter=wanted)
             for chunk in rows.scanner(filter=wanted, batch_size=_ONLINE_ROWS).to_batches():
+                self.session.require_warrant(verb=_VERB, thing=f"view/{self.version.name}")
                 n_online += write_online(session, self.version, pa.Table.from_batches([chunk]).drop_columns([_CAME]))
                 self.reporter.step_advanced("online", done=n_online, total=n_rows)
         if everything and self.version.view.pushed:

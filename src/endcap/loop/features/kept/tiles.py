@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count, groupby
+from typing import TYPE_CHECKING
 
 from endcap.core.durations import parse_duration
 from endcap.core.names import quote
@@ -22,11 +23,15 @@ from endcap.loop.features.checks import check_view
 from endcap.loop.features.kept.batch_rows import Added, Advance
 from endcap.loop.features.kept.feature_batches import RESTATED, scan_batches
 from endcap.loop.features.kept.spans import within
+from endcap.loop.features.personal import find_state_marks
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, TILES, Materialisation
 from endcap.loop.features.rows.ticks import make_ticks, to_us
 from endcap.loop.features.rows.view_rows import plain_columns
 from endcap.loop.features.rows.view_sources import Span, open_table, plain
 from endcap.loop.features.rows.windows import LATE, TICK, WindowPlan, plan_windows, tiles_sql, windows_sql
+
+if TYPE_CHECKING:
+    from endcap.governance.privacy.sealing import Mark
 
 _NEW, _AFFECTED = "__new_tiles", "__affected"
 _AT = "__tick_us"  # the instant of a tile's tick, microseconds since 1970 (UTC)
@@ -71,6 +76,7 @@ def add_windows(advance: Advance) -> Added:
         tile_ticks=ends,
         replaced=found.replaced,
         waits_until=found.waits_until(),
+        tile_marks=found.marks,
     )
 
 
@@ -142,6 +148,13 @@ class _Windows:
             parts.append(tiles_sql(plan, ticks=self.again))
         parts = parts or [f"SELECT * FROM ({tiles_sql(plan)}) WHERE false"]
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {_NEW} AS {' UNION ALL BY NAME '.join(parts)}")
+
+    @property
+    def marks(self) -> dict[str, Mark]:
+        """The columns of tiles that hold personal values."""
+        keys = dict(zip(self.advance.view.keys, self.plan.keys, strict=True))
+        own = {feature.name: [partial.name for partial, _ in feature.frames] for feature in self.plan.folds.features}
+        return find_state_marks(self.advance.view, own, keys=keys)
 
     def ticks_of_new(self) -> tuple[datetime, datetime] | None:
         """The first and the last tick of the new tiles, None where there are none."""

@@ -74,7 +74,7 @@ class StandingState(msgspec.Struct, frozen=True, kw_only=True):
     ingests: dict[str, str]
 
 
-STANDING_STATES = Kind("hour-state", StandingState, "model")
+STANDING_STATES = Kind("hour-state", StandingState, "model", of=lambda state: (f"model/{state.model}",))
 
 
 def put_day(blobs: BlobStore, sold: Floats, unseen: Flags | None, *, place: int) -> str:

@@ -25,6 +25,7 @@ from endcap.loop.data.failures import reading
 from endcap.loop.data.records import FileIdentity, Ingest
 from endcap.loop.data.sources import in_utc, local_time
 from endcap.loop.features.checks import check_view
+from endcap.loop.features.personal import find_marks
 from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER
 from endcap.loop.features.rows.view_sources import ALWAYS_SQL, OpenTable, later, micros, open_table, plain_type
 from endcap.pipelines.machine import limit_memory
@@ -240,7 +241,8 @@ def _require_unlike(view: FeatureView, name: str, engine: duckdb.DuckDBPyConnect
         return
     (found,) = rows
     engine.execute(f"DROP TABLE {name}")
-    keys = ", ".join(key if key in view.personal else f"{key}={value!r}" for key, value in zip(view.keys, found, strict=False))
+    hidden = find_marks(view)
+    keys = ", ".join(key if key in hidden else f"{key}={value!r}" for key, value in zip(view.keys, found, strict=False))
     raise InvalidInput(
         f"Feature view '{view.name}' gives {found[-1]} rows of {keys} for {found[-3]} UTC, known at {found[-2]} UTC: nothing says which counts.",
         hint="GROUP BY the keys and the time, or say which instant each row was known at: known_at=...",

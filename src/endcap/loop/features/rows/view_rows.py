@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.names import quote
+from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import find_standing, require_right
 from endcap.governance.sessions import Session
 from endcap.loop.data.column_types import name_type
 from endcap.loop.data.failures import reading
 from endcap.loop.data.records import Ingest
 from endcap.loop.data.sources import EVENT_TIME
 from endcap.loop.features.checks import check_view
-from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED, VIEW_VERSIONS
 from endcap.loop.features.rows.stored_features import StoredFeatures, find_stored
 from endcap.loop.features.rows.view_queries import run_query
 from endcap.loop.features.rows.view_sources import (
@@ -93,6 +95,7 @@ def open_view(
     ``check_view`` refuses; ContractBroken for tables that are refused. Cost: that of ingesting and opening the tables; rows are read when
     ``sql`` is run, but the SELECT of a SQL view runs now, once for each engine and ingest.
     """
+    session = _look_behind(session, view)
     standing: StoredFeatures | None = None
     if view.sql is not None:
         name, stored, found = run_query(session, view, folder=folder, ingests=ingests or {}, engine=engine, only=only or {}, keys=keys)
@@ -123,6 +126,16 @@ def open_view(
         engine=engine,
         standing=standing,
     )
+
+
+def _look_behind(session: Session, view: FeatureView) -> Session:
+    """The session that reads a view's tables. Whoever may read a view that was applied reads its rows, even where a table of it is closed to them,
+    as whoever applied it could; the tables of any other definition are read by their own rights. Raises NotFound for a view that is closed.
+    """
+    if find_standing(session) is None:
+        return session
+    require_right(session, f"view/{view.name}", Permission.READ, verb="training-set")
+    return session if session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=view.id) is None else session.without_veil()
 
 
 def _row_view(view: FeatureView, table: OpenTable) -> str:

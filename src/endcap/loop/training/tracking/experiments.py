@@ -10,6 +10,7 @@ import msgspec
 
 from endcap.core.errors import Conflict, InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
 from endcap.loop.training.tracking.names import MOST_TAG, require_keys, require_pairs, require_title
@@ -34,8 +35,8 @@ def create_experiment(session: Session, name: str, *, tags: Tags = ()) -> Experi
     require_title(name, what="experiment")
     told = parse_tags(tags)
     with session.change("track create-experiment", thing=f"experiment/{name}") as change:
-        _require_free(change.tx, session, name)
-        newest = _keep_default(change.tx, session)
+        _require_free(change.whole, session, name)
+        newest = _keep_default(change.tx, session, reader=change.whole)
         at = session.now()
         made = Experiment(id=str(int(newest.id) + 1), name=name, created_at=at, created_by=session.actor.name, changed_at=at, tags=told)
         change.tx.append(EXPERIMENTS, workspace=session.workspace, record=made)
@@ -115,7 +116,7 @@ def update_experiment(session: Session, id: str, *, name: str) -> Experiment:  #
     with session.change("track rename-experiment", thing=f"experiment/{id}", detail={"name": name}) as change:
         standing = _require_active(_read_for_change(change.tx, session, id))
         if standing.name != name:
-            _require_free(change.tx, session, name)
+            _require_free(change.whole, session, name)
         return _put(change.tx, session, msgspec.structs.replace(standing, name=name))
 
 
@@ -138,6 +139,8 @@ def tag_experiment(session: Session, id: str, *, name: str, value: str | None) -
     if value is not None:
         require_pairs({name: value}, what="tag", most=MOST_TAG)
         require_texts([value])
+    get_experiment(session, id)
+    require_right(session, f"experiment/{id}", Permission.EDIT, verb="track tag-experiment")
     with session.records.transact() as tx:
         standing = _require_active(_read_for_change(tx, session, id))
         tags = {key: text for key, text in {**standing.tags, name: value}.items() if text is not None}
@@ -211,8 +214,9 @@ def _find(reader: RecordReader, session: Session, name: str) -> Experiment | Non
     return default if default is not None and default.name == name else None
 
 
-def _require_free(tx: RecordTransaction, session: Session, name: str) -> None:
-    standing = _find(tx, session, name)
+def _require_free(reader: RecordReader, session: Session, name: str) -> None:
+    """Names are taken by closed experiments, too."""
+    standing = _find(reader, session, name)
     if standing is None:
         return
     hint = "take another name" if standing.stage == "active" else f"bring it back: endcap track restore-experiment {standing.id}"
@@ -220,9 +224,9 @@ def _require_free(tx: RecordTransaction, session: Session, name: str) -> None:
     raise Conflict(f"The experiment '{name}' stands already{gone}.", hint=hint)
 
 
-def _keep_default(tx: RecordTransaction, session: Session) -> Experiment:
+def _keep_default(tx: RecordTransaction, session: Session, *, reader: RecordReader) -> Experiment:
     """The newest experiment, where there is none yet the default one, which is then kept: it is always the first."""
-    newest = tx.find(EXPERIMENTS, workspace=session.workspace, newest_first=True, limit=1)
+    newest = reader.find(EXPERIMENTS, workspace=session.workspace, newest_first=True, limit=1)
     if not newest:
         tx.append(EXPERIMENTS, workspace=session.workspace, record=_DEFAULT)
     return newest[0] if newest else _DEFAULT
@@ -230,7 +234,7 @@ def _keep_default(tx: RecordTransaction, session: Session) -> Experiment:
 
 def _read_for_change(tx: RecordTransaction, session: Session, identity: str) -> Experiment:
     if identity == DEFAULT_EXPERIMENT:
-        _keep_default(tx, session)
+        _keep_default(tx, session, reader=tx)  # which nobody can close
     found = tx.get(EXPERIMENTS, workspace=session.workspace, id=identity)
     if found is None:
         raise NotFound(

@@ -121,8 +121,8 @@ class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage = "active"
 
 
-COUNTED = Kind("counted-run", Counted, "id")
-EXPERIMENTS = Kind("experiment", Experiment, "id", (("name",), ("stage",)))
-RUN_FILES = Kind("run-file", RunFile, "id", (("owner", "folder", "stands"),))
-RUN_FOLDERS = Kind("run-folder", RunFolder, "id", (("owner", "folder", "stands"),))
-DATASETS = Kind("run-dataset", Dataset, "id", (("run",), ("name",), ("digest",), ("context",)))
+COUNTED = Kind("counted-run", Counted, "id", of=lambda found: (f"run/{found.id}",))
+EXPERIMENTS = Kind("experiment", Experiment, "id", (("name",), ("stage",)), of=lambda found: (f"experiment/{found.id}",))
+RUN_FILES = Kind("run-file", RunFile, "id", (("owner", "folder", "stands"),), of=lambda file: (file.owner,))
+RUN_FOLDERS = Kind("run-folder", RunFolder, "id", (("owner", "folder", "stands"),), of=lambda folder: (folder.owner,))
+DATASETS = Kind("run-dataset", Dataset, "id", (("run",), ("name",), ("digest",), ("context",)), of=lambda found: (f"run/{found.run}",))

@@ -8,12 +8,13 @@ import msgspec
 
 from endcap.core.errors import Conflict, InvalidInput, NotFound
 from endcap.core.permissions import Permission
+from endcap.governance.rights.veils import require_track
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.training.tracking.paths import require_path
 from endcap.loop.training.tracking.records import LOGGED_MODEL_SPACE, RUN_FILES, RUN_FOLDERS, RunFile, RunFolder
 from endcap.storage.ports import Kind, R, RecordReader, RecordTransaction
-from endcap.storage.tracks import deleted_track, missing_track
+from endcap.storage.tracks import Track, deleted_track, missing_track
 
 _LOG = "track log"
 _OWNERS = ("run", "logged-model")
@@ -69,7 +70,7 @@ def find_file(session: Session, owner: str, path: str) -> RunFile | None:
     """One file by its path; None when there is none, or when it was taken away. Raises InvalidInput for a path that ``require_path`` refuses."""
     session.require(Permission.READ, verb="track files")
     found = session.records.get(RUN_FILES, workspace=session.workspace, id=f"{owner}/{require_path(path)}")
-    return found if found is not None and found.stands else None
+    return found if found is not None and found.stands and _find_owner(session, owner) is not None else None
 
 
 def read_file(session: Session, owner: str, path: str) -> tuple[RunFile, Iterator[bytes]]:
@@ -111,12 +112,20 @@ def _require_owner(session: Session, owner: str, *, for_change: bool = False) ->
     kind, _, identity = owner.partition("/")
     if kind not in _OWNERS or not identity:
         raise InvalidInput(f"{owner[:100]!r} owns no files. Owners: {[f'{known}/ID' for known in _OWNERS]}.")
-    space = session.workspace if kind == "run" else LOGGED_MODEL_SPACE.format(workspace=session.workspace)
-    (track,) = session.tracks.read(space, [identity])
+    track = _find_owner(session, owner)
     if track is None:
         raise missing_track(identity)
+    if for_change:
+        require_track(session, track, verb=_LOG)
     if for_change and track.stage == "deleted":
         raise deleted_track(identity)
+
+
+def _find_owner(session: Session, owner: str) -> Track | None:
+    """The run or the logged model; None where it is not there, or closed to the session."""
+    kind, _, identity = owner.partition("/")
+    space = session.workspace if kind == "run" else LOGGED_MODEL_SPACE.format(workspace=session.workspace)
+    return session.tracks.read(space, [identity])[0]
 
 
 def _require_place(reader: RecordReader, session: Session, owner: str, path: str) -> None:

@@ -13,6 +13,7 @@ from endcap.core.clock import draw_hex
 from endcap.core.errors import Conflict, InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.quotas.usage import count_use
+from endcap.governance.rights.veils import require_track
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
 from endcap.loop.training.tracking.experiments import choose_experiment, find_deleted, require_active_experiment
@@ -182,7 +183,7 @@ def read_metric(session: Session, run: str, name: str, *, limit: int | None = No
 def log_datasets(session: Session, run: str, datasets: Sequence[Dataset]) -> None:
     """Keep which datasets a run used, each once for its name, digest and context. Raises NotFound without the run."""
     session.require(Permission.EDIT, verb=_LOG)
-    get_run_track(session, run)
+    require_track(session, get_run_track(session, run), verb=_LOG)
     for dataset in datasets:
         _require_dataset(dataset, run)
     with session.records.transact() as tx:
@@ -195,8 +196,10 @@ def log_datasets(session: Session, run: str, datasets: Sequence[Dataset]) -> Non
 
 
 def list_datasets(session: Session, run: str) -> list[Dataset]:
-    """The datasets that a run used, in the order they were told."""
+    """The datasets that a run used, in the order they were told; of a run that is not there, none."""
     session.require(Permission.READ, verb="track show")
+    if session.tracks.read(session.workspace, [run]) == [None]:
+        return []
     return session.records.find(DATASETS, workspace=session.workspace, where={"run": run})
 
 
@@ -247,10 +250,11 @@ def cut_to_ms(at_us: int) -> int:
 
 
 def _mark(session: Session, run: str, stage: Stage, *, verb_name: str) -> Track:
+    (standing,) = session.tracks.read(session.workspace, [run])
+    if standing is None:
+        raise missing_track(run)
+    require_track(session, standing, verb=verb_name)
     with session.change(verb_name, thing=f"run/{run}") as change:
-        (standing,) = session.tracks.read(session.workspace, [run])
-        if standing is None:
-            raise missing_track(run)
         change.detail.update(experiment=standing.group, name=standing.name)
         if standing.stage != stage:
             session.tracks.write(session.workspace, run, TrackBatch(stage=stage))

@@ -41,7 +41,7 @@ class SeenState(msgspec.Struct, frozen=True):
     at: datetime
 
 
-SEEN_STATES = Kind("hour-seen", SeenState, "model")
+SEEN_STATES = Kind("hour-seen", SeenState, "model", of=lambda seen: (f"model/{seen.model}",))
 
 
 def join_hours(session: Session, model: str, digest: str, state: HourState, *, members: NameMembers) -> int:

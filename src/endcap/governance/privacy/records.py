@@ -1,0 +1,55 @@
+"""Records of privacy: the keys of subjects, who was forgotten, and what was swept."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from endcap.storage.ports import Kind
+
+
+class SubjectPepper(msgspec.Struct, frozen=True):
+    """What the names of a workspace's subjects are hashed with, sealed."""
+
+    id: str
+    sealed: bytes
+
+    def __repr__(self) -> str:
+        return f"SubjectPepper(id={self.id!r})"
+
+
+class SubjectShelf(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of the subjects whose hashes begin alike: ``n`` entries of hash and key, sealed as one. ``forgotten`` are the hashes of those whose
+    key was destroyed, which get no other.
+    """
+
+    id: str
+    sealed: bytes
+    n: int
+    forgotten: tuple[bytes, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"SubjectShelf(id={self.id!r}, n={self.n}, forgotten={len(self.forgotten)})"
+
+
+class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
+    """A subject that was forgotten, by its keyed hash, and how far that came.
+
+    ``kind`` is the column that names such subjects. ``state`` is begun (the key is destroyed, copies are being dropped), done, or readmitted.
+    ``asked_by`` is who asked for it, ``by`` the actor. ``n_online`` counts the online rows that were dropped.
+    """
+
+    id: str
+    kind: str
+    at: datetime
+    by: str
+    asked_by: str = ""
+    state: str = "begun"
+    done_at: datetime | None = None
+    n_online: int = 0
+
+
+PEPPERS = Kind("subject-pepper", SubjectPepper, "id")
+SHELVES = Kind("subject-shelf", SubjectShelf, "id")
+FORGETTINGS = Kind("forgetting", Forgetting, "id", (("state",),))

@@ -1,0 +1,185 @@
+"""Subjects: whom personal values are about, named by a keyed hash, each with a key of its own.
+
+The name of a subject is 16 bytes of HMAC-SHA256 (RFC 2104) over the column that names such subjects and the value, under a pepper of the workspace:
+the records tell nobody who is in them. A number and its text are the same subject, so that ``customer=123`` is found whatever a table stores.
+
+Keys are 32 random bytes. They lie on 4,096 shelves by the first 12 bits of the name, each shelf sealed as one under the workspace's data key: a
+batch of many subjects costs a look at 4,096 records, not one for each, and to destroy a key is to write one shelf without it. Measured: some
+2 s of CPU for 100,000 new subjects, 0.2 s for as many that are known.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from endcap.core.errors import Conflict, IntegrityBroken
+from endcap.governance.keys import seal, unseal
+from endcap.governance.privacy.records import PEPPERS, SHELVES, SubjectPepper, SubjectShelf
+from endcap.governance.sessions import Session
+from endcap.storage.ports import RecordTransaction
+
+REF_BYTES = 16
+KEY_BYTES = 32
+_ENTRY = REF_BYTES + KEY_BYTES
+_SHELF_DIGITS = 3
+_MANY = 64  # shelves from which on all are read at once
+_TRIES = 20
+NOBODY = ("", None)
+"""The subject of values of which nobody can say whose they are: their key is the workspace's, and no forgetting destroys it."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The subjects of a session's workspace."""
+
+    session: Session
+
+    @cached_property
+    def pepper(self) -> bytes:
+        """What names are hashed with, made at first use. Cost: a read and an unsealing."""
+        session = self.session
+        for _ in range(_TRIES):
+            found = session.ports.records.get(PEPPERS, workspace=session.workspace, id="pepper")
+            if found is not None:
+                return unseal(session, found.sealed, about="subject-pepper")
+            made = SubjectPepper("pepper", seal(session, os.urandom(KEY_BYTES), about="subject-pepper"))
+            try:
+                with session.ports.records.transact() as tx:
+                    tx.append(PEPPERS, workspace=session.workspace, record=made)
+            except Conflict:
+                continue  # another process made it
+        raise _crowded()
+
+    def name(self, kind: str, values: Iterable[str | None]) -> list[bytes]:
+        """The names of subjects by their values as text, None for nobody. Cost: a microsecond each."""
+        pepper = self.pepper
+        head = kind.encode() + b"\x00"
+        nobody = hmac.digest(pepper, b"\x00nobody", "sha256")[:REF_BYTES]
+        return [nobody if value is None else hmac.digest(pepper, head + value.encode(), "sha256")[:REF_BYTES] for value in values]
+
+    def pseudonyms(self, space: str, keys: Sequence[bytes]) -> list[bytes]:
+        """What stands for keys where they may not stand themselves: the same for the same key, and told apart by nobody without the pepper."""
+        pepper, head = self.pepper, space.encode() + b"\x00\x00"
+        return [hmac.digest(pepper, head + key, "sha256") for key in keys]
+
+    def find(self, refs: Collection[bytes]) -> dict[bytes, bytes]:
+        """The keys that there are, by name; those of subjects who were forgotten, or never seen, are missing."""
+        found: dict[bytes, bytes] = {}
+        for shelf, asked in self._look(refs):
+            if shelf is not None:
+                entries = self._open(shelf)
+                found.update((ref, entries[ref]) for ref in asked if ref in entries)
+        return found
+
+    def obtain(self, refs: Collection[bytes]) -> dict[bytes, bytes]:
+        """The keys of subjects, made for those that have none; missing only for those who were forgotten.
+
+        Cost: a look at their shelves, and the writing of those that get new ones, in one transaction.
+        """
+        found: dict[bytes, bytes] = {}
+        rest = set(refs)
+        for _ in range(_TRIES):
+            written: list[tuple[SubjectShelf, int]] = []
+            made: dict[bytes, bytes] = {}
+            for shelf_id, versioned, asked in self._look_versioned(rest):
+                shelf, expected = versioned or (SubjectShelf(id=shelf_id, sealed=b"", n=0), 0)
+                entries = self._open(shelf)
+                gone = set(shelf.forgotten)
+                new = {ref: os.urandom(KEY_BYTES) for ref in asked if ref not in entries and ref not in gone}
+                found.update((ref, entries[ref]) for ref in asked if ref in entries)
+                if new:
+                    made |= new
+                    written.append((self._seal(shelf, {**entries, **new}), expected))
+            if not written:
+                return found
+            try:
+                with self.session.ports.records.transact() as tx:
+                    for shelf, expected in written:
+                        tx.put(SHELVES, workspace=self.session.workspace, record=shelf, expected_version=expected)
+            except Conflict:
+                rest -= found.keys()
+                continue  # others put keys on the same shelves
+            return found | made
+        raise _crowded()
+
+    def is_forgotten(self, refs: Collection[bytes]) -> set[bytes]:
+        """Those whose key was destroyed."""
+        return {ref for shelf, asked in self._look(refs) if shelf is not None for ref in set(asked) & set(shelf.forgotten)}
+
+    def prepare_forgetting(self, refs: Collection[bytes]) -> list[tuple[SubjectShelf, int]]:
+        """The shelves without the keys of subjects, with the versions they have now, for ``put_shelves``."""
+        return [
+            self._without(shelf_id, versioned, asked)
+            for shelf_id, versioned, asked in self._look_versioned(refs)
+            if versioned is None or not set(asked) <= set(versioned[0].forgotten)
+        ]
+
+    def prepare_readmission(self, refs: Collection[bytes]) -> list[tuple[SubjectShelf, int]]:
+        """The shelves on which subjects may have keys again, new ones: what was forgotten stays so."""
+        import msgspec
+
+        found = []
+        for _, versioned, asked in self._look_versioned(refs):
+            if versioned is not None and set(asked) & set(versioned[0].forgotten):
+                rest = tuple(ref for ref in versioned[0].forgotten if ref not in asked)
+                found.append((msgspec.structs.replace(versioned[0], forgotten=rest), versioned[1]))
+        return found
+
+    def put_shelves(self, tx: RecordTransaction, shelves: Sequence[tuple[SubjectShelf, int]]) -> None:
+        """Write shelves in a transaction. Raises Conflict where somebody wrote them since: prepare them anew."""
+        for shelf, expected in shelves:
+            tx.put(SHELVES, workspace=self.session.workspace, record=shelf, expected_version=expected)
+
+    def count(self) -> int:
+        """How many subjects have a key. Cost: a look at all shelves."""
+        return sum(shelf.n for shelf in self.session.ports.records.find(SHELVES, workspace=self.session.workspace))
+
+    def _without(self, shelf_id: str, versioned: tuple[SubjectShelf, int] | None, asked: Collection[bytes]) -> tuple[SubjectShelf, int]:
+        import msgspec
+
+        shelf, expected = versioned or (SubjectShelf(id=shelf_id, sealed=b"", n=0), 0)
+        entries = {ref: key for ref, key in self._open(shelf).items() if ref not in asked}
+        forgotten = tuple(dict.fromkeys([*shelf.forgotten, *asked]))
+        return msgspec.structs.replace(self._seal(shelf, entries), forgotten=forgotten), expected
+
+    def _look(self, refs: Collection[bytes]) -> list[tuple[SubjectShelf | None, list[bytes]]]:
+        asked = _by_shelf(refs)
+        records, workspace = self.session.ports.records, self.session.workspace
+        if len(asked) >= _MANY:
+            standing = {shelf.id: shelf for shelf in records.find(SHELVES, workspace=workspace)}
+            return [(standing.get(shelf), wanted) for shelf, wanted in asked.items()]
+        return [(records.get(SHELVES, workspace=workspace, id=shelf), wanted) for shelf, wanted in asked.items()]
+
+    def _look_versioned(self, refs: Collection[bytes]) -> list[tuple[str, tuple[SubjectShelf, int] | None, list[bytes]]]:
+        records, workspace = self.session.ports.records, self.session.workspace
+        return [(shelf, records.get_versioned(SHELVES, workspace=workspace, id=shelf), wanted) for shelf, wanted in _by_shelf(refs).items()]
+
+    def _open(self, shelf: SubjectShelf) -> dict[bytes, bytes]:
+        if not shelf.n:
+            return {}
+        plain = unseal(self.session, shelf.sealed, about=f"subject-shelf/{shelf.id}")
+        if len(plain) != shelf.n * _ENTRY:
+            raise IntegrityBroken(f"The shelf {shelf.id} of subjects' keys is cut off.", hint="restore the home from a backup")
+        return {plain[at : at + REF_BYTES]: plain[at + REF_BYTES : at + _ENTRY] for at in range(0, len(plain), _ENTRY)}
+
+    def _seal(self, shelf: SubjectShelf, entries: dict[bytes, bytes]) -> SubjectShelf:
+        import msgspec
+
+        plain = b"".join(ref + key for ref, key in sorted(entries.items()))
+        sealed = seal(self.session, plain, about=f"subject-shelf/{shelf.id}") if entries else b""
+        return msgspec.structs.replace(shelf, sealed=sealed, n=len(entries))
+
+
+def _by_shelf(refs: Collection[bytes]) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for ref in sorted(set(refs)):
+        found.setdefault(ref[:2].hex()[:_SHELF_DIGITS], []).append(ref)
+    return found
+
+
+def _crowded() -> Conflict:
+    return Conflict(f"Other processes changed the keys of subjects {_TRIES} times meanwhile.", hint="give the same command again")
