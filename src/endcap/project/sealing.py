@@ -14,6 +14,8 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 
 MODULES = (
+    "endcap.governance.keys.sealed_blobs",
+    "endcap.governance.keys.sealed_partitions",
     "endcap.governance.keys.secrets",
     "endcap.governance.webhooks",
 )

@@ -65,7 +65,7 @@ def list_keys(session: Session, *, house: bool = False) -> list[KeyLine]:
     if house:
         session.require_admin(verb="keys ls")
     there = {master.key for master in masters.load_masters(session)}
-    known = session.records.find(MASTER_KEYS, workspace=HOUSE)
+    known = session.ports.records.find(MASTER_KEYS, workspace=HOUSE)
     lines = [
         KeyLine(
             id=found.key,
@@ -81,7 +81,7 @@ def list_keys(session: Session, *, house: bool = False) -> list[KeyLine]:
         for place, found in enumerate(known)
     ]
     where = None if house else {"workspace": session.workspace}
-    keys = session.records.find(DATA_KEYS, workspace=HOUSE, where=where)
+    keys = session.ports.records.find(DATA_KEYS, workspace=HOUSE, where=where)
     return [*(lines if house else ()), *(_line(key, at_hand=key.master in there) for key in keys)]
 
 
@@ -115,12 +115,12 @@ def _rotate_data_key(session: Session) -> Rotated:
 def _rotate_master(session: Session) -> Rotated:
     session.require_admin(verb="keys rotate")
     house, place = session.in_house(), masters.find_file(session)
-    if find_master(session.records) is None:
+    if find_master(session.ports.records) is None:
         raise Conflict("No master key was ever used here, so there is none to follow.", hint="the first is made when something is sealed")
     named = next(masters.load_next(session.settings), None)
     if named is None and place is None:
         raise InvalidInput("Nothing says which master key is to follow.", hint=f"name it by ENDCAP_MASTER_KEY_NEXT; {masters.MAKE_ONE}")
-    wrapped = {} if named is None else _wrap_all(session, session.records, named)  # before the transaction: a command takes its time
+    wrapped = {} if named is None else _wrap_all(session, session.ports.records, named)  # before the transaction: a command takes its time
     with house.change("keys rotate", thing="master-key") as change:
         standing = find_master(change.tx)
         if standing is None or (named is not None and named.key == standing.key):
@@ -166,7 +166,7 @@ def _begin_again(session: Session) -> Rotated:
 
 def settle_file(session: Session) -> None:
     """Bring the file of a new master key to its place, if it is on record. Under the lock of writers, so that no other rotation is between."""
-    with session.records.transact() as tx:
+    with session.ports.records.transact() as tx:
         open_master(session, tx)
 
 
