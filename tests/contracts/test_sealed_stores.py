@@ -84,7 +84,7 @@ class TestWhatLiesThere:
             other.blobs.read_chunks(digest)
         assert other.blobs.put(PLAIN) == digest
         (mine, _), (theirs, _) = session.ports.blobs.list_digests()
-        pieces = [session.ports.blobs.get(one)[4 + n * 16 : 4 + n * 16 + 16] for one in (mine, theirs) for n in range(1000)]
+        pieces = [kept[4 + n * 16 :][:16] for kept in map(session.ports.blobs.get, (mine, theirs)) for n in range(1000)]
         assert len(set(pieces)) == len(pieces)
 
     def test_a_record_that_leads_elsewhere_is_found_out(self, session: Session) -> None:
@@ -110,9 +110,8 @@ class TestWhatLiesThere:
         for day in ("1", "2"):
             assert tables.write("rows", partition={"workspace": "default", "day": day}, table=table) == 100
         tables.write("rows", partition={"workspace": "default", "day": "3"}, table=table.slice(0, 1))
-        replace(session, sealing=False).tables.write(
-            "rows", partition={"workspace": "default", "day": "4"}, table=table.append_column("extra", table["units"])
-        )
+        wider = table.append_column("extra", table["units"])
+        replace(session, sealing=False).tables.write("rows", partition={"workspace": "default", "day": "4"}, table=wider)
         found = tables.read("rows", columns=["units", "extra"])
         assert (found.num_rows, found["extra"].null_count) == (301, 201)
         assert tables.scan("rows").to_table(columns=["member"]).num_rows == 301

@@ -84,9 +84,8 @@ class Session:
     @property
     def tables(self) -> SealedTables:
         """The table store; what writers declare personal lies in it under the keys of whom it is about."""
-        from endcap.governance.privacy.sealed_tables import SealedTables
-
         from endcap.governance.keys.sealed_partitions import SealedPartitions
+        from endcap.governance.privacy.sealed_tables import SealedTables
 
         return SealedTables(SealedPartitions(self.ports.tables, self), self)
 

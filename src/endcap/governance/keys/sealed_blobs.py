@@ -132,7 +132,7 @@ class SealedBlobs:
 
 @dataclass(frozen=True)
 class CarriedBlobs:
-    """Blobs for another process: it reads those that were named, and puts nothing. ``keys`` gives the sealed digest and the key by the plain digest."""
+    """Blobs for another process, which reads those that were named and puts none. ``keys`` gives the sealed digest and the key by the plain one."""
 
     inner: BlobStore
     keys: Mapping[str, tuple[str, bytes]]

@@ -65,13 +65,15 @@ def cut(chunks: Iterable[bytes], n_bytes: int, *, first: int | None = None) -> I
     >>> list(cut([b"abc", b"", b"defgh"], 4, first=1))
     [b'a', b'bcde', b'fgh']
     """
-    held, size, wanted = [], 0, n_bytes if first is None else first
+    held: list[bytes] = []
+    size, wanted = 0, n_bytes if first is None else first
     for chunk in chunks:
         rest = memoryview(chunk)
         while size + len(rest) >= wanted:
             taken, rest = rest[: wanted - size], rest[wanted - size :]
             yield b"".join((*held, taken))
-            held, size, wanted = [], 0, n_bytes
+            held.clear()
+            size, wanted = 0, n_bytes
         if rest:
             held.append(bytes(rest))
             size += len(rest)
