@@ -10,8 +10,10 @@ import msgspec
 from endcap.core.errors import Conflict, DefinitionError
 from endcap.core.permissions import Permission
 from endcap.governance.keys.resealing import SealedKind, count_leaning, destroy_key, find_old_keys, note_freed, reseal_records
+from endcap.governance.keys.sealings import set_sealing
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
+from endcap.loop.training.tracking.experiments import choose_experiment
 
 MODULES = (
     "endcap.governance.keys.sealed_blobs",
@@ -19,6 +21,14 @@ MODULES = (
     "endcap.governance.keys.secrets",
     "endcap.governance.webhooks",
 )
+
+
+class SealedFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether files of a workspace, or of an ``experiment`` of it ('': of all), are encrypted at rest from now on."""
+
+    workspace: str
+    experiment: str
+    on: bool
 
 
 class Resealed(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +44,21 @@ class Destroyed(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     workspace: str
+
+
+@verb("keys seal", permission=Permission.OWN)
+def seal_files(session: Session, *, experiment: str | None = None, off: bool = False) -> SealedFrom:
+    """Encrypt at rest, from now on, all that is written into the workspace as a file or a table: files of runs and versions, results of steps,
+    training sets, features at rest, predictions. They are read as before.
+
+    ``experiment`` is its id or its name, whose runs' files alone are meant. ``off`` ends it. What lies there already stays as it is; a model says
+    for itself that it is encrypted, in its definition.
+    """
+    found = None if experiment is None else choose_experiment(session, experiment)
+    thing = f"workspace/{session.workspace}" if found is None else f"experiment/{found.name}"
+    with session.change("keys seal", thing=thing, detail={"on": not off}) as change:
+        set_sealing(session, change, experiment=found.id if found else "", on=not off)
+    return SealedFrom(workspace=session.workspace, experiment=found.name if found else "", on=not off)
 
 
 @verb("keys rewrap", permission=Permission.OWN)
