@@ -34,6 +34,14 @@ class Warrant(Protocol):
         ...
 
 
+class HeldPlace(Protocol):
+    """The place that a session's run holds in the queue; see ``endcap.governance.quotas``."""
+
+    def spend(self, cpu_s: float) -> None:
+        """Say what the run has spent since it was last said."""
+        ...
+
+
 @dataclass
 class Change:
     """An open change: the transaction, and the audit detail that the change may still add to.
@@ -74,6 +82,8 @@ class Session:
     """Whether closed things are there whoever acts: see ``without_veil``."""
     sealing: bool = False
     """Whether the files and tables that the session writes are encrypted at rest, whatever its workspace declares."""
+    place: HeldPlace | None = None
+    """Set while a run goes on: what it begins itself waits for no place of its own."""
 
     @property
     def records(self) -> RecordStore:

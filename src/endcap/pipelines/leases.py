@@ -23,9 +23,9 @@ import msgspec
 
 from endcap.core.durations import format_duration
 from endcap.core.errors import Conflict, EndcapError, LeaseLost
+from endcap.governance.holders import HOLDS, Holder
 from endcap.governance.sessions import Session
 from endcap.pipelines.graph import Reporter, SilentReporter
-from endcap.pipelines.holders import HOLDS, Holder
 from endcap.storage.ports import Kind, R, RecordReader, RecordStore, RecordTransaction, TableStore
 
 if TYPE_CHECKING:

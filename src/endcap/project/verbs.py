@@ -17,6 +17,8 @@ MODULES = (
     "endcap.governance.groups",
     "endcap.governance.notices",
     "endcap.governance.people",
+    "endcap.governance.quotas.queue",
+    "endcap.governance.quotas.settling",
     "endcap.governance.tokens",
     "endcap.governance.webhooks",
     "endcap.pipelines.verbs",

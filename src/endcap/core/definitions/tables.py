@@ -215,7 +215,9 @@ class Table(msgspec.Struct, frozen=True):
         url = _URL.fullmatch(self.source)
         if url and not all(FROM_OUTSIDE.sub("", secret) == "" for secret in _find_secrets(url[2])):
             # The source is not shown: what is wrong with it is that it can be read.
-            raise DefinitionError(f"{what} has a password in its source.", hint=f"endcap secrets set NAME, and write {url[1]}://USER:$secret:NAME@HOST/...")
+            raise DefinitionError(
+                f"{what} has a password in its source.", hint=f"endcap secrets set NAME, and write {url[1]}://USER:$secret:NAME@HOST/..."
+            )
         if url and url[1].lower() in ("postgresql", "postgres") and self.relation is None:
             raise DefinitionError(f"{what} reads a database and names no relation.", hint="declare relation='public.orders'")
         if self.relation is None:

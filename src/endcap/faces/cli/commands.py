@@ -34,6 +34,7 @@ _GIVEN = ("folder", "password", "reporter")  # filled in by the face: --project,
 TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
     "groups": "People who hold roles together: make, fill, give a role.",
+    "quotas": "What workspaces and actors may use: limits, and what is used of them.",
     "tokens": "What programs sign in with: make, list, rotate, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",
