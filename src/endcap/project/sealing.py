@@ -48,9 +48,9 @@ class Destroyed(msgspec.Struct, frozen=True, kw_only=True):
 
 @verb("keys seal", permission=Permission.OWN)
 def seal_files(session: Session, *, experiment: str | None = None, off: bool = False) -> SealedFrom:
-    """Encrypt at rest, from now on, all that is written into the workspace as a file or a table: files of runs and versions, results of steps,
-    training sets, features at rest, predictions. They are read as before.
+    """Encrypt at rest, from now on, what is written into the workspace as a file or a table.
 
+    That is files of runs and versions, results of steps, training sets, features at rest, predictions; they are read as before.
     ``experiment`` is its id or its name, whose runs' files alone are meant. ``off`` ends it. What lies there already stays as it is; a model says
     for itself that it is encrypted, in its definition.
     """
