@@ -85,14 +85,12 @@ class SealedBlobs:
             return cut(self._open(digest), n_bytes)
 
     def has(self, digest: str) -> bool:
-        if self.inner.has(digest):
-            return True
-        known = self._find(digest)
-        return known is not None and self.inner.has(known.sealed)
+        return self.inner.has(digest) or self.is_sealed(digest)
 
     def is_sealed(self, digest: str) -> bool:
-        """Whether bytes are kept sealed, and nowhere in plain."""
-        return not self.inner.has(digest) and self.has(digest)
+        """Whether the workspace keeps these bytes sealed. They may lie there in plain besides, put there by others or before."""
+        known = self._find(digest)
+        return known is not None and self.inner.has(known.sealed)
 
     def list_digests(self) -> Iterator[tuple[str, int]]:
         return self.inner.list_digests()
