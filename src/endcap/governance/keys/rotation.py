@@ -86,9 +86,10 @@ def list_keys(session: Session, *, house: bool = False) -> list[KeyLine]:
 
 
 @verb("keys rotate", permission=Permission.OWN)
-def rotate_keys(session: Session, *, master: bool = False, lost: bool = False) -> Rotated:
+def rotate_keys(session: Session, *, house: bool = False, master: bool = False, lost: bool = False) -> Rotated:
     """Seal under a new data key from now on; what was sealed under older ones goes on to open. Nobody has to stop.
 
+    ``house`` is for the data key of the house itself, under which lies what belongs to no workspace: for its admins.
     ``master`` changes the master key instead, for admins of the house: all data keys are wrapped under the new one, in one transaction. That is the
     one named by ENDCAP_MASTER_KEY_NEXT, _NEXT_FILE or _NEXT_COMMAND; where none is named, and the old one is a file, it is made in that file's place.
     ``lost`` is for a master key that is gone for good, for admins of the house: another one begins, and what was sealed under the old one is gone.
@@ -98,7 +99,15 @@ def rotate_keys(session: Session, *, master: bool = False, lost: bool = False) -
         raise InvalidInput("A master key is either at hand or lost.", hint="endcap keys rotate --master, or: endcap keys rotate --lost")
     if lost:
         return _begin_again(session)
-    return _rotate_master(session) if master else _rotate_data_key(session)
+    return _rotate_master(session) if master else _rotate_data_key(choose_place(session, house=house, verb="keys rotate"))
+
+
+def choose_place(session: Session, *, house: bool, verb: str) -> Session:
+    """The session where its keys are meant, or those of the house. Raises PermissionDenied, audited, where the house is not the actor's to keep."""
+    if house:
+        session.require_admin(verb=verb)
+        return session.in_house()
+    return session
 
 
 def _rotate_data_key(session: Session) -> Rotated:
