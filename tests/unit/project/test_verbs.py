@@ -456,6 +456,7 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "features materialise": lambda s: {"view": viewed(s)},
     "secrets set": lambda _: {"name": "DB", "password": "c4nary"},
     "secrets remove": lambda _: {"name": "DB"},
+    "keys seal": lambda _: {"off": True},
     "keys rotate": lambda _: {},
     "keys rewrap": lambda _: {},
     "keys destroy": lambda s: {"key": freed(s)},
