@@ -15,12 +15,13 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from endcap.core.errors import EndcapError, InvalidInput, Unreachable
+from endcap.core.errors import EndcapError, InvalidInput, NotSignedIn, Unreachable
 from endcap.core.settings import format_bytes
 from endcap.faces.http.answers import RequestRefused, encode_error, encode_result, send_json, status_of, tell_unforeseen
 from endcap.faces.http.heads import STREAMED, Head, Place, read_head, require_json, require_place
 from endcap.faces.http.mlflow.faults import describe_fault
 from endcap.faces.http.prefixes import choose_workspace, split_workspace
+from endcap.faces.http.rates import Rates
 from endcap.faces.http.sessions import SESSION
 from endcap.governance.sessions import Session
 
@@ -73,6 +74,7 @@ class Gateway:
         *,
         pages: Showing | None = None,
         place: Place | None = None,
+        rates: Rates | None = None,
         announce: Callable[[], None] = lambda: None,
     ) -> None:
         self._app = app
@@ -80,6 +82,7 @@ class Gateway:
         self._signing_in = signing_in
         self._pages = pages
         self._place = place or Place()
+        self._rates = rates
         self._announce = announce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,6 +121,8 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         session = self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
+        if self._rates is not None:
+            await self._rates.require(session)
         scope[SESSION] = session
         if path in self._quick and method != "POST":
             error = InvalidInput(f"{path} takes POST, not {method}.", hint="send it by POST")
@@ -153,11 +158,13 @@ class Gateway:
 
 
 async def _tell_refused(send: Send, path: str, refused: RequestRefused) -> None:
-    """In the shape that the path's clients read. MLflow's would ask again for minutes, unseen, after 429: to it a wrong password is one at once."""
+    """In the shape that the path's clients read. MLflow's asks again for minutes, unseen, after 429: right for a quota of requests, and not for a
+    password, which is wrong at once.
+    """
     if not path.startswith(MLFLOW):
         await send_json(send, encode_error(refused.error), status=refused.status, headers=refused.headers)
         return
-    status = 401 if refused.status == 429 else refused.status
+    status = 401 if refused.status == 429 and isinstance(refused.error, NotSignedIn) else refused.status
     await send_json(send, encode_result(describe_fault(refused.error)), status=status, headers=refused.headers)
 
 
