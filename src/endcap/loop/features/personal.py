@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
+from endcap.governance.sessions import Session
 from endcap.loop.features.lineage import VALUE, SourceColumn, ViewSources, find_personal, find_sources
 
 if TYPE_CHECKING:
     from endcap.governance.privacy.sealing import Mark
+
+K = TypeVar("K", bound=tuple[Any, ...])
 
 _KEPT_WHOLE = ("last", "min", "max", "distinct")  # folds whose partial values are values of rows
 
@@ -55,6 +58,22 @@ def mark_tables(tables: Iterable[Table]) -> dict[str, Mark]:
     from endcap.governance.privacy.sealing import Mark
 
     return {column: Mark(table.whose, table.whose) for table in tables if table.whose is not None for column in table.personal}
+
+
+def drop_forgotten(session: Session, view: FeatureView, keys: Sequence[K]) -> list[K]:
+    """Keys of a view, tuples in the order of its keys, without those of subjects who were forgotten, where a key says who they are."""
+    marks = [mark for mark in find_marks(view).values() if mark.subject in view.keys]
+    if not marks or not keys:
+        return list(keys)
+    import pyarrow as pa
+
+    from endcap.governance.privacy.sealing import as_texts
+    from endcap.governance.privacy.subjects import Subjects
+
+    place, subjects = view.keys.index(marks[0].subject or ""), Subjects(session)
+    refs = subjects.name(marks[0].kind, as_texts(pa.array([key[place] for key in keys])))
+    gone = subjects.is_forgotten(set(refs))
+    return [key for key, ref in zip(keys, refs, strict=True) if ref not in gone]
 
 
 def name_holders(views: Iterable[FeatureView]) -> tuple[str, ...]:

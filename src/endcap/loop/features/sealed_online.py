@@ -69,6 +69,7 @@ class SealedOnline:
             return self._inner.write(space, keys=keys, rows=rows)
         refs = self._name(seat, keys, rows)
         known = self._subjects.obtain(set(refs))
+        self._subjects.note_kind(seat.kind)
         bound, nonces = space.encode(), os.urandom(_NONCE * len(keys))
         cuts = pairwise(range(0, _NONCE * len(keys) + 1, _NONCE))
         own = [(key, row, ref, nonces[a:b]) for key, row, ref, (a, b) in zip(keys, rows, refs, cuts, strict=True) if ref in known]
@@ -139,7 +140,8 @@ class SealedOnline:
                 plain = cipher.decrypt(row[STAMP_BYTES + REF_BYTES : _HEAD], row[_HEAD:], stamp + bound)
             except InvalidTag as error:
                 raise IntegrityBroken(
-                    f"A row of the online space '{space}' does not open: it was altered.", hint="materialise the view again: endcap features materialise"
+                    f"A row of the online space '{space}' does not open: it was altered.",
+                    hint="materialise the view again: endcap features materialise",
                 ) from error
             if not seat.hidden:
                 yield key, stamp + plain

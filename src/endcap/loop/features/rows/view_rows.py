@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.names import quote
+from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import find_standing, require_right
 from endcap.governance.sessions import Session
 from endcap.loop.data.column_types import name_type
 from endcap.loop.data.failures import reading
 from endcap.loop.data.records import Ingest
 from endcap.loop.data.sources import EVENT_TIME
 from endcap.loop.features.checks import check_view
-from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED
+from endcap.loop.features.records import EVENT_AT, KNOWN_AT, ORDER, PUSHED, VIEW_VERSIONS
 from endcap.loop.features.rows.stored_features import StoredFeatures, find_stored
 from endcap.loop.features.rows.view_queries import run_query
 from endcap.loop.features.rows.view_sources import (
