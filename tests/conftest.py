@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,8 +10,9 @@ from hypothesis import settings
 from endcap.governance import passwords
 from endcap.testing.postgres import PostgresServer, find_programs, serve_postgres
 
-# The same examples in every run, so that a change is judged by what it changes; ENDCAP_EXAMPLES=new looks for others. No example is timed.
-settings.register_profile("endcap", derandomize=os.environ.get("ENDCAP_EXAMPLES") != "new", deadline=None)
+# The same examples in every run, so that a change is judged by what it changes; --hypothesis-profile=anew looks for others. No example is timed.
+settings.register_profile("endcap", derandomize=True, deadline=None)
+settings.register_profile("anew", derandomize=False, deadline=None)
 settings.load_profile("endcap")
 
 

@@ -5,6 +5,7 @@
 ``ENDCAP_EXECUTOR``        ``here``, ``processes``, ``ray`` or ``ray://HOST:PORT``
 ``ENDCAP_WORKERS``         how many items run at once at most
 ``ENDCAP_THREADS``         how many threads a query may use
+``ENDCAP_RUNS``            how many runs this machine holds at once; further ones wait in the queue
 ``ENDCAP_TEMPORARY``       a folder to spill into
 ``ENDCAP_ONLINE``          ``redis://HOST:PORT/DB``, where online rows are kept
 ``ENDCAP_OPENLINEAGE``     a file, or the URL of a collector, that is told what runs read and wrote
@@ -47,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             read the home by its path or URL, so one in memory is refused, and a Ray cluster's nodes must all mount it, or reach its server.
         n_workers: items that run at once at most. None: one per CPU, since an item computes and does not wait.
         n_threads: threads that one query may use. None: one per CPU.
+        n_runs: runs (trainings, materialisations, training sets) that this machine holds at once, whose memory limits must fit into it together;
+            others wait in the queue. The default memory limit is for that many. None: as many as come.
         temporary: an existing folder in which queries spill, on a local disk with room for a few times the data. None: the system's
             (``TMPDIR``), which the operating system knows to empty.
         online: the Redis (or Valkey) server that keeps online rows, a database of it for each home: ``redis://``, ``rediss://`` (TLS) or
@@ -67,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     executor: str = "here"
     n_workers: int | None = None
     n_threads: int | None = None
+    n_runs: int | None = None
     temporary: Path | None = None
     online: str | None = None
     lineage: str | None = None
@@ -90,7 +94,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def __post_init__(self) -> None:
-        for name, value in (("memory_limit", self.memory_limit), ("n_workers", self.n_workers), ("n_threads", self.n_threads)):
+        for name, value in (
+            ("memory_limit", self.memory_limit),
+            ("n_workers", self.n_workers),
+            ("n_threads", self.n_threads),
+            ("n_runs", self.n_runs),
+        ):
             if value is not None and value < 1:
                 raise InvalidInput(
                     f"The setting {name} is {value}, which leaves nothing to work with.", hint="give 1 or more, or None for the default"
@@ -178,7 +187,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     >>> found.memory_limit, found.executor, found.online
     (6000000000, 'processes', None)
     """
-    given = {name: environ.get(name, "").strip() for name in ("ENDCAP_MEMORY_LIMIT", "ENDCAP_EXECUTOR", "ENDCAP_WORKERS", "ENDCAP_THREADS")}
+    given = {
+        name: environ.get(name, "").strip() for name in ("ENDCAP_MEMORY_LIMIT", "ENDCAP_EXECUTOR", "ENDCAP_WORKERS", "ENDCAP_THREADS", "ENDCAP_RUNS")
+    }
     folder = environ.get("ENDCAP_TEMPORARY", "")
     try:
         spec = require_executor(given["ENDCAP_EXECUTOR"] or "here")
@@ -200,6 +211,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         executor=spec,
         n_workers=_parse_count(given["ENDCAP_WORKERS"], what="ENDCAP_WORKERS"),
         n_threads=_parse_count(given["ENDCAP_THREADS"], what="ENDCAP_THREADS"),
+        n_runs=_parse_count(given["ENDCAP_RUNS"], what="ENDCAP_RUNS"),
         temporary=Path(folder) if folder.strip() else None,
         online=online,
         lineage=collector,
@@ -250,5 +262,5 @@ def _parse_count(text: str, *, what: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise InvalidInput(f"{what} is {text!r}, which is no whole number above 0.", hint=f"write {what}=2, or leave it out for one per CPU")
+        raise InvalidInput(f"{what} is {text!r}, which is no whole number above 0.", hint=f"write {what}=2, or leave it out for the default")
     return int(text)

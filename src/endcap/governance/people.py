@@ -17,6 +17,7 @@ import msgspec
 from endcap.core.errors import Conflict, InvalidInput, NotFound, suggest
 from endcap.core.names import require_name
 from endcap.core.permissions import Permission, Role, greatest_role, parse_role
+from endcap.governance.lockout import find_locked, name_drawer, unlock
 from endcap.governance.owners import auditing_last, keeping_admins, keeping_owners, list_owned
 from endcap.governance.passwords import hash_password
 from endcap.governance.records import GRANTS, GROUP_GRANTS, GROUPS, HOUSE, MEMBERSHIPS, SYSTEM, USERS, Grant, User, grant_id
@@ -38,6 +39,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     """A user as others see them. ``roles`` are by workspace; whoever does not administer the house sees their own workspace's alone.
 
     ``sources`` says where each role comes from: by workspace what gives one there, ``own`` or ``group NAME``, with the role that it gives.
+    ``locked_until``: after too many wrong passwords none is looked at before then; None where that is not so, or told to admins of the house alone.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     has_password: bool
     made_at: datetime
     made_by: str
+    locked_until: datetime | None = None
 
 
 def has_users(records: RecordReader) -> bool:
@@ -94,7 +97,9 @@ def list_people(session: Session, *, everybody: bool = False) -> list[Person]:
         session.require_admin(verb="users ls")
         users = {user.name: user for user in session.records.find(USERS, workspace=HOUSE)}
         sources = _find_sources(session.records)
-        people = [make_person(user, sources.get(name, {})) for name, user in users.items()]
+        locked = find_locked(session.records, session.now())
+        waits = {name: locked[drawer] for name in users if (drawer := name_drawer(name)) in locked} if locked else {}
+        people = [make_person(user, sources.get(name, {}), locked_until=waits.get(name)) for name, user in users.items()]
     else:
         sources = _find_sources(session.records, workspace=session.workspace)
         users = _find_users(session.records, list(sources))
@@ -158,6 +163,19 @@ def disable_user(session: Session, name: str) -> Person:
     return _change_user(session, name, "users disable", disabled=True)
 
 
+@verb("users unlock", permission=Permission.OWN)
+def unlock_user(session: Session, name: str) -> Person:
+    """Let a user who waits after too many wrong passwords try again at once. For admins of the house.
+
+    A new password does the same (endcap users password).
+    """
+    session.require_admin(verb="users unlock")
+    with session.in_house().change("users unlock", thing=f"user/{name[:100]}") as change:
+        user = find_user(change.tx, name)
+        change.detail["waited"] = unlock(change.tx, name)
+    return make_person(user, {})
+
+
 @verb("users enable", permission=Permission.OWN)
 def enable_user(session: Session, name: str) -> Person:
     """Let a disabled user sign in again, with the password, tokens and roles they had. For admins of the house."""
@@ -196,6 +214,8 @@ def _change_user(session: Session, name: str, verb_name: str, **changes: object)
         taken = user.disabled or (found[0].admin and not user.admin)
         with keeping_owners(change.tx, list_owned(change.tx, name) if user.disabled else ()), keeping_admins(change.tx) if taken else nullcontext():
             change.tx.put(USERS, workspace=HOUSE, record=user, expected_version=found[1])
+        if "password" in changes:
+            unlock(change.tx, name)
     return make_person(user, {})
 
 
@@ -255,7 +275,7 @@ def _name_groups(records: RecordReader, groups: Iterable[str]) -> dict[str, str]
     return {identity: f"group {group.name if group else identity}" for identity, group in found.items()}
 
 
-def make_person(user: User, sources: Sources) -> Person:
+def make_person(user: User, sources: Sources, *, locked_until: datetime | None = None) -> Person:
     """A user as others see them, with what gives them roles."""
     return Person(
         name=user.name,
@@ -266,6 +286,7 @@ def make_person(user: User, sources: Sources) -> Person:
         has_password=bool(user.password),
         made_at=user.made_at,
         made_by=user.made_by,
+        locked_until=locked_until,
     )
 
 

@@ -175,6 +175,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     """What a program signs in with instead of a user, in one workspace and with at most one role.
 
     Only the SHA-256 of its secret is kept: 256 bits of chance need no slow hash. It never holds more than its user does at that moment.
+    ``replaced_by`` is the token that a rotation put in its place; '' for none.
     """
 
     id: str
@@ -188,6 +189,35 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     revoked_at: datetime | None = None
     revoked_by: str = ""
+    replaced_by: str = ""
+
+
+class WrongPasswords(msgspec.Struct, frozen=True):
+    """How many passwords in a row were wrong of the names in a drawer; see ``endcap.governance.lockout``. ``state`` is open or locked."""
+
+    drawer: str
+    n: int
+    last_at: datetime
+    locked_until: datetime | None = None
+    state: str = "open"
+
+
+class KnownNetworks(msgspec.Struct, frozen=True):
+    """Digests of the networks from which a user's right password came, the newest last."""
+
+    user: str
+    networks: tuple[str, ...]
+
+
+class SetUpCode(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes somebody the first owner of a home without users, once; see ``endcap.governance.setting_up``. Kept as SHA-256 of 256 random bits."""
+
+    id: str
+    hash: str
+    made_at: datetime
+    made_by: str
+    expires_at: datetime
+    used_at: datetime | None = None
 
 
 class TokenUse(msgspec.Struct, frozen=True):
@@ -209,7 +239,10 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a workspace's notices are sent: all, or those of ``kinds``. Its URL and its secret are shown to nobody again."""
+    """Where a workspace's notices are sent: all, or those of ``kinds``. Its URL and its secret are sealed; ``place`` is the URL without its path.
+
+    A record from before they were sealed has no ``place``: it is sealed when something is sent, or keys are rotated.
+    """
 
     id: str
     workspace: str
@@ -217,6 +250,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     made_at: datetime
     made_by: str
+    place: str = ""
     kinds: tuple[str, ...] = ()
     removed_at: datetime | None = None
     removed_by: str = ""
@@ -274,6 +308,9 @@ MEMBERSHIPS = Kind("membership", Membership, "id", (("user", "state"), ("group",
 GROUP_GRANTS = Kind("group-grant", GroupGrant, "id", (("workspace",), ("group",)))
 TOKENS = Kind("token", Token, "id", (("user",), ("workspace",)))
 TOKEN_USES = Kind("token-use", TokenUse, "id")
+WRONG_PASSWORDS = Kind("wrong-passwords", WrongPasswords, "drawer", (("state",),))
+KNOWN_NETWORKS = Kind("known-networks", KnownNetworks, "user")
+SET_UP_CODES = Kind("set-up-code", SetUpCode, "id")
 NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)), of=lambda notice: (notice.thing,), tells=True)
 WEBHOOKS = Kind("webhook", Webhook, "id", (("workspace",),))
 NOTICE_DELIVERIES = Kind("notice-delivery", NoticeDelivery, "id", (("notice",), ("webhook", "state")))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from endcap.core.clock import Clock, Ids
 from endcap.core.errors import PermissionDenied
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
     from endcap.governance.privacy.sealed_tables import SealedTables
 
 Detail = Mapping[str, str | int | float | bool | None]
+
+
+class Warrant(Protocol):
+    """What somebody signed in with; see ``endcap.governance.warrants``."""
+
+    def find_lost(self, records: RecordReader, now: datetime) -> str | None:
+        """Why they may no longer act as when they signed in, as a sentence's beginning; None while they may."""
+        ...
+
+
+class HeldPlace(Protocol):
+    """The place that a session's run holds in the queue; see ``endcap.governance.quotas``."""
+
+    def spend(self, cpu_s: float) -> None:
+        """Say what the run has spent since it was last said."""
+        ...
 
 
 @dataclass
@@ -55,12 +71,16 @@ class Session:
     settings: Settings = field(default_factory=Settings)
     admin: bool = False
     """Whether the actor administers the house: its people, of whatever workspace."""
+    warrant: Warrant | None = None
+    """What is asked again before each change. None: nobody signed in, but opened the home's own files."""
     only: frozenset[str] | None = None
     """The things that are there for the session, where another workspace was lent some; None: all that rights leave it."""
     acting_for: Actor | None = None
     """Whose rights on closed things count, where that is not the actor."""
     unveiled: bool = False
     """Whether closed things are there whoever acts: see ``without_veil``."""
+    place: HeldPlace | None = None
+    """Set while a run goes on: what it begins itself waits for no place of its own."""
 
     @property
     def records(self) -> RecordStore:
@@ -130,19 +150,35 @@ class Session:
             hint=f"ask an owner of '{self.workspace}'",
         )
 
+    def require_warrant(self, *, verb: str, thing: str) -> None:
+        """Raise PermissionDenied, and write the refusal into the audit chain, where who signed in may no longer act as they did then.
+
+        For work that goes on after its request, between its parts; ``change`` asks by itself. Cost: up to five reads; none for who opened the home.
+        """
+        lost = self.warrant.find_lost(self.ports.records, self.now()) if self.warrant is not None else None
+        if lost is not None:
+            self.record_refusal(verb, thing=thing, detail={"why": lost})
+            raise _stopped(lost, verb)
+
     @contextmanager
     def change(self, verb: str, *, thing: str, detail: Detail | None = None) -> Iterator[Change]:
         """A transaction that ends with its audit row: both are kept or neither. Yields a Change with the transaction.
 
-        Raises PermissionDenied, audited, for a closed thing that the session may read and not change so.
+        Raises PermissionDenied, audited, for a closed thing that the session may read and not change so, and where who signed in may no longer act as
+        they did then, which is asked inside the transaction.
         """
         standing = find_standing(self)
         if standing is not None and standing.sees((thing,)):
             require_right(self, thing, find_permission(verb), verb=verb)
         with self.ports.records.transact() as tx:
-            change = Change(tx if standing is None else VeiledTransaction(tx, self, standing), dict(detail or {}), tx)
-            yield change
-            self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
+            lost = self.warrant.find_lost(tx, self.now()) if self.warrant is not None else None
+            if lost is None:
+                change = Change(tx if standing is None else VeiledTransaction(tx, self, standing), dict(detail or {}), tx)
+                yield change
+                self._audit(tx, verb=verb, thing=thing, outcome="done", detail=change.detail)
+                return
+            self._audit(tx, verb=verb, thing=thing, outcome="refused", detail={"why": lost})
+        raise _stopped(lost, verb)
 
     def record_refusal(self, verb: str, *, thing: str, detail: Detail) -> None:
         """Write into the chain that a change was asked for and refused on its merits."""
@@ -162,3 +198,8 @@ class Session:
             outcome=outcome,
             detail=detail,
         )
+
+
+def _stopped(lost: str, verb: str) -> PermissionDenied:
+    what = f"{lost[:1].upper()}{lost[1:]}, so '{verb}' was stopped."
+    return PermissionDenied(what, hint="ask an owner of the workspace; what had been written before stands")

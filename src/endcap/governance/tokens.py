@@ -20,6 +20,8 @@ from endcap.governance.verbs import verb
 from endcap.storage.ports import RecordReader
 
 LONGEST = timedelta(days=366)
+LONGEST_OVERLAP = timedelta(days=30)
+"""How long a token may open beside the one that a rotation put in its place."""
 _MOST_LABEL = 100
 _USE_NOTED = timedelta(minutes=15)
 _TOKEN = re.compile(r"endcap_([0-9A-Za-z]{1,64})_([0-9A-Za-z_-]{1,100})")
@@ -28,7 +30,9 @@ _GREATEST = str(Role.OWNER)
 
 
 class MadeToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A token, with the text to sign in with: this once, as only its hash is kept."""
+    """A token, with the text to sign in with: this once, as only its hash is kept. ``replaces`` is the id of the one that it follows, '' for none;
+    that one opens until ``overlaps_until``.
+    """
 
     id: str
     token: str
@@ -37,13 +41,15 @@ class MadeToken(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str
     role: str
     expires_at: datetime
+    replaces: str = ""
+    overlaps_until: datetime | None = None
 
     def __repr__(self) -> str:
         return f"MadeToken(id={self.id!r}, user={self.user!r}, workspace={self.workspace!r})"
 
 
 class TokenLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A token as it is listed. ``state`` is active, expired or revoked; ``used_at`` None: never."""
+    """A token as it is listed. ``state`` is active, expired or revoked; ``used_at`` None: never. ``replaced_by``: by a rotation; '' for none."""
 
     id: str
     label: str
@@ -55,6 +61,7 @@ class TokenLine(msgspec.Struct, frozen=True, kw_only=True):
     used_at: datetime | None
     made_at: datetime
     made_by: str
+    replaced_by: str = ""
 
 
 @verb("tokens make", permission=Permission.SELF)
@@ -66,9 +73,7 @@ def make_token(
     ``label`` says what for. ``user`` is whom it acts as, by default oneself; another, such as a program's user, for admins of the house. ``role``
     is what it may at most, by default what the user may now. ``expires`` is how long it opens, up to 366d. ``workspace`` is another one, for admins.
     """
-    if session.actor.sort != "person":
-        session.record_refusal("tokens make", thing=f"user/{session.actor.name}", detail={"why": f"asked by a {session.actor.sort}"})
-        raise PermissionDenied("A token makes no tokens: one that leaked would have no end.", hint="sign in with a password, or ask an admin")
+    _require_person(session, verb="tokens make")
     wanted = settle_workspace(session, workspace, verb="tokens make")
     name = user or session.actor.name
     if name != session.actor.name:
@@ -87,23 +92,41 @@ def make_token(
         raise InvalidInput(
             f"'{name}' is {held} in workspace '{wanted}', so a token of theirs cannot be {given}.", hint=f"leave it out, or say {held}"
         )
-    now, secret = session.now(), secrets.token_urlsafe(_SECRET_BYTES)  # never from chances that are handed in: those could be drawn again
-    token = Token(
-        id=session.new_id("token").removeprefix("token_"),
-        label=label,
-        user=name,
-        workspace=wanted,
-        role=str(given),
-        hash=hash_secret(secret),
-        made_at=now,
-        made_by=session.actor.name,
-        expires_at=now + length,
-    )
+    token, made = _draw(session, label=label, user=name, workspace=wanted, role=str(given), length=length)
     detail = {"user": name, "role": str(given), "expires_at": token.expires_at.isoformat(), "label": label}
     with replace(session, workspace=wanted).change("tokens make", thing=f"token/{token.id}", detail=detail) as change:
         change.tx.append(TOKENS, workspace=HOUSE, record=token)
-    text = f"endcap_{token.id}_{secret}"
-    return MadeToken(id=token.id, token=text, label=label, user=name, workspace=wanted, role=str(given), expires_at=token.expires_at)
+    return made
+
+
+@verb("tokens rotate", permission=Permission.SELF)
+def rotate_token(session: Session, token: str, *, overlap: str = "1h") -> MadeToken:
+    """Put a new token in the place of one: of the same user, label, workspace and role, for as long as that one was made for; shown this once.
+
+    ``token`` is its id, as it is listed: one's own, as an admin of the house anybody's. ``overlap`` is how long the old one still opens beside it, 0s
+    to 30d and never beyond its own end. A token that leaked is better revoked. One that ended, or was rotated before, is not rotated.
+    """
+    _require_person(session, verb="tokens rotate")
+    beside = parse_duration(overlap)
+    if not timedelta(0) <= beside <= LONGEST_OVERLAP:
+        raise InvalidInput(f"overlap is {overlap!r}; the old token opens for 0s to 30d more.", hint="write 1h")
+    found = session.records.get(TOKENS, workspace=HOUSE, id=token)
+    if found is None or found.workspace != session.workspace or (found.user != session.actor.name and not session.admin):
+        raise _no_token(session, token)  # nor for owners of the workspace: whoever has it acts as another
+    find_user(session.records, found.user)
+    length = found.expires_at - found.made_at
+    with session.change("tokens rotate", thing=f"token/{token}", detail={"user": found.user, "label": found.label}) as change:
+        before, version = change.tx.get_versioned(TOKENS, workspace=HOUSE, id=token) or (found, 0)
+        now = session.now()
+        if before.revoked_at is not None or now >= before.expires_at or before.replaced_by:
+            raise Conflict(f"The token '{token}' {_tell_end(before)}.", hint="make another: endcap tokens make LABEL")
+        after, made = _draw(session, label=found.label, user=found.user, workspace=found.workspace, role=found.role, length=length)
+        until = min(before.expires_at, now + beside)
+        ending = msgspec.structs.replace(before, expires_at=until, replaced_by=after.id)
+        change.tx.append(TOKENS, workspace=HOUSE, record=after)
+        change.tx.put(TOKENS, workspace=HOUSE, record=ending, expected_version=version)
+        change.detail.update(replaced_by=after.id, overlaps_until=until.isoformat(), expires_at=after.expires_at.isoformat())
+    return msgspec.structs.replace(made, replaces=token, overlaps_until=until)
 
 
 @verb("tokens ls", permission=Permission.READ)
@@ -123,14 +146,50 @@ def revoke_token(session: Session, token: str) -> TokenLine:
     found = session.records.get(TOKENS, workspace=HOUSE, id=token)
     known = found is not None and found.workspace == session.workspace
     if found is None or not known or not (found.user == session.actor.name or Permission.OWN in permissions_of(session.role)):
-        raise NotFound(f"No token {token[:80]!r} in workspace '{session.workspace}'.", hint="endcap tokens ls")
+        raise _no_token(session, token)
     with session.change("tokens revoke", thing=f"token/{token}", detail={"user": found.user, "label": found.label}) as change:
         before, version = change.tx.get_versioned(TOKENS, workspace=HOUSE, id=token) or (found, 0)
         if before.revoked_at is not None:
-            raise Conflict(f"The token '{token}' was revoked by '{before.revoked_by}' at {before.revoked_at.isoformat()}.")
+            raise Conflict(f"The token '{token}' {_tell_end(before)}.")
         revoked = msgspec.structs.replace(before, revoked_at=session.now(), revoked_by=session.actor.name)
         change.tx.put(TOKENS, workspace=HOUSE, record=revoked, expected_version=version)
     return _line(session, revoked, session.now())
+
+
+def _require_person(session: Session, *, verb: str) -> None:
+    if session.actor.sort != "person":
+        session.record_refusal(verb, thing=f"user/{session.actor.name}", detail={"why": f"asked by a {session.actor.sort}"})
+        raise PermissionDenied("A token makes no tokens: one that leaked would have no end.", hint="sign in with a password, or ask an admin")
+
+
+def _draw(session: Session, *, label: str, user: str, workspace: str, role: str, length: timedelta) -> tuple[Token, MadeToken]:
+    """A token as it is kept, and as it is shown."""
+    now, secret = session.now(), secrets.token_urlsafe(_SECRET_BYTES)  # never from chances that are handed in: those could be drawn again
+    token = Token(
+        id=session.new_id("token").removeprefix("token_"),
+        label=label,
+        user=user,
+        workspace=workspace,
+        role=role,
+        hash=hash_secret(secret),
+        made_at=now,
+        made_by=session.actor.name,
+        expires_at=now + length,
+    )
+    text = f"endcap_{token.id}_{secret}"
+    return token, MadeToken(id=token.id, token=text, label=label, user=user, workspace=workspace, role=role, expires_at=token.expires_at)
+
+
+def _tell_end(token: Token) -> str:
+    if token.revoked_at is not None:
+        return f"was revoked by '{token.revoked_by}' at {token.revoked_at.isoformat()}"
+    if token.replaced_by:
+        return f"was rotated: the token '{token.replaced_by}' is in its place"
+    return f"expired at {token.expires_at.isoformat()}"
+
+
+def _no_token(session: Session, token: str) -> NotFound:
+    return NotFound(f"No token {token[:80]!r} in workspace '{session.workspace}'.", hint="endcap tokens ls")
 
 
 def split_token(text: str) -> tuple[str, str] | None:
@@ -186,4 +245,5 @@ def _line(session: Session, token: Token, now: datetime) -> TokenLine:
         used_at=used.at if used else None,
         made_at=token.made_at,
         made_by=token.made_by,
+        replaced_by=token.replaced_by,
     )

@@ -33,11 +33,15 @@ class SilentReporter:
         return None
 
 
+def _ask_nobody() -> None:
+    """A step outside a run."""
+
+
 @dataclass
 class StepContext:
     """What a step is given to work with: the values of the steps it needs, and a way to say how far it is.
 
-    ``attempt`` is 1 on the first try, 0 before it.
+    ``attempt`` is 1 on the first try, 0 before it. ``ask`` raises where whoever began the run may no longer do so.
     """
 
     name: str
@@ -47,9 +51,11 @@ class StepContext:
     stopped: Event = field(default_factory=Event)
     on_stop: list[Callable[[], object]] = field(default_factory=list)
     attempt: int = 0
+    ask: Callable[[], None] = _ask_nobody
 
     def advance(self, done: int, total: int) -> None:
-        """Report progress. Raises StepTimedOut once the step's time limit has passed, so that long loops end here."""
+        """Report progress. Raises StepTimedOut once the step's time limit has passed, and as ``ask`` does, so that long loops end here."""
+        self.ask()
         if self.stopped.is_set():
             raise StepTimedOut(f"Step '{self.name}' was stopped at {done} of {total}.")
         self.reporter.step_advanced(self.name, done=done, total=total)

@@ -23,9 +23,9 @@ import msgspec
 
 from endcap.core.durations import format_duration
 from endcap.core.errors import Conflict, EndcapError, LeaseLost
+from endcap.governance.holders import HOLDS, Holder
 from endcap.governance.sessions import Session
 from endcap.pipelines.graph import Reporter, SilentReporter
-from endcap.pipelines.holders import HOLDS, Holder
 from endcap.storage.ports import Kind, R, RecordReader, RecordStore, RecordTransaction, TableStore
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 EXPIRY_S = 60.0
 RENEWAL_S = 15.0
+ASKED_S = 1.0
+"""How often a holder who signed in is asked for again while it writes tables: what was taken away is gone within a second."""
 _POLL_S = 0.5
 
 
@@ -64,6 +66,7 @@ class Hold:
     def __init__(self, session: Session, lease: Lease) -> None:
         self._unfenced = session
         self._workspace = session.workspace
+        self._asked_s = time.monotonic()
         self.lease = lease
         ports = session.ports
         fenced = replace(ports, records=FencedRecords(ports.records, self), tables=FencedTables(ports.tables, self))
@@ -74,6 +77,12 @@ class Hold:
         standing = self._find(reader)
         if standing is None or standing[0].n != self.lease.n or standing[0].released:
             raise self._lost(standing[0] if standing else None)
+
+    def require_warrant(self) -> None:
+        """Raise PermissionDenied, audited, where who signed in and holds the lease may no longer act as then. Asks once a second at most."""
+        if time.monotonic() - self._asked_s >= ASKED_S:
+            self._unfenced.require_warrant(verb="run", thing=f"run/{self.lease.run}" if self.lease.run else self.lease.subject)
+            self._asked_s = time.monotonic()
 
     def name_run(self, tx: RecordTransaction, run: str) -> None:
         """Say in the lease which run it is held for, inside the transaction that begins the run."""
@@ -284,6 +293,7 @@ class FencedTables:
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
         self.hold.require(self.hold.session.records)
+        self.hold.require_warrant()
         return self.inner.write(dataset, partition=partition, table=table)
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -297,8 +307,10 @@ class FencedTables:
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self.hold.require(self.hold.session.records)
+        self.hold.require_warrant()
         self.inner.delete(dataset, partition=partition)
 
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
         self.hold.require(self.hold.session.records)
+        self.hold.require_warrant()
         self.inner.place(dataset, partition=partition, chunks=chunks)

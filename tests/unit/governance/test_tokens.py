@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotFound, PermissionDenied
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotFound, NotSignedIn, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit
-from endcap.governance.people import add_user, grant_role
+from endcap.governance.credentials import open_by_token
+from endcap.governance.people import add_user, disable_user, enable_user, grant_role
 from endcap.governance.records import HOUSE, TOKENS, Actor
 from endcap.governance.sessions import Session
-from endcap.governance.tokens import hash_secret, list_tokens, make_token, note_use, revoke_token, split_token
+from endcap.governance.tokens import hash_secret, list_tokens, make_token, note_use, revoke_token, rotate_token, split_token
 from endcap.testing.sessions import make_session
 
 
@@ -113,6 +114,70 @@ def test_a_token_runs_out_and_its_last_use_is_told_to_a_quarter_of_an_hour(owner
     owner.clock.advance(timedelta(minutes=46))  # type: ignore[attr-defined]
     assert list_tokens(owner)[0].state == "expired"
     assert note_use(owner, made.id)
+
+
+def role_of(session: Session, text: str) -> str:
+    return str(open_by_token(session.records, text, workspace=None, now=session.now()).role)
+
+
+def test_a_token_is_rotated_with_its_rights_and_the_old_one_ends_after_the_overlap(owner: Session) -> None:
+    bob = as_user(owner, "bob", Role.EDITOR)
+    old = make_token(bob, "nightly", role="viewer", expires="30d")
+    owner.clock.advance(timedelta(days=29))  # type: ignore[attr-defined]
+    new = rotate_token(bob, old.id, overlap="2h")
+    assert (new.label, new.user, new.workspace, new.role, new.replaces) == ("nightly", "bob", "default", "viewer", old.id)
+    assert new.expires_at == owner.now() + timedelta(days=30), "as long as the one before was made for"
+    assert new.overlaps_until == owner.now() + timedelta(hours=2)
+    assert (role_of(owner, old.token), role_of(owner, new.token)) == ("viewer", "viewer")
+    lines = {line.id: line for line in list_tokens(owner)}
+    assert (lines[old.id].replaced_by, lines[old.id].expires_at, lines[new.id].replaced_by) == (new.id, new.overlaps_until, "")
+    owner.clock.advance(timedelta(hours=2))  # type: ignore[attr-defined]
+    with pytest.raises(NotSignedIn, match="expired") as replayed:
+        role_of(owner, old.token)
+    assert (replayed.value.user, replayed.value.token) == ("bob", old.id), "the audit says whose it was"
+    assert role_of(owner, new.token) == "viewer"
+    (row,) = list_audit(owner, thing=f"token/{old.id}", limit=1)
+    assert (row.verb, row.detail["replaced_by"], row.detail["user"]) == ("tokens rotate", new.id, "bob")
+    assert new.token.rpartition("_")[2] not in repr(list_audit(owner, limit=100))
+
+
+def test_a_rotation_gives_no_token_more_than_it_had(owner: Session) -> None:
+    old = make_token(owner, "nightly", user="bob", expires="1h")
+    new = rotate_token(owner, old.id, overlap="30d")
+    assert new.overlaps_until == old.expires_at, "never beyond its own end"
+    grant_role(owner, "bob", "viewer")
+    assert role_of(owner, new.token) == "viewer"
+    disable_user(owner, "bob")
+    with pytest.raises(NotSignedIn):
+        role_of(owner, rotate_token(owner, new.id, overlap="0s").token)
+    enable_user(owner, "bob")
+    with pytest.raises(NotSignedIn, match="expired"):
+        role_of(owner, new.token)
+
+
+def test_what_cannot_be_rotated_is_refused(owner: Session) -> None:
+    bob, ada = as_user(owner, "bob", Role.EDITOR), as_user(owner, "ada", Role.OWNER)
+    made = make_token(bob, "nightly", expires="1d")
+    for session, token in ((ada, made.id), (bob, "nothing"), (bob, "../x"), (bob, "x" * 1000), (replace(bob, workspace="shoes"), made.id)):
+        with pytest.raises(NotFound, match="No token") as refused:
+            rotate_token(session, token)
+        assert len(str(refused.value)) < 300
+    with pytest.raises(PermissionDenied, match="A token makes no tokens"):
+        rotate_token(replace(bob, actor=Actor("bob", "token")), made.id)
+    for overlap in ("31d", "-1h", "soon"):
+        with pytest.raises(InvalidInput):
+            rotate_token(bob, made.id, overlap=overlap)
+    later = rotate_token(bob, made.id)
+    with pytest.raises(Conflict, match=f"was rotated: the token '{later.id}' is in its place"):
+        rotate_token(bob, made.id)
+    revoke_token(bob, later.id)
+    with pytest.raises(Conflict, match="was revoked by 'bob'"):
+        rotate_token(bob, later.id)
+    ended = make_token(bob, "short", expires="1h")
+    owner.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    with pytest.raises(Conflict, match="expired at"):
+        rotate_token(bob, ended.id)
+    assert len(owner.records.find(TOKENS, workspace=HOUSE)) == 3
 
 
 @pytest.mark.parametrize("text", ["", "endcap", "endcap_", "endcap_1", "endcap_1_", "endcap__x", "other_1_x", "endcap_1_ü", "endcap_1_" + "x" * 200])

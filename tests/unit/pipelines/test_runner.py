@@ -4,13 +4,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
-from endcap.core.errors import DefinitionError, GateRefused, InvalidInput, NotFound, StepFailed, StepTimedOut
+from endcap.core.errors import DefinitionError, GateRefused, InvalidInput, NotFound, PermissionDenied, StepFailed, StepTimedOut
+from endcap.core.permissions import Role
+from endcap.governance.audit import list_audit
+from endcap.governance.people import add_user, disable_user, enable_user, grant_role
+from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
+from endcap.governance.warrants import UserWarrant
+from endcap.pipelines import leases
 from endcap.pipelines.graph import Outcome, Step, StepContext
 from endcap.pipelines.records import EDGES, RUNS, STEP_RESULTS, Run
 from endcap.pipelines.runner import Executed, run_steps
@@ -405,7 +412,7 @@ class FailingRecords:
         return transact()
 
 
-@pytest.mark.parametrize("killed_at", range(1, 7))
+@pytest.mark.parametrize("killed_at", range(1, 9))
 def test_lineage_is_whole_whenever_an_earlier_run_was_killed(
     session: Session, killed_at: int, counter: Counter, make_steps: Callable[[], tuple[Step, ...]]
 ) -> None:
@@ -416,9 +423,83 @@ def test_lineage_is_whole_whenever_an_earlier_run_was_killed(
     assert len(session.records.find(EDGES, workspace="default")) == 2
     assert len(session.records.find(STEP_RESULTS, workspace="default")) == 2
     statuses_now = [run.status for run in session.records.find(RUNS, workspace="default")]
-    assert statuses_now == [*{1: [], 2: [], 6: ["done"]}.get(killed_at, ["killed"]), "done"]
+    assert statuses_now == [*{1: [], 2: [], 3: [], 7: ["done"], 8: ["done"]}.get(killed_at, ["killed"]), "done"]
 
 
 @pytest.fixture
 def make_steps() -> Callable[[], tuple[Step, ...]]:
     return lambda: (drawing("a", ("x", "y"), parts=()), drawing("b", ("y", "z"), parts=(), needs=("a",)))
+
+
+def signed_in(session: Session, name: str) -> Session:
+    """The session of an editor who signed in to the service."""
+    add_user(session, "root")
+    add_user(session, name)
+    grant_role(session, name, "editor")
+    return replace(session, actor=Actor(name), role=Role.EDITOR, admin=False, warrant=UserWarrant(name, "default", Role.EDITOR))
+
+
+def test_a_run_stops_at_the_next_step_when_who_began_it_may_no_longer(session: Session, counter: Counter) -> None:
+    bob = signed_in(session, "bob")
+    taking = counter.step("take", lambda _: grant_role(session, "bob", "viewer") and 1)
+    with pytest.raises(PermissionDenied, match="'bob' is not editor in workspace 'default' any more, so 'run' was stopped"):
+        run(bob, counter.step("first"), taking, counter.step("never"))
+    found = only_run(session)
+    assert counter.called == ["first", "take"]
+    assert [(step.name, step.status) for step in found.steps] == [("first", "done"), ("take", "done"), ("never", "failed")]
+    assert (found.status, found.actor, "any more" in found.error, found.ended_at is not None) == ("failed", "bob", True, True)
+    (row, *_) = list_audit(session, outcome="refused")
+    assert (row.actor, row.verb, row.thing) == ("bob", "run", f"run/{found.id}")
+    assert row.detail == {"why": "'bob' is not editor in workspace 'default' any more"}
+    assert statuses(run(session, counter.step("first"), counter.step("last"))) == {"first": "cached", "last": "done"}, "others go on from there"
+
+
+@pytest.mark.parametrize("limit", [None, 60.0])
+def test_a_step_stops_where_it_reports_progress_when_who_began_it_may_no_longer(
+    session: Session, counter: Counter, monkeypatch: pytest.MonkeyPatch, limit: float | None
+) -> None:
+    monkeypatch.setattr(leases, "ASKED_S", 0.0)
+    bob = signed_in(session, "bob")
+
+    def go_on(context: StepContext) -> int:
+        for i in range(100):
+            context.advance(i, 100)
+            if i == 3:
+                disable_user(session, "bob")
+        return 1
+
+    with pytest.raises(PermissionDenied, match="'bob' was disabled, so 'run' was stopped"):
+        run(bob, counter.step("long", go_on, timeout_s=limit))
+    assert only_run(session).status == "failed"
+    enable_user(session, "bob")
+    assert statuses(run(bob, counter.step("long", 1))) == {"long": "done"}
+
+
+def test_a_run_writes_no_table_and_no_change_when_who_began_it_may_no_longer(
+    session: Session, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+
+    monkeypatch.setattr(leases, "ASKED_S", 0.0)
+    bob = signed_in(session, "bob")
+    with leases.hold_lease(bob, "view/traffic") as hold:
+        write = partial(hold.session.tables.write, "rows", partition={"batch": "1"}, table=pa.table({"a": [1]}))
+        write()
+        grant_role(session, "bob", "none")
+        for call in (write, partial(hold.session.tables.delete, "rows", partition={"batch": "1"}), partial(enter, hold.session)):
+            with pytest.raises(PermissionDenied, match="'bob' is not editor"):
+                call()
+    assert session.tables.partitions("rows") == [{"batch": "1"}]
+    assert [row.verb for row in list_audit(session, outcome="refused")] == ["apply", "run", "run"]
+
+
+def enter(session: Session) -> None:
+    with session.change("apply", thing="view/traffic"):
+        raise AssertionError("it was let in")
+
+
+def test_the_owner_of_a_home_is_asked_nothing(session: Session, counter: Counter) -> None:
+    signed_in(session, "ada")
+    assert session.warrant is None
+    taking = counter.step("take", lambda _: grant_role(session, "ada", "none") and 1)
+    assert statuses(run(session, taking, counter.step("last"))) == {"take": "done", "last": "done"}

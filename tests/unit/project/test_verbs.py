@@ -29,8 +29,9 @@ from endcap.faces.cli.commands import offered_verbs
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.audit_keys import open_key
 from endcap.governance.groups import add_group, list_groups
+from endcap.governance.keys.records import DATA_KEYS
 from endcap.governance.people import add_user, has_users
-from endcap.governance.records import Actor
+from endcap.governance.records import HOUSE, Actor
 from endcap.governance.sessions import Change
 from endcap.governance.tokens import list_tokens
 from endcap.governance.verbs import Verb
@@ -338,6 +339,15 @@ def known(scene: Scene) -> str:
     return "bea"
 
 
+def freed(scene: Scene) -> str:
+    """A data key that was retired before and on which nothing leans."""
+    (old, *_) = scene.session.records.find(DATA_KEYS, workspace=HOUSE, where={"workspace": scene.session.workspace})
+    with scene.session.records.transact() as tx:
+        retired = msgspec.structs.replace(old, retired_at=scene.session.now() - timedelta(hours=2))
+        tx.put(DATA_KEYS, workspace=HOUSE, record=retired, expected_version=(tx.get_versioned(DATA_KEYS, workspace=HOUSE, id=old.id) or (old, 0))[1])
+    return old.id
+
+
 def grouped(scene: Scene) -> str:
     """A group that was made before anyone looked."""
     if not list_groups(scene.session, everywhere=True):
@@ -380,6 +390,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "readings": lambda _: {"model": "store-day"},
     "runs": lambda _: {},
     "show": lambda _: {"thing": "store-day"},
+    "secrets ls": lambda _: {},
     "tokens ls": lambda _: {},
     "notices": lambda _: {},
     "webhooks ls": lambda _: {},
@@ -426,11 +437,17 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "ingest": lambda s: {"table": load_definitions(s.project.folder).tables["stores"], "folder": s.project.folder, "zone": "Asia/Tokyo"},
     "apply": lambda s: {"folder": changed(s)},
     "features materialise": lambda s: {"view": viewed(s)},
+    "secrets set": lambda _: {"name": "DB", "password": "c4nary"},
+    "secrets remove": lambda _: {"name": "DB"},
+    "keys rotate": lambda _: {},
+    "keys rewrap": lambda _: {},
+    "keys destroy": lambda s: {"key": freed(s)},
     "webhooks add": lambda _: {"url": "https://hooks.example.com/x"},
     "webhooks remove": lambda s: {"webhook": list_webhooks(s.session)[0].id},
     "users grant": lambda s: {"name": known(s), "role": "owner"},
     "groups grant": lambda s: {"group": grouped(s), "role": "viewer"},
     "tokens make": lambda s: {"label": "nightly", "user": known(s)},
+    "tokens rotate": lambda s: {"token": list_tokens(s.session)[0].id},
     "tokens revoke": lambda s: {"token": list_tokens(s.session)[0].id},
     "training-set": lambda s: {"spine": SPINE, "views": [viewed(s)], "at": "at"},
     "features label": lambda s: {"view": viewed(s), "label": "gold"},
@@ -455,6 +472,7 @@ OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "groups rename": lambda _: {"group": "ops", "name": "operations"},
     "groups remove": lambda _: {"group": "operations"},
     "users admin": lambda _: {"name": "cleo"},
+    "users unlock": lambda _: {"name": "cleo"},
     "users password": lambda _: {"name": "cleo", "password": "a few others of hers"},
     "users disable": lambda _: {"name": "cleo"},
     "users enable": lambda _: {"name": "cleo"},
@@ -470,6 +488,7 @@ MADE_OF_OTHERS = {
 }
 NOT_CHAINED = {
     "backups": "a look at a place outside the home",
+    "keys ls": "a look at which keys there are; no key is shown",
     "deliver-notices": "what is sent is data in flow; a host that is refused is audited (tests/unit/governance/test_notices.py)",
     "features push": "what is pushed is data in flow; each push is on record (tests/unit/loop/features/test_pushes.py)",
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",

@@ -15,7 +15,9 @@ from endcap.core.names import require_name
 from endcap.core.zones import load_zone
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_FROM_OUTSIDE = re.compile(r"(\$(\{[A-Za-z_]\w*\}|[A-Za-z_]\w*))*")
+FROM_OUTSIDE = re.compile(r"\$(?:\{(?P<braced>(?:secret:)?[A-Za-z_]\w*)\}|(?P<bare>(?:secret:)?[A-Za-z_]\w*))")
+"""What a source takes from elsewhere: ``$NAME`` or ``${NAME}`` from the environment, ``$secret:NAME`` or ``${secret:NAME}`` from the secrets."""
+SECRET_NAME = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)
 _SECRETS = re.compile(r"[?&](?:ssl)?password=([^&]*)", re.IGNORECASE)
 TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
 
@@ -104,8 +106,8 @@ class Table(msgspec.Struct, frozen=True):
     Args:
         name: how the table is called in the workspace.
         source: the path, or a URL: ``postgresql://USER:$PASSWORD@HOST/DATABASE``; ``predictions://MODEL``, for which ``predictions_of`` fills
-            in the rest. Relative paths are read from the folder of the definition file, ``$NAME`` from the environment; a password
-            may stand nowhere else.
+            in the rest. Relative paths are read from the folder of the definition file, ``$NAME`` from the environment,
+            ``$secret:NAME`` from the workspace's secrets (of databases alone); a password may stand nowhere else.
         keys: the columns that name a series or an entity.
         event_time: a SQL expression (DuckDB's dialect) over the columns that gives the time of a row; None for a table of facts
             without time.
@@ -211,9 +213,11 @@ class Table(msgspec.Struct, frozen=True):
         """Raise DefinitionError for a password in the definition, and for what a database needs and a file has not, or the reverse."""
         what = f"Table '{self.name}'"
         url = _URL.fullmatch(self.source)
-        if url and not all(_FROM_OUTSIDE.fullmatch(secret) for secret in _find_secrets(url[2])):
+        if url and not all(FROM_OUTSIDE.sub("", secret) == "" for secret in _find_secrets(url[2])):
             # The source is not shown: what is wrong with it is that it can be read.
-            raise DefinitionError(f"{what} has a password in its source.", hint=f"take it from the environment: {url[1]}://USER:$PASSWORD@HOST/...")
+            raise DefinitionError(
+                f"{what} has a password in its source.", hint=f"endcap secrets set NAME, and write {url[1]}://USER:$secret:NAME@HOST/..."
+            )
         if url and url[1].lower() in ("postgresql", "postgres") and self.relation is None:
             raise DefinitionError(f"{what} reads a database and names no relation.", hint="declare relation='public.orders'")
         if self.relation is None:
@@ -240,7 +244,8 @@ class Table(msgspec.Struct, frozen=True):
 def _find_secrets(rest: str) -> list[str]:
     """What stands in a URL, after its scheme, where passwords do."""
     user, separator, _ = rest.partition("?")[0].rpartition("@")
-    password = user.partition(":")[2] if separator else ""
+    name = FROM_OUTSIDE.match(user)  # the user may be a secret, whose name holds a colon
+    password = user[name.end() if name else 0 :].partition(":")[2] if separator else ""
     return [password, *(found[1] for found in _SECRETS.finditer(rest))]
 
 

@@ -16,6 +16,8 @@ def tell_token(made: MadeToken) -> Iterator[tuple[str, str]]:
     yield f"token '{made.label}' of {made.user}: {made.role} in workspace {made.workspace}, until {made.expires_at:%Y-%m-%d %H:%M} UTC", ""
     yield made.token, "bold"
     yield "It is shown this once. A program says it as MLFLOW_TRACKING_TOKEN, or in the header Authorization: Bearer TOKEN.", "dim"
+    if made.overlaps_until is not None:
+        yield f"The token {made.replaces}, in whose place it is, opens until {made.overlaps_until:%Y-%m-%d %H:%M} UTC.", ""
     yield f"endcap tokens revoke {made.id} ends it.", "dim"
 
 
@@ -51,6 +53,8 @@ def row_of_group(line: GroupLine) -> dict[str, Any]:
 
 def row_of_person(person: Person) -> dict[str, Any]:
     marks = [word for word, held in (("admin", person.admin), ("disabled", person.disabled), ("tokens only", not person.has_password)) if held]
+    if person.locked_until is not None:
+        marks.append(f"waits until {person.locked_until:%Y-%m-%d %H:%M} UTC")
     roles = ", ".join(_tell_role(workspace, role, person.sources.get(workspace, {})) for workspace, role in sorted(person.roles.items()))
     return {"name": person.name, "roles": roles or "none", "marks": ", ".join(marks), "made at": person.made_at, "made by": person.made_by}
 
@@ -68,7 +72,7 @@ def row_of_token(token: TokenLine) -> dict[str, Any]:
         "label": token.label,
         "user": token.user,
         "role": token.role,
-        "state": token.state,
+        "state": f"{token.state}, rotated" if token.replaced_by else token.state,
         "expires at": token.expires_at,
         "used at": token.used_at or "never",
         "made by": token.made_by,

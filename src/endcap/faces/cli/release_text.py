@@ -7,7 +7,7 @@ from typing import Any
 
 from endcap.loop.deployment.records import TraceStep
 from endcap.loop.evaluation.records import Verdict
-from endcap.loop.registry.live import ON_AN_OVERRIDE
+from endcap.loop.registry.live import ON_AN_OVERRIDE, SOME_MEMBERS
 from endcap.loop.registry.records import PROD, ApprovalRequest, ApprovalView, Environment, Pin, Release
 from endcap.project.showing import ModelLine, ModelView
 
@@ -52,7 +52,8 @@ def tell_releases(view: ModelView) -> Iterator[Line]:
     if view.pin is not None:
         yield f"  pinned by {view.pin.by} since {view.pin.at:%Y-%m-%d %H:%M} UTC{f': {view.pin.reason}' if view.pin.reason else ''}", "yellow"
     for live in view.live:
-        if live.environment != PROD or live.role in ("challenger", "shadow"):
+        told_above = live.environment == PROD and (live.role == "champion" or (live.role == SOME_MEMBERS and not live.overridden))
+        if not told_above:
             word = f", {ON_AN_OVERRIDE}" if live.overridden else ""
             yield f"  {live.version} is the {live.role} in {live.environment} since {live.since:%Y-%m-%d %H:%M} UTC{word}", RED if word else ""
     for waiting in view.waiting:

@@ -96,4 +96,10 @@ def read_network(address: str) -> str:
 def _too_many(*, wait_s: float) -> RequestRefused:
     seconds = max(1, round(wait_s))
     error = NotSignedIn("There were too many wrong passwords or tokens.", hint=f"wait {seconds} s, or sign in with a token", wait_s=seconds)
-    return RequestRefused(429, error, headers=((b"connection", b"close"), (b"retry-after", b"%d" % seconds)))
+    return refuse_too_many(error)
+
+
+def refuse_too_many(error: NotSignedIn) -> RequestRefused:
+    """The answer to who has to wait: ``wait_s`` stands in the error's details."""
+    headers = ((b"connection", b"close"), (b"retry-after", str(error.details["wait_s"]).encode()))
+    return RequestRefused(429, error, headers=headers)

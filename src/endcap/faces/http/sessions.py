@@ -29,12 +29,13 @@ from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotSignedIn,
 from endcap.core.names import is_name, require_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
-from endcap.faces.http.guesses import Guesses
+from endcap.faces.http.guesses import Guesses, read_network, refuse_too_many
 from endcap.faces.http.heads import WORKSPACE, Head
 from endcap.governance.credentials import SignedIn, check_user, open_by_token, open_by_user
+from endcap.governance.lockout import Attempt, begin_attempt, end_attempt
 from endcap.governance.people import has_users
 from endcap.governance.records import DEFAULT_WORKSPACE, HOUSE, USERS, Actor, User
-from endcap.governance.sessions import Session
+from endcap.governance.sessions import Detail, Session
 from endcap.governance.tokens import note_use
 
 T = TypeVar("T")
@@ -152,7 +153,7 @@ class SignIn:
         self._guesses.require(address=address, name=name[:100])
         attempt = self._guesses.count(address=address, name=name[:100])
         try:
-            user = await self._check(name, password)
+            user = await self._check(name, password, address)
         except NotSignedIn as error:
             await self._refuse(error, address=address)
             raise self._explain(error) from error
@@ -170,7 +171,7 @@ class SignIn:
         user = self._house.ports.records.get(USERS, workspace=HOUSE, id=name)
         return user if user is not None and user.password == hashed and not user.disabled else None
 
-    async def _check(self, name: str, password: str) -> User:
+    async def _check(self, name: str, password: str, address: str) -> User:
         if self._n_waiting >= _MOST_WAITING:
             error = Unreachable("Too many passwords are being checked.", hint="try again in a moment, or sign in with a token")
             raise RequestRefused(503, error, headers=((b"connection", b"close"), (b"retry-after", b"1")))
@@ -178,9 +179,37 @@ class SignIn:
             self._hashing = CapacityLimiter(_HASHES)
         self._n_waiting += 1
         try:
-            return await to_thread.run_sync(check_user, self._house.ports.records, name, password, limiter=self._hashing)
+            return await to_thread.run_sync(self._check_counted, name, password, address, limiter=self._hashing)
         finally:
             self._n_waiting -= 1
+
+    def _check_counted(self, name: str, password: str, address: str) -> User:
+        """The user of a name and a password, counted in the records first. Raises as ``check_user``, and RequestRefused for a name that waits."""
+        records, attempt = self._house.ports.records, None
+        try:
+            attempt = begin_attempt(records, name, network=read_network(address), now=self._house.clock.now())
+        except NotSignedIn as error:
+            raise refuse_too_many(error) from error
+        except (Conflict, StorageFull) as failed:  # where nothing can be written people still sign in, as many as one process lets through
+            sys.stderr.write(f"a password was not counted: {failed}\n")
+        try:
+            user = check_user(records, name, password)
+        except NotSignedIn as error:
+            if attempt is not None and attempt.locked_until is not None:
+                self._record_locked(attempt, user=error.user, address=address)
+            raise
+        if attempt is not None:
+            with suppress(Conflict, StorageFull):
+                end_attempt(records, attempt)
+        return user
+
+    def _record_locked(self, attempt: Attempt, *, user: str, address: str) -> None:
+        if self._guesses.may_be_audited() and attempt.locked_until is not None:
+            session = self._house.admit(Actor("nobody", "nobody"), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
+            until = attempt.locked_until.isoformat(timespec="seconds")
+            detail: Detail = {"address": address[:100], "n_wrong": attempt.n_wrong, "locked_until": until}
+            with suppress(Conflict, StorageFull):
+                session.in_house().record_refusal("lock-out", thing=f"user/{user}" if user else "house", detail=detail)
 
     async def _refuse(self, error: PermissionDenied, *, address: str, workspace: str = "") -> None:
         """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed."""
@@ -220,7 +249,8 @@ class SignIn:
         return error
 
     def _admit(self, found: SignedIn) -> Session:
-        return replace(self._house.admit(found.actor, role=found.role, workspace=found.workspace), admin=found.admin)
+        admitted = self._house.admit(found.actor, role=found.role, workspace=found.workspace)
+        return replace(admitted, admin=found.admin, warrant=found.warrant)
 
     def _address(self, head: Head, scope: Scope) -> str:
         if self._behind_proxy:

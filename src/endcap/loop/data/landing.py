@@ -26,6 +26,7 @@ from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.identity import identify
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
+from endcap.governance.keys.secrets import SecretReader
 from endcap.governance.sessions import Session
 from endcap.loop.data.connectors.opening import open_connector
 from endcap.loop.data.connectors.relations import ORDERED, Connector, Mark, Relation, RelationColumn, Snapshot
@@ -53,7 +54,7 @@ def gather_files(session: Session, table: Table, *, folder: Path, zone: str, who
         return find_files(table, folder=folder)
     if table.relation is None:
         return land_predictions(session, table)
-    return land(session, table, open_connector(table), zone=zone, whole=whole)
+    return land(session, table, open_connector(table, secrets=SecretReader(session)), zone=zone, whole=whole)
 
 
 def land(session: Session, table: Table, connector: Connector, *, zone: str, whole: bool = False) -> DataFiles:

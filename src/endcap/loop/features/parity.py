@@ -42,7 +42,9 @@ def check_parity(
     require_right(session, f"view/{standing.name}", Permission.EDIT, verb="parity")
     require_online(standing)
     require_zone(session, standing.view, standing)
-    found = sample_served(session.without_veil(), standing, n_keys=keys, n_instants=instants, back=parse_duration(back), behind=parse_duration(behind), seed=seed)
+    found = sample_served(
+        session.without_veil(), standing, n_keys=keys, n_instants=instants, back=parse_duration(back), behind=parse_duration(behind), seed=seed
+    )
     report = ParityReport(
         id=session.new_id("parity"),
         view=standing.name,

@@ -21,6 +21,8 @@ from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, Permissi
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.governance.privacy.rights import require_personal
+from endcap.governance.quotas.places import hold_place
+from endcap.governance.quotas.usage import count_use
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
 from endcap.loop.data.records import Ingest
@@ -28,6 +30,7 @@ from endcap.loop.features.catalogue import find_view, require_zone
 from endcap.loop.features.personal import find_marks, mark_tables, name_holders
 from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
 from endcap.pipelines.graph import Dataset
+from endcap.pipelines.machine import find_capacity
 from endcap.pipelines.open_lineage import Told, keep_work, send_events
 from endcap.storage.files import delivering
 from endcap.storage.ports import RecordTransaction
@@ -117,25 +120,27 @@ def build_training_set(
 
     wanted = _resolve(session, views, folder=folder)
     _require_purpose(session, purpose, [view for view, _ in wanted], spine)
-    with open_engine(session.settings) as engine:
-        given = open_spine(session, spine, folder=folder, engine=engine)
-        instants = read_instants(given, at, zone=zone, engine=engine)
-        joined = _open_views(session, wanted, given, instants, full_names=full_names, engine=engine)
-        spine_sha256 = _digest_spine(given)
-        identity = _identify(session, spine_sha256, joined, at=at, zone=zone or given.zone, full_names=full_names)
-        marks = _mark_rows(spine, [(entry.rows.view, entry.names) for entry in joined])
-        if marks and out is not None:
-            require_personal(session, name_holders(view for view, _ in wanted), verb="training-set")
-        standing = _find_standing(session, identity, out=out)
-        if standing is not None:
-            return standing
-        record = _write(session, given, joined, out=out, marks=marks)
-    wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
-    record = msgspec.structs.replace(record, identity=identity, spine_sha256=spine_sha256, purpose=purpose, wall_s=wall_s, cpu_s=cpu_s)
-    detail = {"rows": record.n_rows, "purpose": purpose}
-    with session.change("training-set", thing=f"training-set/{record.id}", detail=detail) as change:
-        change.tx.append(TRAINING_SETS, workspace=session.workspace, record=record)
-        _tell(session, change.tx, record)
+    with hold_place(session, "training-set", capacity=find_capacity(session.settings), verb="training-set") as own:
+        with open_engine(own.settings) as engine:
+            given = open_spine(own, spine, folder=folder, engine=engine)
+            instants = read_instants(given, at, zone=zone, engine=engine)
+            joined = _open_views(own, wanted, given, instants, full_names=full_names, engine=engine)
+            spine_sha256 = _digest_spine(given)
+            identity = _identify(own, spine_sha256, joined, at=at, zone=zone or given.zone, full_names=full_names)
+            marks = _mark_rows(spine, [(entry.rows.view, entry.names) for entry in joined])
+            if marks and out is not None:
+                require_personal(own, name_holders(view for view, _ in wanted), verb="training-set")
+            standing = _find_standing(own, identity, out=out)
+            if standing is not None:
+                return standing
+            record = _write(own, given, joined, out=out, marks=marks)
+        wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
+        record = msgspec.structs.replace(record, identity=identity, spine_sha256=spine_sha256, purpose=purpose, wall_s=wall_s, cpu_s=cpu_s)
+        detail = {"rows": record.n_rows, "purpose": purpose}
+        with own.change("training-set", thing=f"training-set/{record.id}", detail=detail) as change:
+            change.tx.append(TRAINING_SETS, workspace=own.workspace, record=record)
+            count_use(own, change.tx, "training-set", cpu_s=cpu_s, wall_s=wall_s, n_runs=1)
+            _tell(own, change.tx, record)
     send_events(session)
     return record
 

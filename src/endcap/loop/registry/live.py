@@ -13,6 +13,7 @@ from endcap.loop.registry.records import CHAMPIONS, ENVIRONMENT_RECORDS, ENVIRON
 from endcap.loop.registry.standings import get_seats
 
 ON_AN_OVERRIDE = "OVERRIDDEN: it did not pass its gate"
+SOME_MEMBERS = "champion of some members"
 
 
 class LiveRelease(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ def find_live_releases(session: Session, model: str) -> tuple[LiveRelease, ...]:
             continue
         assignment = read_assignment(session, champion)
         others = [version for version in (assignment.versions if assignment else ()) if version != champion.version]
-        for version, role in ((champion.version, "champion"), *((version, "champion of some members") for version in others)):
+        for version, role in ((champion.version, "champion"), *((version, SOME_MEMBERS) for version in others)):
             found.append(LiveRelease(model, environment, version, role, champion.release, champion.since))
     comparison = find_comparison(session, model)
     if comparison is not None:

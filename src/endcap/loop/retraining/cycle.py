@@ -32,6 +32,7 @@ from endcap.pipelines.graph import Dataset, Outcome, Reporter, Step, StepContext
 from endcap.pipelines.leases import hold_lease
 from endcap.pipelines.records import RUNS, Run
 from endcap.pipelines.runner import run_steps
+from endcap.pipelines.turns import hold_turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +68,7 @@ def turn(
     reporter: Reporter | None = None,
 ) -> CycleResult:
     """One turn of a model's cycle, as a run whose steps are kept by identity. One model turns once at a time: where another run of it
-    goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it.
+    goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it. Then it waits for its place in the queue (``hold_turn``).
 
     A retired model is refused (Conflict), and one whose purpose the tables and views do not all allow (PermissionDenied, audited), before
     anything is read.
@@ -78,9 +79,9 @@ def turn(
     subject = f"model/{task.name}"
     _require_purpose(session, task)
     require_in_service(session, task.name)
-    with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold:
-        cycle = _Cycle(hold.session, task, folder=folder, origin=origin, train=train, verify=verify)
-        done = run_steps(hold.session, cycle.steps(), subject=subject, reporter=reporter)
+    with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold, hold_turn(session, hold, reporter=reporter) as own:
+        cycle = _Cycle(own, task, folder=folder, origin=origin, train=train, verify=verify)
+        done = run_steps(own, cycle.steps(), subject=subject, reporter=reporter)
         champion = get_champion(session, task.name)
     values = done.values
     return CycleResult(

@@ -165,7 +165,12 @@ def test_a_model_says_on_whose_word_it_stands_what_holds_it_and_who_waits(expire
     told = view(
         override=OverrideStanding("ada", "the old one is broken", AT + timedelta(days=3), "bob", expired),
         pin=Pin("m/prod", "m", "prod", "carol", AT, "stock-taking"),
-        live=(LiveRelease("m", "prod", "m-v2", "champion", "r", AT), LiveRelease("m", "dev", "m-v3", "champion", "r", AT, True)),
+        live=(
+            LiveRelease("m", "prod", "m-v2", "champion", "r", AT, True),
+            LiveRelease("m", "prod", "m-v1", "champion of some members", "r", AT),
+            LiveRelease("m", "prod", "m-v4", "champion of some members", "r", AT, True),
+            LiveRelease("m", "dev", "m-v3", "champion", "r", AT, True),
+        ),
         waiting=(ApprovalView(REQUEST, (), 1),),
     )
     lines = list(tell_releases(told))
@@ -174,6 +179,7 @@ def test_a_model_says_on_whose_word_it_stands_what_holds_it_and_who_waits(expire
     assert lines[0][1] == "bold red"
     assert [line for line, _ in lines[1:]] == [
         "  pinned by carol since 2026-03-03 14:05 UTC: stock-taking",
+        "  m-v4 is the champion of some members in prod since 2026-03-03 14:05 UTC, OVERRIDDEN: it did not pass its gate",
         "  m-v3 is the champion in dev since 2026-03-03 14:05 UTC, OVERRIDDEN: it did not pass its gate",
         "  m-v2 waits for an override in prod: 1 of 1 missing until 2026-03-06 14:05 UTC (endcap approve m-v2)",
     ]

@@ -22,7 +22,8 @@ from endcap.faces.http.guesses import MOST_OF_ADDRESS, MOST_OF_PAIR, WINDOW_S, G
 from endcap.faces.http.heads import read_head
 from endcap.faces.http.sessions import SignIn
 from endcap.governance.audit import list_audit, verify_audit
-from endcap.governance.people import add_user, disable_user, grant_role, set_password
+from endcap.governance.lockout import FIRST_WAIT, FREE, begin_attempt
+from endcap.governance.people import add_user, disable_user, grant_role, set_password, unlock_user
 from endcap.governance.tokens import list_tokens, make_token, revoke_token
 
 GOOD, OTHER = "pine under marble", "marble under pine"
@@ -355,3 +356,45 @@ def test_what_is_kept_has_a_bound_and_holds_no_credentials(connect: Connect, hou
     kept = repr((signing_in._kept.keys(), signing_in._right))
     assert GOOD not in kept
     assert not any(token.split("_", 2)[2] in kept for token in tokens)
+
+
+def test_a_name_is_locked_after_many_wrong_passwords_whatever_process_and_address(connect: Connect, house: House, hands: Hands) -> None:
+    add_user(house.session(), "ada", password=GOOD)
+    made = make_token(house.session(), "nightly", user="ada").token
+
+    def guess_everywhere(name: str) -> list[int]:
+        """From ten addresses, each at a process of its own."""
+        statuses = []
+        for i in range(10):
+            app = build_application(house, folder=Path(), signing_in=SignIn(house))
+            client = TestClient(app, base_url="http://127.0.0.1:8420", client=(f"10.1.{i}.9", 5000))
+            statuses += [ask(client, basic(name, f"guess {k}")).status_code for k in range(2)]
+        return statuses
+
+    for name in ("ada", "nobody-here"):
+        assert guess_everywhere(name) == [401] * FREE + [429] * (20 - FREE), name
+    client = connect()
+    said = [ask(client, basic(name, GOOD)) for name in ("ada", "nobody-here")]
+    assert [(answer.status_code, answer.json()) for answer in said] == [(429, said[0].json())] * 2, "the same words whoever it is"
+    assert (said[0].json()["error"], said[0].headers["retry-after"]) == ("There were too many wrong passwords.", "60")
+    assert ask(client, bearer(made)).status_code == 200, "tokens go on"
+    rows = [row for row in list_audit(house.session(), house=True, limit=100) if row.verb == "lock-out"]
+    assert [(row.thing, row.outcome, row.actor, row.detail["n_wrong"]) for row in rows] == [
+        (thing, "refused", "nobody", FREE) for thing in ("house", "user/ada")
+    ]
+    house.clock.advance(FIRST_WAIT)  # type: ignore[attr-defined]
+    assert ask(client, basic("ada", GOOD)).status_code == 200
+    hands.now += sessions.KEPT_S
+    assert guess_everywhere("ada") == [401] * FREE + [429] * (20 - FREE), "counted anew, and from elsewhere"
+    assert ask(connect(), basic("ada", GOOD)).status_code == 200, "where she signed in before, she does"
+    verify_audit(house.session(), house=True)
+
+
+def test_a_flood_at_one_name_is_ended_by_an_admin(connect: Connect, house: House) -> None:
+    add_user(house.session(), "ada", password=GOOD)
+    for _ in range(FREE):
+        begin_attempt(house.ports.records, "ada", network="10.0.0.9", now=house.clock.now())
+    client = connect()
+    assert ask(client, basic("ada", GOOD)).status_code == 429
+    unlock_user(house.session(), "ada")
+    assert ask(client, basic("ada", GOOD)).status_code == 200

@@ -41,7 +41,7 @@ ORDERS = Table("orders", "$SHOP", keys=("store",), event_time="changed", relatio
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> FakeDatabase:
     found = FakeDatabase(SCHEMA, key=["id"])
-    monkeypatch.setattr("endcap.loop.data.landing.open_connector", lambda _: found)
+    monkeypatch.setattr("endcap.loop.data.landing.open_connector", lambda _, **__: found)
     return found
 
 
