@@ -34,7 +34,9 @@ from endcap.project.forgetting import forget, list_forgotten, readmit
 from endcap.testing.sessions import make_session
 
 START = datetime(2026, 3, 4, 9, tzinfo=UTC)
-PEOPLE = Table("people", "people.parquet", keys=("customer_id",), event_time="at", zone="UTC", personal=("email", "age"), keep="10 years: tax code 147")
+PEOPLE = Table(
+    "people", "people.parquet", keys=("customer_id",), event_time="at", zone="UTC", personal=("email", "age"), keep="10 years: tax code 147"
+)
 FACTS = FeatureView(name="facts", source=PEOPLE, features=["email", "age", "spend"], pushed=True)
 FOLDED = FeatureView(
     name="folded", source=PEOPLE, features={"mail": ag.last("email", "28d"), "mails": ag.distinct("email", "28d"), "n": ag.count("*", "28d")}

@@ -80,6 +80,14 @@ def is_sealed(schema: pa.Schema) -> bool:
     return any(field.metadata is not None and SEALED in field.metadata for field in schema)
 
 
+def restore_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns as they were before they were sealed."""
+    sealed = _read_sealed(schema)
+    refs = {entry.refs for entry in sealed.values()}
+    restored = {name: pa.ipc.read_schema(pa.py_buffer(entry.field)).field(0) for name, entry in sealed.items()}
+    return pa.schema([restored.get(field.name, field) for field in schema if field.name not in refs])
+
+
 def list_refs(schema: pa.Schema) -> list[str]:
     """The columns that say whose the sealed values are."""
     return list(dict.fromkeys(sealed.refs for sealed in _read_sealed(schema).values()))
