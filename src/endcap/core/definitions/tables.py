@@ -129,7 +129,7 @@ class Table(msgspec.Struct, frozen=True):
         purposes: what the rows may be used for; empty: anything. A model that states another purpose, or none, is not trained on them.
         personal: columns that hold personal data. Profiles keep counts of them alone, and what Endcap writes of them lies under a key per subject.
         subject: the column that says whose the personal values are. None: the personal column that is a key, else the only key.
-        keep: how long the law asks to keep rows that name somebody, and by what, such as ``10 years: tax code 147``, for whoever forgets. '': nothing.
+        keep: how long the law asks to keep rows of somebody, and by what, such as ``10 years: tax code 147``, for whoever forgets. '': nothing.
         retention: how long what Endcap keeps of the rows (landed copies, quarantine, records of ingests) may live, such as ``400d``. None: for ever.
         owner: who answers questions about the table.
     """

@@ -40,11 +40,12 @@ _NONCE, _TAG, _RUN_BYTES = 12, 16, 8
 
 class Mark(msgspec.Struct, frozen=True):
     """Whose the values of a column are: ``subject`` is the column of the table that says so (None: nobody can), ``kind`` what such subjects are
-    called: the column that their table names them by.
+    called: the column that their table names them by. ``table`` is the one that declares the column, by which rights to see it are given.
     """
 
     subject: str | None
     kind: str
+    table: str = ""
 
 
 class _Sealed(msgspec.Struct, frozen=True):

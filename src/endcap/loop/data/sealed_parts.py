@@ -7,7 +7,7 @@ fetched from a database and has personal columns are in memory while they are re
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ def mark_columns(table: Table) -> dict[str, Mark]:
     whose = table.whose
     if whose is None:
         return {}
-    return {column: Mark(None if whose in table.columns else whose, whose) for column in table.personal if column not in table.columns}
+    return {column: Mark(None if whose in table.columns else whose, whose, table.name) for column in table.personal if column not in table.columns}
 
 
 def settle_copies(session: Session, table: Table, *, source: str) -> str:
@@ -46,6 +46,18 @@ def settle_copies(session: Session, table: Table, *, source: str) -> str:
         return source
     shutil.rmtree(locate(session, table.name, source=source), ignore_errors=True)
     return identify(source, sorted(table.personal), table.whose)
+
+
+def mark_answers(tables: Sequence[Table], keys: Collection[str], parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Parts of a model's answers, with the keys declared that its tables call personal."""
+    from endcap.governance.privacy.sealing import Mark, mark_personal
+
+    marks: dict[str, Mark] = {}
+    for table in tables:
+        for name, mark in mark_columns(table).items():
+            if name in keys:
+                marks.setdefault(name, Mark(mark.subject if mark.subject in keys else None, mark.kind, table.name))
+    yield from (mark_personal(part, marks) if marks else part for part in parts)
 
 
 def seal_batches(session: Session, table: Table, batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:

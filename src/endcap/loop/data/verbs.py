@@ -17,6 +17,7 @@ from endcap.governance.privacy.rights import require_personal, show_personal
 from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
+from endcap.loop.data.column_types import ROW
 from endcap.loop.data.digests import digest_files, require_unchanged
 from endcap.loop.data.file_sets import carry_facts, find_previous, span_of
 from endcap.loop.data.ingested import open_ingested, partition_of, read_quarantined
@@ -92,7 +93,8 @@ def deliver_quarantine(session: Session, table: str, *, out: Path | None = None,
     These are the rows left out of the table as the newest accepted ingest has it. ``ingest`` takes those that one ingest found (None: all).
     ``out`` is the file, which is replaced whole: CSV, or Parquet where its name ends in ``.parquet``. Columns: ``__file``, ``__row`` (counted
     from 0, in Parquet), ``__line`` (of a CSV line that does not fit its header) and its ``__text``, ``__reasons``, and the table's own as text.
-    Who has no right to the table's personal columns sees them hidden, and is refused the file. Raises NotFound for a table or an ingest that never was. Cost grows with the rows put aside.
+    Who has no right to the table's personal columns sees them hidden, and is refused the file. Raises NotFound for a table or an ingest that never
+    was. Cost grows with the rows put aside.
     """
     from endcap.governance.privacy.sealing import read_marks
     from endcap.loop.data.quarantine import gather_rows, hide_columns, view_rows, write_rows
@@ -206,9 +208,9 @@ def _mark_bad(rows: pa.Table, table: Table) -> pa.Table:
     if not marks:
         return rows
     from endcap.governance.privacy.sealing import Mark, mark_personal
-    from endcap.loop.data.quarantine import ROW, TEXT
+    from endcap.loop.data.quarantine import TEXT
 
-    nobody = Mark(None, table.whose or "")
+    nobody = Mark(None, table.whose or "", table.name)
     own = {name: mark if mark.subject in rows.column_names else nobody for name, mark in marks.items()}
     return mark_personal(rows, {**own, ROW: nobody, TEXT: nobody})
 

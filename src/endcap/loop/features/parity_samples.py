@@ -165,7 +165,7 @@ class _Check:
     def _read_online(self, keys: Sequence[Key]) -> list[Sample]:
         columns = dict(zip(self.standing.view.keys, map(list, zip(*keys, strict=True)), strict=True))
         now_us = (plain_utc(self.now) - _EPOCH) // timedelta(microseconds=1)
-        (found,) = open_online(self.session, [self.served.id]).read_at(columns, now_us)
+        (found,) = open_online(self.session, [self.served.id], within=True).read_at(columns, now_us)
         batches = list_batches(self.session, self.served)
         return [Sample(n, plain_utc(self.now), _row(found, n), found.reasons[n], batches[-1] if batches else None) for n in range(len(keys))]
 
