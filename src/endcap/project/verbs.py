@@ -63,6 +63,7 @@ MODULES = (
     "endcap.loop.monitoring.comparisons",
     "endcap.project.applying",
     "endcap.project.backups",
+    "endcap.project.forgetting",
     "endcap.project.judging",
     "endcap.project.returning",
     "endcap.project.rights",
