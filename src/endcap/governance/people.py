@@ -67,9 +67,7 @@ def add_user(session: Session, name: str, *, password: str | None = None, admin:
     Others get a role by: endcap users grant.
     """
     session.require_admin(verb="users add")
-    require_name(name, what="user")
-    if name in _TAKEN:
-        raise InvalidInput(f"No user can be called {name!r}: in the audit that is somebody else.", hint="take another name")
+    require_user_name(name)
     hashed = hash_password(password, name=name) if password else ""
     now, house = session.now(), session.in_house()
     with house.change("users add", thing=f"user/{name}", detail={"has_password": bool(hashed)}) as change:
@@ -181,6 +179,14 @@ def enable_user(session: Session, name: str) -> Person:
     """Let a disabled user sign in again, with the password, tokens and roles they had. For admins of the house."""
     session.require_admin(verb="users enable")
     return _change_user(session, name, "users enable", disabled=False)
+
+
+def require_user_name(name: str) -> str:
+    """A name that a user can have. Raises InvalidInput."""
+    require_name(name, what="user")
+    if name in _TAKEN:
+        raise InvalidInput(f"No user can be called {name!r}: in the audit that is somebody else.", hint="take another name")
+    return name
 
 
 def find_user(records: RecordReader, name: str) -> User:

@@ -15,6 +15,7 @@ MODULES = (
     "endcap.governance.groups",
     "endcap.governance.notices",
     "endcap.governance.people",
+    "endcap.governance.setting_up",
     "endcap.governance.tokens",
     "endcap.governance.webhooks",
     "endcap.pipelines.verbs",

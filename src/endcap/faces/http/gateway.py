@@ -15,6 +15,7 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from endcap.core.errors import EndcapError, InvalidInput, Unreachable
+from endcap.core.settings import format_bytes
 from endcap.faces.http.answers import RequestRefused, encode_error, encode_result, send_json, status_of, tell_unforeseen
 from endcap.faces.http.heads import STREAMED, Head, Place, read_head, require_json, require_place
 from endcap.faces.http.mlflow.faults import describe_fault
@@ -29,6 +30,9 @@ _DRAINED_BODIES = 8
 MLFLOW = ("/api/2.0/mlflow", "/api/3.0/mlflow")
 OPEN = frozenset(("/healthz", "/health"))
 """What anybody may ask who reaches the service: whether it is up."""
+SET_UP = "/api/v1/setup"
+"""What a stranger may send: the set-up code of a home without users."""
+_MOST_STRANGE_BYTES = 16 * 2**10
 _BODIED = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 _STOPPED = Unreachable("The service was stopped before this call had ended.", hint="what it had not written is not done: call again once it is up")
@@ -45,6 +49,10 @@ class SigningIn(Protocol):
         ...
 
     async def sign_in(self, head: Head, scope: Scope) -> Session: ...
+
+    def admit_stranger(self, head: Head, scope: Scope) -> Session:
+        """The session of nobody, who may say a set-up code."""
+        ...
 
 
 class Gateway:
@@ -99,7 +107,10 @@ class Gateway:
         if path in OPEN and method not in _BODIED and workspace is None:
             await self._app(scope, receive, send)
             return
-        session = self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
+        strange = path == SET_UP and method == "POST"
+        session = (
+            self._signing_in.admit_stranger(head, scope) if strange else self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
+        )
         scope[SESSION] = session
         if path in self._quick and method != "POST":
             error = InvalidInput(f"{path} takes POST, not {method}.", hint="send it by POST")
@@ -107,7 +118,7 @@ class Gateway:
         if streamed or method not in _BODIED:
             await self._app(scope, _watched(receive) if streamed else receive, send)
             return
-        body = await read_body(receive)
+        body = await read_body(receive, most_bytes=_MOST_STRANGE_BYTES if strange else None)
         if body is None:
             return
         quick = self._quick.get(path)
@@ -143,11 +154,13 @@ async def _tell_refused(send: Send, path: str, refused: RequestRefused) -> None:
     await send_json(send, encode_result(describe_fault(refused.error)), status=status, headers=refused.headers)
 
 
-async def read_body(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive, *, most_bytes: int | None = None) -> bytes | None:
     """The whole body; None when the client went away. Raises RequestRefused when it is too large (413) or does not come (408).
 
-    What is too large is still read, to a bound, and thrown away: a client that sends reads the answer only after it has sent.
+    ``most_bytes`` None is the 16 MiB that somebody who is signed in may send. What is too large is still read, to a bound, and thrown away: a client
+    that sends reads the answer only after it has sent.
     """
+    most = MOST_BODY_BYTES if most_bytes is None else most_bytes
     chunks: list[bytes] = []
     n_bytes = 0
     try:
@@ -158,16 +171,16 @@ async def read_body(receive: Receive) -> bytes | None:
                     return None
                 chunk = message.get("body", b"")
                 n_bytes += len(chunk)
-                if n_bytes <= MOST_BODY_BYTES:
+                if n_bytes <= most:
                     chunks.append(chunk)
                 elif chunks:
                     chunks.clear()
-                if not message.get("more_body", False) or n_bytes > _DRAINED_BODIES * MOST_BODY_BYTES:
+                if not message.get("more_body", False) or n_bytes > _DRAINED_BODIES * most:
                     break
     except TimeoutError as error:
         raise RequestRefused(408, InvalidInput(f"The body did not come within {_BODY_S:g} s.", hint="send it again")) from error
-    if n_bytes > MOST_BODY_BYTES:
-        what = f"The body is larger than {MOST_BODY_BYTES // 2**20} MiB."
+    if n_bytes > most:
+        what = f"The body is larger than {format_bytes(most)}."
         raise RequestRefused(413, InvalidInput(what, hint="send it in parts"))
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
