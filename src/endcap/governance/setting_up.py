@@ -18,7 +18,7 @@ from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput, NotSignedIn
 from endcap.core.permissions import Permission, Role
 from endcap.governance.passwords import hash_password
-from endcap.governance.people import OWN_GRANT, Person, has_users, make_person, require_user_name
+from endcap.governance.people import Person, has_users, make_person, require_user_name
 from endcap.governance.records import GRANTS, HOUSE, SET_UP_CODES, USERS, Grant, SetUpCode, User
 from endcap.governance.sessions import Detail, Session
 from endcap.governance.tokens import hash_secret
@@ -98,7 +98,7 @@ def _take(session: Session, code: str, name: str, password: str | None) -> Perso
         change.tx.append(USERS, workspace=HOUSE, record=user)
         grant = Grant(user=name, workspace=session.workspace, role=role, at=now, by=name)
         change.tx.append(GRANTS, workspace=HOUSE, record=grant)
-    return make_person(user, {session.workspace: {OWN_GRANT: role}})
+    return make_person(user, {session.workspace: role})
 
 
 def _require_empty(records: RecordReader) -> None:
