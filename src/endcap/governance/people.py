@@ -28,7 +28,7 @@ NO_ROLE = "none"
 OWN_GRANT = "own"
 _TAKEN = frozenset((SYSTEM.name, "nobody"))
 """Names that the audit has for those who are no users: schedules and reactions, and strangers."""
-_FEW = 500
+_FEW, _FEW_GROUPS = 500, 10
 
 Roles = dict[str, str]
 """By workspace."""
@@ -263,7 +263,7 @@ def parse_given(role: str) -> Role:
 def _find_held(records: RecordReader, *, workspace: str | None = None) -> dict[str, tuple[Roles, Sources]]:
     """What users hold, by user, in a workspace (None: in all). Cost: a read of each kind, and in one workspace one for each of its groups.
 
-    What a set of groups gives is put together once and shared by all who are in just those.
+    What some groups and roles of one's own come to is put together once, and shared by all who hold just those.
     """
     where = {"workspace": workspace} if workspace is not None else None
     own: dict[str, Roles] = {}
@@ -280,13 +280,20 @@ def _find_held(records: RecordReader, *, workspace: str | None = None) -> dict[s
     groups: dict[str, tuple[str, ...]] = {}
     for member in _list_joined(records, given, whole=workspace is None):
         if member.state == "in" and member.group in given:
-            groups[member.user] = (*groups.get(member.user, ()), member.group)
-    names, shared = _name_groups(records, given), dict[tuple[str, ...], tuple[Roles, Sources]]()
-    found: dict[str, tuple[Roles, Sources]] = {user: (roles, {}) for user, roles in own.items() if user not in groups}
-    for user, those in groups.items():
-        if those not in shared:
-            shared[those] = _unite_groups({names[group]: given[group] for group in those})
-        found[user] = _add_own(shared[those], own[user]) if user in own else shared[those]
+            before = groups.get(member.user)
+            groups[member.user] = (member.group,) if before is None else (*before, member.group)
+    names = _name_groups(records, given)
+    united = {those: _unite_groups({names[group]: given[group] for group in those}) for those in set(groups.values())}
+    found = {user: united[those] for user, those in groups.items()}
+    shared: dict[tuple[object, ...], tuple[Roles, Sources]] = {}
+    for user, roles in own.items():
+        if user not in groups:
+            found[user] = (roles, {})
+            continue
+        key = (groups[user], *roles.items())
+        if key not in shared:
+            shared[key] = _add_own(found[user], roles)
+        found[user] = shared[key]
     return found
 
 
@@ -309,6 +316,9 @@ def _find_held_by(records: RecordReader, user: str, workspace: str) -> tuple[Rol
 
 def _unite_groups(given: dict[str, Roles]) -> tuple[Roles, Sources]:
     """What groups give together, by their names as sources."""
+    if len(given) == 1:
+        ((name, roles),) = given.items()
+        return roles, {workspace: {name: role} for workspace, role in roles.items()}
     sources: Sources = {}
     for name, roles in given.items():
         for workspace, role in roles.items():
@@ -327,7 +337,10 @@ def _add_own(held: tuple[Roles, Sources], own: Roles) -> tuple[Roles, Sources]:
 
 def _name_groups(records: RecordReader, groups: Iterable[str]) -> dict[str, str]:
     """The word for a group as a source, by its id."""
-    found = {group: records.get(GROUPS, workspace=HOUSE, id=group) for group in groups}
+    wanted = set(groups)
+    if len(wanted) > _FEW_GROUPS:
+        return {group.id: f"group {group.name}" for group in records.find(GROUPS, workspace=HOUSE) if group.id in wanted}
+    found = {group: records.get(GROUPS, workspace=HOUSE, id=group) for group in wanted}
     return {identity: f"group {group.name if group else identity}" for identity, group in found.items()}
 
 
