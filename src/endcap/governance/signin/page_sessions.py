@@ -154,11 +154,12 @@ def find_page_session(records: RecordReader, text: str, *, now: datetime) -> Pag
 def open_by_page_session(records: RecordReader, found: PageSession, *, workspace: str | None) -> SignedIn:
     """Who acts by a session. ``workspace`` None is default, or where there is no role in it the first by name in which there is.
 
-    Raises PermissionDenied without a role there.
+    Raises PermissionDenied without a role there. Cost: some three reads.
     """
-    user = find_user(records, found.user)
-    wanted = workspace or next(iter(find_workspaces(records, found.user)), DEFAULT_WORKSPACE)
+    user, wanted = find_user(records, found.user), workspace or DEFAULT_WORKSPACE
     held = held_role(records, user=found.user, workspace=wanted)
+    if held is None and workspace is None:
+        wanted, held = next(iter(find_workspaces(records, found.user).items()), (wanted, None))
     if held is None:
         raise no_role(found.user, wanted)
     return SignedIn(Actor(found.user), wanted, held, admin=user.admin)
