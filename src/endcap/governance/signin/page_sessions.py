@@ -86,7 +86,8 @@ def list_sessions(session: Session, *, user: str | None = None, everybody: bool 
 def end_sessions(session: Session, page_session: str | None = None, *, user: str | None = None) -> list[PageSessionLine]:
     """End a page session, at once: one's own, or as an admin of the house anybody's.
 
-    ``page_session`` is its id, as it is listed; without it all of one's own end, or those of ``user``, for admins of the house.
+    ``page_session`` is its id, as it is listed; without it all of one's own end. ``user`` is whose all end in place of one's own, for admins of the
+    house.
     """
     name = user or session.actor.name
     if name != session.actor.name:
