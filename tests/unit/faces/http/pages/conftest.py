@@ -66,9 +66,9 @@ def house() -> Iterator[House]:
 def open_browser(house: House) -> Callable[..., Browser]:
     """Opens a browser at a service of the house: another one each time, at the same service where ``app`` is given."""
 
-    def opened(*, secure: bool = False, guesses: Guesses | None = None, app: Any = None, given: House | None = None) -> Browser:
+    def opened(*, secure: bool = False, local: bool = True, guesses: Guesses | None = None, app: Any = None, given: House | None = None) -> Browser:
         if app is None:
-            signing_in = SignIn(given or house, secure=secure, guesses=guesses)
+            signing_in = SignIn(given or house, local=local, secure=secure, guesses=guesses)
             app = build_application(given or house, folder=Path(), place=Place(secure=secure), signing_in=signing_in)
         url = f"http{'s' if secure else ''}://127.0.0.1:8420"
         return Browser(TestClient(app, base_url=url, raise_server_exceptions=False, client=("10.0.0.9", 5000)))
