@@ -54,7 +54,7 @@ class Browser:
 def house() -> Iterator[House]:
     """ada is admin and owner of default, bob views it and approves in shoes."""
     settings = Settings(provider_hosts=("127.0.0.1",))
-    with open_house("memory://", clock=ManualClock(datetime.now(UTC)), settings=settings) as opened:
+    with open_house("memory://", clock=ManualClock(datetime(2026, 1, 5, 8, tzinfo=UTC)), settings=settings) as opened:
         add_user(opened.session(), "ada", password=PASSWORD)
         add_user(opened.session(), "bob", password=PASSWORD)
         grant_role(opened.session(), "bob", "viewer")
