@@ -38,8 +38,8 @@ PASSWORD = "walnut"
 class Story(msgspec.Struct, kw_only=True):
     """What the provider says. ``people`` are claims by the name that is typed; ``claims`` are put over those of each token (None: taken out).
 
-    The times of tokens are those of ``at_s`` (seconds since 1970; None: of the machine's clock), moved by ``shift_s``. ``signing`` is rs256, es256, or
-    a forgery: see ``_Service.sign``.
+    The times of tokens are those of ``at_s`` (seconds since 1970; None: of the machine's clock), moved by ``shift_s``. ``signing`` is rs256, es256,
+    or a forgery: see ``_Service.sign``.
     """
 
     redirect_uris: list[str] = []
