@@ -15,6 +15,7 @@
     ├── GateRefused             a version without a passing verdict was asked to be released
     ├── IntegrityBroken         bytes or an audit chain are not what they were
     ├── StorageFull             a disk takes no more: it is full, its quota is used up, it is read-only or fails
+    ├── QuotaExceeded           a workspace or an actor has used up what they may use, for now
     ├── Unreachable             something elsewhere that is needed does not answer, or stopped in the middle
     │   └── LostConnection      it answered before: what harms nobody is tried once more
     └── StepFailed              a step of a run failed after its retries
@@ -108,6 +109,10 @@ class IntegrityBroken(EndcapError):
 
 class StorageFull(EndcapError):
     code = "storage_full"
+
+
+class QuotaExceeded(EndcapError):
+    code = "quota_exceeded"
 
 
 class Unreachable(EndcapError):

@@ -5,11 +5,13 @@
 ``ENDCAP_EXECUTOR``        ``here``, ``processes``, ``ray`` or ``ray://HOST:PORT``
 ``ENDCAP_WORKERS``         how many items run at once at most
 ``ENDCAP_THREADS``         how many threads a query may use
+``ENDCAP_RUNS``            how many runs this machine holds at once; further ones wait in the queue
 ``ENDCAP_TEMPORARY``       a folder to spill into
 ``ENDCAP_ONLINE``          ``redis://HOST:PORT/DB``, where online rows are kept
 ``ENDCAP_OPENLINEAGE``     a file, or the URL of a collector, that is told what runs read and wrote
 ``ENDCAP_OPENLINEAGE_KEY`` the key that the collector asks for
 ``ENDCAP_WEBHOOK_HOSTS``   hosts of one's own network that webhooks may reach, with commas
+``ENDCAP_PROVIDER_HOSTS``  hosts of one's own network that may say who somebody is, with commas
 ``ENDCAP_AUDIT_KEY``       the file of the key that signs the audit
 ``ENDCAP_MASTER_KEY``      the key that wraps all others, or its file as ``ENDCAP_MASTER_KEY_FILE``, or as ``ENDCAP_MASTER_KEY_COMMAND`` the
                            command that wraps; each with ``_NEXT`` behind ``KEY`` for the one that follows (docs/keys.md)
@@ -47,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             read the home by its path or URL, so one in memory is refused, and a Ray cluster's nodes must all mount it, or reach its server.
         n_workers: items that run at once at most. None: one per CPU, since an item computes and does not wait.
         n_threads: threads that one query may use. None: one per CPU.
+        n_runs: runs (trainings, materialisations, training sets) that this machine holds at once, whose memory limits must fit into it together;
+            others wait in the queue. The default memory limit is for that many. None: as many as come.
         temporary: an existing folder in which queries spill, on a local disk with room for a few times the data. None: the system's
             (``TMPDIR``), which the operating system knows to empty.
         online: the Redis (or Valkey) server that keeps online rows, a database of it for each home: ``redis://``, ``rediss://`` (TLS) or
@@ -55,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             (``https://HOST/api/v1/lineage``). None: nobody.
         lineage_key: what the collector asks for, sent as a bearer token.
         webhook_hosts: names and addresses of one's own network that notices may be sent to, by http too. Others must be on the public internet.
+        provider_hosts: names and addresses of one's own network at which providers of sign-in may be, by http too.
         audit_key: the file of the private key that signs what is exported of the audit, made when it is first needed. None: a file of the home's
             folder; a home in PostgreSQL has none.
         master_key: the key that wraps all others, as 64 hex digits or base64; or ``master_key_file``, which only its owner may read; or
@@ -67,11 +72,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     executor: str = "here"
     n_workers: int | None = None
     n_threads: int | None = None
+    n_runs: int | None = None
     temporary: Path | None = None
     online: str | None = None
     lineage: str | None = None
     lineage_key: str | None = None
     webhook_hosts: tuple[str, ...] = ()
+    provider_hosts: tuple[str, ...] = ()
     audit_key: Path | None = None
     master_key: str | None = None
     master_key_file: Path | None = None
@@ -90,7 +97,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def __post_init__(self) -> None:
-        for name, value in (("memory_limit", self.memory_limit), ("n_workers", self.n_workers), ("n_threads", self.n_threads)):
+        for name, value in (
+            ("memory_limit", self.memory_limit),
+            ("n_workers", self.n_workers),
+            ("n_threads", self.n_threads),
+            ("n_runs", self.n_runs),
+        ):
             if value is not None and value < 1:
                 raise InvalidInput(
                     f"The setting {name} is {value}, which leaves nothing to work with.", hint="give 1 or more, or None for the default"
@@ -178,7 +190,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     >>> found.memory_limit, found.executor, found.online
     (6000000000, 'processes', None)
     """
-    given = {name: environ.get(name, "").strip() for name in ("ENDCAP_MEMORY_LIMIT", "ENDCAP_EXECUTOR", "ENDCAP_WORKERS", "ENDCAP_THREADS")}
+    given = {
+        name: environ.get(name, "").strip() for name in ("ENDCAP_MEMORY_LIMIT", "ENDCAP_EXECUTOR", "ENDCAP_WORKERS", "ENDCAP_THREADS", "ENDCAP_RUNS")
+    }
     folder = environ.get("ENDCAP_TEMPORARY", "")
     try:
         spec = require_executor(given["ENDCAP_EXECUTOR"] or "here")
@@ -200,13 +214,15 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         executor=spec,
         n_workers=_parse_count(given["ENDCAP_WORKERS"], what="ENDCAP_WORKERS"),
         n_threads=_parse_count(given["ENDCAP_THREADS"], what="ENDCAP_THREADS"),
+        n_runs=_parse_count(given["ENDCAP_RUNS"], what="ENDCAP_RUNS"),
         temporary=Path(folder) if folder.strip() else None,
         online=online,
         lineage=collector,
         lineage_key=environ.get("ENDCAP_OPENLINEAGE_KEY", "").strip() or None,
         audit_key=Path(audit_key) if (audit_key := environ.get("ENDCAP_AUDIT_KEY", "").strip()) else None,
         **_read_master_keys(environ),
-        webhook_hosts=tuple(host for host in (part.strip().lower() for part in environ.get("ENDCAP_WEBHOOK_HOSTS", "").split(",")) if host),
+        webhook_hosts=_parse_hosts(environ.get("ENDCAP_WEBHOOK_HOSTS", "")),
+        provider_hosts=_parse_hosts(environ.get("ENDCAP_PROVIDER_HOSTS", "")),
     )
 
 
@@ -246,9 +262,13 @@ def format_bytes(n: int) -> str:
     return f"{n} bytes"
 
 
+def _parse_hosts(text: str) -> tuple[str, ...]:
+    return tuple(host for host in (part.strip().lower() for part in text.split(",")) if host)
+
+
 def _parse_count(text: str, *, what: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise InvalidInput(f"{what} is {text!r}, which is no whole number above 0.", hint=f"write {what}=2, or leave it out for one per CPU")
+        raise InvalidInput(f"{what} is {text!r}, which is no whole number above 0.", hint=f"write {what}=2, or leave it out for the default")
     return int(text)

@@ -17,6 +17,7 @@ from endcap.governance.outgoing import post, sign
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, WEBHOOKS, Notice, NoticeDelivery, Webhook
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
+from endcap.governance.webhooks import open_webhook
 
 RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 720))
 """How long is waited after each attempt that failed; after the last of them it is given up."""
@@ -132,9 +133,10 @@ def _attempt(session: Session, hook: Webhook, delivery: NoticeDelivery) -> Endca
         return InvalidInput("The notice is gone.")
     body = encode_notice(notice, workspace=delivery.workspace)
     at_s = int(session.now().timestamp())
-    headers = {"X-Endcap-Notice": notice.id, "X-Endcap-Signature": sign(hook.secret, body, at_s=at_s)}
     try:
-        status = post(hook.url, body, headers=headers, own_hosts=session.settings.webhook_hosts)
+        url, secret = open_webhook(session, hook)
+        headers = {"X-Endcap-Notice": notice.id, "X-Endcap-Signature": sign(secret, body, at_s=at_s)}
+        status = post(url, body, headers=headers, own_hosts=session.settings.webhook_hosts)
     except PermissionDenied as error:
         session.record_refusal("deliver-notices", thing=f"webhook/{hook.id}", detail={"why": error.what})
         return error

@@ -239,7 +239,10 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a workspace's notices are sent: all, or those of ``kinds``. Its URL and its secret are shown to nobody again."""
+    """Where a workspace's notices are sent: all, or those of ``kinds``. Its URL and its secret are sealed; ``place`` is the URL without its path.
+
+    A record from before they were sealed has no ``place``: it is sealed when something is sent, or keys are rotated.
+    """
 
     id: str
     workspace: str
@@ -247,6 +250,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     made_at: datetime
     made_by: str
+    place: str = ""
     kinds: tuple[str, ...] = ()
     removed_at: datetime | None = None
     removed_by: str = ""

@@ -12,12 +12,29 @@ import msgspec
 from endcap.core.errors import Conflict, NotFound, PermissionDenied
 from endcap.core.names import require_name
 from endcap.core.permissions import Permission
+from endcap.governance.keys.envelopes import seal_text, unseal_text
+from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.outgoing import require_url
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, WEBHOOKS, Webhook
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 
 _MOST = 20
+
+
+def _about(hook: Webhook, field: str) -> str:
+    return f"webhook/{hook.id}/{field}"
+
+
+def _seal_older(session: Session, hook: Webhook) -> Webhook | None:
+    """A record from before webhooks were sealed, sealed; None for any other."""
+    if hook.place:
+        return None
+    sealed = {field: seal_text(session, getattr(hook, field), about=_about(hook, field)) for field in ("url", "secret")}
+    return msgspec.structs.replace(hook, place=hide_path(hook.url), **sealed)
+
+
+SEALED_WEBHOOKS = SealedKind(WEBHOOKS, ("url", "secret"), _about, workspace_of=lambda hook: hook.workspace, seal_older=_seal_older)
 
 
 class MadeWebhook(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,22 +75,31 @@ def add_webhook(session: Session, url: str, *, kinds: Sequence[str] | None = Non
         session.record_refusal("webhooks add", thing="webhook", detail={"why": error.what})
         raise
     wanted = tuple(dict.fromkeys(require_name(kind, what="kind of notice") for kind in kinds or ()))
-    hook = Webhook(
-        id=session.new_id("webhook"),
-        workspace=session.workspace,
-        url=url,
-        secret=secrets.token_urlsafe(32),
-        kinds=wanted,
-        made_at=session.now(),
-        made_by=session.actor.name,
-    )
-    detail = {"place": hide_path(url), "kinds": ",".join(wanted) or "all"}
-    with session.change("webhooks add", thing=f"webhook/{hook.id}", detail=detail) as change:
+    name, place, secret = session.new_id("webhook"), hide_path(url), secrets.token_urlsafe(32)
+    with session.change("webhooks add", thing=f"webhook/{name}", detail={"place": place, "kinds": ",".join(wanted) or "all"}) as change:
+        hook = Webhook(
+            id=name,
+            workspace=session.workspace,
+            place=place,
+            url=seal_text(session, url, about=f"webhook/{name}/url", change=change),
+            secret=seal_text(session, secret, about=f"webhook/{name}/secret", change=change),
+            kinds=wanted,
+            made_at=session.now(),
+            made_by=session.actor.name,
+        )
         standing = [found for found in change.tx.find(WEBHOOKS, workspace=HOUSE, where={"workspace": session.workspace}) if found.removed_at is None]
         if len(standing) >= _MOST:
             raise Conflict(f"The workspace has {_MOST} webhooks; these are the most.", hint="endcap webhooks remove ID")
         change.tx.append(WEBHOOKS, workspace=HOUSE, record=hook)
-    return MadeWebhook(id=hook.id, place=hide_path(url), kinds=wanted, secret=hook.secret)
+    return MadeWebhook(id=name, place=place, kinds=wanted, secret=secret)
+
+
+def open_webhook(session: Session, hook: Webhook) -> tuple[str, str]:
+    """The URL and the secret of a webhook, for the moment in which something is sent. Raises what ``unseal`` raises."""
+    if not hook.place:
+        hook = _file_sealed(session, hook)
+    url, secret = (unseal_text(session, getattr(hook, field), about=_about(hook, field)) for field in SEALED_WEBHOOKS.fields)
+    return url, secret
 
 
 @verb("webhooks ls", permission=Permission.READ)
@@ -105,13 +131,23 @@ def hide_path(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/***"
 
 
+def _file_sealed(session: Session, hook: Webhook) -> Webhook:
+    """An older record, sealed and put in its own place."""
+    sealed = _seal_older(session, hook) or hook
+    with session.records.transact() as tx:
+        found = tx.get_versioned(WEBHOOKS, workspace=HOUSE, id=hook.id)
+        if found is not None and found[0] == hook:
+            tx.put(WEBHOOKS, workspace=HOUSE, record=sealed, expected_version=found[1])
+    return sealed
+
+
 def _line(session: Session, hook: Webhook) -> WebhookLine:
     waiting = session.records.find(NOTICE_DELIVERIES, workspace=HOUSE, where={"webhook": hook.id, "state": "waiting"})
     failed = session.records.find(NOTICE_DELIVERIES, workspace=HOUSE, where={"webhook": hook.id, "state": "failed"})
     errors = [delivery.error for delivery in (*failed, *waiting) if delivery.error]
     return WebhookLine(
         id=hook.id,
-        place=hide_path(hook.url),
+        place=hook.place or hide_path(hook.url),
         kinds=hook.kinds,
         n_waiting=len(waiting),
         n_failed=len(failed),

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 from endcap.core.settings import Settings
+from endcap.governance.quotas.records import Capacity
 
 MEMORY_SHARE = 0.6
 """Of the machine's memory, what is used when the settings say nothing."""
@@ -48,9 +49,25 @@ def name_machine(*, root: Path = Path("/")) -> str:
     return ", ".join(dict.fromkeys(part for part in (platform.machine(), " ".join(model.split())) if part))
 
 
+def count_gpus(*, root: Path = Path("/")) -> int:
+    """How many GPUs the machine has, by the devices that their drivers make: NVIDIA's, and those of AMD that compute. ``root`` is where ``dev``
+    lies.
+    """
+    nvidia = [path for path in (root / "dev").glob("nvidia[0-9]*") if path.name.removeprefix("nvidia").isdigit()]
+    amd = list((root / "dev/dri").glob("renderD*")) if (root / "dev/kfd").exists() else []
+    return len(nvidia) + len(amd)
+
+
 def limit_memory(settings: Settings) -> int:
-    """The memory limit of the settings, in bytes; filled in where they say None."""
-    return settings.memory_limit if settings.memory_limit is not None else int(count_memory() * MEMORY_SHARE)
+    """The memory limit of the settings, in bytes; where they say None a share of the machine's, for as many runs as it holds at once."""
+    return settings.memory_limit if settings.memory_limit is not None else int(count_memory() * MEMORY_SHARE) // (settings.n_runs or 1)
+
+
+def find_capacity(settings: Settings, *, root: Path = Path("/")) -> Capacity:
+    """What this machine holds at once: as many runs as the settings say, and then their memory counts, too. None: as much as comes."""
+    if settings.n_runs is None:
+        return Capacity(gpus=count_gpus(root=root))
+    return Capacity(runs=settings.n_runs, memory=count_memory(root=root), gpus=count_gpus(root=root))
 
 
 def _limit_files(root: Path) -> list[Path]:

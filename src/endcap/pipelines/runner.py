@@ -15,12 +15,14 @@ import msgspec
 
 from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, NotFound, StepFailed, StepTimedOut
 from endcap.core.identity import digest, identify
+from endcap.governance.quotas.usage import count_use
 from endcap.governance.sessions import Session
 from endcap.pipelines.code import digest_code
 from endcap.pipelines.graph import Dataset, Outcome, Reporter, SilentReporter, Step, StepContext, order_steps
 from endcap.pipelines.leases import Hold, hold_lease
 from endcap.pipelines.open_lineage import describe_run, keep_event, send_events
 from endcap.pipelines.records import EDGES, RUNS, STEP_RESULTS, Edge, Run, StepRecord, StepResult
+from endcap.pipelines.turns import hold_turn
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +43,12 @@ def run_steps(
     reporter: Reporter | None = None,
     wait: Callable[[float], object] = time.sleep,
 ) -> Executed:
-    """Run a graph in this process, one step after another, while holding the lease of its subject.
+    """Run a graph in this process, one step after another, while holding the lease of its subject and a place in the queue.
 
     Raises Conflict where another run holds it; to wait for that one, hold the lease first (``hold_lease``), and give the hold's session:
     then the steps' own writes, too, are refused after a run lost its lease.
+
+    Where other runs come first it waits for its place, see ``hold_turn``; a session that holds one goes on in it.
 
     The run's record is written when it starts and after every step, so that a killed run shows how far it came; finished steps with
     ``parts`` are found again by identity and say ``cached``. A step's kept result, its record and its edges are written in one
@@ -53,13 +57,12 @@ def run_steps(
     is asked before each step, and within one where it reports progress; PermissionDenied, audited, and no step runs any more.
     """
     ordered = order_steps(steps)
-    with hold_lease(session, subject) as hold:
-        return _run(hold, ordered, reporter=reporter or SilentReporter(), wait=wait)
+    with hold_lease(session, subject) as hold, hold_turn(session, hold, reporter=reporter, wait=wait) as own:
+        return _run(hold, own, ordered, reporter=reporter or SilentReporter(), wait=wait)
 
 
-def _run(hold: Hold, ordered: list[Step], *, reporter: Reporter, wait: Callable[[float], object]) -> Executed:
-    session = hold.session
-    book = _Book.open(hold, ordered)
+def _run(hold: Hold, session: Session, ordered: list[Step], *, reporter: Reporter, wait: Callable[[float], object]) -> Executed:
+    book = _Book.open(hold, session, ordered)
     values: dict[str, Any] = {}
     digests: dict[str, str] = {}
     for step in ordered:
@@ -218,9 +221,9 @@ class _Book:
     writes: list[Dataset] = field(default_factory=list)
 
     @classmethod
-    def open(cls, hold: Hold, ordered: list[Step]) -> _Book:
+    def open(cls, hold: Hold, session: Session, ordered: list[Step]) -> _Book:
         """Begin a run. What runs of the subject are said to go on were killed: their lease is ours now."""
-        session, subject, now = hold.session, hold.lease.subject, hold.session.now()
+        subject, now = hold.lease.subject, session.now()
         plan = tuple(step.name for step in ordered)
         run = Run(id=session.new_id("run"), subject=subject, actor=session.actor.name, started_at=now, plan=plan)
         with session.records.transact() as tx:
@@ -232,6 +235,7 @@ class _Book:
                     keep_event(session, tx, describe_run(killed, workspace=session.workspace), run=killed.id)
             version = tx.put(RUNS, workspace=session.workspace, record=run, expected_version=0)
             keep_event(session, tx, describe_run(run, workspace=session.workspace), run=run.id)
+            count_use(session, tx, subject, n_runs=1)
             hold.name_run(tx, run.id)
         return cls(session, run, version)
 
@@ -243,7 +247,8 @@ class _Book:
 
     def end(self, record: StepRecord | None, *, status: str, error: str = "") -> None:
         steps = (*self.run.steps, record) if record else self.run.steps
-        self._write(msgspec.structs.replace(self.run, steps=steps, status=status, error=error[:2000], ended_at=self.session.now()), ())
+        ended = msgspec.structs.replace(self.run, steps=steps, status=status, error=error[:2000], ended_at=self.session.now())
+        self._write(ended, ())
 
     def give_up(self, record: StepRecord, *, error: str) -> None:
         """End with a failure; where that cannot be written (the lease is lost, the disk is full) the next run says so in its stead."""
@@ -259,6 +264,8 @@ class _Book:
             if result is not None:
                 found = tx.get_versioned(STEP_RESULTS, workspace=workspace, id=result.identity)
                 tx.put(STEP_RESULTS, workspace=workspace, record=result, expected_version=found[1] if found else 0)
+            for step in run.steps[len(self.run.steps) :]:
+                count_use(self.session, tx, run.subject, cpu_s=step.cpu_s, wall_s=step.wall_s)
             for edge in dict.fromkeys(edges):
                 try:
                     tx.append(EDGES, workspace=workspace, record=edge)

@@ -17,8 +17,8 @@ import pytest
 
 from endcap.core.clock import ManualClock
 from endcap.core.errors import Conflict, LeaseLost
+from endcap.governance.holders import Holder
 from endcap.governance.sessions import Session
-from endcap.pipelines.holders import Holder
 from endcap.pipelines.leases import EXPIRY_S, LEASES, Lease, hold_lease
 from endcap.storage.ports import Ports
 from endcap.testing.sessions import make_session

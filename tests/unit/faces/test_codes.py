@@ -38,4 +38,5 @@ def test_a_client_is_blamed_for_what_a_client_can_mend() -> None:
         "conflict",
         "lease_lost",
         "gate_refused",
+        "quota_exceeded",
     }

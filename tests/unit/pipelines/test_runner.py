@@ -412,7 +412,7 @@ class FailingRecords:
         return transact()
 
 
-@pytest.mark.parametrize("killed_at", range(1, 7))
+@pytest.mark.parametrize("killed_at", range(1, 9))
 def test_lineage_is_whole_whenever_an_earlier_run_was_killed(
     session: Session, killed_at: int, counter: Counter, make_steps: Callable[[], tuple[Step, ...]]
 ) -> None:
@@ -423,7 +423,7 @@ def test_lineage_is_whole_whenever_an_earlier_run_was_killed(
     assert len(session.records.find(EDGES, workspace="default")) == 2
     assert len(session.records.find(STEP_RESULTS, workspace="default")) == 2
     statuses_now = [run.status for run in session.records.find(RUNS, workspace="default")]
-    assert statuses_now == [*{1: [], 2: [], 6: ["done"]}.get(killed_at, ["killed"]), "done"]
+    assert statuses_now == [*{1: [], 2: [], 3: [], 7: ["done"], 8: ["done"]}.get(killed_at, ["killed"]), "done"]
 
 
 @pytest.fixture

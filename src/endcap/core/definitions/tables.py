@@ -15,7 +15,9 @@ from endcap.core.names import require_name
 from endcap.core.zones import load_zone
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_FROM_OUTSIDE = re.compile(r"(\$(\{[A-Za-z_]\w*\}|[A-Za-z_]\w*))*")
+FROM_OUTSIDE = re.compile(r"\$(?:\{(?P<braced>(?:secret:)?[A-Za-z_]\w*)\}|(?P<bare>(?:secret:)?[A-Za-z_]\w*))")
+"""What a source takes from elsewhere: ``$NAME`` or ``${NAME}`` from the environment, ``$secret:NAME`` or ``${secret:NAME}`` from the secrets."""
+SECRET_NAME = re.compile(r"[A-Za-z_]\w{0,99}", re.ASCII)
 _SECRETS = re.compile(r"[?&](?:ssl)?password=([^&]*)", re.IGNORECASE)
 TYPES = ("bool", "integer", "number", "text", "date", "timestamp")
 
@@ -104,8 +106,8 @@ class Table(msgspec.Struct, frozen=True):
     Args:
         name: how the table is called in the workspace.
         source: the path, or a URL: ``postgresql://USER:$PASSWORD@HOST/DATABASE``; ``predictions://MODEL``, for which ``predictions_of`` fills
-            in the rest. Relative paths are read from the folder of the definition file, ``$NAME`` from the environment; a password
-            may stand nowhere else.
+            in the rest. Relative paths are read from the folder of the definition file, ``$NAME`` from the environment,
+            ``$secret:NAME`` from the workspace's secrets (of databases alone); a password may stand nowhere else.
         keys: the columns that name a series or an entity.
         event_time: a SQL expression (DuckDB's dialect) over the columns that gives the time of a row; None for a table of facts
             without time.
@@ -127,7 +129,7 @@ class Table(msgspec.Struct, frozen=True):
         purposes: what the rows may be used for; empty: anything. A model that states another purpose, or none, is not trained on them.
         personal: columns that hold personal data. Profiles keep counts of them alone, and what Endcap writes of them lies under a key per subject.
         subject: the column that says whose the personal values are. None: the personal column that is a key, else the only key.
-        keep: how long the law asks to keep rows that name a subject, and by what, such as ``10y: tax code 147``; what is forgotten says so. '': nothing.
+        keep: how long the law asks to keep rows of somebody, and by what, such as ``10 years: tax code 147``, for whoever forgets. '': nothing.
         retention: how long what Endcap keeps of the rows (landed copies, quarantine, records of ingests) may live, such as ``400d``. None: for ever.
         owner: who answers questions about the table.
     """
@@ -203,7 +205,7 @@ class Table(msgspec.Struct, frozen=True):
                 hint="name the column that does: subject='customer_id'",
             )
         if not isinstance(self.keep, str):
-            raise DefinitionError(f"{what} has keep={self.keep!r}, which is no text.", hint="keep='10y: tax code 147'")
+            raise DefinitionError(f"{what} has keep={self.keep!r}, which is no text.", hint="keep='10 years: tax code 147'")
         if self.retention is not None and parse_duration(self.retention) < timedelta(days=1):
             raise DefinitionError(f"{what} has a retention of {self.retention!r}; it is at least a day.", hint="retention='400d'")
 
@@ -211,9 +213,11 @@ class Table(msgspec.Struct, frozen=True):
         """Raise DefinitionError for a password in the definition, and for what a database needs and a file has not, or the reverse."""
         what = f"Table '{self.name}'"
         url = _URL.fullmatch(self.source)
-        if url and not all(_FROM_OUTSIDE.fullmatch(secret) for secret in _find_secrets(url[2])):
+        if url and not all(FROM_OUTSIDE.sub("", secret) == "" for secret in _find_secrets(url[2])):
             # The source is not shown: what is wrong with it is that it can be read.
-            raise DefinitionError(f"{what} has a password in its source.", hint=f"take it from the environment: {url[1]}://USER:$PASSWORD@HOST/...")
+            raise DefinitionError(
+                f"{what} has a password in its source.", hint=f"endcap secrets set NAME, and write {url[1]}://USER:$secret:NAME@HOST/..."
+            )
         if url and url[1].lower() in ("postgresql", "postgres") and self.relation is None:
             raise DefinitionError(f"{what} reads a database and names no relation.", hint="declare relation='public.orders'")
         if self.relation is None:
@@ -240,7 +244,8 @@ class Table(msgspec.Struct, frozen=True):
 def _find_secrets(rest: str) -> list[str]:
     """What stands in a URL, after its scheme, where passwords do."""
     user, separator, _ = rest.partition("?")[0].rpartition("@")
-    password = user.partition(":")[2] if separator else ""
+    name = FROM_OUTSIDE.match(user)  # the user may be a secret, whose name holds a colon
+    password = user[name.end() if name else 0 :].partition(":")[2] if separator else ""
     return [password, *(found[1] for found in _SECRETS.finditer(rest))]
 
 

@@ -28,10 +28,17 @@ _PLAIN = (str, int, float, bool, Path)
 _LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
+_ASKED = {"providers add": "secret of the client (none: a public one)", "secrets set": "value"}
+_MOST_TYPED = 100_000
 _GIVEN = ("folder", "password", "reporter")  # filled in by the face: --project, what is typed unseen, and the progress shown
 TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
     "groups": "People who hold roles together: make, fill, give a role.",
+    "providers": "Servers of OpenID Connect by which people sign in to pages.",
+    "quotas": "What workspaces and actors may use: limits, and what is used of them.",
+    "rights": "Who may do what to single things: close, open, hand over.",
+    "sessions": "Who is signed in at pages: list, end.",
+    "shares": "What workspaces let one another read.",
     "tokens": "What programs sign in with: make, list, rotate, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",
@@ -226,7 +233,7 @@ def _callback(verb: Verb) -> Any:
         names = {parameter.name for parameter in verb.parameters}
         workspace = DEFAULT_WORKSPACE if "workspace" in names else values.pop("workspace")
         if "password" in names:
-            values["password"] = _ask_password()
+            values["password"] = _ask_password(_ASKED.get(verb.name, "password (none: only tokens sign in)"))
         if "verify" in names:
             values["verify"] = verify
         restoring = verb.name == "restore"
@@ -252,14 +259,15 @@ def _find_beside(verb: Verb, name: str) -> Verb:
     return collect_verbs(import_module(verb.call.__module__))[name]
 
 
-def _ask_password() -> str | None:
-    """What somebody types, twice and unseen; a line of standard input where nobody can be asked. None for nothing. Never an option: others could
-    read it in the list of processes, or later in the shell's history.
+def _ask_password(asked: str) -> str | None:
+    """What somebody types, twice and unseen; standard input, without the end of its last line, where nobody can be asked. None for nothing.
+
+    Never an option: others could read it in the list of processes, or later in the shell's history.
     """
     if sys.stdin.isatty():
-        typed: str = click.prompt("password (none: only tokens sign in)", default="", hide_input=True, show_default=False, confirmation_prompt=True)
+        typed: str = click.prompt(asked, default="", hide_input=True, show_default=False, confirmation_prompt=True)
         return typed or None
-    return sys.stdin.readline().rstrip("\r\n") or None
+    return sys.stdin.read(_MOST_TYPED).rstrip("\r\n") or None
 
 
 def _confirm(session: Any, project: Path, *, as_json: bool) -> bool:

@@ -14,7 +14,21 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from endcap.core.durations import format_duration
-from endcap.faces.cli import audit_text, backup_text, lineage_text, people_text, release_text, row_text, tracking_text, version_text, view_text
+from endcap.faces.cli import (
+    audit_text,
+    backup_text,
+    keys_text,
+    lineage_text,
+    people_text,
+    quota_text,
+    release_text,
+    rights_text,
+    row_text,
+    signin_text,
+    tracking_text,
+    version_text,
+    view_text,
+)
 from endcap.faces.cli.entry import tame
 from endcap.faces.cli.release_text import (
     style_of,
@@ -66,7 +80,21 @@ def render(result: Any, *, as_json: bool) -> int:
     return _NOT_PASSED if failed else 0
 
 
-_TEXTS = (audit_text, backup_text, lineage_text, people_text, release_text, row_text, tracking_text, version_text, view_text)
+_TEXTS = (
+    audit_text,
+    backup_text,
+    keys_text,
+    lineage_text,
+    people_text,
+    quota_text,
+    release_text,
+    rights_text,
+    row_text,
+    signin_text,
+    tracking_text,
+    version_text,
+    view_text,
+)
 _TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     kind: tell for text in _TEXTS for kind, tell in getattr(text, "TELLERS", {}).items()
 }

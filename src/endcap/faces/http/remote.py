@@ -49,6 +49,8 @@ HELD = {
     "store": "to which other stores the server copies is settled where it runs",
 }
 """The parameters that no request gives, each with the reason. ``folder`` is filled in, the others keep their defaults."""
+GIVEN = {("quotas set", "memory")}
+"""Parameters that requests do give though another verb's of that name are held: this one is a limit that is kept, not what a call may use."""
 _INT64: Any = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -149,7 +151,7 @@ def make_remote(verb: Verb) -> RemoteVerb | str:
     fields: list[Any] = []
     for parameter in verb.parameters:
         required = parameter.default is parameter.empty
-        if parameter.name in HELD:
+        if parameter.name in HELD and (verb.name, parameter.name) not in GIVEN:
             if required and parameter.name != "folder":
                 return f"needs '{parameter.name}': {HELD[parameter.name]}"
             continue

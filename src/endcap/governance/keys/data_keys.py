@@ -56,13 +56,13 @@ def open_newest(session: Session, change: Change | None = None) -> OpenKey:
     found = kept.newest.get(session.workspace)
     if found is not None and _is_fresh(found[1], now):
         return open_key(session, found[0], change)
-    standing = find_newest(change.tx if change else session.records, session.workspace)
+    standing = find_newest(change.tx if change else session.ports.records, session.workspace)
     if standing is not None:
         opened = open_key(session, standing.id, change)
     elif change is not None:
         return make_key(session, change.tx)  # not kept: the transaction may be taken back
     else:
-        with session.records.transact() as tx:
+        with session.ports.records.transact() as tx:
             standing = find_newest(tx, session.workspace)
             opened = _open(session, standing, tx) if standing is not None else make_key(session, tx)
     with kept.lock:
@@ -77,7 +77,7 @@ def open_key(session: Session, key: str, change: Change | None = None) -> OpenKe
     found = kept.opened.get((session.workspace, key))
     if found is not None and _is_fresh(found[1], now):
         return found[0]
-    records = change.tx if change else session.records
+    records = change.tx if change else session.ports.records
     record = records.get(DATA_KEYS, workspace=HOUSE, id=key)
     if record is None or record.workspace != session.workspace:
         raise IntegrityBroken(f"This was not sealed in the workspace '{session.workspace}', or its data key is gone.", hint="endcap keys ls")
@@ -116,21 +116,26 @@ def find_newest(records: RecordReader, workspace: str) -> DataKey | None:
 
 
 def open_master(session: Session, tx: RecordTransaction) -> Master:
-    """The master key that wraps now; the home's first one is put on record. Raises NotFound where the one on record is not at hand."""
-    standing = find_master(tx)
+    """The master key that wraps now; the home's first one is put on record, the file of one that was rotated brought to its place.
+
+    Raises NotFound where the one on record is not at hand.
+    """
+    standing, place = find_master(tx), masters.find_file(session)
     if standing is not None:
-        return find_at_hand(session, standing.key)
-    found = next(masters.load_masters(session), None)
-    if found is None:
-        place = masters.find_file(session)
+        found = find_at_hand(session, standing.key)
+        if place is not None and (late := masters.load_file(masters.waiting(place))) is not None and late.key == standing.key:
+            masters.settle(place)  # writers take turns, so no other rotation is between
+        return found
+    first = next(masters.load_masters(session), None)
+    if first is None:
         if place is None:
             raise InvalidInput(
                 "This home has no folder, so its master key has no place.",
                 hint=f"name one that all its machines have: ENDCAP_MASTER_KEY_FILE=/etc/endcap/master.key; {masters.MAKE_ONE}",
             )
-        found = masters.make_file(place)
-    register_master(session, tx, found, number=1)
-    return found
+        first = masters.make_file(place)
+    register_master(session, tx, first, number=1)
+    return first
 
 
 def register_master(session: Session, tx: RecordTransaction, master: Master, *, number: int) -> MasterKey:
@@ -149,13 +154,13 @@ def find_master(records: RecordReader) -> MasterKey | None:
 
 def find_at_hand(session: Session, key: str) -> Master:
     """The master key of an id, if the settings or the home's file hold it. Raises NotFound."""
-    found: list[Master] = []
-    for master in masters.load_masters(session):
-        moved = master.source == "command" and key.startswith("command-")  # it may be the same one elsewhere: what it unwraps is checked
-        if master.key == key or moved:
+    found, place = list(masters.load_masters(session)), masters.find_file(session)
+    for master in found:
+        if master.key == key:
             return master
-        found.append(master)
-    place = masters.find_file(session)
+    for master in found:
+        if master.source == "command" and key.startswith("command-"):  # it may be the same one elsewhere: what it unwraps is checked
+            return master
     shown = f"at hand is {', '.join(master.key for master in found)}" if found else f"there is none in {place}" if place else "there is none at hand"
     raise NotFound(
         f"The master key {key}, under which this home's keys are wrapped, is missing: {shown}. What is sealed does not open without it.",
@@ -189,14 +194,15 @@ def forget_opened(session: Session, keys: Sequence[str] | None = None) -> None:
 
 
 def _open(session: Session, record: DataKey, records: RecordReader) -> OpenKey:
-    try:
-        plain = unwrap_key(session, record)
-    except NotFound:
-        again = records.get(DATA_KEYS, workspace=HOUSE, id=record.id)
-        if again is None or again.master == record.master:
-            raise
-        plain = unwrap_key(session, again)  # wrapped anew between the two reads
-    return _derive(record.id, plain)
+    """A data key in memory. Where it is wrapped anew between reading it and reading the master key, it is read again."""
+    while True:
+        try:
+            return _derive(record.id, unwrap_key(session, record))
+        except NotFound:
+            again = records.get(DATA_KEYS, workspace=HOUSE, id=record.id)
+            if again is None or again.master == record.master:
+                raise
+            record = again
 
 
 def _derive(key: str, plain: bytes) -> OpenKey:
@@ -205,7 +211,7 @@ def _derive(key: str, plain: bytes) -> OpenKey:
 
 def _kept_of(session: Session) -> _Kept:
     with _LOCK:
-        return _KEPT.setdefault(session.records, _Kept())
+        return _KEPT.setdefault(session.ports.records, _Kept())
 
 
 def _is_fresh(at: datetime, now: datetime) -> bool:

@@ -142,7 +142,8 @@ def load_masters(session: Session) -> Iterator[Master]:
     yield from _named(settings.master_key, settings.master_key_command, what="ENDCAP_MASTER_KEY")
     place = find_file(session)
     if place is not None:
-        yield from (found for path in (place, waiting(place)) if (found := load_file(path)) is not None)
+        late, own = load_file(waiting(place)), load_file(place)  # in this order: what waits takes its place at any moment
+        yield from (found for found in (own, late) if found is not None)
     yield from load_next(settings)
 
 

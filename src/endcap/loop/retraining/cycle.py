@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from endcap.core.definitions.purposes import require_purpose
 from endcap.core.errors import PermissionDenied
 from endcap.core.identity import identify
+from endcap.governance.keys.sealings import with_sealing
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.sealed_parts import mark_answers
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import log_predictions, sweep_log
 from endcap.loop.deployment.records import BATCHES, Batch
@@ -32,6 +34,7 @@ from endcap.pipelines.graph import Dataset, Outcome, Reporter, Step, StepContext
 from endcap.pipelines.leases import hold_lease
 from endcap.pipelines.records import RUNS, Run
 from endcap.pipelines.runner import run_steps
+from endcap.pipelines.turns import hold_turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +70,7 @@ def turn(
     reporter: Reporter | None = None,
 ) -> CycleResult:
     """One turn of a model's cycle, as a run whose steps are kept by identity. One model turns once at a time: where another run of it
-    goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it.
+    goes on, it is waited for up to ``wait_s`` seconds, then Conflict says who runs it. Then it waits for its place in the queue (``hold_turn``).
 
     A retired model is refused (Conflict), and one whose purpose the tables and views do not all allow (PermissionDenied, audited), before
     anything is read.
@@ -78,9 +81,10 @@ def turn(
     subject = f"model/{task.name}"
     _require_purpose(session, task)
     require_in_service(session, task.name)
-    with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold:
-        cycle = _Cycle(hold.session, task, folder=folder, origin=origin, train=train, verify=verify)
-        done = run_steps(hold.session, cycle.steps(), subject=subject, reporter=reporter)
+    session = with_sealing(session, declared=task.encrypted)
+    with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold, hold_turn(session, hold, reporter=reporter) as own:
+        cycle = _Cycle(own, task, folder=folder, origin=origin, train=train, verify=verify)
+        done = run_steps(own, cycle.steps(), subject=subject, reporter=reporter)
         champion = get_champion(session, task.name)
     values = done.values
     return CycleResult(
@@ -321,4 +325,4 @@ class _Cycle:
             missing_facts=answers.missing_facts,
             members=named,
         )
-        return batch, answers.parts
+        return batch, mark_answers(self.task.tables, self.task.keys, answers.parts)

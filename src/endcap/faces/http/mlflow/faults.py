@@ -24,6 +24,7 @@ FAULTS = {
     "integrity_broken": ("DATA_LOSS", 422),
     "step_failed": ("INTERNAL_ERROR", 422),
     "storage_full": ("RESOURCE_EXHAUSTED", 507),
+    "quota_exceeded": ("REQUEST_LIMIT_EXCEEDED", 429),
     "unreachable": ("TEMPORARILY_UNAVAILABLE", 503),
     "lost_connection": ("TEMPORARILY_UNAVAILABLE", 503),
     "step_timed_out": ("DEADLINE_EXCEEDED", 422),

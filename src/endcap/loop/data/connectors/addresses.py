@@ -1,18 +1,19 @@
-"""Addresses of databases: a URL filled in from the environment, with a password that nobody is shown."""
+"""Addresses of databases: a URL filled in from the environment and from secrets, with a password that nobody is shown."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import quote, unquote
 
-from endcap.core.definitions.tables import Table
+from endcap.core.definitions.tables import FROM_OUTSIDE, Table
 from endcap.core.errors import InvalidInput, suggest
 
-VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:(?P<user>.*)@)?(?P<place>[^@?]*)(?:\?(?P<options>.*))?", re.DOTALL)
+_WITH_PORT = re.compile(r":[0-9]*$")
 _SECRET_OPTION = re.compile(r"(?:ssl)?password", re.IGNORECASE)
 
 
@@ -35,8 +36,16 @@ class Address:
         return text
 
 
-def read_address(table: Table, *, environ: Mapping[str, str] | None = None) -> Address:
-    """The address that a table's source names, with ``$NAME`` from the environment (None: the process's).
+class Secrets(Protocol):
+    """Where ``$secret:NAME`` is read: see ``endcap.governance.keys.secrets.SecretReader``."""
+
+    def read(self, name: str) -> str: ...
+
+    def require_hosts(self, hosts: Sequence[str]) -> None: ...
+
+
+def read_address(table: Table, *, environ: Mapping[str, str] | None = None, secrets: Secrets | None = None) -> Address:
+    """The address that a table's source names, with ``$NAME`` from the environment (None: the process's), ``$secret:NAME`` from ``secrets``.
 
     What a variable gives for user, password or an option is taken as it is; a variable that holds the whole URL gives its parts in the escapes
     of URLs. Raises InvalidInput for a variable that is not set, and for what is no URL.
@@ -45,7 +54,7 @@ def read_address(table: Table, *, environ: Mapping[str, str] | None = None) -> A
     what = f"Table '{table.name}'"
     source = table.source
     if "://" not in source:
-        source = expand(source, what=what, environ=environ)
+        source = expand(source, what=what, environ=environ, secrets=secrets)
     found = _URL.fullmatch(source)
     if found is None:
         # The variable may hold a password, so what came of it is not shown.
@@ -53,13 +62,15 @@ def read_address(table: Table, *, environ: Mapping[str, str] | None = None) -> A
     raw = "$" in table.source and "://" in table.source
 
     def fill(text: str, *, escape: bool) -> str:
-        return expand(text, what=what, environ=environ, escape=escape) if raw else text
+        return expand(text, what=what, environ=environ, secrets=secrets, escape=escape) if raw else text
 
     user, separator, password = fill(found["user"] or "", escape=True).partition(":")
     place = fill(found["place"], escape=False)
     options = [fill(option, escape=True) for option in (found["options"] or "").split("&") if option]
     plain = [option for option in options if not _SECRET_OPTION.fullmatch(option.partition("=")[0])]
     hidden = [password if separator else "", *(option.partition("=")[2] for option in options if option not in plain)]
+    if secrets is not None:
+        secrets.require_hosts(_find_hosts(place, options))
     scheme = found[1].lower()
     who = f"{user}@" if user else ""
     tail = f"?{'&'.join(options)}" if options else ""
@@ -72,16 +83,21 @@ def read_address(table: Table, *, environ: Mapping[str, str] | None = None) -> A
     )
 
 
-def expand(text: str, *, what: str, environ: Mapping[str, str] | None = None, escape: bool = False) -> str:
-    """A text with ``$NAME`` and ``${NAME}`` from the environment; ``escape`` puts values into the escapes of URLs.
+def expand(text: str, *, what: str, environ: Mapping[str, str] | None = None, secrets: Secrets | None = None, escape: bool = False) -> str:
+    """A text with ``$NAME`` and ``${NAME}`` from the environment, ``$secret:NAME`` from ``secrets``; ``escape`` puts values into the escapes of URLs.
 
-    Raises InvalidInput for a variable that is not set; ``what`` begins the sentence.
+    Raises InvalidInput for a variable that is not set, or a secret where none are read; ``what`` begins the sentence.
     """
     environ = os.environ if environ is None else environ
     escaped: Callable[[str], str] = (lambda value: quote(value, safe="")) if escape else str
 
     def read(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
+        name = found["braced"] or found["bare"]
+        marked, _, secret = name.rpartition(":")
+        if marked:
+            if secrets is None:
+                raise InvalidInput(f"{what} reads {text!r}; secrets are for the addresses of databases.", hint="take it from the environment: $NAME")
+            return escaped(secrets.read(secret))
         if name not in environ:
             raise InvalidInput(
                 f"{what} reads {text!r}, and the environment variable '{name}' is not set.",
@@ -89,4 +105,12 @@ def expand(text: str, *, what: str, environ: Mapping[str, str] | None = None, es
             )
         return escaped(environ[name])
 
-    return VARIABLE.sub(read, text)
+    return FROM_OUTSIDE.sub(read, text)
+
+
+def _find_hosts(place: str, options: Sequence[str]) -> list[str]:
+    """The servers that a URL may reach; one that an option names cannot be told from any other."""
+    if any(option.partition("=")[0].lower() in ("host", "hostaddr", "service", "servicefile") for option in options):
+        return []
+    hosts = unquote(place.partition("/")[0]).split(",")
+    return [host.rpartition(":")[0] if _WITH_PORT.search(host) else host for host in hosts if host]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput, suggest
-from endcap.loop.data.connectors.addresses import read_address
+from endcap.loop.data.connectors.addresses import Secrets, read_address
 from endcap.loop.data.connectors.relations import Connector
 
 SCHEMES = ("postgresql", "postgres")
 
 
-def open_connector(table: Table) -> Connector:
-    """The connector of a table in a database; nothing is connected yet.
+def open_connector(table: Table, *, secrets: Secrets | None = None) -> Connector:
+    """The connector of a table in a database; nothing is connected yet. ``secrets`` is where ``$secret:NAME`` is read (None: nowhere).
 
     Raises InvalidInput for a scheme that no connector has, and as ``read_address`` does.
     """
-    address = read_address(table)
+    address = read_address(table, secrets=secrets)
     if address.scheme in SCHEMES:
         from endcap.loop.data.connectors.postgres import PostgresConnector
 

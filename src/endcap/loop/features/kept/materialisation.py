@@ -13,9 +13,11 @@ from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_view
+from endcap.loop.features.kept.materialised import find_newest
 from endcap.loop.features.records import Materialisation, ViewVersion
 from endcap.pipelines.graph import Reporter, SilentReporter
 from endcap.pipelines.leases import hold_lease
+from endcap.pipelines.turns import hold_turn
 
 
 @verb("features materialise", permission=Permission.EDIT)
@@ -41,6 +43,8 @@ def materialise(
     ``folder`` is where relative paths of its tables begin (None: where they did when it was applied). ``verify`` reads files again whose size
     and time are unchanged. ``wait`` is how long to wait for another run of the view that goes on, such as 10min.
 
+    Where other runs of the home come first, it waits for its place in the queue: see endcap queue.
+
     Raises NotFound for an unknown view, ContractBroken for rows that break a table's contract, InvalidInput for tables that no longer have the
     view's columns, or have them in other types, Conflict where another run goes on; nothing is kept then. Where the online store does not
     answer, the batch stands offline, and the next run brings it online. Cost: that of ingesting what is new, the new files and the tiles of the
@@ -53,9 +57,12 @@ def materialise(
     require_right(session, f"view/{version.name}", Permission.EDIT, verb="features materialise")
     subject = f"features/{version.id}"
     wait_s = parse_duration(wait).total_seconds()
-    with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold:
+    last = find_newest(session, version)
+    expected_s = last.cpu_s if last else None
+    held = hold_lease(session, subject, wait_s=wait_s, reporter=reporter)
+    with held as hold, hold_turn(session, hold, verb="features materialise", expected_s=expected_s, reporter=reporter) as own:
         version = find_view(session, version.id)  # a run that was waited for may have found its types
-        run = ViewRun(hold.session.without_veil(), version, folder=folder or Path(version.folder), reporter=reporter or SilentReporter())
+        run = ViewRun(own.without_veil(), version, folder=folder or Path(version.folder), reporter=reporter or SilentReporter())
         return run.materialise(_read_span(since, until, zone=_zone_of(version)), verify=verify)
 
 

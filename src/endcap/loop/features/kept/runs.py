@@ -27,6 +27,7 @@ from endcap.core.clock import ManualClock
 from endcap.core.errors import Conflict, InvalidInput
 from endcap.core.identity import identify
 from endcap.core.names import quote
+from endcap.governance.quotas.usage import count_use
 from endcap.governance.sessions import Session
 from endcap.loop.data.column_profiles import profile_columns
 from endcap.loop.data.column_types import name_type
@@ -287,6 +288,7 @@ class ViewRun:
                 raise Conflict(f"Feature view '{version.id}' was materialised by another run meanwhile.", hint="run it again")
             change.tx.append(SNAPSHOTS, workspace=workspace, record=snapshot)
             change.tx.append(MATERIALISATIONS, workspace=workspace, record=record)
+            count_use(self.session, change.tx, f"view/{version.name}", cpu_s=record.cpu_s, wall_s=record.wall_s, n_runs=1)
             self._tell(change.tx, record, version)
             found = change.tx.get_versioned(VIEW_VERSIONS, workspace=workspace, id=version.id)
             if found is not None and found[0].stored_types != version.stored_types:

@@ -22,7 +22,9 @@ def test_every_error_has_a_name_and_a_status_that_the_client_understands() -> No
     codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EndcapError)}
     assert set(FAULTS) == codes == set(HTTP_STATUSES)
     again = {code for code, (_, status) in FAULTS.items() if status in ASKED_AGAIN}
-    assert again == {"error", "lost_connection", "unreachable"}, "the client asks again for minutes: only after what may pass by itself"
+    assert again == {"error", "lost_connection", "quota_exceeded", "unreachable"}, (
+        "the client asks again for minutes: only after what may pass by itself"
+    )
 
 
 def test_every_call_says_what_it_does_and_is_there_once() -> None:

@@ -1,4 +1,4 @@
-"""Who holds a lease: a process that others can tell from all others, and whether it is gone."""
+"""Who holds a lease or a place in the queue: a process that others can tell from all others, and whether it is gone."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from endcap.pipelines.holders import Holder, Holds
+from endcap.governance.holders import Holder, Holds
 from endcap.storage.liveness import identify_machine, read_beginning
 
 SLEEPING = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
