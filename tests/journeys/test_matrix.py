@@ -265,6 +265,8 @@ ASKING: dict[str, dict[str, Any]] = {
     "groups grant": {"workspace": "elsewhere"},
     "groups leave": {"user": "vera"},
     "groups ls": {"everywhere": True},
+    "sessions end": {"user": "vera"},
+    "sessions ls": {"everybody": True},
     "set-environment": {"store": "x"},
     "sign-audit": {"house": True},
     "tokens make": {"user": "vera"},

@@ -57,7 +57,7 @@ def serve(
         url = show_url(host, listening.getsockname()[1], names=names, secure=secure)
         with suppress(StorageFull):  # what reads is answered all the same
             note_service(house.ports.records, url, now=house.clock.now())
-        signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy)
+        signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy, secure=place.secure)
         application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, announce=lambda: announce(url))
         config = uvicorn.Config(
             application,
