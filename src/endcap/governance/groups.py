@@ -119,7 +119,7 @@ def show_group(session: Session, group: str) -> GroupDetail:
 def join_group(session: Session, group: str, user: str) -> GroupDetail:
     """Take a user into a group, and so give them its roles. For admins of the house."""
     session.require_admin(verb="groups join")
-    find_user(session.records, user)
+    find_user(session.records, user, asked_by=session)
     with session.in_house().change("groups join", thing=f"group/{group[:100]}", detail={"user": user}) as change:
         found = find_group(change.tx, group)
         before = change.tx.get(MEMBERSHIPS, workspace=HOUSE, id=f"{found.id}/{user}")

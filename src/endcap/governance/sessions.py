@@ -16,10 +16,11 @@ from endcap.governance.records import HOUSE, SYSTEM, Actor
 from endcap.governance.rights.checks import find_standing, require_change
 from endcap.governance.rights.veils import VeiledRecords, VeiledTracks, VeiledTransaction
 from endcap.governance.verbs import find_permission
-from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction
+from endcap.storage.ports import OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction
 from endcap.storage.tracks import TrackStore
 
 if TYPE_CHECKING:
+    from endcap.governance.keys.sealed_blobs import SealedBlobs
     from endcap.governance.privacy.sealed_tables import SealedTables
 
 Detail = Mapping[str, str | int | float | bool | None]
@@ -79,6 +80,8 @@ class Session:
     """Whose rights on closed things count, where that is not the actor."""
     unveiled: bool = False
     """Whether closed things are there whoever acts: see ``without_veil``."""
+    sealing: bool = False
+    """Whether the files and tables that the session writes are encrypted at rest, whatever its workspace declares."""
     place: HeldPlace | None = None
     """Set while a run goes on: what it begins itself waits for no place of its own."""
 
@@ -91,13 +94,17 @@ class Session:
     @property
     def tables(self) -> SealedTables:
         """The table store; what writers declare personal lies in it under the keys of whom it is about."""
+        from endcap.governance.keys.sealed_partitions import SealedPartitions
         from endcap.governance.privacy.sealed_tables import SealedTables
 
-        return SealedTables(self.ports.tables, self)
+        return SealedTables(SealedPartitions(self.ports.tables, self), self)
 
     @property
-    def blobs(self) -> BlobStore:
-        return self.ports.blobs
+    def blobs(self) -> SealedBlobs:
+        """The blob store; what is declared to be encrypted lies sealed in it."""
+        from endcap.governance.keys.sealed_blobs import SealedBlobs
+
+        return SealedBlobs(self.ports.blobs, self)
 
     @property
     def online(self) -> OnlineStore:

@@ -12,6 +12,7 @@ from endcap.core.durations import parse_duration
 from endcap.core.permissions import Permission
 from endcap.core.settings import parse_bytes
 from endcap.core.zones import parse_moment
+from endcap.governance.quotas.limits import require_memory
 from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
@@ -61,7 +62,8 @@ def run(
     another run of the model that goes on, such as 10min. What was computed before is not computed again.
     ``executor`` is where shards and members are computed: here, processes, ray or ray://HOST:PORT (None: ENDCAP_EXECUTOR, or here);
     ``memory`` is what queries and shards may use of it, such as 6GB (None: ENDCAP_MEMORY_LIMIT, or 60 % of the machine's). Results are
-    equal whatever they are. Raises Conflict where another run goes on.
+    equal whatever they are. Where other runs of the home come first, it waits in the queue: see endcap queue. Raises Conflict where another run of
+    the model goes on, QuotaExceeded where the CPU-minutes of the workspace are used up.
     """
     wait_s = parse_duration(wait).total_seconds()
     session = _set_up(session, executor=executor, memory=memory)
@@ -114,5 +116,5 @@ def _set_up(session: Session, *, executor: str | None, memory: str | None) -> Se
     if executor is not None:
         given["executor"] = executor
     if memory is not None:
-        given["memory_limit"] = parse_bytes(memory, what="The memory")
+        given["memory_limit"] = require_memory(session, parse_bytes(memory, what="The memory"), verb="run")
     return replace(session, settings=msgspec.structs.replace(session.settings, **given)) if given else session

@@ -15,12 +15,13 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from endcap.core.errors import EndcapError, InvalidInput, Unreachable
+from endcap.core.errors import EndcapError, InvalidInput, NotSignedIn, Unreachable
 from endcap.core.settings import format_bytes
 from endcap.faces.http.answers import RequestRefused, encode_error, encode_result, send_json, status_of, tell_unforeseen
 from endcap.faces.http.heads import STREAMED, Head, Place, read_head, require_json, require_place
 from endcap.faces.http.mlflow.faults import describe_fault
 from endcap.faces.http.prefixes import choose_workspace, split_workspace
+from endcap.faces.http.rates import Rates
 from endcap.faces.http.sessions import SESSION
 from endcap.governance.sessions import Session
 
@@ -31,6 +32,9 @@ _DRAINED_BODIES = 8
 MLFLOW = ("/api/2.0/mlflow", "/api/3.0/mlflow")
 OPEN = frozenset(("/healthz", "/health"))
 """What anybody may ask who reaches the service: whether it is up."""
+SET_UP = "/api/v1/setup"
+"""What a stranger may send: the set-up code of a home without users."""
+_MOST_STRANGE_BYTES = 16 * 2**10
 _BODIED = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 _STOPPED = Unreachable("The service was stopped before this call had ended.", hint="what it had not written is not done: call again once it is up")
@@ -47,6 +51,10 @@ class SigningIn(Protocol):
         ...
 
     async def sign_in(self, head: Head, scope: Scope) -> Session: ...
+
+    def admit_stranger(self, head: Head, scope: Scope) -> Session:
+        """The session of nobody, who may say a set-up code."""
+        ...
 
 
 class Showing(Protocol):
@@ -73,6 +81,7 @@ class Gateway:
         *,
         pages: Showing | None = None,
         place: Place | None = None,
+        rates: Rates | None = None,
         announce: Callable[[], None] = lambda: None,
     ) -> None:
         self._app = app
@@ -80,6 +89,7 @@ class Gateway:
         self._signing_in = signing_in
         self._pages = pages
         self._place = place or Place()
+        self._rates = rates
         self._announce = announce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +127,12 @@ class Gateway:
         if path in OPEN and method not in _BODIED and workspace is None:
             await self._app(scope, receive, send)
             return
-        session = self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
+        strange = path == SET_UP and method == "POST"
+        session = (
+            self._signing_in.admit_stranger(head, scope) if strange else self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
+        )
+        if self._rates is not None:
+            await self._rates.require(session)
         scope[SESSION] = session
         if path in self._quick and method != "POST":
             error = InvalidInput(f"{path} takes POST, not {method}.", hint="send it by POST")
@@ -125,7 +140,7 @@ class Gateway:
         if streamed or method not in _BODIED:
             await self._app(scope, _watched(receive) if streamed else receive, send)
             return
-        body = await read_body(receive)
+        body = await read_body(receive, most_bytes=_MOST_STRANGE_BYTES if strange else None)
         if body is None:
             return
         quick = self._quick.get(path)
@@ -153,11 +168,13 @@ class Gateway:
 
 
 async def _tell_refused(send: Send, path: str, refused: RequestRefused) -> None:
-    """In the shape that the path's clients read. MLflow's would ask again for minutes, unseen, after 429: to it a wrong password is one at once."""
+    """In the shape that the path's clients read. MLflow's asks again for minutes, unseen, after 429: right for a quota of requests, and not for a
+    password, which is wrong at once.
+    """
     if not path.startswith(MLFLOW):
         await send_json(send, encode_error(refused.error), status=refused.status, headers=refused.headers)
         return
-    status = 401 if refused.status == 429 else refused.status
+    status = 401 if refused.status == 429 and isinstance(refused.error, NotSignedIn) else refused.status
     await send_json(send, encode_result(describe_fault(refused.error)), status=status, headers=refused.headers)
 
 

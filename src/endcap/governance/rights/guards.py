@@ -109,7 +109,7 @@ def require_holder(session: Session, text: str) -> str:
         raise InvalidInput(f"{text[:100]!r} is neither a user nor a group.", hint="write user/NAME or group/NAME")
     require_name(name, what=sort)
     if sort == "user" and has_users(session.ports.records):
-        find_user(session.ports.records, name)
+        find_user(session.ports.records, name, asked_by=session)
     if sort == "group":
         return f"group/{find_group(session.ports.records, name, near=Permission.OWN in permissions_of(session.role)).id}"
     return text
