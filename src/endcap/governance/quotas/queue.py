@@ -12,6 +12,8 @@ from endcap.governance.quotas.places import end_place, is_standing, look, read_q
 from endcap.governance.quotas.records import PLACES, SHARES, Place, Shares
 from endcap.governance.quotas.scheduling import describe_short, schedule
 from endcap.governance.records import HOUSE
+from endcap.governance.rights.checks import may_see
+from endcap.governance.rights.records import name_subject
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 
@@ -77,7 +79,7 @@ def leave_queue(session: Session, place: str) -> QueueLine:
 
 
 def _line(session: Session, place: Place, number: int, waits_for: str) -> QueueLine:
-    whole = session.admin or place.workspace == session.workspace
+    whole = session.admin or (place.workspace == session.workspace and may_see(session, name_subject(place.subject)))
     return QueueLine(
         number=number,
         id=place.id if whole else _HIDDEN,
