@@ -10,6 +10,7 @@ from endcap.storage.ports import Kind
 
 MODULES = (
     "endcap.governance.keys.records",
+    "endcap.governance.quotas.records",
     "endcap.governance.records",
     "endcap.pipelines.leases",
     "endcap.pipelines.open_lineage",
