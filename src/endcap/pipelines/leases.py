@@ -161,7 +161,7 @@ def hold_lease(
 
 
 def _find_hold(session: Session, subject: str) -> Hold | None:
-    records = session.records
+    records = session.ports.records
     while isinstance(records, FencedRecords):
         if records.hold.lease.subject == subject and records.hold.session.workspace == session.workspace:
             return records.hold

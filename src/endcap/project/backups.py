@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -21,12 +21,15 @@ from endcap.core.permissions import Permission
 from endcap.governance.audit import verify_audit
 from endcap.governance.audit_heads import check_since_signed, sign_head
 from endcap.governance.audit_keys import SigningKey, is_signed, list_audit_keys, open_key, require_public
+from endcap.governance.keys.data_keys import find_at_hand, find_master
+from endcap.governance.privacy.records import Forgetting
 from endcap.governance.records import AUDIT_HEADS, HOUSE, RESTORATIONS, AuditHead, Restoration
 from endcap.governance.services import list_running
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.pipelines.graph import Reporter, SilentReporter
 from endcap.project.kinds import load_kinds
+from endcap.project.subject_lists import apply_lists, keep_list, read_list
 from endcap.storage.backups import FORMAT, Advance, ChainHead, Filler, Keeper, Seal, check_parts, read_seal
 from endcap.storage.files import ending
 from endcap.storage.vaults import Vault, open_vault
@@ -54,10 +57,16 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     n_bytes_new: int | None = None
     frozen_s: float | None = None
     verified: bool = False
+    master_key: str = ""
+    """The id of the master key without which nothing that is sealed in it opens, and which is not in it ('': nothing is, or it was made earlier)."""
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """A home made from a backup: what is in it, and how many audit chains with how many rows were walked and found whole."""
+    """A home made from a backup: what is in it, and how many audit chains with how many rows were walked and found whole.
+
+    ``master_key`` is the id of the master key without which nothing that is sealed in it opens ('': nothing is), ``missing_key`` what is said where
+    it is not at hand ('': it is).
+    """
 
     backup: str
     at: datetime
@@ -70,6 +79,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     n_bytes: int
     n_chains: int
     n_audit_rows: int
+    master_key: str = ""
+    missing_key: str = ""
 
 
 @verb("backup", permission=Permission.OWN)
@@ -78,8 +89,8 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
 
     ``place`` is a folder outside the home, or s3://BUCKET/PATH, gs://, abfs://. What was acknowledged before the backup began is in it; records,
     blobs and tables fit together as they stood at one instant. What the place holds already is not copied again, and after a kill the same command
-    goes on. Online rows are not in it: they are made anew. A backup holds everything else that the home holds, webhooks' secrets too: keep it as
-    closely.
+    goes on. Online rows are not in it: they are made anew, and neither is the master key, without which nothing opens that is sealed: keep a copy of
+    it elsewhere. All else that the home holds is in it: keep it as closely.
     Raises IntegrityBroken where bytes of the home were changed at rest, InvalidInput for a place that holds other things, StorageFull where it takes
     no more. Cost: reading what is new once, and all partitions; writers of records wait for some 50 us a partition.
     """
@@ -131,7 +142,11 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
             seal = msgspec.structs.replace(seal, key=signing.public)
             seal = msgspec.structs.replace(seal, signature=signing.sign(seal, purpose=_PURPOSE))
         change.detail["backup"] = name = keeper.seal(seal)
-    return msgspec.structs.replace(_describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s)
+    keep_list(session, vault, heads)
+    master = find_master(session.ports.records)
+    return msgspec.structs.replace(
+        _describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s, master_key=master.key if master else ""
+    )
 
 
 @verb("backups", permission=Permission.OWN)
@@ -164,7 +179,9 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     the seal, so that a backup given by its name cannot have been exchanged. ``key`` is the public audit key that must have signed it, as you know it
     (None: any, or none). Every byte is checked against its digest and every audit chain is walked
     before the first record can be seen: until then the home opens for nobody, and after a kill the same command goes on. A home in a folder
-    is restored into PostgreSQL and the other way. Online rows come with the next endcap features materialise.
+    is restored into PostgreSQL and the other way. What is sealed opens once the master key is where it was. Online rows come with the next endcap
+    features materialise.
+    Who was forgotten since the backup is forgotten again, by the list that lies beside it, before anybody can look.
     Raises Conflict over a home that holds anything, or that is served; IntegrityBroken for a backup that was changed or cut, InvalidInput for one of
     a newer Endcap, StorageFull where the disk takes no more.
     """
@@ -173,10 +190,11 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     vault = open_vault(place)
     name, seal = read_seal(vault, backup)
     _require_signature(name, seal, key=key)
+    forgotten = read_list(vault)
     mark = _begin(session, name)
     filler = Filler(vault, seal)
     with _step(reporter, "blobs") as advance:
-        filler.fill_blobs(session.blobs, advance=advance)
+        filler.fill_blobs(session.ports.blobs, advance=advance)
     with _step(reporter, "tables") as advance:
         filler.fill_tables(session.ports, advance=advance)
     with _step(reporter, "landed") as advance:
@@ -186,7 +204,8 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     for space in session.online.spaces():  # of a server that the lost home had used
         session.online.drop(space)
     with _step(reporter, "records") as advance:
-        n_audit_rows = _finish(session, mark, filler, seal, advance=advance)
+        n_audit_rows = _finish(session, mark, filler, seal, forgotten, advance=advance)
+    master = find_master(session.ports.records)
     return Restored(
         backup=name,
         at=seal.at,
@@ -199,7 +218,17 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
         n_bytes=seal.n_bytes,
         n_chains=len(seal.heads),
         n_audit_rows=n_audit_rows,
+        master_key=master.key if master else "",
+        missing_key=_say_missing(session, master.key) if master else "",
     )
+
+
+def _say_missing(session: Session, key: str) -> str:
+    try:
+        find_at_hand(session, key)
+    except (NotFound, InvalidInput) as error:
+        return str(error)
+    return ""
 
 
 def _find_key(session: Session) -> SigningKey | None:
@@ -251,7 +280,9 @@ def _begin(session: Session, name: str) -> Restoration:
     )
 
 
-def _finish(session: Session, mark: Restoration, filler: Filler, seal: Seal, *, advance: Advance) -> int:
+def _finish(
+    session: Session, mark: Restoration, filler: Filler, seal: Seal, forgotten: Mapping[str, tuple[Forgetting, ...]], *, advance: Advance
+) -> int:
     """All records, once the chains that they hold are found whole, and the end of the mark, in one transaction. Returns the audit rows walked."""
     with session.in_house().change("restore", thing=_THING, detail={"backup": mark.backup, "recovery_point": seal.at.isoformat()}) as change:
         tx = change.tx
@@ -260,6 +291,7 @@ def _finish(session: Session, mark: Restoration, filler: Filler, seal: Seal, *, 
             raise Conflict(f"The home {session.ports.url} was written to while it was restored.", hint="give another --home")
         with ending(filler.read_records(advance=advance)) as records:
             tx.load(records)
+        change.detail["n_forgotten"] = apply_lists(session, tx, forgotten)
         done = msgspec.structs.replace(mark, state="done", done_at=session.now())
         tx.put(RESTORATIONS, workspace=HOUSE, record=done, expected_version=found[1])
         return sum(_verify_chain(session, workspace, head) for workspace, head in sorted(seal.heads.items()))

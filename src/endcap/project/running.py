@@ -13,6 +13,7 @@ from endcap.core.permissions import Permission
 from endcap.core.settings import parse_bytes
 from endcap.core.zones import parse_moment
 from endcap.governance.quotas.limits import require_memory
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import Batch
@@ -86,6 +87,7 @@ def run_task(
     """The same for a task that is at hand."""
     from endcap.loop.retraining.cycle import turn
 
+    require_right(session, f"model/{task.name}", Permission.EDIT, verb="run")
     if origin is not None:
         parse_moment(origin)  # before a run begins
     forced = True if train else None

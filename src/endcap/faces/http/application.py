@@ -17,15 +17,17 @@ from endcap.assembly import House
 from endcap.core.errors import EndcapError, InvalidInput, NotFound, suggest
 from endcap.faces.http.answers import encode_error, encode_result, status_of, tell_retry, tell_unforeseen
 from endcap.faces.http.calls import Calls
-from endcap.faces.http.gateway import Gateway, SigningIn
+from endcap.faces.http.gateway import Gateway
 from endcap.faces.http.heads import Place
 from endcap.faces.http.mlflow.routes import mlflow_routes
 from endcap.faces.http.online import OnlineReads
 from endcap.faces.http.openapi import describe_service
+from endcap.faces.http.pages.pages import Pages
 from endcap.faces.http.rates import Rates
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
 from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import SignIn, session_of
+from endcap.governance.groups import set_groups_from_provider
 
 
 def build_application(
@@ -34,7 +36,7 @@ def build_application(
     folder: Path,
     calls: Calls | None = None,
     place: Place | None = None,
-    signing_in: SigningIn | None = None,
+    signing_in: SignIn | None = None,
     rates: Rates | None = None,
     announce: Callable[[], None] = lambda: None,
 ) -> Gateway:
@@ -53,7 +55,10 @@ def build_application(
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # each handler takes its own kind of error
     app.router.redirect_slashes = False
-    return Gateway(app, quick, signing_in or SignIn(house), place=place, rates=rates or Rates(), announce=announce)
+    place = place or Place()
+    signing_in = signing_in or SignIn(house, secure=place.secure)
+    pages = Pages(house, signing_in, place=place, set_groups=set_groups_from_provider)
+    return Gateway(app, quick, signing_in, pages=pages, place=place, rates=rates or Rates(), announce=announce)
 
 
 def _route(remote: RemoteVerb, folder: Path, calls: Calls) -> Route:

@@ -163,7 +163,7 @@ class _Reader(ABC):
             return self._find_unfiled(kind, workspace=workspace, where=where or {}, newest_first=newest_first, after=after, limit=limit)
         if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
-        return [kind.decode(body) for (body,) in rows]
+        return kind.decode_all(rows)
 
     def _find_unfiled(
         self, kind: Kind[R], *, workspace: str, where: Mapping[str, object], newest_first: bool, after: str | None, limit: int | None
@@ -289,7 +289,7 @@ class SqliteRecords(_Reader):
     """Records in SQLite, one connection a thread. Writers take turns by ``BEGIN IMMEDIATE`` and wait up to 30 s for theirs."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE, upgrades=(_UPGRADE,)))
+        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE, upgrades=(_UPGRADE,), pragmas=("secure_delete = FAST",)))
 
     @contextmanager
     def transact(self) -> Iterator[SqliteTransaction]:

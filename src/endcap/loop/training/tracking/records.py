@@ -122,7 +122,7 @@ class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 COUNTED = Kind("counted-run", Counted, "id", of=lambda found: (f"run/{found.id}",))
-EXPERIMENTS = Kind("experiment", Experiment, "id", (("name",), ("stage",)), of=lambda found: (f"experiment/{found.id}",))
+EXPERIMENTS = Kind("experiment", Experiment, "id", (("name",), ("stage",)), of=lambda found: (f"experiment/{found.id}", f"model/{found.name}"))
 RUN_FILES = Kind("run-file", RunFile, "id", (("owner", "folder", "stands"),), of=lambda file: (file.owner,))
 RUN_FOLDERS = Kind("run-folder", RunFolder, "id", (("owner", "folder", "stands"),), of=lambda folder: (folder.owner,))
 DATASETS = Kind("run-dataset", Dataset, "id", (("run",), ("name",), ("digest",), ("context",)), of=lambda found: (f"run/{found.run}",))
