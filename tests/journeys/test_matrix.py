@@ -265,6 +265,7 @@ def test_an_alias_that_means_a_release_asks_for_that_permission_too(world: World
 
 ASKING: dict[str, dict[str, Any]] = {
     "audit": {"house": True},
+    "cost": {"by": "workspace"},
     "export-audit": {"house": True},
     "groups grant": {"workspace": "elsewhere"},
     "groups leave": {"user": "vera"},

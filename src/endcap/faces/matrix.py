@@ -22,6 +22,7 @@ ADMINS = {
     "audit": "with `house`",
     "backup": ALWAYS,
     "backups": ALWAYS,
+    "cost": "by `workspace`",
     "export-audit": "with `house`",
     "groups add": ALWAYS,
     "groups claim": ALWAYS,
