@@ -110,6 +110,7 @@ _LIST = "SELECT sequence, workspace, body FROM record WHERE kind = ?"
 _GET_FILED = "SELECT names FROM filed_under WHERE kind = ?"
 _SET_FILED = "INSERT OR REPLACE INTO filed_under (kind, names) VALUES (?, ?)"
 _AT_ONCE = 2000
+_PRAGMAS = ("secure_delete = ON",)  # a key that was destroyed does not stay in a free corner of its page
 
 
 class _Reader(ABC):
@@ -289,7 +290,7 @@ class SqliteRecords(_Reader):
     """Records in SQLite, one connection a thread. Writers take turns by ``BEGIN IMMEDIATE`` and wait up to 30 s for theirs."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE, upgrades=(_UPGRADE,)))
+        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE, upgrades=(_UPGRADE,), pragmas=_PRAGMAS))
 
     @contextmanager
     def transact(self) -> Iterator[SqliteTransaction]:
