@@ -13,7 +13,7 @@ from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import HOUSE, SYSTEM, Actor
-from endcap.governance.rights.checks import find_standing, require_right
+from endcap.governance.rights.checks import find_standing, require_change
 from endcap.governance.rights.veils import VeiledRecords, VeiledTracks, VeiledTransaction
 from endcap.governance.verbs import find_permission
 from endcap.storage.ports import OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction
@@ -175,8 +175,8 @@ class Session:
         they did then, which is asked inside the transaction.
         """
         standing = find_standing(self)
-        if standing is not None and standing.sees((thing,)):
-            require_right(self, thing, find_permission(verb), verb=verb)
+        if standing is not None:
+            require_change(self, thing, find_permission(verb), verb=verb)
         with self.ports.records.transact() as tx:
             lost = self.warrant.find_lost(tx, self.now()) if self.warrant is not None else None
             if lost is None:

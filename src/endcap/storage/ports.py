@@ -58,6 +58,10 @@ class Kind(Generic[R]):
     def index_names(self) -> frozenset[str]:
         return frozenset("+".join(fields) for fields in self.indexes)
 
+    @cached_property
+    def decoder(self) -> msgspec.json.Decoder[R]:
+        return msgspec.json.Decoder(self.type)
+
     def id_of(self, record: R) -> str:
         return str(getattr(record, self.id))
 
@@ -91,9 +95,20 @@ class Kind(Generic[R]):
     def decode(self, body: bytes) -> R:
         """The record of a body. Raises IntegrityBroken when the bytes are no such record."""
         try:
-            return msgspec.json.decode(body, type=self.type)
+            return self.decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise IntegrityBroken(f"A record of kind '{self.name}' does not read as one: {error}.", hint="restore the home from a backup") from error
+            raise self._broken(error) from error
+
+    def decode_all(self, rows: Iterable[tuple[bytes | str]]) -> list[R]:
+        """The records of many bodies, each alone in a row of a store. Raises as ``decode``."""
+        decode = self.decoder.decode
+        try:
+            return [decode(body) for (body,) in rows]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> IntegrityBroken:
+        return IntegrityBroken(f"A record of kind '{self.name}' does not read as one: {error}.", hint="restore the home from a backup")
 
 
 def join_values(values: Sequence[object]) -> str:
@@ -238,6 +253,17 @@ class TableStore(Protocol):
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         """Forget one partition; forgetting what is not there changes nothing."""
+        ...
+
+    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
+        """How many bytes one partition takes at rest; 0 where there is none."""
+        ...
+
+    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
+        """The partitions of all datasets whose values include ``partition``'s, with the bytes that each takes at rest; in no particular order.
+
+        What is written meanwhile may be among them. Cost grows with all partitions.
+        """
         ...
 
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:

@@ -33,6 +33,12 @@ class SubjectShelf(msgspec.Struct, frozen=True, kw_only=True):
         return f"SubjectShelf(id={self.id!r}, n={self.n}, forgotten={len(self.forgotten)})"
 
 
+class SubjectKind(msgspec.Struct, frozen=True):
+    """A column that names subjects of which something was sealed."""
+
+    id: str
+
+
 class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
     """A subject that was forgotten, by its keyed hash, and how far that came.
 
@@ -51,5 +57,6 @@ class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PEPPERS = Kind("subject-pepper", SubjectPepper, "id")
+SUBJECT_KINDS = Kind("subject-kind", SubjectKind, "id")
 SHELVES = Kind("subject-shelf", SubjectShelf, "id")
 FORGETTINGS = Kind("forgetting", Forgetting, "id", (("state",),))

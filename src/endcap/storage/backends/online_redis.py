@@ -139,7 +139,7 @@ class RedisOnline:
         if not keys:
             return 0
         with self._telling() as client:
-            return int(client.eval(_REMOVE, 2, _ROWS + name, _SPACES, *keys, name))  # type: ignore[no-untyped-call]  # redis says nothing of it
+            return int(client.eval(_REMOVE, 2, _ROWS + name, _SPACES, *keys, name))
 
     def drop(self, space: str) -> None:
         name = require_space(space)
