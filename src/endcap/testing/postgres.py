@@ -92,7 +92,8 @@ def serve_postgres(settings: Mapping[str, str] | None = None, *, certificate: tu
     """A new, empty server that ends with the block. Takes a second or two.
 
     ``settings`` are the server's own, such as ``{"TimeZone": "Asia/Shanghai"}``; with a ``certificate`` and its key it speaks TLS. The server
-    refuses to run as root, so root starts it as the user ``postgres`` or ``nobody``. Raises NotFound where PostgreSQL is not installed, StepFailed where it does not start.
+    refuses to run as root, so root starts it as the user ``postgres`` or ``nobody``. Raises NotFound where PostgreSQL is not installed,
+    StepFailed where it does not start.
     """
     programs = find_programs()
     if programs is None:

@@ -11,6 +11,7 @@ from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenie
 from endcap.core.names import require_name
 from endcap.core.permissions import Permission
 from endcap.governance.keys import seal, unseal
+from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Session
 from endcap.governance.signin.discovery import discover
@@ -169,3 +170,6 @@ def _line(provider: Provider) -> ProviderLine:
         made_at=provider.made_at,
         made_by=provider.made_by,
     )
+
+
+SEALED_PROVIDERS = SealedKind(PROVIDERS, ("secret",), lambda provider, _: _about(provider.name), workspace_of=lambda _: HOUSE)
