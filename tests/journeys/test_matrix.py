@@ -91,6 +91,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             yield World(house, http, folder)
 
 
+OWN = {"users password": ("name",), "quotas clear": ("actor",), "quotas set": ("actor",)}
+"""The parameters that are one's own name, so that what is asked is asked as oneself."""
+
+
 def make_up(kind: str, *, world: World) -> Any:
     """A value of a parameter's type that names nothing."""
     if "Sequence" in kind or "tuple" in kind or "list" in kind:
@@ -104,7 +108,7 @@ def fill(verb: Verb, *, person: str, world: World) -> dict[str, Any]:
     given = {p.name: make_up(str(p.annotation), world=world) for p in verb.parameters if p.default is inspect.Parameter.empty}
     if any(p.name == "folder" for p in verb.parameters):
         given["folder"] = world.folder
-    return {**given, "name": person} if verb.name == "users password" else given
+    return given | {name: person for name in OWN.get(verb.name, ())}
 
 
 class Refusal(NamedTuple):
@@ -265,6 +269,14 @@ ASKING: dict[str, dict[str, Any]] = {
     "groups grant": {"workspace": "elsewhere"},
     "groups leave": {"user": "vera"},
     "groups ls": {"everywhere": True},
+    "sessions end": {"user": "vera"},
+    "sessions ls": {"everybody": True},
+    "keys ls": {"house": True},
+    "keys rotate": {"master": True},
+    "quotas clear": {"actor": None},
+    "quotas ls": {"everywhere": True},
+    "quotas set": {"actor": None},
+    "quotas show": {"workspace": "elsewhere"},
     "set-environment": {"store": "x"},
     "sign-audit": {"house": True},
     "tokens make": {"user": "vera"},

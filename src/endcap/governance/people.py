@@ -27,7 +27,7 @@ from endcap.storage.ports import RecordReader
 
 NO_ROLE = "none"
 OWN_GRANT = "own"
-_TAKEN = frozenset((SYSTEM.name, "nobody"))
+TAKEN = frozenset((SYSTEM.name, "nobody"))
 """Names that the audit has for those who are no users: schedules and reactions, and strangers."""
 _FEW = 500
 
@@ -68,7 +68,7 @@ def add_user(session: Session, name: str, *, password: str | None = None, admin:
     """
     session.require_admin(verb="users add")
     require_name(name, what="user")
-    if name in _TAKEN:
+    if name in TAKEN:
         raise InvalidInput(f"No user can be called {name!r}: in the audit that is somebody else.", hint="take another name")
     hashed = hash_password(password, name=name) if password else ""
     now, house = session.now(), session.in_house()
@@ -117,7 +117,7 @@ def grant_role(session: Session, name: str, role: str, *, workspace: str | None 
     """
     workspace = settle_workspace(session, workspace, verb="users grant")
     given = "" if role == NO_ROLE else str(parse_given(role))
-    user = find_user(session.records, name)
+    user = find_user(session.records, name, asked_by=session)
     where, thing = replace(session, workspace=workspace), f"user/{name}"
     with auditing_last(where, "users grant", thing=thing), where.change("users grant", thing=thing, detail={"role": role}) as change:
         before, version = change.tx.get_versioned(GRANTS, workspace=HOUSE, id=grant_id(workspace, name)) or (None, 0)
@@ -183,11 +183,11 @@ def enable_user(session: Session, name: str) -> Person:
     return _change_user(session, name, "users enable", disabled=False)
 
 
-def find_user(records: RecordReader, name: str) -> User:
-    """The user. Raises NotFound, with a name that is near."""
+def find_user(records: RecordReader, name: str, *, asked_by: Session | None = None) -> User:
+    """The user. Raises NotFound, with a name that is near among those that ``asked_by`` may know of; None: without."""
     found = records.get(USERS, workspace=HOUSE, id=name)
     if found is None:
-        raise _no_user(records, name)
+        raise _no_user(records, name, asked_by)
     return found
 
 
@@ -198,9 +198,14 @@ def _find_users(records: RecordReader, names: list[str]) -> dict[str, User]:
     return {user.name: user for user in records.find(USERS, workspace=HOUSE)}
 
 
-def _no_user(records: RecordReader, name: str) -> NotFound:
-    near = suggest(name, [user.name for user in records.find(USERS, workspace=HOUSE)])
-    return NotFound(f"There is no user {name[:100]!r}.", hint=near or "make one: endcap users add NAME")
+def _no_user(records: RecordReader, name: str, asked_by: Session | None) -> NotFound:
+    """Who is in the house, its admins are told; others, who has a role in their workspace."""
+    known: Iterable[str] = ()
+    if asked_by is not None:
+        known = (
+            (user.name for user in records.find(USERS, workspace=HOUSE)) if asked_by.admin else _find_sources(records, workspace=asked_by.workspace)
+        )
+    return NotFound(f"There is no user {name[:100]!r}.", hint=suggest(name, known) or "make one: endcap users add NAME")
 
 
 def _change_user(session: Session, name: str, verb_name: str, **changes: object) -> Person:
@@ -209,7 +214,7 @@ def _change_user(session: Session, name: str, verb_name: str, **changes: object)
     with auditing_last(house, verb_name, thing=thing), house.change(verb_name, thing=thing, detail=detail) as change:
         found = change.tx.get_versioned(USERS, workspace=HOUSE, id=name)
         if found is None:
-            raise _no_user(change.tx, name)
+            raise _no_user(change.tx, name, session)
         user = msgspec.structs.replace(found[0], **changes)
         taken = user.disabled or (found[0].admin and not user.admin)
         with keeping_owners(change.tx, list_owned(change.tx, name) if user.disabled else ()), keeping_admins(change.tx) if taken else nullcontext():

@@ -83,7 +83,7 @@ def make_token(
     length = parse_duration(expires)
     if not timedelta(minutes=1) <= length <= LONGEST:
         raise InvalidInput(f"expires is {expires!r}; a token opens for 1min to 366d.", hint="write 90d")
-    find_user(session.records, name)
+    find_user(session.records, name, asked_by=session)
     held = held_role(session.records, user=name, workspace=wanted)
     if held is None:
         raise Conflict(f"'{name}' has no role in workspace '{wanted}'.", hint=f"endcap users grant {name} editor")

@@ -12,6 +12,7 @@ MODULES = (
     "endcap.governance.keys.records",
     "endcap.governance.privacy.records",
     "endcap.governance.records",
+    "endcap.governance.signin.records",
     "endcap.pipelines.leases",
     "endcap.pipelines.open_lineage",
     "endcap.pipelines.records",

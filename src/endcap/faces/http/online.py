@@ -12,6 +12,7 @@ from endcap.core.settings import Settings
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.remote import RemoteVerb
+from endcap.governance.rights.checks import stamp_standing
 from endcap.governance.sessions import Session
 from endcap.loop.features.online import OnlineReader, note_reading, open_online
 
@@ -22,7 +23,7 @@ _FEW_KEYS = 200  # more take over two milliseconds, in which nobody else would b
 
 
 class OnlineReads:
-    """Answers ``features online``. Readers are kept for a second, by who asks for which views."""
+    """Answers ``features online``. Readers are kept for a second, by who asks for which views, and what rights leave of them."""
 
     def __init__(self, settings: Settings, remote: RemoteVerb, calls: Calls) -> None:
         self._remote = remote
@@ -44,14 +45,20 @@ class OnlineReads:
         return await self._calls.run(lambda: encode_result(self._open(session, asked.views, asked.purpose).answer(asked.keys)))
 
     def _open(self, session: Session, views: Sequence[str], purpose: str | None) -> OnlineReader:
-        now, wanted = monotonic(), (session.workspace, session.holder.name, session.role, session.admin, session.only, purpose, tuple(views))
+        if any("/" in name for name in views):
+            return self._note(session, open_online(session, views, purpose=purpose))  # what is shared may be taken back at any moment
+        who = (session.workspace, session.holder.name, session.role, session.admin, stamp_standing(session))
+        now, wanted = monotonic(), (who, purpose, tuple(views))
         kept = self._readers.get(wanted)
         if kept is not None and now - kept[0] < READER_S:
-            note_reading(session, kept[1])
-            return kept[1]
-        reader = open_online(session, views, purpose=purpose)
-        note_reading(session, reader)
+            return self._note(session, kept[1])
+        reader = self._note(session, open_online(session, views, purpose=purpose))
         if len(self._readers) >= _MOST_READERS:
             self._readers.clear()
         self._readers[wanted] = (now, reader)
+        return reader
+
+    @staticmethod
+    def _note(session: Session, reader: OnlineReader) -> OnlineReader:
+        note_reading(session, reader)
         return reader

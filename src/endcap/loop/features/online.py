@@ -21,7 +21,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.privacy.rights import may_see_personal, note_personal
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
-from endcap.loop.features.catalogue import find_view
+from endcap.loop.features.lending import find_lent
 from endcap.loop.features.personal import find_marks
 from endcap.loop.features.records import ALWAYS, EVENT_AT, KNOWN_AT, ORDER, ViewVersion
 from endcap.loop.features.sealed_online import open_store
@@ -96,8 +96,8 @@ class OnlineAnswer(msgspec.Struct, frozen=True):
 class _View:
     """A version of a view, ready to be read."""
 
-    def __init__(self, session: Session, version: ViewVersion) -> None:
-        self.id = version.id
+    def __init__(self, session: Session, version: ViewVersion, *, id_: str) -> None:
+        self.id = id_
         self.space = name_space(session, version)
         self.codec = make_codec(version)
         self.encode_key, self.decode_row = self.codec.encode_key, self.codec.decode_row
@@ -230,7 +230,8 @@ _OUTDATED = OnlineRow(None, None, None, None, OUTDATED)
 
 
 def open_online(session: Session, views: Sequence[str], *, purpose: str | None = None, within: bool = False) -> OnlineReader:
-    """A reader of views: names (the version that stands now) or ``name@version``. Their rights and versions are looked at here, once.
+    """A reader of views: names (the version that stands now) or ``name@version``, of shared ones after ``WORKSPACE/``. Their rights and versions are
+    looked at here, once.
 
     Personal features are missing for who has no right to see them, unless the values stay ``within`` the house (a check that shows none). ``purpose``
     is what they are for (None: not said), which views and tables that state purposes must allow. Raises PermissionDenied, NotFound with the nearest name,
@@ -239,26 +240,27 @@ def open_online(session: Session, views: Sequence[str], *, purpose: str | None =
     session.require(Permission.READ, verb="features online")
     if isinstance(views, str) or not views:
         raise InvalidInput(f"The views to read are {views!r}.", hint="give a list of names")
-    versions = [find_view(session, name) for name in views]
-    ids = [version.id for version in versions]
+    found = [find_lent(session, name, verb="features online") for name in views]
+    ids = [version.id if where is session else f"{where.workspace}/{version.id}" for where, version in found]
     if len(set(ids)) != len(ids):
         raise InvalidInput(f"A view is named twice: {list(views)}.", hint="name each once")
-    for version in versions:
+    for _, version in found:
         require_online(version)
     if not within:
-        _require_purpose(session, purpose, [version.view for version in versions])
-    found = [_View(session, version) for version in versions]
+        _require_purpose(session, purpose, [version.view for _, version in found])
+    store = open_store(session, [version for where, version in found if where is session])  # what is shared is never sealed
+    opened = [_View(where, version, id_=id_) for (where, version), id_ in zip(found, ids, strict=True)]
     tables: set[str] = set()
-    for view, version in zip(found, versions, strict=True):
+    for view, (_, version) in zip(opened, found, strict=True):
         marks = {name: mark for name, mark in find_marks(version.view).items() if name in view.features}
+        holders = {mark.table for mark in marks.values()}
         if within or not marks:
             continue
-        holders = {mark.table for mark in marks.values()}
         if may_see_personal(session, holders):
             tables |= holders
         else:
             view.hidden = tuple(place for place, name in enumerate(view.features) if name in marks)
-    return OnlineReader(open_store(session, versions), session.clock, found, personal=tuple(sorted(tables)))
+    return OnlineReader(store, session.clock, opened, personal=tuple(sorted(tables)))
 
 
 def note_reading(session: Session, reader: OnlineReader) -> None:
@@ -279,10 +281,11 @@ def _require_purpose(session: Session, purpose: str | None, views: Sequence[Feat
 def read_online(session: Session, views: list[str], keys: dict[str, list[Any]], *, purpose: str | None = None) -> OnlineAnswer:
     """The newest known values of views for up to 10,000 keys, with how fresh each row is.
 
-    ``views`` are names, or ``name@version``; ``keys`` are columns of equal length that together key all of them. A value is missing where its key has
-    no row, or one older than the view's ``max_age``; the reasons say which. Dates come and go as ISO text. Cost: 3 microseconds a key and
-    view. Who reads again and again opens a reader once: ``open_online``. Personal features are missing for who has no right to see them; that they
-    were shown is audited. ``purpose`` is what the values are for (None: not said), which views and tables that state purposes must allow.
+    ``views`` are names, or ``name@version``, of those that another workspace shares after ``WORKSPACE/``; ``keys`` are columns of equal length that
+    together key all of them. A value is missing where its key has no row, or one older than the view's ``max_age``; the reasons say which. Dates come
+    and go as ISO text. Cost: 3 microseconds a key and view. Who reads again and again opens a reader once: ``open_online``. Personal features are
+    missing for who has no right to see them; that they were shown is audited. ``purpose`` is what the values are for (None: not said), which views and
+    tables that state purposes must allow.
     """
     reader = open_online(session, views, purpose=purpose)
     note_reading(session, reader)
