@@ -1,6 +1,7 @@
 """What signing in costs: a token that is looked up, credentials kept from a moment ago, a password, and a whole pass through the gateway.
 
-A home of files with 10,000 users and as many tokens in 1,000 workspaces. CPU time of one process, medians of rounds. Last line: one JSON object.
+A home of files with 10,000 users and as many tokens in 1,000 workspaces: half of the users have a role of their own, the others are in one of 200
+groups, a tenth has both; each group has a role in five workspaces. CPU time of one process, medians of rounds. Last line: one JSON object.
 """
 
 from __future__ import annotations
@@ -25,14 +26,29 @@ from endcap.faces.http.gateway import Gateway
 from endcap.faces.http.heads import read_head
 from endcap.faces.http.sessions import SignIn
 from endcap.governance.credentials import check_user, open_by_token
+from endcap.governance.groups import list_groups
 from endcap.governance.people import add_user, list_people
-from endcap.governance.records import GRANTS, HOUSE, TOKENS, USERS, Grant, Token, User
+from endcap.governance.records import (
+    GRANTS,
+    GROUP_GRANTS,
+    GROUPS,
+    HOUSE,
+    MEMBERSHIPS,
+    TOKENS,
+    USERS,
+    Grant,
+    Group,
+    GroupGrant,
+    Membership,
+    Token,
+    User,
+)
 from endcap.governance.sessions import Session
 from endcap.governance.tokens import hash_secret
 
-N_USERS, N_WORKSPACES = 10_000, 1_000
+N_USERS, N_WORKSPACES, N_GROUPS = 10_000, 1_000, 200
 PASSWORD = "pine under marble"
-LIMITS = {"token_us": 200, "kept_us": 9, "permission_us": 20, "list_people_ms": 50}
+LIMITS = {"token_us": 200, "kept_us": 9, "permission_us": 20, "warrant_us": 200, "list_people_ms": 50, "list_groups_ms": 50}
 
 
 def fill(house: House) -> list[str]:
@@ -41,10 +57,19 @@ def fill(house: House) -> list[str]:
     add_user(owner, "ada", password=PASSWORD)
     texts = []
     with owner.records.transact() as tx:
+        for i in range(N_GROUPS):
+            tx.append(GROUPS, workspace=HOUSE, record=Group(id=f"group_{i}", name=f"group{i}", made_at=now, made_by="ada"))
+            for workspace in (f"team{i + k * N_GROUPS}" for k in range(N_WORKSPACES // N_GROUPS)):
+                tx.append(
+                    GROUP_GRANTS, workspace=HOUSE, record=GroupGrant(group=f"group_{i}", workspace=workspace, role="approver", at=now, by="ada")
+                )
         for i in range(N_USERS):
             name, workspace, secret = f"user{i}", f"team{i % N_WORKSPACES}", f"{i:043d}"
             tx.append(USERS, workspace=HOUSE, record=User(name=name, made_at=now, made_by="ada"))
-            tx.append(GRANTS, workspace=HOUSE, record=Grant(user=name, workspace=workspace, role="editor", at=now, by="ada"))
+            if i % 2:
+                tx.append(GRANTS, workspace=HOUSE, record=Grant(user=name, workspace=workspace, role="editor", at=now, by="ada"))
+            if i % 2 == 0 or i % 10 == 1:
+                tx.append(MEMBERSHIPS, workspace=HOUSE, record=Membership(group=f"group_{i % N_GROUPS}", user=name, at=now, by="ada"))
             token = Token(
                 id=f"{i:032x}",
                 label="bench",
@@ -110,16 +135,19 @@ def main() -> int:
         some = [texts[i] for i in np.random.default_rng(7).permutation(N_USERS)[:2000]]
         signing_in, plain = SignIn(house), [(b"host", b"127.0.0.1:8420"), (b"content-type", b"application/json")]
         head = read_head([*plain, (b"authorization", b"Bearer " + some[0].encode())])
-        asyncio.run(signing_in.sign_in(head, {"client": ("127.0.0.1", 1)}))
         session = house.session()
-        report: dict[str, Any] = {"users": N_USERS, "workspaces": N_WORKSPACES, "limits": LIMITS}
+        report: dict[str, Any] = {"users": N_USERS, "workspaces": N_WORKSPACES, "groups": N_GROUPS, "limits": LIMITS}
         report["token_us"] = measure_us(lambda text: open_by_token(records, text, workspace=None, now=now), some, rounds=given.rounds)
+        asyncio.run(signing_in.sign_in(head, {"client": ("127.0.0.1", 1)}))
         report["kept_us"] = measure_us(lambda _: signing_in.find_kept(head), range(2000), rounds=given.rounds)
         if signing_in.find_kept(head) is None:
             raise SystemExit("The machine is too slow: what was kept ran out while it was measured.")
         report["permission_us"] = measure_us(lambda _: session.require(Permission.OWN, verb="bench"), range(10_000), rounds=given.rounds)
         report["password_ms"] = round(measure_us(lambda _: check_user(records, "ada", PASSWORD), range(3), rounds=given.rounds) / 1000, 1)
         report["list_people_ms"] = round(measure_us(lambda _: list_people(session, everybody=True), range(1), rounds=given.rounds) / 1000, 1)
+        report["list_groups_ms"] = round(measure_us(lambda _: list_groups(session, everywhere=True), range(1), rounds=given.rounds) / 1000, 1)
+        warrants = [open_by_token(records, text, workspace=None, now=now).warrant for text in some[:500]]
+        report["warrant_us"] = measure_us(lambda warrant: warrant.find_lost(records, now), warrants, rounds=given.rounds)
         basic = base64.b64encode(f"ada:{PASSWORD}".encode())
         gateway = Gateway(nothing, {"/quick": quick}, signing_in)
         for name, said in (("gateway_token_us", b"Bearer " + some[1].encode()), ("gateway_basic_us", b"Basic " + basic)):

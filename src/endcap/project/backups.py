@@ -180,7 +180,8 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     (None: any, or none). Every byte is checked against its digest and every audit chain is walked
     before the first record can be seen: until then the home opens for nobody, and after a kill the same command goes on. A home in a folder
     is restored into PostgreSQL and the other way. What is sealed opens once the master key is where it was. Online rows come with the next endcap
-    features materialise. Who was forgotten since the backup is forgotten again, by the list that lies beside it, before anybody can look.
+    features materialise.
+    Who was forgotten since the backup is forgotten again, by the list that lies beside it, before anybody can look.
     Raises Conflict over a home that holds anything, or that is served; IntegrityBroken for a backup that was changed or cut, InvalidInput for one of
     a newer Endcap, StorageFull where the disk takes no more.
     """

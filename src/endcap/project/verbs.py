@@ -21,6 +21,7 @@ MODULES = (
     "endcap.governance.quotas.queue",
     "endcap.governance.quotas.recounting",
     "endcap.governance.quotas.settling",
+    "endcap.governance.setting_up",
     "endcap.governance.signin.identities",
     "endcap.governance.signin.page_sessions",
     "endcap.governance.signin.providers",

@@ -58,6 +58,10 @@ class Kind(Generic[R]):
     def index_names(self) -> frozenset[str]:
         return frozenset("+".join(fields) for fields in self.indexes)
 
+    @cached_property
+    def decoder(self) -> msgspec.json.Decoder[R]:
+        return msgspec.json.Decoder(self.type)
+
     def id_of(self, record: R) -> str:
         return str(getattr(record, self.id))
 
@@ -91,9 +95,20 @@ class Kind(Generic[R]):
     def decode(self, body: bytes) -> R:
         """The record of a body. Raises IntegrityBroken when the bytes are no such record."""
         try:
-            return msgspec.json.decode(body, type=self.type)
+            return self.decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise IntegrityBroken(f"A record of kind '{self.name}' does not read as one: {error}.", hint="restore the home from a backup") from error
+            raise self._broken(error) from error
+
+    def decode_all(self, rows: Iterable[tuple[bytes | str]]) -> list[R]:
+        """The records of many bodies, each alone in a row of a store. Raises as ``decode``."""
+        decode = self.decoder.decode
+        try:
+            return [decode(body) for (body,) in rows]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> IntegrityBroken:
+        return IntegrityBroken(f"A record of kind '{self.name}' does not read as one: {error}.", hint="restore the home from a backup")
 
 
 def join_values(values: Sequence[object]) -> str:

@@ -525,6 +525,8 @@ NOT_CHAINED = {
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
     "check-members": "as check-quality (tests/unit/loop/monitoring/test_members.py)",
     "join-outcomes": "outcomes are data in flow",
+    "setup-code": "for a home without users; audited (tests/unit/governance/test_setting_up.py)",
+    "setup": "as setup-code",
     "init": "lays out files in a folder; the workspace knows nothing of them",
 }
 

@@ -46,19 +46,18 @@ class OnlineReads:
 
     def _open(self, session: Session, views: Sequence[str], purpose: str | None) -> OnlineReader:
         if any("/" in name for name in views):
-            return self._note(session, open_online(session, views, purpose=purpose))  # what is shared may be taken back at any moment
-        who = (session.workspace, session.holder.name, session.role, session.admin, stamp_standing(session))
-        now, wanted = monotonic(), (who, purpose, tuple(views))
+            reader = open_online(session, views, purpose=purpose)  # what is shared may be taken back at any moment
+            note_reading(session, reader)
+            return reader
+        asker = (session.workspace, session.holder.name, session.role, session.admin, stamp_standing(session))
+        now, wanted = monotonic(), (*asker, purpose, tuple(views))
         kept = self._readers.get(wanted)
         if kept is not None and now - kept[0] < READER_S:
-            return self._note(session, kept[1])
-        reader = self._note(session, open_online(session, views, purpose=purpose))
+            note_reading(session, kept[1])
+            return kept[1]
+        reader = open_online(session, views, purpose=purpose)
+        note_reading(session, reader)
         if len(self._readers) >= _MOST_READERS:
             self._readers.clear()
         self._readers[wanted] = (now, reader)
-        return reader
-
-    @staticmethod
-    def _note(session: Session, reader: OnlineReader) -> OnlineReader:
-        note_reading(session, reader)
         return reader

@@ -32,7 +32,7 @@ from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotSignedIn,
 from endcap.core.names import is_name, require_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
-from endcap.faces.http.guesses import Guesses, read_network, refuse_too_many
+from endcap.faces.http.guesses import WINDOW_S, Guesses, read_network, refuse_too_many
 from endcap.faces.http.heads import WORKSPACE, Head
 from endcap.faces.http.pages.cookies import SESSION as SESSION_COOKIE
 from endcap.faces.http.pages.cookies import is_form_key, read_cookie
@@ -130,11 +130,24 @@ class SignIn:
         self._kept[self._digest(head)] = (monotonic() + KEPT_S, session)
         return session
 
+    def admit_stranger(self, head: Head, scope: Scope) -> Session:
+        """The session of nobody, for the one verb that a stranger may call: to say a set-up code. Kept nowhere.
+
+        Raises RequestRefused after 30 of an address within the window, and when the audit takes no more of strangers.
+        """
+        address = self.address_of(head, scope)
+        self._guesses.require(address=address)
+        self._guesses.count(address=address)
+        if not self._guesses.may_be_audited():
+            raise refuse_too_many(NotSignedIn("There were too many wrong passwords or tokens.", hint="wait some minutes", wait_s=int(WINDOW_S)))
+        return self._house.admit(Actor("nobody", "nobody"), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
+
     def _open_locally(self, workspace: str | None) -> Session:
         if not has_users(self._house.ports.records):
             if self.is_local:
                 return self._house.session(workspace=workspace or DEFAULT_WORKSPACE)
-            raise NotSignedIn("This service has no users yet.", hint="endcap users add NAME")
+            hint = "whoever has the code that it printed becomes the first owner: POST /api/v1/setup; on its machine: endcap users add NAME"
+            raise NotSignedIn("This service has no users yet.", hint=hint)
         raise NotSignedIn(
             "This service asks who you are.", hint="send a token (MLFLOW_TRACKING_TOKEN, or Authorization: Bearer): endcap tokens make LABEL"
         )

@@ -149,8 +149,8 @@ class OnlineReader:
     """Reads versions of views that were settled when it was made, over and over; any number of threads may.
 
     ``keys`` are the columns that together key its views, in the order in which they are given; ``views`` the ids (``name@version``) and ``features``
-    the names of the features of each, ``personal`` the tables whose personal columns are among what it shows. A version that
-    becomes the standing one later is not seen: open another reader then.
+    the names of the features of each, ``personal`` the tables whose personal columns are among what it shows. A version that becomes the standing one
+    later is not seen: open another reader then.
     """
 
     def __init__(self, store: OnlineStore, clock: Clock, views: Sequence[_View], *, personal: tuple[str, ...] = ()) -> None:
@@ -234,8 +234,8 @@ def open_online(session: Session, views: Sequence[str], *, purpose: str | None =
     looked at here, once.
 
     Personal features are missing for who has no right to see them, unless the values stay ``within`` the house (a check that shows none). ``purpose``
-    is what they are for (None: not said), which views and tables that state purposes must allow. Raises PermissionDenied, NotFound with the nearest name,
-    and InvalidInput for a view that is not kept online or was never materialised.
+    is what they are for (None: not said), which views and tables that state purposes must allow. Raises PermissionDenied, NotFound with the
+    nearest name, and InvalidInput for a view that is not kept online or was never materialised.
     """
     session.require(Permission.READ, verb="features online")
     if isinstance(views, str) or not views:
@@ -248,18 +248,18 @@ def open_online(session: Session, views: Sequence[str], *, purpose: str | None =
         require_online(version)
     if not within:
         _require_purpose(session, purpose, [version.view for _, version in found])
-    store = open_store(session, [version for where, version in found if where is session])  # what is shared is never sealed
     opened = [_View(where, version, id_=id_) for (where, version), id_ in zip(found, ids, strict=True)]
     tables: set[str] = set()
-    for view, (_, version) in zip(opened, found, strict=True):
+    for view, (where, version) in zip(opened, found, strict=True):
         marks = {name: mark for name, mark in find_marks(version.view).items() if name in view.features}
-        holders = {mark.table for mark in marks.values()}
         if within or not marks:
             continue
-        if may_see_personal(session, holders):
+        holders = {mark.table for mark in marks.values()}
+        if where is session and may_see_personal(session, holders):
             tables |= holders
         else:
             view.hidden = tuple(place for place, name in enumerate(view.features) if name in marks)
+    store = open_store(session, [version for where, version in found if where is session])  # what is shared is never sealed
     return OnlineReader(store, session.clock, opened, personal=tuple(sorted(tables)))
 
 
@@ -284,8 +284,8 @@ def read_online(session: Session, views: list[str], keys: dict[str, list[Any]], 
     ``views`` are names, or ``name@version``, of those that another workspace shares after ``WORKSPACE/``; ``keys`` are columns of equal length that
     together key all of them. A value is missing where its key has no row, or one older than the view's ``max_age``; the reasons say which. Dates come
     and go as ISO text. Cost: 3 microseconds a key and view. Who reads again and again opens a reader once: ``open_online``. Personal features are
-    missing for who has no right to see them; that they were shown is audited. ``purpose`` is what the values are for (None: not said), which views and
-    tables that state purposes must allow.
+    missing for who has no right to see them; that they were shown is audited. ``purpose`` is what the values are for (None: not said), which views
+    and tables that state purposes must allow.
     """
     reader = open_online(session, views, purpose=purpose)
     note_reading(session, reader)

@@ -131,7 +131,7 @@ def build_training_set(
             identity = _identify(own, spine_sha256, joined, at=at, zone=zone or given.zone, full_names=full_names)
             marks = _mark_rows(spine, [(entry.rows.view, entry.names) for entry in joined])
             if marks and out is not None:
-                require_personal(session, {mark.table for mark in marks.values()}, verb="training-set")
+                require_personal(own, {mark.table for mark in marks.values()}, verb="training-set")
             standing = _find_standing(own, identity, out=out)
             if standing is not None:
                 return standing

@@ -164,7 +164,7 @@ class _Reader(ABC):
             return self._find_unfiled(kind, workspace=workspace, where=where or {}, newest_first=newest_first, after=after, limit=limit)
         if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
-        return [kind.decode(body) for (body,) in rows]
+        return kind.decode_all(rows)
 
     def _find_unfiled(
         self, kind: Kind[R], *, workspace: str, where: Mapping[str, object], newest_first: bool, after: str | None, limit: int | None
