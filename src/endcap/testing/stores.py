@@ -174,10 +174,17 @@ class RecordStoreContract:
 
     def test_a_removal_that_is_taken_back_removed_nothing(self, ports: Ports) -> None:
         append(ports, Thing("a", group="g"))
-        with pytest.raises(ZeroDivisionError), ports.records.transact() as tx:
-            tx.remove(THINGS, workspace=WS, ids=["a"])
-            raise ZeroDivisionError
+        append(ports, Thing("b"))
+
+        def remove_and_fail() -> None:
+            with ports.records.transact() as tx:
+                tx.remove(THINGS, workspace=WS, ids=["a"])
+                tx.append(THINGS, workspace=WS, record=Thing("\ud800"))
+
+        with pytest.raises(InvalidInput):
+            remove_and_fail()
         assert find_ids(ports, where={"group": "g"}) == ["a"]
+        assert find_ids(ports) == ["a", "b"]
 
     def test_appending_an_id_twice_is_refused_and_the_first_stays(self, ports: Ports) -> None:
         append(ports, Thing("a", n=1))
