@@ -13,6 +13,7 @@ MODULES = (
     "endcap.governance.privacy.records",
     "endcap.governance.quotas.records",
     "endcap.governance.records",
+    "endcap.governance.rights.records",
     "endcap.governance.signin.records",
     "endcap.pipelines.leases",
     "endcap.pipelines.open_lineage",

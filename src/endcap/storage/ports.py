@@ -164,6 +164,10 @@ class RecordTransaction(RecordReader, Protocol):
         """
         ...
 
+    def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
+        """Take records away for good; returns how many stood. What is not there changes nothing. Never for what a chain, or another record, names."""
+        ...
+
     def load(self, records: Iterable[FiledRecord]) -> int:
         """Append records of a backup, with the versions and keys that they had. Returns how many. Raises Conflict when one of them stands."""
         ...

@@ -101,6 +101,7 @@ _FINDING = {
 _INSERT = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, 1, ?)"
 _UPDATE = "UPDATE record SET version = version + 1, body = ? WHERE kind = ? AND workspace = ? AND id = ? AND version = ? RETURNING sequence"
 _UNFILE = "DELETE FROM filing WHERE sequence = ?"
+_REMOVE = "DELETE FROM record WHERE kind = ? AND workspace = ? AND id = ? RETURNING sequence"
 _LOAD = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, ?, ?)"
 _DUMP = "SELECT kind, workspace, version, body FROM record ORDER BY sequence"
 _COUNT = "SELECT count(*) FROM record"
@@ -209,6 +210,16 @@ class SqliteTransaction(_Reader):
                 connection.execute(_UNFILE, (sequence,))
             connection.executemany(_FILE, [(kind.name, workspace, name, value, sequence) for name, value in keys])
         return expected_version + 1
+
+    def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
+        connection, n = self._connection(), 0
+        with self._telling():
+            for identity in ids:
+                row = connection.execute(_REMOVE, (kind.name, workspace, identity)).fetchone()
+                if row is not None:
+                    connection.execute(_UNFILE, row)
+                    n += 1
+        return n
 
     def load(self, records: Iterable[FiledRecord]) -> int:
         connection, n = self._connection(), 0
