@@ -108,7 +108,7 @@ def fill(verb: Verb, *, person: str, world: World) -> dict[str, Any]:
     given = {p.name: make_up(str(p.annotation), world=world) for p in verb.parameters if p.default is inspect.Parameter.empty}
     if any(p.name == "folder" for p in verb.parameters):
         given["folder"] = world.folder
-    return given | {name: person for name in OWN.get(verb.name, ())}
+    return given | dict.fromkeys(OWN.get(verb.name, ()), person)
 
 
 class Refusal(NamedTuple):

@@ -21,6 +21,7 @@ from endcap.faces.http.heads import LOOPBACK
 from endcap.faces.http.listening import open_socket, require_certificate, settle_place, show_url
 from endcap.faces.http.sessions import SignIn
 from endcap.faces.http.telling import telling
+from endcap.faces.http.wire import BoundedProtocol
 from endcap.governance.people import has_users
 from endcap.governance.services import note_service
 
@@ -62,7 +63,7 @@ def serve(
         config = uvicorn.Config(
             application,
             loop="uvloop",
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="on",
             log_config=None,
