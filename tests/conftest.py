@@ -8,6 +8,7 @@ from argon2 import PasswordHasher
 from hypothesis import settings
 
 from endcap.governance import passwords
+from endcap.testing.oidc_providers import Provider, serve_provider
 from endcap.testing.postgres import PostgresServer, find_programs, serve_postgres
 
 # The same examples in every run, so that a change is judged by what it changes; --hypothesis-profile=anew looks for others. No example is timed.
@@ -32,6 +33,14 @@ def postgres_home(postgres: PostgresServer) -> Callable[[], str]:
     pytest.importorskip("psycopg", reason="the driver of PostgreSQL is not installed: pip install 'endcap[postgres]'")
     count = itertools.count(1)
     return lambda: f"{postgres.url}?schema=home_{next(count)}"
+
+
+@pytest.fixture(scope="session")
+def provider_process() -> Iterator[Provider]:
+    """A provider of OpenID Connect in a process of its own, started when the first test asks for it."""
+    pytest.importorskip("authlib", reason="authlib is not installed, so what needs it goes untested: pip install 'endcap[sso]'")
+    with serve_provider() as provider:
+        yield provider
 
 
 @pytest.fixture

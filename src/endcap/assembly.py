@@ -16,6 +16,7 @@ from endcap.core.names import require_name
 from endcap.core.permissions import Role
 from endcap.core.settings import Settings, read_settings
 from endcap.core.zones import load_zone
+from endcap.governance.quotas.storing import meter
 from endcap.governance.records import HOUSE, RESTORATIONS, Actor
 from endcap.governance.sessions import Session
 from endcap.pipelines.machine import limit_memory
@@ -40,7 +41,8 @@ class House:
 
     def admit(self, actor: Actor, *, role: Role, workspace: str) -> Session:
         """One actor in one workspace, who does not administer the house."""
-        return Session(actor, role, require_name(workspace, what="workspace"), self.zone, self.ports, self.clock, self.new_id, self.settings)
+        name = require_name(workspace, what="workspace")
+        return meter(Session(actor, role, name, self.zone, self.ports, self.clock, self.new_id, self.settings))
 
     def close(self) -> None:
         self.ports.close()

@@ -269,6 +269,8 @@ ASKING: dict[str, dict[str, Any]] = {
     "groups grant": {"workspace": "elsewhere"},
     "groups leave": {"user": "vera"},
     "groups ls": {"everywhere": True},
+    "sessions end": {"user": "vera"},
+    "sessions ls": {"everybody": True},
     "keys ls": {"house": True},
     "keys rotate": {"master": True},
     "quotas clear": {"actor": None},

@@ -11,6 +11,7 @@
 ``ENDCAP_OPENLINEAGE``     a file, or the URL of a collector, that is told what runs read and wrote
 ``ENDCAP_OPENLINEAGE_KEY`` the key that the collector asks for
 ``ENDCAP_WEBHOOK_HOSTS``   hosts of one's own network that webhooks may reach, with commas
+``ENDCAP_PROVIDER_HOSTS``  hosts of one's own network that may say who somebody is, with commas
 ``ENDCAP_AUDIT_KEY``       the file of the key that signs the audit
 ``ENDCAP_MASTER_KEY``      the key that wraps all others, or its file as ``ENDCAP_MASTER_KEY_FILE``, or as ``ENDCAP_MASTER_KEY_COMMAND`` the
                            command that wraps; each with ``_NEXT`` behind ``KEY`` for the one that follows (docs/keys.md)
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             (``https://HOST/api/v1/lineage``). None: nobody.
         lineage_key: what the collector asks for, sent as a bearer token.
         webhook_hosts: names and addresses of one's own network that notices may be sent to, by http too. Others must be on the public internet.
+        provider_hosts: names and addresses of one's own network at which providers of sign-in may be, by http too.
         audit_key: the file of the private key that signs what is exported of the audit, made when it is first needed. None: a file of the home's
             folder; a home in PostgreSQL has none.
         master_key: the key that wraps all others, as 64 hex digits or base64; or ``master_key_file``, which only its owner may read; or
@@ -76,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lineage: str | None = None
     lineage_key: str | None = None
     webhook_hosts: tuple[str, ...] = ()
+    provider_hosts: tuple[str, ...] = ()
     audit_key: Path | None = None
     master_key: str | None = None
     master_key_file: Path | None = None
@@ -218,7 +221,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         lineage_key=environ.get("ENDCAP_OPENLINEAGE_KEY", "").strip() or None,
         audit_key=Path(audit_key) if (audit_key := environ.get("ENDCAP_AUDIT_KEY", "").strip()) else None,
         **_read_master_keys(environ),
-        webhook_hosts=tuple(host for host in (part.strip().lower() for part in environ.get("ENDCAP_WEBHOOK_HOSTS", "").split(",")) if host),
+        webhook_hosts=_parse_hosts(environ.get("ENDCAP_WEBHOOK_HOSTS", "")),
+        provider_hosts=_parse_hosts(environ.get("ENDCAP_PROVIDER_HOSTS", "")),
     )
 
 
@@ -256,6 +260,10 @@ def format_bytes(n: int) -> str:
         if n >= size:
             return f"{n / size:.1f} {unit}".replace(".0 ", " ")
     return f"{n} bytes"
+
+
+def _parse_hosts(text: str) -> tuple[str, ...]:
+    return tuple(host for host in (part.strip().lower() for part in text.split(",")) if host)
 
 
 def _parse_count(text: str, *, what: str) -> int | None:

@@ -109,7 +109,7 @@ def show_group(session: Session, group: str) -> GroupDetail:
 
     It is shown to its members, where it has a role, to owners of a workspace and to admins of the house; to others there is no such group.
     """
-    found = _find_group(session.records, group, near=_may_see_all(session))
+    found = find_group(session.records, group, near=_may_see_all(session))
     if not (_may_see_all(session) or _is_in(session.records, found, session.actor.name) or _role_in(session.records, found, session.workspace)):
         raise _no_group(session.records, group, near=False)
     return _detail(session, found)
@@ -121,7 +121,7 @@ def join_group(session: Session, group: str, user: str) -> GroupDetail:
     session.require_admin(verb="groups join")
     find_user(session.records, user, asked_by=session)
     with session.in_house().change("groups join", thing=f"group/{group[:100]}", detail={"user": user}) as change:
-        found = _find_group(change.tx, group)
+        found = find_group(change.tx, group)
         before = change.tx.get(MEMBERSHIPS, workspace=HOUSE, id=f"{found.id}/{user}")
         if before is not None and (before.state, before.source) == ("in", "house"):
             raise Conflict(f"'{user}' is in the group '{group}' already.")
@@ -140,7 +140,7 @@ def leave_group(session: Session, group: str, *, user: str | None = None) -> Gro
         session.require_admin(verb="groups leave")
     house = session.in_house()
     with _changing(house, "groups leave", group, {"user": name}) as change:
-        found = _find_group(change.tx, group, near=session.admin)
+        found = find_group(change.tx, group, near=session.admin)
         if not _is_in(change.tx, found, name):
             raise _no_group(change.tx, group, near=False) if not session.admin else NotFound(f"'{name[:100]}' is not in the group '{group}'.")
         with keeping_owners(change.tx, list_owned_by_group(change.tx, found.id)):
@@ -158,7 +158,7 @@ def grant_group(session: Session, group: str, role: str, *, workspace: str | Non
     given = "" if role == NO_ROLE else str(parse_given(role))
     where = replace(session, workspace=workspace)
     with _changing(where, "groups grant", group, {"role": role}) as change:
-        found = _find_group(change.tx, group)
+        found = find_group(change.tx, group)
         with keeping_owners(change.tx, [workspace]):
             change.detail["before"] = _grant(change.tx, session, found, workspace, given) or NO_ROLE
     return _detail(where, found)
@@ -170,7 +170,7 @@ def rename_group(session: Session, group: str, name: str) -> GroupDetail:
     session.require_admin(verb="groups rename")
     require_name(name, what="group")
     with session.in_house().change("groups rename", thing=f"group/{group[:100]}", detail={"name": name}) as change:
-        found = _find_group(change.tx, group)
+        found = find_group(change.tx, group)
         _require_free(change.tx, name)
         renamed = _put_group(change.tx, msgspec.structs.replace(found, name=name))
     return _detail(session, renamed)
@@ -186,7 +186,7 @@ def claim_group(session: Session, group: str, claim: str) -> GroupDetail:
     wanted = "" if claim == NO_ROLE else _require_claim(claim)
     house = session.in_house()
     with _changing(house, "groups claim", group, {"claim": wanted or None}) as change:
-        found = _find_group(change.tx, group)
+        found = find_group(change.tx, group)
         if wanted != found.claim:
             _require_unclaimed(change.tx, wanted)
             with keeping_owners(change.tx, list_owned_by_group(change.tx, found.id)):
@@ -204,7 +204,7 @@ def remove_group(session: Session, group: str) -> GroupDetail:
     session.require_admin(verb="groups remove")
     house = session.in_house()
     with _changing(house, "groups remove", group) as change:
-        found = _find_group(change.tx, group)
+        found = find_group(change.tx, group)
         with keeping_owners(change.tx, list_owned_by_group(change.tx, found.id)):
             held = [grant.workspace for grant in change.tx.find(GROUP_GRANTS, workspace=HOUSE, where={"group": found.id}) if grant.role]
             for workspace in held:
@@ -288,7 +288,7 @@ def _require_unclaimed(tx: RecordReader, claim: str) -> None:
         raise Conflict(f"What the provider calls {claim!r} fills the group '{other.name}' already.", hint=f"endcap groups claim {other.name} none")
 
 
-def _find_group(records: RecordReader, name: str, *, near: bool = True) -> Group:
+def find_group(records: RecordReader, name: str, *, near: bool = True) -> Group:
     """The group of a name. Raises NotFound, with a name that is near where the one who asks may see it."""
     found = records.find(GROUPS, workspace=HOUSE, where={"name": name}) if is_name(name) else []
     standing = next((group for group in found if group.removed_at is None), None)

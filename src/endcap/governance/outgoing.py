@@ -1,8 +1,8 @@
-"""What leaves the house: a POST to an address that somebody typed, which must not become a way into the network the house stands in.
+"""What leaves the house: a request to an address that somebody typed, which must not become a way into the network the house stands in.
 
 The name is looked up once, every address it has must be one of the public internet, and the connection goes to an address that was checked, so a
 name that answers otherwise a moment later gains nothing. Redirects are not followed, proxies of the environment not asked. Hosts of one's own network
-are told by the operator, in the environment (``ENDCAP_WEBHOOK_HOSTS``), never by whoever adds a webhook.
+are told by the operator, in the environment (``ENDCAP_WEBHOOK_HOSTS``, ``ENDCAP_PROVIDER_HOSTS``), never by whoever types the address.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -30,52 +31,91 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def require_url(url: str, *, own_hosts: Collection[str] = ()) -> SplitResult:
-    """The parts of a URL that may be posted to: https to a public host, or http and https to one of ``own_hosts``.
+@dataclass(frozen=True)
+class Purpose:
+    """Whose URL it is, for what is said of a wrong one: its word, how one looks, and the setting by which the operator allows hosts of his own."""
+
+    whose: str
+    example: str
+    setting: str
+
+
+WEBHOOK = Purpose("webhook", "https://hooks.example.com/...", "ENDCAP_WEBHOOK_HOSTS=chat.example,10.0.0.5")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered, with as much of the body as was asked for."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+def require_url(url: str, *, own_hosts: Collection[str] = (), purpose: Purpose = WEBHOOK) -> SplitResult:
+    """The parts of a URL that may be asked: https to a public host, or http and https to one of ``own_hosts``.
 
     Raises InvalidInput for what is no such URL, PermissionDenied for a host that is plainly inside; the messages show no path, which may be a secret.
     Names are looked up when something is sent.
     """
-    hint = "write https://hooks.example.com/..."
+    hint, whose = f"write {purpose.example}", purpose.whose
     if len(url) > _MOST_URL or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise InvalidInput(f"A webhook's URL is at most {_MOST_URL:,} printable characters of ASCII, without spaces and backslashes.", hint=hint)
+        raise InvalidInput(f"A {whose}'s URL is at most {_MOST_URL:,} printable characters of ASCII, without spaces and backslashes.", hint=hint)
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
-        raise InvalidInput("The webhook's URL cannot be read as one.", hint=hint) from error
+        raise InvalidInput(f"The {whose}'s URL cannot be read as one.", hint=hint) from error
     own = host in own_hosts
     if host and not own and _is_plainly_inside(host):
-        raise _inside(host)
+        raise _inside(host, purpose)
     if parts.scheme not in (("https", "http") if own else ("https",)) or not host or port == 0:
-        raise InvalidInput(f"A webhook's URL begins with https:// and names a host, not {parts.scheme[:20]!r}.", hint=hint)
+        raise InvalidInput(f"A {whose}'s URL begins with https:// and names a host, not {parts.scheme[:20]!r}.", hint=hint)
     if "@" in parts.netloc or parts.fragment:
-        raise InvalidInput("A webhook's URL holds no user, no password and no fragment.", hint="what it proves is proved by its signature")
+        raise InvalidInput(f"A {whose}'s URL holds no user, no password and no fragment.", hint="leave them out")
     return parts
 
 
 def post(url: str, body: bytes, *, headers: Mapping[str, str], own_hosts: Collection[str] = ()) -> int:
-    """Send JSON; returns the status of the answer, whose body is not read.
+    """Send JSON; returns the status of the answer, whose body is not read. Raises as ``fetch``."""
+    return fetch("POST", url, body=body, headers={"Content-Type": "application/json", **headers}, own_hosts=own_hosts).status
 
-    Raises PermissionDenied for a host with an address inside, Unreachable where nobody answers in time, or with a certificate that nobody vouches for
-    (``SSL_CERT_FILE`` names one's own authorities).
+
+def fetch(
+    method: str,
+    url: str,
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    own_hosts: Collection[str] = (),
+    purpose: Purpose = WEBHOOK,
+    most_bytes: int = 0,
+) -> Answer:
+    """Ask, and read up to ``most_bytes`` of the answer. A redirect is an answer like any other.
+
+    Raises PermissionDenied for a host with an address inside, InvalidInput for an answer that is longer, Unreachable where nobody answers in time, or
+    with a certificate that nobody vouches for (``SSL_CERT_FILE`` names one's own authorities).
     """
     import ssl
     import threading
     from http.client import HTTPException
 
-    parts = require_url(url, own_hosts=own_hosts)
+    parts = require_url(url, own_hosts=own_hosts, purpose=purpose)
     host = (parts.hostname or "").rstrip(".")
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    address = find_address(host, port, own=host in own_hosts)
+    address = find_address(host, port, own=host in own_hosts, purpose=purpose)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection = _connection(host, port, address, secure=parts.scheme == "https")
     watch = threading.Timer(WHOLE_S, _break_off, (connection,))
     try:
         connection.connect()
         watch.start()
-        connection.request("POST", path, body=body, headers={"Content-Type": "application/json", "User-Agent": "Endcap", **headers})
-        return connection.getresponse().status
+        connection.request(method, path, body=body, headers={"User-Agent": "Endcap", **(headers or {})})
+        answer = connection.getresponse()
+        read = answer.read(most_bytes + 1) if most_bytes else b""
+        if len(read) > most_bytes:
+            raise InvalidInput(f"{host} answers with more than {most_bytes:,} bytes.", hint=f"is it the right URL of the {purpose.whose}?")
+        return Answer(answer.status, answer.headers.get_content_type(), read)
     except ssl.SSLCertVerificationError as error:
         raise Unreachable(
             f"{host} shows a certificate that is not trusted: {error.verify_message}.", hint="SSL_CERT_FILE names authorities"
@@ -87,14 +127,14 @@ def post(url: str, body: bytes, *, headers: Mapping[str, str], own_hosts: Collec
         connection.close()
 
 
-def find_address(host: str, port: int, *, own: bool = False) -> str:
+def find_address(host: str, port: int, *, own: bool = False, purpose: Purpose = WEBHOOK) -> str:
     """The address to connect to. Raises PermissionDenied unless all that a name has are public, or it is one's ``own``; Unreachable for none."""
     try:
         found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:
         raise Unreachable(f"{host} has no address.") from error
     if not own and not all(is_public(ipaddress.ip_address(address.partition("%")[0])) for address in found):
-        raise _inside(host)
+        raise _inside(host, purpose)
     return found[0]
 
 
@@ -176,6 +216,6 @@ def _is_plainly_inside(host: str) -> bool:
     return "." not in host or host.endswith(tuple(f".{name}" for name in _INNER_NAMES))
 
 
-def _inside(host: str) -> PermissionDenied:
-    hint = "the operator allows hosts of the own network: ENDCAP_WEBHOOK_HOSTS=chat.example,10.0.0.5"
+def _inside(host: str, purpose: Purpose) -> PermissionDenied:
+    hint = f"the operator allows hosts of the own network: {purpose.setting}"
     return PermissionDenied(f"The host {host[:100]!r} is not on the public internet.", hint=hint)

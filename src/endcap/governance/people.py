@@ -27,7 +27,7 @@ from endcap.storage.ports import RecordReader
 
 NO_ROLE = "none"
 OWN_GRANT = "own"
-_TAKEN = frozenset((SYSTEM.name, "nobody"))
+TAKEN = frozenset((SYSTEM.name, "nobody"))
 """Names that the audit has for those who are no users: schedules and reactions, and strangers."""
 _FEW = 500
 
@@ -68,7 +68,7 @@ def add_user(session: Session, name: str, *, password: str | None = None, admin:
     """
     session.require_admin(verb="users add")
     require_name(name, what="user")
-    if name in _TAKEN:
+    if name in TAKEN:
         raise InvalidInput(f"No user can be called {name!r}: in the audit that is somebody else.", hint="take another name")
     hashed = hash_password(password, name=name) if password else ""
     now, house = session.now(), session.in_house()

@@ -13,13 +13,14 @@ from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, Role, permissions_of
 from endcap.core.settings import Settings
 from endcap.governance.records import HOUSE, SYSTEM, Actor
-from endcap.governance.rights.checks import find_standing, require_right
+from endcap.governance.rights.checks import find_standing, require_change
 from endcap.governance.rights.veils import VeiledRecords, VeiledTracks, VeiledTransaction
 from endcap.governance.verbs import find_permission
-from endcap.storage.ports import BlobStore, OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction
+from endcap.storage.ports import OnlineStore, Ports, RecordReader, RecordStore, RecordTransaction
 from endcap.storage.tracks import TrackStore
 
 if TYPE_CHECKING:
+    from endcap.governance.keys.sealed_blobs import SealedBlobs
     from endcap.governance.privacy.sealed_tables import SealedTables
 
 Detail = Mapping[str, str | int | float | bool | None]
@@ -79,6 +80,8 @@ class Session:
     """Whose rights on closed things count, where that is not the actor."""
     unveiled: bool = False
     """Whether closed things are there whoever acts: see ``without_veil``."""
+    sealing: bool = False
+    """Whether the files and tables that the session writes are encrypted at rest, whatever its workspace declares."""
     place: HeldPlace | None = None
     """Set while a run goes on: what it begins itself waits for no place of its own."""
 
@@ -91,13 +94,17 @@ class Session:
     @property
     def tables(self) -> SealedTables:
         """The table store; what writers declare personal lies in it under the keys of whom it is about."""
+        from endcap.governance.keys.sealed_partitions import SealedPartitions
         from endcap.governance.privacy.sealed_tables import SealedTables
 
-        return SealedTables(self.ports.tables, self)
+        return SealedTables(SealedPartitions(self.ports.tables, self), self)
 
     @property
-    def blobs(self) -> BlobStore:
-        return self.ports.blobs
+    def blobs(self) -> SealedBlobs:
+        """The blob store; what is declared to be encrypted lies sealed in it."""
+        from endcap.governance.keys.sealed_blobs import SealedBlobs
+
+        return SealedBlobs(self.ports.blobs, self)
 
     @property
     def online(self) -> OnlineStore:
@@ -168,8 +175,8 @@ class Session:
         they did then, which is asked inside the transaction.
         """
         standing = find_standing(self)
-        if standing is not None and standing.sees((thing,)):
-            require_right(self, thing, find_permission(verb), verb=verb)
+        if standing is not None:
+            require_change(self, thing, find_permission(verb), verb=verb)
         with self.ports.records.transact() as tx:
             lost = self.warrant.find_lost(tx, self.now()) if self.warrant is not None else None
             if lost is None:

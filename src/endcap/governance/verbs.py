@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from endcap.core.errors import DefinitionError
 from endcap.core.permissions import Permission
+from endcap.governance.rights.naming import enter_named, require_named
 
 if TYPE_CHECKING:
     from endcap.governance.sessions import Session
@@ -65,6 +66,7 @@ class Verb:
         return self.call.__module__.removeprefix("endcap.")
 
 
+_CHANGES = (Permission.EDIT, Permission.RELEASE)
 _PERMISSIONS: dict[str, Permission] = {}
 
 
@@ -73,13 +75,24 @@ def find_permission(name: str) -> Permission:
     return _PERMISSIONS.get(name, Permission.EDIT)
 
 
-def verb(name: str, *, permission: Permission) -> Callable[[Callable[Concatenate[Session, P], T]], Callable[Concatenate[Session, P], T]]:
-    """Make a room's function a verb: its permission is checked before each call, and the refusal is audited."""
+def verb(
+    name: str, *, permission: Permission, lent: Mapping[str, Sequence[str]] | None = None, hands_out: bool = False
+) -> Callable[[Callable[Concatenate[Session, P], T]], Callable[Concatenate[Session, P], T]]:
+    """Make a room's function a verb: before each call its permission is checked, and the right to change what it names; refusals are audited.
+
+    ``lent`` are the parameters that may name what another workspace shares, as ``WORKSPACE/NAME``, each with the sorts of thing it may be; the call
+    is then made there. ``hands_out`` is whether it hands out data, which is audited there.
+    """
 
     def decorate(function: Callable[Concatenate[Session, P], T]) -> Callable[Concatenate[Session, P], T]:
         @wraps(function)
         def checked(session: Session, /, *args: P.args, **kwargs: P.kwargs) -> T:
             session.require(permission, verb=name)
+            if permission in _CHANGES:
+                require_named(session, function, args, kwargs, needs=permission, verb=name)
+            if lent is not None:
+                session, moved, given = enter_named(session, function, args, kwargs, lent=lent, hands_out=name if hands_out else "")
+                return function(session, *moved, **given)
             return function(session, *args, **kwargs)
 
         _PERMISSIONS[name] = permission

@@ -161,7 +161,7 @@ def hold_lease(
 
 
 def _find_hold(session: Session, subject: str) -> Hold | None:
-    records = session.records
+    records = session.ports.records
     while isinstance(records, FencedRecords):
         if records.hold.lease.subject == subject and records.hold.session.workspace == session.workspace:
             return records.hold
@@ -309,6 +309,12 @@ class FencedTables:
         self.hold.require(self.hold.session.records)
         self.hold.require_warrant()
         self.inner.delete(dataset, partition=partition)
+
+    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
+        return self.inner.measure(dataset, partition=partition)
+
+    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
+        return self.inner.list_sizes(partition=partition)
 
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
         self.hold.require(self.hold.session.records)

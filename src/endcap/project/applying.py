@@ -11,6 +11,7 @@ from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.gates import Gate
 from endcap.core.errors import DefinitionError
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import may_see, require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_columns, register_view, require_zone
@@ -22,15 +23,15 @@ from endcap.loop.registry.view_uses import ViewUse, find_view_uses
 from endcap.project.definitions import FILE, Definitions, load_definitions, read_definition
 
 _NEW_VERSION = ("changed", "restored")  # of a view: what is computed is not what was
-_DOES_NOTHING = ("unchanged", "not in the file")
+_DOES_NOTHING = ("unchanged", "not in the file", "closed")
 
 
 class Planned(msgspec.Struct, frozen=True):
     """What applying would do to one model or view.
 
-    ``change`` is ``new``, ``changed``, ``unchanged``, ``reworded`` (words for people, or what versions are judged by: nothing is made anew) or
-    ``not in the file``, which leaves it as it is; of a view also ``restored`` (an earlier version stands again) or ``moved`` (the project has
-    another folder). ``version`` is the view's; ``touches`` says in words which models and releases a changed view touches.
+    ``change`` is ``new``, ``changed``, ``unchanged``, ``reworded`` (words for people, or what versions are judged by: nothing is made anew), or, of
+    what is left as it is, ``not in the file`` or ``closed`` (to who applies); of a view also ``restored`` (an earlier version stands again) or
+    ``moved`` (the project has another folder). ``version`` is the view's; ``touches`` says in words which models and releases a changed view touches.
     """
 
     name: str
@@ -72,6 +73,7 @@ def apply(session: Session, *, folder: Path = Path()) -> Plan:
     """
     definitions = load_definitions(folder)
     planned = _compare(session, definitions)
+    _require_rights(session, definitions, planned)
     for change in planned.views:
         if change.changes:
             view = definitions.views[change.name]
@@ -82,6 +84,19 @@ def apply(session: Session, *, folder: Path = Path()) -> Plan:
         if change.changes:
             _apply_model(session, defined[change.name], change=change.change)
     return planned
+
+
+def _require_rights(session: Session, definitions: Definitions, planned: Plan) -> None:
+    """Raise, before anything is written, unless what changes may be changed, and what it is made of may be read."""
+    made_of = {f"model/{name}": (task.tables, task.views) for name in definitions.models for task in (definitions.task(name),)}
+    made_of |= {f"model/{name}": ((), model.features) for name, model in definitions.own.items()}
+    made_of |= {f"view/{name}": (view.sources, ()) for name, view in definitions.views.items()}
+    changing = [*(f"view/{p.name}" for p in planned.views if p.changes), *(f"model/{p.name}" for p in planned.models if p.changes)]
+    for thing in changing:
+        require_right(session, thing, Permission.EDIT, verb="apply")
+        tables, views = made_of[thing]
+        for source in (*(f"table/{table.name}" for table in tables), *(f"view/{view.name}" for view in views)):
+            require_right(session, source, Permission.READ, verb="apply")
 
 
 class _Defined(msgspec.Struct, frozen=True):
@@ -140,7 +155,9 @@ def _compare_models(session: Session, definitions: Definitions) -> Iterator[Plan
     standing = {m.name: m for m in session.records.find(MODELS, workspace=session.workspace)}
     for model in _list_models(definitions):
         known = standing.pop(model.name, None)
-        if known is None:
+        if not may_see(session, f"model/{model.name}"):
+            yield Planned(model.name, "closed", model.tables)
+        elif known is None:
             yield Planned(model.name, "new", model.tables)
         elif known.solution != model.solution:
             raise DefinitionError(
@@ -192,6 +209,8 @@ def _compare_views(session: Session, definitions: Definitions) -> Iterator[Plann
 
 def _compare_view(session: Session, view: FeatureView, head: ViewHead | None, *, folder: Path) -> Planned:
     tables, version = tuple(table.name for table in view.sources), view.version
+    if not may_see(session, f"view/{view.name}"):
+        return Planned(view.name, "closed", tables)
     if head is None:
         return Planned(view.name, "new", tables, version=version)
     kept = session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=view.id)

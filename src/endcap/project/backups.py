@@ -21,6 +21,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.audit import verify_audit
 from endcap.governance.audit_heads import check_since_signed, sign_head
 from endcap.governance.audit_keys import SigningKey, is_signed, list_audit_keys, open_key, require_public
+from endcap.governance.keys.data_keys import find_at_hand, find_master
 from endcap.governance.records import AUDIT_HEADS, HOUSE, RESTORATIONS, AuditHead, Restoration
 from endcap.governance.services import list_running
 from endcap.governance.sessions import Session
@@ -54,10 +55,16 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     n_bytes_new: int | None = None
     frozen_s: float | None = None
     verified: bool = False
+    master_key: str = ""
+    """The id of the master key without which nothing that is sealed in it opens, and which is not in it ('': nothing is, or it was made earlier)."""
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """A home made from a backup: what is in it, and how many audit chains with how many rows were walked and found whole."""
+    """A home made from a backup: what is in it, and how many audit chains with how many rows were walked and found whole.
+
+    ``master_key`` is the id of the master key without which nothing that is sealed in it opens ('': nothing is), ``missing_key`` what is said where
+    it is not at hand ('': it is).
+    """
 
     backup: str
     at: datetime
@@ -70,6 +77,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     n_bytes: int
     n_chains: int
     n_audit_rows: int
+    master_key: str = ""
+    missing_key: str = ""
 
 
 @verb("backup", permission=Permission.OWN)
@@ -78,8 +87,8 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
 
     ``place`` is a folder outside the home, or s3://BUCKET/PATH, gs://, abfs://. What was acknowledged before the backup began is in it; records,
     blobs and tables fit together as they stood at one instant. What the place holds already is not copied again, and after a kill the same command
-    goes on. Online rows are not in it: they are made anew. A backup holds everything else that the home holds, webhooks' secrets too: keep it as
-    closely.
+    goes on. Online rows are not in it: they are made anew, and neither is the master key, without which nothing opens that is sealed: keep a copy of
+    it elsewhere. All else that the home holds is in it: keep it as closely.
     Raises IntegrityBroken where bytes of the home were changed at rest, InvalidInput for a place that holds other things, StorageFull where it takes
     no more. Cost: reading what is new once, and all partitions; writers of records wait for some 50 us a partition.
     """
@@ -131,7 +140,10 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
             seal = msgspec.structs.replace(seal, key=signing.public)
             seal = msgspec.structs.replace(seal, signature=signing.sign(seal, purpose=_PURPOSE))
         change.detail["backup"] = name = keeper.seal(seal)
-    return msgspec.structs.replace(_describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s)
+    master = find_master(session.ports.records)
+    return msgspec.structs.replace(
+        _describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s, master_key=master.key if master else ""
+    )
 
 
 @verb("backups", permission=Permission.OWN)
@@ -164,7 +176,8 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     the seal, so that a backup given by its name cannot have been exchanged. ``key`` is the public audit key that must have signed it, as you know it
     (None: any, or none). Every byte is checked against its digest and every audit chain is walked
     before the first record can be seen: until then the home opens for nobody, and after a kill the same command goes on. A home in a folder
-    is restored into PostgreSQL and the other way. Online rows come with the next endcap features materialise.
+    is restored into PostgreSQL and the other way. What is sealed opens once the master key is where it was. Online rows come with the next endcap
+    features materialise.
     Raises Conflict over a home that holds anything, or that is served; IntegrityBroken for a backup that was changed or cut, InvalidInput for one of
     a newer Endcap, StorageFull where the disk takes no more.
     """
@@ -176,7 +189,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     mark = _begin(session, name)
     filler = Filler(vault, seal)
     with _step(reporter, "blobs") as advance:
-        filler.fill_blobs(session.blobs, advance=advance)
+        filler.fill_blobs(session.ports.blobs, advance=advance)
     with _step(reporter, "tables") as advance:
         filler.fill_tables(session.ports, advance=advance)
     with _step(reporter, "landed") as advance:
@@ -187,6 +200,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
         session.online.drop(space)
     with _step(reporter, "records") as advance:
         n_audit_rows = _finish(session, mark, filler, seal, advance=advance)
+    master = find_master(session.ports.records)
     return Restored(
         backup=name,
         at=seal.at,
@@ -199,7 +213,17 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
         n_bytes=seal.n_bytes,
         n_chains=len(seal.heads),
         n_audit_rows=n_audit_rows,
+        master_key=master.key if master else "",
+        missing_key=_say_missing(session, master.key) if master else "",
     )
+
+
+def _say_missing(session: Session, key: str) -> str:
+    try:
+        find_at_hand(session, key)
+    except (NotFound, InvalidInput) as error:
+        return str(error)
+    return ""
 
 
 def _find_key(session: Session) -> SigningKey | None:

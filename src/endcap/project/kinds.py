@@ -11,6 +11,7 @@ from endcap.storage.ports import Kind
 MODULES = (
     "endcap.governance.keys.records",
     "endcap.governance.records",
+    "endcap.governance.signin.records",
     "endcap.pipelines.leases",
     "endcap.pipelines.open_lineage",
     "endcap.pipelines.records",

@@ -12,6 +12,8 @@ from endcap.core.durations import parse_duration
 from endcap.core.permissions import Permission
 from endcap.core.settings import parse_bytes
 from endcap.core.zones import parse_moment
+from endcap.governance.quotas.limits import require_memory
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import Batch
@@ -60,7 +62,8 @@ def run(
     another run of the model that goes on, such as 10min. What was computed before is not computed again.
     ``executor`` is where shards and members are computed: here, processes, ray or ray://HOST:PORT (None: ENDCAP_EXECUTOR, or here);
     ``memory`` is what queries and shards may use of it, such as 6GB (None: ENDCAP_MEMORY_LIMIT, or 60 % of the machine's). Results are
-    equal whatever they are. Raises Conflict where another run goes on.
+    equal whatever they are. Where other runs of the home come first, it waits in the queue: see endcap queue. Raises Conflict where another run of
+    the model goes on, QuotaExceeded where the CPU-minutes of the workspace are used up.
     """
     wait_s = parse_duration(wait).total_seconds()
     session = _set_up(session, executor=executor, memory=memory)
@@ -84,6 +87,7 @@ def run_task(
     """The same for a task that is at hand."""
     from endcap.loop.retraining.cycle import turn
 
+    require_right(session, f"model/{task.name}", Permission.EDIT, verb="run")
     if origin is not None:
         parse_moment(origin)  # before a run begins
     forced = True if train else None
@@ -112,5 +116,5 @@ def _set_up(session: Session, *, executor: str | None, memory: str | None) -> Se
     if executor is not None:
         given["executor"] = executor
     if memory is not None:
-        given["memory_limit"] = parse_bytes(memory, what="The memory")
+        given["memory_limit"] = require_memory(session, parse_bytes(memory, what="The memory"), verb="run")
     return replace(session, settings=msgspec.structs.replace(session.settings, **given)) if given else session

@@ -10,13 +10,27 @@ import msgspec
 from endcap.core.errors import Conflict, DefinitionError
 from endcap.core.permissions import Permission
 from endcap.governance.keys.resealing import SealedKind, count_leaning, destroy_key, find_old_keys, note_freed, reseal_records
+from endcap.governance.keys.rotation import choose_place
+from endcap.governance.keys.sealings import set_sealing
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
+from endcap.loop.training.tracking.experiments import choose_experiment
 
 MODULES = (
+    "endcap.governance.keys.sealed_blobs",
+    "endcap.governance.keys.sealed_partitions",
     "endcap.governance.keys.secrets",
+    "endcap.governance.privacy.subjects",
     "endcap.governance.webhooks",
 )
+
+
+class SealedFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether files of a workspace, or of an ``experiment`` of it ('': of all), are encrypted at rest from now on."""
+
+    workspace: str
+    experiment: str
+    on: bool
 
 
 class Resealed(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,13 +48,30 @@ class Destroyed(msgspec.Struct, frozen=True, kw_only=True):
     workspace: str
 
 
+@verb("keys seal", permission=Permission.OWN)
+def seal_files(session: Session, *, experiment: str | None = None, off: bool = False) -> SealedFrom:
+    """Encrypt at rest, from now on, what is written into the workspace as a file or a table.
+
+    That is files of runs and versions, results of steps, training sets, features at rest, predictions; they are read as before.
+    ``experiment`` is its id or its name, whose runs' files alone are meant. ``off`` ends it. What lies there already stays as it is; a model says
+    for itself that it is encrypted, in its definition.
+    """
+    found = None if experiment is None else choose_experiment(session, experiment)
+    thing = f"workspace/{session.workspace}" if found is None else f"experiment/{found.name}"
+    with session.change("keys seal", thing=thing, detail={"on": not off}) as change:
+        set_sealing(session, change, experiment=found.id if found else "", on=not off)
+    return SealedFrom(workspace=session.workspace, experiment=found.name if found else "", on=not off)
+
+
 @verb("keys rewrap", permission=Permission.OWN)
-def rewrap(session: Session) -> Resealed:
+def rewrap(session: Session, *, house: bool = False) -> Resealed:
     """Seal what lies under older data keys of the workspace under its newest one; the service does so by itself, within the hour.
 
     Others go on meanwhile, and what is cut short goes on with the next. A key on which nothing leans any more is free: endcap keys destroy ID.
+    ``house`` is for what lies under the keys of the house itself: for its admins.
     Cost: some 100 us for each record that is sealed, and one pass over all records of the home.
     """
+    session = choose_place(session, house=house, verb="keys rewrap")
     n = reseal_records(session, load_sealed())
     old = find_old_keys(session)
     leaning = count_leaning(session, [key.id for key in old])
@@ -54,12 +85,14 @@ def rewrap(session: Session) -> Resealed:
 
 
 @verb("keys destroy", permission=Permission.OWN)
-def destroy(session: Session, key: str) -> Destroyed:
+def destroy(session: Session, key: str, *, house: bool = False) -> Destroyed:
     """Destroy an old data key of the workspace for good. ``key`` is its id, as it is listed.
 
+    ``house`` is for one of the house itself: for its admins.
     Raises Conflict for the one that seals, for one that was retired within the last hour, and while anything leans on it. Backups that were made
     before hold it still, wrapped: they open with the master key of their time alone. Cost: one pass over all records of the home.
     """
+    session = choose_place(session, house=house, verb="keys destroy")
     leaning = count_leaning(session, [key]).get(key, 0) if _is_id(key) else 0
     if leaning:
         session.record_refusal("keys destroy", thing=f"data-key/{key}", detail={"leaning": leaning})

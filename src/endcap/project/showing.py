@@ -89,7 +89,7 @@ def ls(session: Session) -> list[ModelLine]:
     return [_line(session, model) for model in session.records.find(MODELS, workspace=session.workspace)]
 
 
-@verb("show", permission=Permission.READ)
+@verb("show", permission=Permission.READ, lent={"thing": ("version", "model")})
 def show(session: Session, thing: str) -> ModelView | VersionView:
     """Show a model (``store-day``) or a version (``store-day-v3``) in full: figures beside the baselines', slices, verdict, members, cost."""
     if session.records.get(VERSIONS, workspace=session.workspace, id=thing) is not None:

@@ -207,7 +207,7 @@ def search_views(session: Session, words: Sequence[str] = (), *, limit: int | No
     return found
 
 
-@verb("features show", permission=Permission.READ)
+@verb("features show", permission=Permission.READ, lent={"view": ("view",)})
 def show_view(session: Session, view: str) -> ViewPage:
     """Show a feature view in full: what it means, from which columns, when known and how fresh, who owns and uses it, versions, an example row.
 

@@ -240,6 +240,17 @@ class TableStore(Protocol):
         """Forget one partition; forgetting what is not there changes nothing."""
         ...
 
+    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
+        """How many bytes one partition takes at rest; 0 where there is none."""
+        ...
+
+    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
+        """The partitions of all datasets whose values include ``partition``'s, with the bytes that each takes at rest; in no particular order.
+
+        What is written meanwhile may be among them. Cost grows with all partitions.
+        """
+        ...
+
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
         """``write`` for a partition whose Parquet file is at hand, as a backup holds it. When ``chunks`` raises, the old one stands."""
         ...

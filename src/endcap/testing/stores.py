@@ -475,6 +475,21 @@ class BlobStoreContract:
 class TableStoreContract:
     """Tables: datasets in partitions, each replaced whole."""
 
+    def test_sizes_are_those_at_rest_and_found_by_part(self, ports: Ports) -> None:
+        for model in ("m", "n"):
+            ports.tables.write("sales", partition={"model": model, "day": "a/b=1"}, table=pa.table({"a": list(range(1000))}))
+        ports.tables.write("stores", partition={"model": "m"}, table=pa.table({"a": [1]}))
+        found = {(dataset, *sorted(partition.items())): n for dataset, partition, n in ports.tables.list_sizes(partition={"model": "m"})}
+        assert set(found) == {("sales", ("day", "a/b=1"), ("model", "m")), ("stores", ("model", "m"))}
+        assert found["stores", ("model", "m")] == ports.tables.measure("stores", partition={"model": "m"}) > 100
+        assert len(list(ports.tables.list_sizes())) == 3
+        before = ports.tables.measure("sales", partition={"day": "a/b=1", "model": "n"})
+        ports.tables.write("sales", partition={"model": "n", "day": "a/b=1"}, table=pa.table({"a": list(range(100_000))}))
+        assert ports.tables.measure("sales", partition={"model": "n", "day": "a/b=1"}) > before
+        ports.tables.delete("sales", partition={"model": "n", "day": "a/b=1"})
+        assert ports.tables.measure("sales", partition={"model": "n", "day": "a/b=1"}) == 0
+        assert len(list(ports.tables.list_sizes())) == 2
+
     def test_a_table_comes_back_with_its_types(self, ports: Ports) -> None:
         table = pa.table(
             {

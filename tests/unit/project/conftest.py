@@ -50,11 +50,11 @@ class Project:
         return run(self.session, "store-day", folder=self.folder, **options)  # type: ignore[arg-type]
 
 
-def lay_out(folder: Path) -> Project:
+def lay_out(folder: Path, *, home: str | Path = "memory://") -> Project:
     chain = Chain(7, n_stores=6, opened=OPENED)
     write_sample(folder, seed=7, chain=chain, last=TODAY)
     start = datetime.combine(TODAY, datetime.min.time(), tzinfo=UTC) + timedelta(hours=6)
-    made = Project(folder, make_session(start=start, zone="Europe/Berlin"), chain)
+    made = Project(folder, make_session(home, start=start, zone="Europe/Berlin"), chain)
     made.change(SLICES, f'{SLICES}\n    candidates=["shrunk_rates"],\n    backtest_origins=4,')
     # Six stores and two judged weeks say little; which method is how good is a question for other tests.
     made.change("bias=0.05", "better_than=[], bias=0.4, most={'wape': 0.5}")
@@ -73,6 +73,16 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     made = lay_out(tmp_path_factory.mktemp("lived"))
     made.run()
     made.wake()
+    made.run()
+    yield made
+    made.session.ports.close()
+
+
+@pytest.fixture(scope="module", params=["memory", "folder"])
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project that ran once, in memory and in a folder. Shared by a module."""
+    folder = tmp_path_factory.mktemp("kept")
+    made = lay_out(folder / "project", home="memory://" if request.param == "memory" else folder / "home")
     made.run()
     yield made
     made.session.ports.close()

@@ -33,6 +33,7 @@ from endcap.governance.keys.records import DATA_KEYS
 from endcap.governance.people import add_user, has_users
 from endcap.governance.records import HOUSE, Actor
 from endcap.governance.sessions import Change
+from endcap.governance.signin.records import PROVIDERS, Provider
 from endcap.governance.tokens import list_tokens
 from endcap.governance.verbs import Verb
 from endcap.governance.webhooks import list_webhooks
@@ -360,6 +361,17 @@ def tracked(scene: Scene) -> str:
     return start_run(scene.session).id
 
 
+def provided(scene: Scene) -> str:
+    """A provider of sign-in that was added before anyone looked."""
+    at, url = scene.session.now(), "https://login.example.com"
+    texts = dict.fromkeys(("issuer", "authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint"), url)
+    given = {"client_id": "x", "secret": b"", "scopes": (), "name_claim": "sub", "groups_claim": "", "algorithms": ("RS256",), "read_at": at}
+    provider = Provider(name="corp", lets_in=False, by_post=False, names_itself=False, made_at=at, made_by="ada", **texts, **given)
+    with scene.session.records.transact() as tx:
+        tx.append(PROVIDERS, workspace=HOUSE, record=provider)
+    return provider.name
+
+
 SPINE = pa.table({"store_id": ["S1", None], "at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))})
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
@@ -377,6 +389,9 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "features search": lambda s: {"words": [viewed(s)]},
     "features show": lambda s: {"view": viewed(s)},
     "history": lambda _: {"model": "store-day"},
+    "download": lambda s: {"version": "store-day-v1", "out": s.scratch / "files"},
+    "rights ls": lambda _: {},
+    "shares ls": lambda _: {},
     "incidents": lambda _: {},
     "insight": lambda _: {"model": "store-day"},
     "lineage": lambda _: {"thing": "store-day"},
@@ -396,6 +411,8 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "webhooks ls": lambda _: {},
     "trace": lambda _: {"thing": "store-day-v1"},
     "users ls": lambda _: {},
+    "providers ls": lambda _: {},
+    "sessions ls": lambda _: {},
     "groups ls": lambda _: {},
     "groups show": lambda s: {"group": grouped(s)},
     "track compare": lambda s: {"runs": [tracked(s), tracked(s)]},
@@ -439,12 +456,20 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "features materialise": lambda s: {"view": viewed(s)},
     "secrets set": lambda _: {"name": "DB", "password": "c4nary"},
     "secrets remove": lambda _: {"name": "DB"},
+    "keys seal": lambda _: {"off": True},
     "keys rotate": lambda _: {},
     "keys rewrap": lambda _: {},
     "keys destroy": lambda s: {"key": freed(s)},
     "webhooks add": lambda _: {"url": "https://hooks.example.com/x"},
     "webhooks remove": lambda s: {"webhook": list_webhooks(s.session)[0].id},
     "users grant": lambda s: {"name": known(s), "role": "owner"},
+    "rights restrict": lambda _: {"thing": "model/fraud"},
+    "rights grant": lambda s: {"thing": "model/fraud", "to": f"user/{known(s)}", "may": "edit"},
+    "rights revoke": lambda s: {"thing": "model/fraud", "to": f"user/{known(s)}"},
+    "rights transfer": lambda s: {"thing": "model/fraud", "to": known(s)},
+    "rights open": lambda _: {"thing": "model/fraud"},
+    "share": lambda _: {"thing": "model/fraud", "to": "web"},
+    "unshare": lambda _: {"thing": "model/fraud", "to": "web"},
     "groups grant": lambda s: {"group": grouped(s), "role": "viewer"},
     "tokens make": lambda s: {"label": "nightly", "user": known(s)},
     "tokens rotate": lambda s: {"token": list_tokens(s.session)[0].id},
@@ -465,6 +490,10 @@ OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
     # audited in the chain of the house, as they belong to no workspace
     "backup": lambda s: {"place": str(s.scratch / "vault")},
     "users add": lambda _: {"name": "cleo", "password": "a few words of hers"},
+    "providers link": lambda s: {"provider": provided(s), "subject": "1234", "user": "cleo"},
+    "providers unlink": lambda _: {"provider": "corp", "user": "cleo"},
+    "providers remove": lambda _: {"name": "corp"},
+    "sessions end": lambda _: {"user": "cleo"},
     "groups add": lambda _: {"name": "ops"},
     "groups join": lambda _: {"group": "ops", "user": "cleo"},
     "groups leave": lambda _: {"group": "ops", "user": "cleo"},
@@ -479,6 +508,7 @@ OF_THE_HOUSE: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "rotate-audit-key": lambda _: {},
 }
 MADE_OF_OTHERS = {
+    "providers add": "it asks a provider first; audited in the house (tests/unit/governance/signin/test_providers.py)",
     "compare": "it draws the groups; start-comparison is audited",
     "judge": "the verdict that it gives is audited (tests/unit/project/test_judging.py)",
     "run": "each of its parts is audited: apply, ingest, register, record-verdict, promote, log-predictions",
@@ -487,6 +517,7 @@ MADE_OF_OTHERS = {
     "parity": "it ingests what is new; its report is audited (tests/unit/loop/features/test_parity.py)",
 }
 NOT_CHAINED = {
+    "providers links": "a look at who is linked, for admins",
     "backups": "a look at a place outside the home",
     "keys ls": "a look at which keys there are; no key is shown",
     "deliver-notices": "what is sent is data in flow; a host that is refused is audited (tests/unit/governance/test_notices.py)",
@@ -597,6 +628,8 @@ def test_the_table_of_verbs_loads_nothing_heavy() -> None:
         "skops",
         "yaml",
         "onnxruntime",
+        "authlib",
+        "joserfc",
     ]
     done = subprocess.run([sys.executable, "-c", said, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

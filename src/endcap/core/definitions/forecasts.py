@@ -85,6 +85,7 @@ class Forecast(msgspec.Struct, frozen=True):
         backtest_origins: how many weekly origins are used in back-tests, at most; fewer when the history is short. None: 8, hourly 4, of
             which the older half serves to choose (hourly: the oldest one) and the rest to judge.
         seed: for everything random in training.
+        encrypted: whether all that its runs write (panels, results of steps, version files, forecasts) is encrypted at rest.
         purpose: what the model is for. Tables and feature views that state their purposes refuse a model of another one. None: not said.
     """
 
@@ -117,6 +118,7 @@ class Forecast(msgspec.Struct, frozen=True):
     purpose: str | None = None
     gates: dict[str, Gate] = {}
     charter: Charter | None = None
+    encrypted: bool = False
 
     def __post_init__(self) -> None:
         require_name(self.name, what="model")

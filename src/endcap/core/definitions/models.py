@@ -30,6 +30,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         gates: what it must pass in other environments, by name.
         charter: why it exists.
         features: the feature views it was trained on, for lineage and for the checks of parity and drift.
+        encrypted: whether its versions are made of nothing but files that are encrypted at rest: of runs in an experiment that is.
         purpose: what it is for, which tables and views that state their purposes must allow.
         owner: who answers for it.
         description: what it does, for people.
@@ -44,6 +45,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str | None = None
     owner: str = ""
     description: str = ""
+    encrypted: bool = False
 
     def __post_init__(self) -> None:
         require_name(self.name, what="model")

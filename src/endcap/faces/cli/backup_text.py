@@ -18,6 +18,11 @@ def tell_backup(made: Backup) -> Iterator[tuple[str, str]]:
     yield _contents(made), ""
     if made.n_bytes_new is not None and made.frozen_s is not None:
         yield f"{say_bytes(made.n_bytes_new)} of {say_bytes(made.n_bytes)} were new; writers waited {made.frozen_s * 1000:.0f} ms", ""
+    if made.master_key:
+        yield (
+            f"the master key {made.master_key} is not in it, and nothing that is sealed opens without it: keep a copy elsewhere (docs/keys.md)",
+            "yellow",
+        )
     yield f"endcap restore {shlex.quote(made.place)} --backup {made.id} --home NEW_FOLDER", "dim"
 
 
@@ -26,6 +31,8 @@ def tell_restored(made: Restored) -> Iterator[tuple[str, str]]:
     yield f"{made.home} is the home as it stood at {made.at:%Y-%m-%d %H:%M:%S} UTC (backup {made.backup})", "bold"
     yield _contents(made), ""
     yield f"every byte is what it was; {made.n_chains} audit chains with {made.n_audit_rows:,} rows are whole", ""
+    if made.missing_key:
+        yield made.missing_key, "red"
     yield "features online come with: endcap features materialise VIEW", "dim"
 
 

@@ -28,13 +28,17 @@ _PLAIN = (str, int, float, bool, Path)
 _LIST = Sequence[str]
 _ORDER = ("forecast", "init", "apply", "run", "ls", "show", "predictions", "history", "rollback", "promote", "trace", "audit")
 _LAYING_OUT = ("forecast", "init")  # these make the project's folder
-_ASKED = {"secrets set": "value"}
+_ASKED = {"providers add": "secret of the client (none: a public one)", "secrets set": "value"}
 _MOST_TYPED = 100_000
 _GIVEN = ("folder", "password", "reporter")  # filled in by the face: --project, what is typed unseen, and the progress shown
 TOPICS = {
     "features": "The feature store: find views, show, fill, read and compare them.",
     "groups": "People who hold roles together: make, fill, give a role.",
+    "providers": "Servers of OpenID Connect by which people sign in to pages.",
     "quotas": "What workspaces and actors may use: limits, and what is used of them.",
+    "rights": "Who may do what to single things: close, open, hand over.",
+    "sessions": "Who is signed in at pages: list, end.",
+    "shares": "What workspaces let one another read.",
     "tokens": "What programs sign in with: make, list, rotate, revoke.",
     "track": "Tracking: experiments and runs of training code, with parameters, metrics and files.",
     "users": "Who may sign in, and with which role.",

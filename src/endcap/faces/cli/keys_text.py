@@ -7,7 +7,7 @@ from typing import Any
 
 from endcap.governance.keys.rotation import KeyLine, Rotated
 from endcap.governance.keys.secrets import SecretLine
-from endcap.project.sealing import Destroyed, Resealed
+from endcap.project.sealing import Destroyed, Resealed, SealedFrom
 
 
 def tell_rotated(rotated: Rotated) -> Iterator[tuple[str, str]]:
@@ -41,6 +41,14 @@ def tell_destroyed(destroyed: Destroyed) -> Iterator[tuple[str, str]]:
     yield f"data key {destroyed.key} of workspace {destroyed.workspace} is destroyed; backups from before hold it still, wrapped", ""
 
 
+def tell_sealed(found: SealedFrom) -> Iterator[tuple[str, str]]:
+    whose = f"of experiment '{found.experiment}'" if found.experiment else "and tables"
+    yield (
+        f"files {whose} in workspace {found.workspace} are {'' if found.on else 'not '}encrypted at rest from now on; older ones stay as they are",
+        "",
+    )
+
+
 def row_of_key(line: KeyLine) -> dict[str, Any]:
     return {
         "id": line.id,
@@ -69,6 +77,7 @@ TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     Rotated: tell_rotated,
     Resealed: tell_resealed,
     Destroyed: tell_destroyed,
+    SealedFrom: tell_sealed,
 }
 ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     KeyLine: row_of_key,

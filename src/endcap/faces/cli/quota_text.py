@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from endcap.core.durations import format_duration
 from endcap.core.settings import format_bytes
+from endcap.governance.quotas.costs import CostLine
 from endcap.governance.quotas.queue import QueueLine
+from endcap.governance.quotas.recounting import Recount
 from endcap.governance.quotas.settling import QuotaLine
 
 _BYTES = ("memory", "storage")
@@ -47,7 +50,34 @@ def row_of_place(line: QueueLine) -> dict[str, Any]:
     }
 
 
+def row_of_cost(line: CostLine) -> dict[str, Any]:
+    return {
+        "of": line.of or "-",
+        "CPU-s": f"{line.cpu_s:,.1f}",
+        "took": format_duration(line.wall_s),
+        "runs": line.n_runs,
+        "requests": line.n_requests,
+        "refused": line.n_refused,
+        "stored": _tell_bytes(line.stored_bytes),
+        "held": "-" if line.held_bytes is None else _tell_bytes(line.held_bytes),
+    }
+
+
+def _tell_bytes(n: int) -> str:
+    return f"-{format_bytes(-n)}" if n < 0 else format_bytes(n)
+
+
+def tell_recount(found: Recount) -> Iterator[tuple[str, str]]:
+    """What rests for a workspace."""
+    held = f"{found.n_blobs:,} blobs and {found.n_partitions:,} partitions of tables"
+    yield f"workspace {found.workspace} holds {_tell_bytes(found.n_bytes)} in {held}", ""
+    moved = found.n_bytes - found.n_bytes_before
+    yield "as was counted" if not moved else f"{_tell_bytes(abs(moved))} {'more' if moved > 0 else 'less'} than was counted", "dim"
+
+
+TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {Recount: tell_recount}
 ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     QuotaLine: row_of_quota,
     QueueLine: row_of_place,
+    CostLine: row_of_cost,
 }

@@ -28,6 +28,12 @@ def status_of(error: EndcapError) -> int:
     return HTTP_STATUSES[error.code]
 
 
+def tell_retry(error: EndcapError) -> tuple[tuple[bytes, bytes], ...]:
+    """The header that says when to ask again, of an error that knows."""
+    seconds = error.details.get("retry_after_s")
+    return ((b"retry-after", b"%d" % seconds),) if isinstance(seconds, int) else ()
+
+
 async def send_json(send: Send, body: bytes, *, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
     """A whole answer."""
     told = [JSON, (b"content-length", b"%d" % len(body)), *headers]

@@ -15,16 +15,19 @@ from starlette.routing import Route
 
 from endcap.assembly import House
 from endcap.core.errors import EndcapError, InvalidInput, NotFound, suggest
-from endcap.faces.http.answers import encode_error, encode_result, status_of, tell_unforeseen
+from endcap.faces.http.answers import encode_error, encode_result, status_of, tell_retry, tell_unforeseen
 from endcap.faces.http.calls import Calls
-from endcap.faces.http.gateway import Gateway, SigningIn
+from endcap.faces.http.gateway import Gateway
 from endcap.faces.http.heads import Place
 from endcap.faces.http.mlflow.routes import mlflow_routes
 from endcap.faces.http.online import OnlineReads
 from endcap.faces.http.openapi import describe_service
+from endcap.faces.http.pages.pages import Pages
+from endcap.faces.http.rates import Rates
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
 from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import SignIn, session_of
+from endcap.governance.groups import set_groups_from_provider
 
 
 def build_application(
@@ -33,12 +36,14 @@ def build_application(
     folder: Path,
     calls: Calls | None = None,
     place: Place | None = None,
-    signing_in: SigningIn | None = None,
+    signing_in: SignIn | None = None,
+    rates: Rates | None = None,
     announce: Callable[[], None] = lambda: None,
 ) -> Gateway:
     """The service over an open house for the project in ``folder``. ``announce`` is called once it is ready.
 
-    ``place`` None is this machine alone; ``signing_in`` None takes its owner for granted while there are no users.
+    ``place`` None is this machine alone; ``signing_in`` None takes its owner for granted while there are no users; ``rates`` None are
+    counted by nobody.
     """
     calls = calls or Calls()
 
@@ -50,7 +55,10 @@ def build_application(
     handlers = {EndcapError: _tell, HTTPException: _tell_http, Exception: _tell_unforeseen}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]  # each handler takes its own kind of error
     app.router.redirect_slashes = False
-    return Gateway(app, quick, signing_in or SignIn(house), place=place, announce=announce)
+    place = place or Place()
+    signing_in = signing_in or SignIn(house, secure=place.secure)
+    pages = Pages(house, signing_in, place=place, set_groups=set_groups_from_provider)
+    return Gateway(app, quick, signing_in, pages=pages, place=place, rates=rates or Rates(), announce=announce)
 
 
 def _route(remote: RemoteVerb, folder: Path, calls: Calls) -> Route:
@@ -83,7 +91,9 @@ def _description() -> bytes:
 
 
 async def _tell(_: Request, error: EndcapError) -> Response:
-    return _json(encode_error(error), status=status_of(error))
+    told = _json(encode_error(error), status=status_of(error))
+    told.raw_headers.extend(tell_retry(error))
+    return told
 
 
 async def _tell_http(request: Request, error: HTTPException) -> Response:

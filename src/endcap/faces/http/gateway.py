@@ -2,7 +2,8 @@
 
 A page of another site, open in a browser that reaches the service, must not use it: requests are taken by the service's own names alone (a name
 that was bound to its address afterwards is refused), never from another origin, and bodies only as ``application/json``, which no form of another
-site can send. Then whoever asks is signed in, and only then is a body read. Files of runs are PUT, and handed on as they come.
+site can send; pages of ours alone take forms, each with what only they know. Then whoever asks is signed in, and only then is a body read. Files of
+runs are PUT, and handed on as they come.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from endcap.core.errors import EndcapError, InvalidInput, Unreachable
+from endcap.core.errors import EndcapError, InvalidInput, NotSignedIn, Unreachable
+from endcap.core.settings import format_bytes
 from endcap.faces.http.answers import RequestRefused, encode_error, encode_result, send_json, status_of, tell_unforeseen
 from endcap.faces.http.heads import STREAMED, Head, Place, read_head, require_json, require_place
 from endcap.faces.http.mlflow.faults import describe_fault
 from endcap.faces.http.prefixes import choose_workspace, split_workspace
+from endcap.faces.http.rates import Rates
 from endcap.faces.http.sessions import SESSION
 from endcap.governance.sessions import Session
 
@@ -47,6 +50,16 @@ class SigningIn(Protocol):
     async def sign_in(self, head: Head, scope: Scope) -> Session: ...
 
 
+class Showing(Protocol):
+    """Pages, which sign people in and out on their own."""
+
+    def takes(self, path: str) -> bool:
+        """Whether a path is that of a page."""
+        ...
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, head: Head) -> None: ...
+
+
 class Gateway:
     """The ASGI application: lets requests in, reads their bodies, answers ``quick`` paths itself and hands the rest on.
 
@@ -59,13 +72,17 @@ class Gateway:
         quick: Mapping[str, Quick],
         signing_in: SigningIn,
         *,
+        pages: Showing | None = None,
         place: Place | None = None,
+        rates: Rates | None = None,
         announce: Callable[[], None] = lambda: None,
     ) -> None:
         self._app = app
         self._quick = quick
         self._signing_in = signing_in
+        self._pages = pages
         self._place = place or Place()
+        self._rates = rates
         self._announce = announce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +107,11 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, *, workspace: bytes | None) -> None:
         method, path, head = scope["method"], scope["path"], read_head(scope["headers"])
-        require_place(head, self._place)
+        page = self._pages if self._pages is not None and workspace is None and self._pages.takes(path) else None
+        require_place(head, self._place, followed=page is not None and method == "GET")
+        if page is not None:
+            await page.answer(scope, receive, send, head)
+            return
         if workspace is not None:
             choose_workspace(head, workspace)
         streamed = method == "PUT" and path.startswith(STREAMED)
@@ -100,6 +121,8 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         session = self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
+        if self._rates is not None:
+            await self._rates.require(session)
         scope[SESSION] = session
         if path in self._quick and method != "POST":
             error = InvalidInput(f"{path} takes POST, not {method}.", hint="send it by POST")
@@ -135,19 +158,23 @@ class Gateway:
 
 
 async def _tell_refused(send: Send, path: str, refused: RequestRefused) -> None:
-    """In the shape that the path's clients read. MLflow's would ask again for minutes, unseen, after 429: to it a wrong password is one at once."""
+    """In the shape that the path's clients read. MLflow's asks again for minutes, unseen, after 429: right for a quota of requests, and not for a
+    password, which is wrong at once.
+    """
     if not path.startswith(MLFLOW):
         await send_json(send, encode_error(refused.error), status=refused.status, headers=refused.headers)
         return
-    status = 401 if refused.status == 429 else refused.status
+    status = 401 if refused.status == 429 and isinstance(refused.error, NotSignedIn) else refused.status
     await send_json(send, encode_result(describe_fault(refused.error)), status=status, headers=refused.headers)
 
 
-async def read_body(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive, *, most_bytes: int | None = None) -> bytes | None:
     """The whole body; None when the client went away. Raises RequestRefused when it is too large (413) or does not come (408).
 
-    What is too large is still read, to a bound, and thrown away: a client that sends reads the answer only after it has sent.
+    ``most_bytes`` None is the 16 MiB that somebody who is signed in may send. What is too large is still read, to a bound, and thrown away: a client
+    that sends reads the answer only after it has sent.
     """
+    most = MOST_BODY_BYTES if most_bytes is None else most_bytes
     chunks: list[bytes] = []
     n_bytes = 0
     try:
@@ -158,16 +185,16 @@ async def read_body(receive: Receive) -> bytes | None:
                     return None
                 chunk = message.get("body", b"")
                 n_bytes += len(chunk)
-                if n_bytes <= MOST_BODY_BYTES:
+                if n_bytes <= most:
                     chunks.append(chunk)
                 elif chunks:
                     chunks.clear()
-                if not message.get("more_body", False) or n_bytes > _DRAINED_BODIES * MOST_BODY_BYTES:
+                if not message.get("more_body", False) or n_bytes > _DRAINED_BODIES * most:
                     break
     except TimeoutError as error:
         raise RequestRefused(408, InvalidInput(f"The body did not come within {_BODY_S:g} s.", hint="send it again")) from error
-    if n_bytes > MOST_BODY_BYTES:
-        what = f"The body is larger than {MOST_BODY_BYTES // 2**20} MiB."
+    if n_bytes > most:
+        what = f"The body is larger than {format_bytes(most)}."
         raise RequestRefused(413, InvalidInput(what, hint="send it in parts"))
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

@@ -14,7 +14,21 @@ STREAMED = "/api/2.0/mlflow-artifacts/artifacts/"
 
 Head = Mapping[bytes, bytes]
 WORKSPACE = b"x-endcap-workspace"
-_READ = frozenset((b"host", b"origin", b"sec-fetch-site", b"content-type", b"content-encoding", b"authorization", WORKSPACE, b"x-forwarded-for"))
+_READ = frozenset(
+    (
+        b"host",
+        b"origin",
+        b"sec-fetch-site",
+        b"sec-fetch-mode",
+        b"content-type",
+        b"content-encoding",
+        b"authorization",
+        b"cookie",
+        b"x-endcap-form",
+        WORKSPACE,
+        b"x-forwarded-for",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -44,15 +58,18 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return found
 
 
-def require_place(head: Head, place: Place) -> None:
-    """Raise RequestRefused unless the request names this service and comes from no other site."""
+def require_place(head: Head, place: Place, *, followed: bool = False) -> None:
+    """Raise RequestRefused unless the request names this service and comes from no other site.
+
+    ``followed`` is whether a page is asked for, which a link of another site may lead to, or the answer of a provider of sign-in: it changes nothing.
+    """
     host, origin, site = head.get(b"host"), head.get(b"origin"), head.get(b"sec-fetch-site")
     if host is None or read_hostname(host.decode("latin-1")) not in place.names:
         who = "this service answers its own machine only" if place.names == frozenset(LOOPBACK) else "this service has other names"
         raise _forbidden(f"The request came for the host {_shown(host)}; {who}.", place)
     if origin is not None and origin.lower() != place.scheme + host.lower():
         raise _forbidden(f"The request came from the site {_shown(origin)}.", place)
-    if site not in (None, b"none", b"same-origin"):
+    if site not in (None, b"none", b"same-origin") and not (followed and head.get(b"sec-fetch-mode") == b"navigate"):
         raise _forbidden(f"The request came from another site ({_shown(site)}).", place)
 
 

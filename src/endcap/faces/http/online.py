@@ -12,6 +12,7 @@ from endcap.core.settings import Settings
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.remote import RemoteVerb
+from endcap.governance.rights.checks import stamp_standing
 from endcap.governance.sessions import Session
 from endcap.loop.features.online import OnlineReader, open_online
 
@@ -22,13 +23,13 @@ _FEW_KEYS = 200  # more take over two milliseconds, in which nobody else would b
 
 
 class OnlineReads:
-    """Answers ``features online``. Readers are kept for a second, by the workspace and the views they read."""
+    """Answers ``features online``. Readers are kept for a second, by the workspace, what rights leave of it, and the views they read."""
 
     def __init__(self, settings: Settings, remote: RemoteVerb, calls: Calls) -> None:
         self._remote = remote
         self._calls = calls
         self._decode = msgspec.json.Decoder(remote.parameters).decode
-        self._readers: dict[tuple[str, tuple[str, ...]], tuple[float, OnlineReader]] = {}
+        self._readers: dict[tuple[str, object, tuple[str, ...]], tuple[float, OnlineReader]] = {}
         self._near = settings.online is None  # else a round trip to a server, in which others are answered
 
     async def answer(self, body: bytes, session: Session) -> bytes:
@@ -44,11 +45,13 @@ class OnlineReads:
         return await self._calls.run(lambda: encode_result(self._open(session, asked.views).answer(asked.keys)))
 
     def _open(self, session: Session, views: Sequence[str]) -> OnlineReader:
-        now, wanted = monotonic(), (session.workspace, tuple(views))
+        if any("/" in name for name in views):
+            return open_online(session, views)  # what is shared may be taken back at any moment
+        now, wanted = monotonic(), (session.workspace, stamp_standing(session), tuple(views))
         kept = self._readers.get(wanted)
         if kept is not None and now - kept[0] < READER_S:
             return kept[1]
-        reader = open_online(session, wanted[1])
+        reader = open_online(session, wanted[2])
         if len(self._readers) >= _MOST_READERS:
             self._readers.clear()
         self._readers[wanted] = (now, reader)

@@ -19,6 +19,8 @@ from endcap.faces.http.application import build_application
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.heads import LOOPBACK
 from endcap.faces.http.listening import open_socket, require_certificate, settle_place, show_url
+from endcap.faces.http.rates import Rates, counting
+from endcap.faces.http.resealing import resealing
 from endcap.faces.http.sessions import SignIn
 from endcap.faces.http.telling import telling
 from endcap.faces.http.wire import BoundedProtocol
@@ -53,13 +55,16 @@ def serve(
     """
     secure = require_certificate(tls_cert, tls_key)
     place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy, has_users=has_users(house.ports.records))
-    with open_socket(host, port) as listening, telling(house):
+    rates = Rates(near=house.ports.near)
+    with open_socket(host, port) as listening, telling(house), resealing(house), counting(rates):
         calls = Calls()
         url = show_url(host, listening.getsockname()[1], names=names, secure=secure)
         with suppress(StorageFull):  # what reads is answered all the same
             note_service(house.ports.records, url, now=house.clock.now())
-        signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy)
-        application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, announce=lambda: announce(url))
+        signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy, secure=place.secure)
+        application = build_application(
+            house, folder=folder, calls=calls, place=place, signing_in=signing_in, rates=rates, announce=lambda: announce(url)
+        )
         config = uvicorn.Config(
             application,
             loop="uvloop",

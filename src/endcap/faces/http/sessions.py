@@ -3,6 +3,9 @@
 A token comes as ``Authorization: Bearer``, a name with its password as ``Basic``; the workspace is the token's, or the URL or the header
 ``X-Endcap-Workspace`` names it. What opened is kept for a second, so a role that was taken away, a token that was revoked and a user who was
 disabled are out within one. A password that was right is not hashed again while it stands: its hash is compared with what it was checked against.
+
+Whoever signed in at a page comes with a cookie. It is looked at anew each time, so that what was signed out is out at once, and opens what reads; for
+what changes something the request must say what only a page of ours knows (``X-Endcap-Form``), and that it comes from there.
 """
 
 from __future__ import annotations
@@ -31,11 +34,15 @@ from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
 from endcap.faces.http.guesses import Guesses, read_network, refuse_too_many
 from endcap.faces.http.heads import WORKSPACE, Head
+from endcap.faces.http.pages.cookies import SESSION as SESSION_COOKIE
+from endcap.faces.http.pages.cookies import is_form_key, read_cookie
 from endcap.governance.credentials import SignedIn, check_user, open_by_token, open_by_user
 from endcap.governance.lockout import Attempt, begin_attempt, end_attempt
 from endcap.governance.people import has_users
 from endcap.governance.records import DEFAULT_WORKSPACE, HOUSE, USERS, Actor, User
 from endcap.governance.sessions import Detail, Session
+from endcap.governance.signin.page_sessions import find_page_session, note_page_use, open_by_page_session
+from endcap.governance.signin.records import PageSession
 from endcap.governance.tokens import note_use
 
 T = TypeVar("T")
@@ -54,6 +61,7 @@ _MOST_SHOWN = 101
 """So much of a workspace's name is told and written down: one more than a name may have, so that one that is too long stays so."""
 _ASK = ((b"connection", b"close"), (b"www-authenticate", b'Basic realm="Endcap", charset="UTF-8"'))
 _BASIC, _BEARER = b"basic", b"bearer"
+_READING = frozenset(("GET", "HEAD"))
 
 
 def session_of(request: HTTPConnection) -> Session:
@@ -66,12 +74,13 @@ class SignIn:
     """Finds the session of a request.
 
     ``local``: while nobody was made a user, whoever reaches the service is the owner of the machine. ``behind_proxy``: the client's address is what
-    the proxy before the service says it is.
+    the proxy before the service says it is. ``secure``: clients reach it by TLS, so that a cookie has the name of one that came by it.
     """
 
-    def __init__(self, house: House, *, local: bool = True, behind_proxy: bool = False, guesses: Guesses | None = None) -> None:
+    def __init__(self, house: House, *, local: bool = True, behind_proxy: bool = False, secure: bool = False, guesses: Guesses | None = None) -> None:
         self._house = house
-        self._local = local
+        self._secure = secure
+        self.is_local = local
         self._behind_proxy = behind_proxy
         self._guesses = guesses or Guesses()
         self._key = secrets.token_bytes(32)  # what is kept are hashes under it: no credentials lie about in memory
@@ -83,7 +92,9 @@ class SignIn:
         self._n_waiting = 0
 
     def find_kept(self, head: Head) -> Session | None:
-        """The session of credentials that opened within the last second. Costs some 2 us."""
+        """The session of credentials that opened within the last second; of a cookie nothing is kept. Costs some 2 us."""
+        if b"cookie" in head and b"authorization" not in head:
+            return None
         kept = self._kept.get(self._digest(head))
         return kept[1] if kept is not None and monotonic() < kept[0] else None
 
@@ -93,23 +104,27 @@ class SignIn:
         wanted = head.get(WORKSPACE, b"").decode("utf-8", "backslashreplace")
         try:
             workspace = wanted if is_name(wanted) else None
-            if not scheme:
+            if not scheme and (text := read_cookie(head, SESSION_COOKIE, secure=self._secure)) is not None:
+                session = await self._open_by_cookie(head, scope, text, workspace)
+            elif not scheme:
                 session = await self._run(lambda: self._open_locally(workspace))
             elif scheme.lower() == _BEARER:
-                session = await self._open_by_token(said, workspace, self._address(head, scope))
+                session = await self._open_by_token(said, workspace, self.address_of(head, scope))
             elif scheme.lower() == _BASIC:
-                session = await self._open_by_password(head, said, workspace, self._address(head, scope))
+                session = await self._open_by_password(head, said, workspace, self.address_of(head, scope))
             else:
                 raise NotSignedIn("The header Authorization is neither Bearer nor Basic.", hint="send a token: Authorization: Bearer endcap_...")
         except NotSignedIn as error:
             raise RequestRefused(status_of(error), error, headers=_ASK) from error
         except PermissionDenied as error:  # somebody who is known, and has no role there
-            await self._refuse(error, address=self._address(head, scope), workspace=wanted)
+            await self.record_refused(error, address=self.address_of(head, scope), workspace=wanted)
             raise RequestRefused(status_of(error), error) from error
         except EndcapError as error:
             raise RequestRefused(status_of(error), error) from error
         if wanted and workspace is None:  # said to who is known alone: it stands in the audit
-            await self._refuse_name(session, wanted, address=self._address(head, scope))
+            await self._refuse_name(session, wanted, address=self.address_of(head, scope))
+        if b"cookie" in head and not scheme:
+            return session
         if len(self._kept) >= _MOST_KEPT:
             self._kept.clear()
         self._kept[self._digest(head)] = (monotonic() + KEPT_S, session)
@@ -117,7 +132,7 @@ class SignIn:
 
     def _open_locally(self, workspace: str | None) -> Session:
         if not has_users(self._house.ports.records):
-            if self._local:
+            if self.is_local:
                 return self._house.session(workspace=workspace or DEFAULT_WORKSPACE)
             raise NotSignedIn("This service has no users yet.", hint="endcap users add NAME")
         raise NotSignedIn(
@@ -131,7 +146,7 @@ class SignIn:
             found = await self._run(lambda: open_by_token(self._house.ports.records, text, workspace=workspace, now=self._house.clock.now()))
         except NotSignedIn as error:
             self._guesses.count(address=address)
-            await self._refuse(error, address=address)
+            await self.record_refused(error, address=address)
             raise self._explain(error) from error
         session = self._admit(found)
         if monotonic() > self._used.get(found.token, 0.0):
@@ -140,6 +155,45 @@ class SignIn:
             self._used[found.token] = monotonic() + _USE_S
             asyncio.get_running_loop().run_in_executor(None, _note_use, session, found.token)  # nobody waits for it
         return session
+
+    async def _open_by_cookie(self, head: Head, scope: Scope, text: str, workspace: str | None) -> Session:
+        """Who signed in at a page. While nobody was made a user, an old cookie is none."""
+        records = self._house.ports.records
+        if self.is_local and not await self._run(lambda: has_users(records)):
+            return await self._run(lambda: self._open_locally(workspace))
+        address = self.address_of(head, scope)
+        found = await self.find_session(text, address=address)
+        if scope["method"] not in _READING:
+            await self._require_page(head, found, text, address)
+        return self._admit(await self._run(lambda: open_by_page_session(records, found, workspace=workspace)))
+
+    async def find_session(self, text: str, *, address: str) -> PageSession:
+        """The session that a cookie opens, whose use is noted. Raises NotSignedIn, audited; what never was one counts as a guess."""
+        self._guesses.require(address=address)
+        try:
+            found = await self._run(lambda: find_page_session(self._house.ports.records, text, now=self._house.clock.now()))
+        except NotSignedIn as error:
+            if not error.user:
+                self._guesses.count(address=address)
+            await self.record_refused(error, address=address, why=error.what)
+            raise
+        session = self._house.admit(Actor(found.user), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
+        with suppress(Conflict, StorageFull):  # another request notes it, or whoever reads goes on where nothing can be written
+            await self._run(lambda: note_page_use(session, found))
+        return found
+
+    async def _require_page(self, head: Head, found: PageSession, text: str, address: str) -> None:
+        """Raise RequestRefused unless a request that changes something comes from a page of ours, which another site can neither say nor show."""
+        ours = b"origin" in head or head.get(b"sec-fetch-site") == b"same-origin"  # the gateway has let no other origin in
+        if ours and is_form_key(head.get(b"x-endcap-form", b"").decode("latin-1"), text, "session"):
+            return
+        error = PermissionDenied(
+            "A cookie alone changes nothing: the request does not show that it comes from a page of this service.",
+            hint="programs send a token: Authorization: Bearer endcap_...",
+            user=found.user,
+        )
+        await self.record_refused(error, address=address, why="a cookie without its form")
+        raise RequestRefused(403, error)
 
     async def _open_by_password(self, head: Head, said: bytes, workspace: str | None, address: str) -> Session:
         name, password = _read_basic(said)
@@ -150,18 +204,33 @@ class SignIn:
         return self._admit(await self._run(lambda: open_by_user(self._house.ports.records, checked, workspace=workspace)))
 
     async def _guess(self, key: bytes, name: str, password: str, address: str) -> User:
+        try:
+            user = await self.check_form(name, password, address=address)
+        except NotSignedIn as error:
+            raise self._explain(error) from error
+        if len(self._right) >= _MOST_KEPT:
+            self._right.clear()
+        self._right[key] = (monotonic() + _PASSWORD_S, user.name, user.password)
+        return user
+
+    async def check_form(self, name: str, password: str, *, address: str) -> User:
+        """The user of a name and a password. Raises NotSignedIn, counted and audited, and RequestRefused (429) after too many."""
         self._guesses.require(address=address, name=name[:100])
         attempt = self._guesses.count(address=address, name=name[:100])
         try:
             user = await self._check(name, password, address)
         except NotSignedIn as error:
-            await self._refuse(error, address=address)
-            raise self._explain(error) from error
+            await self.record_refused(error, address=address)
+            raise
         self._guesses.forgive(attempt)
-        if len(self._right) >= _MOST_KEPT:
-            self._right.clear()
-        self._right[key] = (monotonic() + _PASSWORD_S, user.name, user.password)
         return user
+
+    def require_guess(self, *, address: str) -> None:
+        """Raise RequestRefused (429) where too many wrong credentials came from an address."""
+        self._guesses.require(address=address)
+
+    def count_guess(self, *, address: str) -> None:
+        self._guesses.count(address=address)
 
     def _find_checked(self, key: bytes, name: str) -> User | None:
         """The user, if just this password was right a while ago and neither it nor the user has changed since."""
@@ -211,14 +280,19 @@ class SignIn:
             with suppress(Conflict, StorageFull):
                 session.in_house().record_refusal("lock-out", thing=f"user/{user}" if user else "house", detail=detail)
 
-    async def _refuse(self, error: PermissionDenied, *, address: str, workspace: str = "") -> None:
-        """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed."""
+    async def record_refused(self, error: PermissionDenied, *, address: str, workspace: str = "", why: str | None = None) -> None:
+        """Say in the house's audit chain that somebody was not let in, up to a number of rows that a flood of strangers cannot exceed.
+
+        ``why`` is in words of ours: what strangers typed is not written down.
+        """
         actor = Actor("nobody", "nobody") if isinstance(error, NotSignedIn) else Actor(error.user)
         session = self._house.admit(actor, role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
         thing = f"token/{error.token}" if error.token else f"user/{error.user}" if error.user else "house"
         detail = {"address": address[:100], "user": error.user or None}
         if not isinstance(error, NotSignedIn):  # what strangers ask for is not written down
             detail["workspace"] = workspace[:_MOST_SHOWN] or DEFAULT_WORKSPACE
+        if why is not None:
+            detail["why"] = why
         await self._audit(session, thing=thing, detail=detail)
 
     async def _refuse_name(self, session: Session, wanted: str, *, address: str) -> None:
@@ -243,7 +317,7 @@ class SignIn:
 
     def _explain(self, error: NotSignedIn) -> NotSignedIn:
         """To a newcomer whose machine still carries credentials for another server, what that means here."""
-        if self._local and not has_users(self._house.ports.records):
+        if self.is_local and not has_users(self._house.ports.records):
             hint = "leave them out (unset MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME): without users, this machine's owner is signed in"
             return NotSignedIn("The request brings credentials, and this service has no users yet.", hint=hint)
         return error
@@ -252,7 +326,7 @@ class SignIn:
         admitted = self._house.admit(found.actor, role=found.role, workspace=found.workspace)
         return replace(admitted, admin=found.admin, warrant=found.warrant)
 
-    def _address(self, head: Head, scope: Scope) -> str:
+    def address_of(self, head: Head, scope: Scope) -> str:
         if self._behind_proxy:
             forwarded = head.get(b"x-forwarded-for", b"").rpartition(b",")[2]  # the last was said by our proxy, those before by anybody
             return forwarded.decode("latin-1").strip() or "proxy"

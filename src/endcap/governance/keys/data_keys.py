@@ -56,13 +56,13 @@ def open_newest(session: Session, change: Change | None = None) -> OpenKey:
     found = kept.newest.get(session.workspace)
     if found is not None and _is_fresh(found[1], now):
         return open_key(session, found[0], change)
-    standing = find_newest(change.tx if change else session.records, session.workspace)
+    standing = find_newest(change.tx if change else session.ports.records, session.workspace)
     if standing is not None:
         opened = open_key(session, standing.id, change)
     elif change is not None:
         return make_key(session, change.tx)  # not kept: the transaction may be taken back
     else:
-        with session.records.transact() as tx:
+        with session.ports.records.transact() as tx:
             standing = find_newest(tx, session.workspace)
             opened = _open(session, standing, tx) if standing is not None else make_key(session, tx)
     with kept.lock:
@@ -77,7 +77,7 @@ def open_key(session: Session, key: str, change: Change | None = None) -> OpenKe
     found = kept.opened.get((session.workspace, key))
     if found is not None and _is_fresh(found[1], now):
         return found[0]
-    records = change.tx if change else session.records
+    records = change.tx if change else session.ports.records
     record = records.get(DATA_KEYS, workspace=HOUSE, id=key)
     if record is None or record.workspace != session.workspace:
         raise IntegrityBroken(f"This was not sealed in the workspace '{session.workspace}', or its data key is gone.", hint="endcap keys ls")
@@ -211,7 +211,7 @@ def _derive(key: str, plain: bytes) -> OpenKey:
 
 def _kept_of(session: Session) -> _Kept:
     with _LOCK:
-        return _KEPT.setdefault(session.records, _Kept())
+        return _KEPT.setdefault(session.ports.records, _Kept())
 
 
 def _is_fresh(at: datetime, now: datetime) -> bool:

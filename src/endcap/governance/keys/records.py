@@ -74,7 +74,42 @@ class SecretUse(msgspec.Struct, frozen=True):
     by: str
 
 
+class SealedBlob(msgspec.Struct, frozen=True):
+    """Where the bytes of a digest lie sealed: under the digest ``sealed``, their own ``key`` in an envelope. ``id`` is the plain bytes' SHA-256."""
+
+    id: str
+    sealed: str
+    n_bytes: int
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"SealedBlob(id={self.id!r}, sealed={self.sealed!r})"
+
+
+class TableKey(msgspec.Struct, frozen=True):
+    """The key from which those of a workspace's sealed partitions are derived, in an envelope."""
+
+    id: str
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"TableKey(id={self.id!r})"
+
+
+class Sealing(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether files of a workspace, or of an experiment of it, are encrypted at rest from ``at`` on; ``id`` is which: see ``sealing_of``."""
+
+    id: str
+    workspace: str
+    on: bool
+    at: datetime
+    by: str
+
+
 MASTER_KEYS = Kind("master-key", MasterKey, "id")
 DATA_KEYS = Kind("data-key", DataKey, "id", (("workspace",),))
 SECRETS = Kind("secret", Secret, "name")
 SECRET_USES = Kind("secret-use", SecretUse, "name")
+SEALED_BLOBS = Kind("sealed-blob", SealedBlob, "id")
+TABLE_KEYS = Kind("table-key", TableKey, "id")
+SEALINGS = Kind("sealing", Sealing, "id", (("workspace",),))

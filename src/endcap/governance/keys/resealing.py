@@ -44,9 +44,9 @@ class SealedKind(Generic[R]):
     def find(self, session: Session) -> list[R]:
         """All records of the kind whose envelopes are of the session's workspace. Cost grows with the records of the kind."""
         if self.workspace_of is None:
-            return session.records.find(self.kind, workspace=session.workspace)
+            return session.ports.records.find(self.kind, workspace=session.workspace)
         owner = self.workspace_of
-        return [record for record in session.records.find(self.kind, workspace=HOUSE) if owner(record) == session.workspace]
+        return [record for record in session.ports.records.find(self.kind, workspace=HOUSE) if owner(record) == session.workspace]
 
     def keys_of(self, record: R) -> set[str]:
         """The data keys that a record leans on."""
@@ -78,7 +78,7 @@ def reseal_records(session: Session, kinds: Sequence[SealedKind[Any]]) -> int:
     was cut short. What does not open any more, since its key was lost or destroyed, stays. Cost: the records of the kinds, and 100 us for each that
     is changed.
     """
-    newest = find_newest(session.records, session.workspace)
+    newest = find_newest(session.ports.records, session.workspace)
     if newest is None:
         return 0
     forget_opened(session)
@@ -86,14 +86,14 @@ def reseal_records(session: Session, kinds: Sequence[SealedKind[Any]]) -> int:
     for sealed in kinds:
         old = [record for record in sealed.find(session) if sealed.is_old(session, record, newest.id)]
         for first in range(0, len(old), _AT_ONCE):
-            with session.records.transact() as tx:
+            with session.ports.records.transact() as tx:
                 n += sum(_reseal(session, tx, sealed, record) for record in old[first : first + _AT_ONCE])
     return n
 
 
 def find_old_keys(session: Session) -> list[DataKey]:
     """The workspace's data keys that only open, and that something may lean on."""
-    found = session.records.find(DATA_KEYS, workspace=HOUSE, where={"workspace": session.workspace})
+    found = session.ports.records.find(DATA_KEYS, workspace=HOUSE, where={"workspace": session.workspace})
     return [key for key in found if key.retired_at is not None and key.destroyed_at is None]
 
 

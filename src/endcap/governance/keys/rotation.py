@@ -65,7 +65,7 @@ def list_keys(session: Session, *, house: bool = False) -> list[KeyLine]:
     if house:
         session.require_admin(verb="keys ls")
     there = {master.key for master in masters.load_masters(session)}
-    known = session.records.find(MASTER_KEYS, workspace=HOUSE)
+    known = session.ports.records.find(MASTER_KEYS, workspace=HOUSE)
     lines = [
         KeyLine(
             id=found.key,
@@ -81,14 +81,15 @@ def list_keys(session: Session, *, house: bool = False) -> list[KeyLine]:
         for place, found in enumerate(known)
     ]
     where = None if house else {"workspace": session.workspace}
-    keys = session.records.find(DATA_KEYS, workspace=HOUSE, where=where)
+    keys = session.ports.records.find(DATA_KEYS, workspace=HOUSE, where=where)
     return [*(lines if house else ()), *(_line(key, at_hand=key.master in there) for key in keys)]
 
 
 @verb("keys rotate", permission=Permission.OWN)
-def rotate_keys(session: Session, *, master: bool = False, lost: bool = False) -> Rotated:
+def rotate_keys(session: Session, *, house: bool = False, master: bool = False, lost: bool = False) -> Rotated:
     """Seal under a new data key from now on; what was sealed under older ones goes on to open. Nobody has to stop.
 
+    ``house`` is for the data key of the house itself, under which lies what belongs to no workspace: for its admins.
     ``master`` changes the master key instead, for admins of the house: all data keys are wrapped under the new one, in one transaction. That is the
     one named by ENDCAP_MASTER_KEY_NEXT, _NEXT_FILE or _NEXT_COMMAND; where none is named, and the old one is a file, it is made in that file's place.
     ``lost`` is for a master key that is gone for good, for admins of the house: another one begins, and what was sealed under the old one is gone.
@@ -98,7 +99,15 @@ def rotate_keys(session: Session, *, master: bool = False, lost: bool = False) -
         raise InvalidInput("A master key is either at hand or lost.", hint="endcap keys rotate --master, or: endcap keys rotate --lost")
     if lost:
         return _begin_again(session)
-    return _rotate_master(session) if master else _rotate_data_key(session)
+    return _rotate_master(session) if master else _rotate_data_key(choose_place(session, house=house, verb="keys rotate"))
+
+
+def choose_place(session: Session, *, house: bool, verb: str) -> Session:
+    """The session where its keys are meant, or those of the house. Raises PermissionDenied, audited, where the house is not the actor's to keep."""
+    if house:
+        session.require_admin(verb=verb)
+        return session.in_house()
+    return session
 
 
 def _rotate_data_key(session: Session) -> Rotated:
@@ -115,12 +124,12 @@ def _rotate_data_key(session: Session) -> Rotated:
 def _rotate_master(session: Session) -> Rotated:
     session.require_admin(verb="keys rotate")
     house, place = session.in_house(), masters.find_file(session)
-    if find_master(session.records) is None:
+    if find_master(session.ports.records) is None:
         raise Conflict("No master key was ever used here, so there is none to follow.", hint="the first is made when something is sealed")
     named = next(masters.load_next(session.settings), None)
     if named is None and place is None:
         raise InvalidInput("Nothing says which master key is to follow.", hint=f"name it by ENDCAP_MASTER_KEY_NEXT; {masters.MAKE_ONE}")
-    wrapped = {} if named is None else _wrap_all(session, session.records, named)  # before the transaction: a command takes its time
+    wrapped = {} if named is None else _wrap_all(session, session.ports.records, named)  # before the transaction: a command takes its time
     with house.change("keys rotate", thing="master-key") as change:
         standing = find_master(change.tx)
         if standing is None or (named is not None and named.key == standing.key):
@@ -166,7 +175,7 @@ def _begin_again(session: Session) -> Rotated:
 
 def settle_file(session: Session) -> None:
     """Bring the file of a new master key to its place, if it is on record. Under the lock of writers, so that no other rotation is between."""
-    with session.records.transact() as tx:
+    with session.ports.records.transact() as tx:
         open_master(session, tx)
 
 

@@ -76,7 +76,7 @@ def set_secret(session: Session, name: str, *, password: str | None = None, host
 @verb("secrets ls", permission=Permission.READ)
 def list_secrets(session: Session) -> list[SecretLine]:
     """The workspace's secrets by name: who set them and when, where they may be sent, when they were last used (to a quarter of an hour)."""
-    found = session.records.find(SECRETS, workspace=session.workspace)
+    found = session.ports.records.find(SECRETS, workspace=session.workspace)
     return [_line(session, secret) for secret in sorted(found, key=lambda secret: secret.name) if secret.value]
 
 
@@ -101,7 +101,7 @@ class SecretReader:
 
     def read(self, name: str) -> str:
         """The value. Raises NotFound for a name that no secret has, or where keys are not at hand."""
-        secret = self.session.records.get(SECRETS, workspace=self.session.workspace, id=name)
+        secret = self.session.ports.records.get(SECRETS, workspace=self.session.workspace, id=name)
         if secret is None or not secret.value:
             raise _missing(self.session, name)
         value = unseal_text(self.session, secret.value, about=about_secret(secret))
@@ -129,19 +129,19 @@ def _require_host(host: str) -> str:
 
 
 def _missing(session: Session, name: str) -> NotFound:
-    there = [secret.name for secret in session.records.find(SECRETS, workspace=session.workspace) if secret.value]
+    there = [secret.name for secret in session.ports.records.find(SECRETS, workspace=session.workspace) if secret.value]
     hint = suggest(name, there) or f"endcap secrets set {name}" if SECRET_NAME.fullmatch(name) else "endcap secrets ls"
     return NotFound(f"Workspace '{session.workspace}' has no secret {name[:80]!r}.", hint=hint)
 
 
 def _note_use(session: Session, name: str) -> None:
     now = session.now()
-    with session.records.transact() as tx:
+    with session.ports.records.transact() as tx:
         before, version = tx.get_versioned(SECRET_USES, workspace=session.workspace, id=name) or (None, 0)
         if before is None or now - before.at >= _USE_NOTED:
             tx.put(SECRET_USES, workspace=session.workspace, record=SecretUse(name, now, session.actor.name), expected_version=version)
 
 
 def _line(session: Session, secret: Secret) -> SecretLine:
-    used = session.records.get(SECRET_USES, workspace=session.workspace, id=secret.name)
+    used = session.ports.records.get(SECRET_USES, workspace=session.workspace, id=secret.name)
     return SecretLine(name=secret.name, hosts=secret.hosts, set_at=secret.set_at, set_by=secret.set_by, used_at=used.at if used is not None else None)

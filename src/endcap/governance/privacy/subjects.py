@@ -18,6 +18,7 @@ from functools import cached_property
 
 from endcap.core.errors import Conflict, IntegrityBroken
 from endcap.governance.keys import seal, unseal
+from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.privacy.records import PEPPERS, SHELVES, SubjectPepper, SubjectShelf
 from endcap.governance.sessions import Session
 from endcap.storage.ports import RecordTransaction
@@ -183,3 +184,7 @@ def _by_shelf(refs: Collection[bytes]) -> dict[str, list[bytes]]:
 
 def _crowded() -> Conflict:
     return Conflict(f"Other processes changed the keys of subjects {_TRIES} times meanwhile.", hint="give the same command again")
+
+
+SEALED_SHELVES = SealedKind(SHELVES, ("sealed",), lambda shelf, _: f"subject-shelf/{shelf.id}")
+SEALED_PEPPERS = SealedKind(PEPPERS, ("sealed",), lambda _, __: "subject-pepper")

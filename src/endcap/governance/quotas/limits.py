@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from endcap.core.errors import InvalidInput, QuotaExceeded, StorageFull
+from endcap.core.errors import EndcapError, InvalidInput, QuotaExceeded, StorageFull
 from endcap.core.settings import format_bytes
 from endcap.governance.quotas.amounts import find_renewal
 from endcap.governance.quotas.records import HELD, QUOTAS, Quota, quota_id
@@ -111,4 +112,5 @@ def _seconds_until(renewed: datetime, now: datetime) -> int:
 
 
 def _refuse(session: Session, verb: str, **detail: float) -> None:
-    session.record_refusal(verb, thing=f"workspace/{session.workspace}", detail={"why": "quota", **detail})
+    with suppress(EndcapError):  # refused is refused, also where nothing more can be written: within another transaction, or on a full disk
+        session.record_refusal(verb, thing=f"workspace/{session.workspace}", detail={"why": "quota", **detail})

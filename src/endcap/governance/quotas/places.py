@@ -24,6 +24,7 @@ from endcap.governance.holders import HOLDS
 from endcap.governance.quotas.limits import Limits, find_limits, require_cpu, require_gpus
 from endcap.governance.quotas.records import PLACES, PULSES, QUOTAS, SHARES, Capacity, Place, Pulse, Quota, Shares
 from endcap.governance.quotas.scheduling import LEAST_S, describe_short, schedule, settle
+from endcap.governance.quotas.storing import storing_for
 from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Session
 from endcap.storage.liveness import identify_machine
@@ -156,7 +157,8 @@ def hold_place(
         if place.state == "waiting":
             with _WAITERS.count():
                 taken.place = _wait(session, place, wait_s=wait_s, reporter=reporter or _Silent(), wait=wait)
-        yield taken.admit(session)
+        with storing_for(subject):
+            yield taken.admit(session)
     finally:
         ended.set()
         thread.join()

@@ -74,6 +74,12 @@ def usage_id(day: str, actor: str, thing: str) -> str:
     return join_values([day, actor, thing])
 
 
+class Metered(msgspec.Struct, frozen=True):
+    """A workspace in which something was used."""
+
+    id: str
+
+
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that rest for a workspace: a blob (``blob/DIGEST``) or a partition of a table (``table/...``), with who put them, for which thing."""
 
@@ -151,6 +157,7 @@ class Pulse(msgspec.Struct, frozen=True):
 
 QUOTAS = Kind("quota", Quota, "id", (("workspace",),))
 USAGES = Kind("usage", Usage, "id", (("day",), ("month",)))
+METERED = Kind("metered", Metered, "id")
 STORED = Kind("stored", Stored, "id")
 HELD = Kind("held", Held, "id")
 PLACES = Kind("place", Place, "id", (("state",),))

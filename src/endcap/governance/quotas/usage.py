@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-import msgspec
-
 from endcap.governance.quotas.amounts import name_day
-from endcap.governance.quotas.records import USAGES, Usage, usage_id
+from endcap.governance.quotas.records import METERED, USAGES, Metered, Usage, usage_id
+from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Session
 from endcap.storage.ports import RecordReader, RecordTransaction
 
@@ -48,21 +47,25 @@ def add_usage(tx: RecordTransaction, workspace: str, more: Usage) -> None:
     found = tx.get_versioned(USAGES, workspace=workspace, id=usage_id(more.day, more.actor, more.thing))
     whole = add_up([found[0], more]) if found else more
     tx.put(USAGES, workspace=workspace, record=whole, expected_version=found[1] if found else 0)
+    if found is None and tx.get(METERED, workspace=HOUSE, id=workspace) is None:
+        tx.append(METERED, workspace=HOUSE, record=Metered(workspace))
 
 
 def add_up(rows: Iterable[Usage]) -> Usage:
     """The sum of rows, under the day, actor and thing of the first; nothing at all without one."""
-    whole: Usage | None = None
-    for row in rows:
-        if whole is None:
-            whole = row
-            continue
-        sums = {name: getattr(whole, name) + getattr(row, name) for name in _SUMMED}
-        whole = msgspec.structs.replace(whole, **sums)
-    return whole or Usage(day="", actor="", thing="")
-
-
-_SUMMED = tuple(name for name in Usage.__struct_fields__ if name not in ("day", "actor", "thing"))
+    some = list(rows)
+    first = some[0] if some else Usage(day="", actor="", thing="")
+    return Usage(
+        day=first.day,
+        actor=first.actor,
+        thing=first.thing,
+        cpu_s=sum(row.cpu_s for row in some),
+        wall_s=sum(row.wall_s for row in some),
+        n_runs=sum(row.n_runs for row in some),
+        n_requests=sum(row.n_requests for row in some),
+        n_refused=sum(row.n_refused for row in some),
+        n_bytes=sum(row.n_bytes for row in some),
+    )
 
 
 def list_usage(records: RecordReader, workspace: str, *, at: datetime, per: str) -> list[Usage]:

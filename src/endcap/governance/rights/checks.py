@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from endcap.core.errors import NotFound, PermissionDenied
 from endcap.core.permissions import Permission, permissions_of
-from endcap.governance.records import HOUSE
+from endcap.governance.records import GROUPS, HOUSE, MEMBERSHIPS
 from endcap.governance.rights.records import GUARDS, LEVELS, OWNED, PERSONAL, SEE, Guard
 
 if TYPE_CHECKING:
@@ -120,6 +120,12 @@ def require_right(session: Session, thing: str, permission: Permission, *, verb:
     refuse(session, thing, permission, verb=verb)
 
 
+def require_change(session: Session, thing: str, permission: Permission, *, verb: str) -> None:
+    """``require_right`` where what is closed is looked for afterwards: then it is missed in the words in which any other is missed."""
+    if may_see(session, thing):
+        require_right(session, thing, permission, verb=verb)
+
+
 def may_do(session: Session, thing: str, permission: Permission) -> bool:
     """``require_right`` as a question. Nothing is audited."""
     if permission is Permission.PERSONAL:
@@ -171,10 +177,13 @@ def _find_kept(session: Session) -> _Kept:
 
 
 def _find_groups(session: Session, kept: _Kept) -> frozenset[str]:
-    name = session.holder.name
+    """The groups of who asks, by id: one that is renamed keeps its rights, and another that takes its name gets none of them."""
+    name, records = session.holder.name, session.ports.records
     groups = kept.groups.get(name)
     if groups is None:
-        groups = kept.groups[name] = frozenset()
+        joined = records.find(MEMBERSHIPS, workspace=HOUSE, where={"user": name, "state": "in"})
+        found = (records.get(GROUPS, workspace=HOUSE, id=member.group) for member in joined)
+        groups = kept.groups[name] = frozenset(f"group/{group.id}" for group in found if group is not None and group.removed_at is None)
     return groups
 
 

@@ -9,7 +9,9 @@ import msgspec
 from endcap.core.errors import Conflict, InvalidInput, NotFound, suggest
 from endcap.core.names import require_name
 from endcap.core.permissions import Permission, permissions_of
+from endcap.governance.groups import find_group
 from endcap.governance.people import find_user, has_users
+from endcap.governance.records import GROUPS, HOUSE
 from endcap.governance.rights.checks import may_see, missing_thing, note_change, refuse
 from endcap.governance.rights.records import GUARDS, LEVELS, PERSONAL, SEE, Guard
 from endcap.governance.sessions import Session
@@ -22,6 +24,11 @@ MOST_RIGHTS = 500
 def find_guard(session: Session, thing: str, *, reader: RecordReader | None = None) -> Guard | None:
     """What is asked for on a thing; None where nothing was ever said of it. Cost: one read."""
     return (reader or session.ports.records).get(GUARDS, workspace=session.workspace, id=thing)
+
+
+def list_guards(session: Session) -> list[Guard]:
+    """All that was said of things, by name. Cost grows with them."""
+    return sorted(session.ports.records.find(GUARDS, workspace=session.workspace), key=lambda guard: guard.thing)
 
 
 def close_thing(session: Session, thing: str, *, owner: str, also: tuple[str, ...] = (), verb: str) -> Guard:
@@ -72,33 +79,47 @@ def take_right(session: Session, thing: str, from_: str, *, verb: str) -> Guard:
 
     def take(guard: Guard | None) -> Guard:
         given = guard.may if guard is not None else {}
-        if guard is None or from_ not in given:
-            raise NotFound(f"'{from_[:100]}' has no right to '{thing}'. Rights: {sorted(given)[:20]}.", hint=suggest(from_, given))
-        return msgspec.structs.replace(guard, may={name: level for name, level in given.items() if name != from_})
+        named = {name_holder(session, holder): holder for holder in given}
+        holder = named.get(from_)
+        if guard is None or holder is None:
+            raise NotFound(f"'{from_[:100]}' has no right to '{thing}'. Rights: {sorted(named)[:20]}.", hint=suggest(from_, named))
+        return msgspec.structs.replace(guard, may={name: level for name, level in given.items() if name != holder})
 
     return _change(session, thing, verb, take, detail={"from": from_[:200]})
 
 
-def hand_over(session: Session, thing: str, *, before: str, owner: str, verb: str) -> Guard:
+def hand_over(session: Session, thing: str, *, before: str, owner: str, also: tuple[str, ...] = (), verb: str) -> Guard:
     """Give a thing another owner. What it is open to stays."""
 
     def hand(guard: Guard | None) -> Guard:
         if (guard.owner if guard is not None else before) == owner:
             raise Conflict(f"'{thing}' is owned by '{owner}' already.")
-        return msgspec.structs.replace(guard or _blank(session, thing, owner), owner=owner)
+        return msgspec.structs.replace(guard or _blank(session, thing, owner), owner=owner, also=also)
 
     return _change(session, thing, verb, hand, detail={"before": before, "owner": owner})
 
 
 def require_holder(session: Session, text: str) -> str:
-    """``user/NAME`` or ``group/NAME``. Raises InvalidInput for anything else, NotFound for a user or a group that nobody made."""
+    """Who is meant by ``user/NAME`` or ``group/NAME``, as rights keep it: a group by its id.
+
+    Raises InvalidInput for anything else, NotFound for a user or a group that nobody made.
+    """
     sort, _, name = text.partition("/")
     if sort not in _HOLDERS or not name:
         raise InvalidInput(f"{text[:100]!r} is neither a user nor a group.", hint="write user/NAME or group/NAME")
     require_name(name, what=sort)
     if sort == "user" and has_users(session.ports.records):
         find_user(session.ports.records, name, asked_by=session)
+    if sort == "group":
+        return f"group/{find_group(session.ports.records, name, near=Permission.OWN in permissions_of(session.role)).id}"
     return text
+
+
+def name_holder(session: Session, holder: str) -> str:
+    """How somebody who holds a right is called now."""
+    sort, _, identity = holder.partition("/")
+    group = session.ports.records.get(GROUPS, workspace=HOUSE, id=identity) if sort == "group" else None
+    return holder if group is None else f"group/{group.name}"
 
 
 def _blank(session: Session, thing: str, owner: str) -> Guard:

@@ -24,7 +24,7 @@ OWNED = LEVELS["release"] | {Permission.OWN}
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for on one thing beside a role. ``owner`` is a user ('': nobody but the owners of the workspace).
 
-    ``may`` says to whom (``user/NAME`` or ``group/NAME``) it is open and how far, which counts while it is ``closed``. ``also`` are other names that
+    ``may`` says to whom (``user/NAME`` or ``group/ID``) it is open and how far, which counts while it is ``closed``. ``also`` are other names that
     records have for it.
     """
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _PAGE_ROWS = 200
 _LOG = "track log"
-RUN_TAG = "endcap.run"
-"""The tag by which a track says of which run it is."""
+_RUN_TAG, _MODEL_TAG = "endcap.run", "endcap.model"
+"""The tags by which a track says which run made it, and for which model."""
 
 
 class VeiledReader:
@@ -194,7 +194,6 @@ def require_track(session: Session, track: Track, *, verb: str) -> None:
 
 
 def _things_of(track: Track) -> tuple[str, ...]:
-    """A run, its experiment, and of a logged model the run that made it."""
-    made_by = track.tags.get(RUN_TAG, "")
-    own = (f"run/{track.id}", f"experiment/{track.group}")
-    return (*own, f"run/{made_by}") if made_by else own
+    """A run, its experiment, and where they are told the run that made it and the model that it is for."""
+    told = ((sort, track.tags.get(tag, "")) for sort, tag in (("run", _RUN_TAG), ("model", _MODEL_TAG)))
+    return (f"run/{track.id}", f"experiment/{track.group}", *(f"{sort}/{name}" for sort, name in told if name))

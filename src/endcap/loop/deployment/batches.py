@@ -9,6 +9,7 @@ import msgspec
 
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Answered, Batch
@@ -29,6 +30,8 @@ def log_predictions(session: Session, batches: Sequence[tuple[Batch, Iterable[pa
     key and ``ts`` once. A row's id follows from version, origin, keys and time, so that writing twice changes nothing. Readers see the batches
     of before or all the new ones. One pass over the rows.
     """
+    for batch, _ in batches:
+        require_right(session, f"model/{batch.model}", Permission.EDIT, verb="log-predictions")
     written = [(_write_parts(session, batch, parts), parts is not None) for batch, parts in batches]
     kept = [batch for batch, _ in written]
     if not kept:

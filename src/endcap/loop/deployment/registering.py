@@ -13,6 +13,7 @@ from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
+from endcap.governance.keys.sealings import with_sealing
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.proving import Example
@@ -59,6 +60,7 @@ def register_run(session: Session, owner: str, path: str, *, model: str, descrip
     try:
         owner, path = find_owner(session, owner, path)
         package = read_package(session, owner, path)
+        session = with_sealing(session, declared=_require_sealed(session, record, package))
         tried, example, notes = _try(session, package)
     except (InvalidInput, IntegrityBroken) as error:
         session.record_refusal("register-run", thing=f"model/{record.name}", detail={"from": f"{owner}/{path}"[:300], "why": error.what[:500]})
@@ -84,6 +86,18 @@ def _find_model(session: Session, name: str) -> ModelRecord:
     if found.solution != TRACKED:
         raise Conflict(f"Model '{name}' trains its own versions: it is a {found.solution} model.", hint="register the run under another name")
     return found
+
+
+def _require_sealed(session: Session, record: ModelRecord, package: Package) -> bool:
+    """Whether the model is declared to be encrypted. Raises InvalidInput where it is, and a file of the package lies there in plain."""
+    encrypted = bool(msgspec.json.decode(record.definition).get("encrypted"))
+    plain = [file.name for file in package.files if not session.blobs.is_sealed(file.sha256)] if encrypted else []
+    if plain:
+        raise InvalidInput(
+            f"Model '{record.name}' is encrypted at rest, and the run logged these files in plain: {plain[:5]}.",
+            hint="endcap keys seal --experiment NAME, and log them anew",
+        )
+    return encrypted
 
 
 def _try(session: Session, package: Package) -> tuple[Tried, Example | None, list[str]]:

@@ -18,7 +18,7 @@ from endcap.core.errors import InvalidInput, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
-from endcap.loop.features.catalogue import find_view
+from endcap.loop.features.lending import find_lent
 from endcap.loop.features.records import ALWAYS, EVENT_AT, KNOWN_AT, ORDER, ViewVersion
 from endcap.loop.features.sealed_online import open_store
 from endcap.storage.ports import OnlineStore
@@ -91,8 +91,8 @@ class OnlineAnswer(msgspec.Struct, frozen=True):
 class _View:
     """A version of a view, ready to be read."""
 
-    def __init__(self, session: Session, version: ViewVersion) -> None:
-        self.id = version.id
+    def __init__(self, session: Session, version: ViewVersion, *, id_: str) -> None:
+        self.id = id_
         self.space = name_space(session, version)
         self.codec = make_codec(version)
         self.encode_key, self.decode_row = self.codec.encode_key, self.codec.decode_row
@@ -218,29 +218,31 @@ _OUTDATED = OnlineRow(None, None, None, None, OUTDATED)
 
 
 def open_online(session: Session, views: Sequence[str]) -> OnlineReader:
-    """A reader of views: names (the version that stands now) or ``name@version``. Their rights and versions are looked at here, once.
+    """A reader of views: names (the version that stands now) or ``name@version``, of shared ones after ``WORKSPACE/``. Their rights and versions are
+    looked at here, once.
 
     Raises PermissionDenied, NotFound with the nearest name, and InvalidInput for a view that is not kept online or was never materialised.
     """
     session.require(Permission.READ, verb="features online")
     if isinstance(views, str) or not views:
         raise InvalidInput(f"The views to read are {views!r}.", hint="give a list of names")
-    versions = [find_view(session, name) for name in views]
-    ids = [version.id for version in versions]
+    found = [find_lent(session, name, verb="features online") for name in views]
+    ids = [version.id if where is session else f"{where.workspace}/{version.id}" for where, version in found]
     if len(set(ids)) != len(ids):
         raise InvalidInput(f"A view is named twice: {list(views)}.", hint="name each once")
-    for version in versions:
+    for _, version in found:
         require_online(version)
-    return OnlineReader(open_store(session, versions), session.clock, [_View(session, version) for version in versions])
+    store = open_store(session, [version for where, version in found if where is session])  # what is shared is never sealed
+    return OnlineReader(store, session.clock, [_View(where, version, id_=id_) for (where, version), id_ in zip(found, ids, strict=True)])
 
 
 @verb("features online", permission=Permission.READ)
 def read_online(session: Session, views: list[str], keys: dict[str, list[Any]]) -> OnlineAnswer:
     """The newest known values of views for up to 10,000 keys, with how fresh each row is.
 
-    ``views`` are names, or ``name@version``; ``keys`` are columns of equal length that together key all of them. A value is missing where its key has
-    no row, or one older than the view's ``max_age``; the reasons say which. Dates come and go as ISO text. Cost: 3 microseconds a key and
-    view. Who reads again and again opens a reader once: ``open_online``.
+    ``views`` are names, or ``name@version``, of those that another workspace shares after ``WORKSPACE/``; ``keys`` are columns of equal length that
+    together key all of them. A value is missing where its key has no row, or one older than the view's ``max_age``; the reasons say which. Dates come
+    and go as ISO text. Cost: 3 microseconds a key and view. Who reads again and again opens a reader once: ``open_online``.
     """
     return open_online(session, views).answer(keys)
 

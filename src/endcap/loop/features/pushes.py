@@ -26,6 +26,7 @@ from endcap.core.errors import Conflict, InvalidInput, NotFound, StorageFull, su
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
 from endcap.core.zones import load_zone
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_view
@@ -69,6 +70,7 @@ def push(session: Session, view: str, rows: Rows) -> Push:
     than what stands online stays offline. Raises InvalidInput, and nothing is changed. Cost: some 10 ms, most of it waiting for the disk.
     """
     version = find_view(session, view)
+    require_right(session, f"view/{version.name}", Permission.EDIT, verb="features push")
     definition = version.view
     if not definition.pushed:
         raise InvalidInput(f"Feature view '{version.id}' takes no pushes.", hint="define it with pushed=True, and apply it")

@@ -26,7 +26,7 @@ from endcap.governance.quotas.usage import count_use
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
 from endcap.loop.data.records import Ingest
-from endcap.loop.features.catalogue import find_view, require_zone
+from endcap.loop.features.lending import AskedView, resolve_views
 from endcap.loop.features.personal import find_marks, mark_tables, name_holders
 from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
 from endcap.pipelines.graph import Dataset
@@ -82,6 +82,7 @@ class _Joined:
     relation: str
     asked: Asked
     names: dict[str, str]
+    entry: AskedView
 
 
 @verb("training-set", permission=Permission.EDIT)
@@ -104,10 +105,11 @@ def build_training_set(
     the spine has, in its order; a row with a null in a key, or without an instant, stays and finds nothing.
 
     ``spine`` is a pyarrow, pandas or Polars table, the path of a Parquet or CSV file (or folder), or a declared table. ``views`` are definitions,
-    or names of views that stand (``user_7d``, ``user_7d@1a2b3c4d5e6f``). ``at`` names the column of instants; ``zone`` is that of times without one
-    (None: the one that the spine's table declares). ``folder`` is where relative paths begin. ``out`` is the file, replaced whole: CSV where
-    its name ends in ``.csv``, otherwise Parquet; None: the house keeps the rows, see ``read_training_set``. ``full_names`` calls features
-    ``view__feature``. ``purpose`` is what the rows are for (None: not said), which views and tables that state purposes must allow.
+    or names of views that stand (``user_7d``, ``user_7d@1a2b3c4d5e6f``; ``WORKSPACE/user_7d`` where another workspace shares it, as its rows were
+    let in there). ``at`` names the column of instants; ``zone`` is that of times without one (None: the one that the spine's table declares).
+    ``folder`` is where relative paths begin. ``out`` is the file, replaced whole: CSV where its name ends in ``.csv``, otherwise Parquet; None: the
+    house keeps the rows, see ``read_training_set``. ``full_names`` calls features ``view__feature``. ``purpose`` is what the rows are for (None:
+    not said), which views and tables that state purposes must allow.
 
     The same spine, views and ingests are not joined twice: the record that stands is returned. Raises InvalidInput for what does not fit
     (a key that is not there or of another type, instants without a zone, features that share a name), NotFound for a view that is not known,
@@ -118,8 +120,8 @@ def build_training_set(
     from endcap.loop.data.engine import open_engine
     from endcap.loop.features.spines import open_spine, read_instants
 
-    wanted = _resolve(session, views, folder=folder)
-    _require_purpose(session, purpose, [view for view, _ in wanted], spine)
+    wanted = resolve_views(session, views, folder=folder, verb="training-set")
+    _require_purpose(session, purpose, [asked.view for asked in wanted], spine)
     with hold_place(session, "training-set", capacity=find_capacity(session.settings), verb="training-set") as own:
         with open_engine(own.settings) as engine:
             given = open_spine(own, spine, folder=folder, engine=engine)
@@ -129,7 +131,7 @@ def build_training_set(
             identity = _identify(own, spine_sha256, joined, at=at, zone=zone or given.zone, full_names=full_names)
             marks = _mark_rows(spine, [(entry.rows.view, entry.names) for entry in joined])
             if marks and out is not None:
-                require_personal(own, name_holders(view for view, _ in wanted), verb="training-set")
+                require_personal(own, name_holders(asked.view for asked in wanted), verb="training-set")
             standing = _find_standing(own, identity, out=out)
             if standing is not None:
                 return standing
@@ -205,30 +207,6 @@ def read_training_set(session: Session, record: TrainingSet) -> pa.Table:
     return rows
 
 
-def _resolve(session: Session, views: Sequence[FeatureView | str], *, folder: Path) -> list[tuple[FeatureView, Path]]:
-    """The definitions, each with the folder in which the relative paths of its tables begin."""
-    given = [views] if isinstance(views, FeatureView | str) else list(views)
-    if not given:
-        raise InvalidInput("A training set needs a feature view.", hint="views=['user_7d']")
-    found: list[tuple[FeatureView, Path]] = []
-    for entry in given:
-        if isinstance(entry, str):
-            version = find_view(session, entry)
-            require_zone(session, version.view, version)
-            found.append((version.view, Path(version.folder)))
-        elif isinstance(entry, FeatureView):
-            found.append((entry, folder))
-        else:
-            raise InvalidInput(f"{entry!r} is no feature view.", hint="give an ec.FeatureView or the name of one that stands")
-    names = [view.name for view, _ in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidInput(
-                f"Feature view '{name}' is asked for twice: {[view.id for view, _ in found if view.name == name]}.", hint="name it once"
-            )
-    return found
-
-
 def _require_purpose(session: Session, purpose: str | None, views: Sequence[FeatureView], spine: Given) -> None:
     try:
         require_purpose(purpose, asker="The training set", tables=[spine] if isinstance(spine, Table) else [], views=views)
@@ -239,7 +217,7 @@ def _require_purpose(session: Session, purpose: str | None, views: Sequence[Feat
 
 def _open_views(
     session: Session,
-    wanted: Sequence[tuple[FeatureView, Path]],
+    wanted: Sequence[AskedView],
     spine: Spine,
     instants: tuple[Any, Any],
     *,
@@ -256,18 +234,20 @@ def _open_views(
     ingests: dict[str, Ingest] = {}
     numbered: dict[tuple[tuple[str, str], ...], Asked] = {}  # views of the same keys ask the same
     joined = []
-    for n, (view, folder) in enumerate(wanted):
-        known = {table.name: ingests[_mark(table, folder)] for table in view.sources if _mark(table, folder) in ingests}
-        rows = open_view(session, view, folder=folder, engine=engine, ingests=known)
-        ingests |= {_mark(table, folder): rows.ingests[table.name] for table in view.sources if table.name in rows.ingests}
+    for n, entry in enumerate(wanted):
+        view, folder, own = entry.view, entry.folder, entry.lender is None
+        known = {table.name: ingests[_mark(table, folder)] for table in view.sources if _mark(table, folder) in ingests} if own else entry.ingests
+        rows = open_view(entry.lender or session, view, folder=folder, engine=engine, ingests=known)
+        if own:
+            ingests |= {_mark(table, folder): rows.ingests[table.name] for table in view.sources if table.name in rows.ingests}
         names = _name_features(rows, taken, full_names=full_names)
         typed = tuple((key, rows.stored_types[key]) for key in view.keys)
         if typed not in numbered:
             keys = fit_keys(spine, rows.key_types, view=view.name, engine=engine)
             numbered[typed] = ask(keys, at=at, there=there, stored=rows.stored_types, name=f"__spine_{n}", engine=engine)
         asked = numbered[typed]
-        rows, relation = _make_readable(session, rows, asked, folder=folder, name=f"__view_{n}")
-        joined.append(_Joined(rows, relation, asked, names))
+        rows, relation = _make_readable(entry.lender or session, rows, asked, folder=folder, name=f"__view_{n}")
+        joined.append(_Joined(rows, relation, asked, names, entry))
     return joined
 
 
@@ -380,8 +360,8 @@ def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Pa
         id=id_,
         identity="",
         at=session.now(),
-        views={view.rows.view.name: view.rows.view.version for view in joined},
-        ingests={table: ingest.id for view in joined for table, ingest in view.rows.ingests.items()},
+        views={view.entry.name: view.rows.view.version for view in joined},
+        ingests={f"{view.entry.prefix}{table}": ingest.id for view in joined for table, ingest in view.rows.ingests.items()},
         spine_sha256="",
         sha256=tally.sha256,
         n_rows=spine.n_rows,
@@ -452,10 +432,11 @@ def _digest_spine(spine: Spine) -> str:
 def _identify(session: Session, spine_sha256: str, joined: Sequence[_Joined], *, at: str, zone: str | None, full_names: bool) -> str:
     """The hash of all that the rows depend on."""
     views = []
-    for view in (entry.rows.view for entry in joined):
+    for entry in joined:
+        view, there = entry.rows.view, entry.entry.lender or session
         where = {"view": view.name, "version": view.version}
-        pushed = session.records.find(PUSHES, workspace=session.workspace, where=where, newest_first=True, limit=1) if view.pushed else []
-        views.append([view.id, [push.id for push in pushed]])
+        pushed = there.records.find(PUSHES, workspace=there.workspace, where=where, newest_first=True, limit=1) if view.pushed else []
+        views.append([entry.entry.id, [push.id for push in pushed]])
     ingests = [sorted((name, ingest.identity) for name, ingest in entry.rows.ingests.items()) for entry in joined]
     return identify("training-set", spine_sha256, at, zone, full_names, views, ingests)
 

@@ -11,6 +11,7 @@ from endcap.core.definitions.watches import MemberQuality
 from endcap.core.durations import count_days
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES
@@ -43,6 +44,7 @@ def check_members(session: Session, version: Version, watch: MemberQuality) -> R
     up to some dozens; all members stand in a table (``read_member_table``). Members whose version keeps no figures by member are not judged.
     Cost: the outcomes of the window, a few passes over members x days.
     """
+    require_right(session, f"model/{version.model}", Permission.EDIT, verb="check-members")
     window_days = count_days(watch.window, what="window")
     rows = _read_rows(session, version, watch, window_days=window_days)
     if rows is None:

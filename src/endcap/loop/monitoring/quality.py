@@ -10,6 +10,7 @@ from endcap.core.durations import count_days
 from endcap.core.errors import InvalidInput
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import require_change, require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.records import BATCHES, PREDICTIONS, Batch
@@ -31,6 +32,7 @@ def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
     partition of outcomes replaced, so that late and corrected outcomes count; outcomes of times before the first of the actuals stay as they
     are. Returns the number of outcomes that stand. Cost: the batches that overlap.
     """
+    require_change(session, f"model/{model}", Permission.EDIT, verb="join-outcomes")
     if actuals.num_rows == 0:
         return 0
     import pyarrow as pa
@@ -64,6 +66,7 @@ def check_quality(session: Session, version: Version, watch: Quality) -> Reading
     Of several forecasts of one value the one made last is counted. Keeps the reading; a breach that was none at the
     reading before also writes an incident. Too few outcomes: a reading without a figure, never a breach. Cost: the outcomes of the window.
     """
+    require_right(session, f"model/{version.model}", Permission.EDIT, verb="check-quality")
     window_days = count_days(watch.window, what="window")
     figure, n, first, last = _live_figure(session, version, metric=watch.metric, window_days=window_days, least_rows=watch.least_rows)
     validation: float | None = getattr(version.metrics, watch.metric)

@@ -147,13 +147,16 @@ def read_lines(session: Session, champion: Champion) -> Lines:
 
 
 def keep_lines(session: Session, lines: Lines) -> str:
-    """Put the lines of the named members to rest; their digest, '' where nobody is named. O(members)."""
+    """Put the lines of the named members to rest; their digest, '' where nobody is named. O(members).
+
+    They are never encrypted: they are put inside the transaction that moves the champion.
+    """
     if not lines.members:
         return ""
     standings = sorted({standing for line in lines.lines for standing in line}, key=lambda standing: standing.n)
     place = {standing: i for i, standing in enumerate(standings)}
     rest = _Kept(lines.members, lines.codes, tuple(tuple(place[s] for s in line) for line in lines.lines), tuple(standings))
-    return session.blobs.put(msgspec.json.encode(rest))
+    return session.ports.blobs.put(msgspec.json.encode(rest))
 
 
 def find_answer(session: Session, release: Release, member: str, *, read: dict[str, Lines]) -> str:

@@ -34,7 +34,7 @@ class CardPage(msgspec.Struct, frozen=True):
     path: str | None = None
 
 
-@verb("card", permission=Permission.READ)
+@verb("card", permission=Permission.READ, lent={"version": ("version",)})
 def write_card(session: Session, version: str, *, out: Path | None = None, format: str = "") -> CardPage:  # noqa: A002 - the word of the command
     """The card of a version: purpose, charter, figures with intervals, slices, limits, approvals, verdicts, releases, data and lineage.
 

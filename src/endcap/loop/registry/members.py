@@ -36,7 +36,7 @@ _STALE_AFTER = timedelta(days=14)
 _FIT_STALE_AFTER = timedelta(weeks=13)
 
 
-@verb("members", permission=Permission.READ)
+@verb("members", permission=Permission.READ, lent={"version": ("version",)})
 def list_members(
     session: Session, version: str, *, status: str | None = None, segment: str | None = None, order: str = "error", limit: int = 20
 ) -> list[MemberLine]:

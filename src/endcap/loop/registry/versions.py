@@ -10,6 +10,7 @@ from endcap.core.definitions.models import DEFAULT_METRICS, Model
 from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound, suggest
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, Verdict
@@ -101,6 +102,7 @@ def register_version(session: Session, version: Version, *, profile: TrainingPro
     ``profile`` is what the features were like that it was trained on, kept under the version's name (None: it reads no feature view). A
     version of the same identity that stands already is returned instead: training the same twice gives one version.
     """
+    require_right(session, f"model/{version.model}", Permission.EDIT, verb="register")
     with session.change("register", thing=f"model/{version.model}", detail={"candidate": version.candidate}) as change:
         return keep_version(session, change, version, profile=profile)
 
@@ -148,7 +150,7 @@ def _find_flaw(verdict: Verdict) -> str | None:
     return None
 
 
-@verb("versions", permission=Permission.READ)
+@verb("versions", permission=Permission.READ, lent={"model": ("model",)})
 def list_versions(session: Session, model: str) -> list[Version]:
     """All versions of a model, newest first, with their figures beside those of every candidate."""
     get_model(session, model)

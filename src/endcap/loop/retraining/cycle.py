@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from endcap.core.definitions.purposes import require_purpose
 from endcap.core.errors import PermissionDenied
 from endcap.core.identity import identify
+from endcap.governance.keys.sealings import with_sealing
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.data.verbs import ingest
@@ -79,6 +80,7 @@ def turn(
     subject = f"model/{task.name}"
     _require_purpose(session, task)
     require_in_service(session, task.name)
+    session = with_sealing(session, declared=task.encrypted)
     with hold_lease(session, subject, wait_s=wait_s, reporter=reporter) as hold, hold_turn(session, hold, reporter=reporter) as own:
         cycle = _Cycle(own, task, folder=folder, origin=origin, train=train, verify=verify)
         done = run_steps(own, cycle.steps(), subject=subject, reporter=reporter)

@@ -49,6 +49,10 @@ class DefinedTask:
         return self.forecast.purpose
 
     @property
+    def encrypted(self) -> bool:
+        return self.forecast.encrypted
+
+    @property
     def keys(self) -> tuple[str, ...]:
         return self.forecast.keys
 

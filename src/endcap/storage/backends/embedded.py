@@ -435,6 +435,20 @@ class FolderTables:
             for chunk in chunks:
                 file.write(chunk)
 
+    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
+        try:
+            return self._path(dataset, partition).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
+        root = str(self._root)
+        for path in _find_rows(root):
+            dataset, found = _read_address(path, root)
+            if matches(found, partition):
+                with suppress(FileNotFoundError):  # gone since
+                    yield dataset, found, os.stat(path).st_size  # noqa: PTH116 - a text: there are many
+
     def hold(self, stack: ExitStack) -> list[HeldPartition]:
         """All partitions as they stand, each under a second name until the stack is closed: see ``hold_files``."""
         root, found = str(self._root), list(_find_rows(str(self._root)))
@@ -442,9 +456,7 @@ class FolderTables:
         partitions = []
         for path, name in zip(found, held, strict=True):
             if name is not None:
-                dataset, *folders, _ = path[len(root) + 1 :].split("/")
-                pairs = (folder.partition("=") for folder in folders)
-                partition = {field: unquote(value) for field, _, value in pairs}
+                dataset, partition = _read_address(path, root)
                 partitions.append(HeldPartition(dataset, partition, partial(read_pieces, name, CHUNK_BYTES)))
         return sorted(partitions, key=lambda found: (found.dataset, list(found.partition.values())))
 
@@ -468,6 +480,13 @@ class FolderTables:
                 elif path.name == _ROWS and matches(partition, wanted):
                     found.append((partition, str(path)))
         return sorted(found, key=lambda entry: list(entry[0].values()))
+
+
+def _read_address(path: str, root: str) -> tuple[str, dict[str, str]]:
+    """The dataset and the partition that a file of rows holds."""
+    dataset, *folders, _ = path[len(root) + 1 :].split("/")
+    pairs = (folder.partition("=") for folder in folders)
+    return dataset, {field: unquote(value) for field, _, value in pairs}
 
 
 def _find_rows(root: str) -> Iterator[str]:

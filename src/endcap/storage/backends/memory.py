@@ -313,6 +313,15 @@ class MemoryTables:
         with self._lock:
             self._kept[address] = (dict(sorted(partition.items())), payload)
 
+    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
+        found = self._kept.get(_address(dataset, partition))
+        return len(found[1]) if found else 0
+
+    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
+        with self._lock:
+            kept = list(self._kept.items())
+        yield from ((address[0], dict(found), len(payload)) for address, (found, payload) in kept if matches(found, partition))
+
     def hold(self) -> list[HeldPartition]:
         """All partitions as they stand."""
         with self._lock:

@@ -63,6 +63,7 @@ _EMPTY = "/* endcap empty */ DELETE FROM {s}.partition_chunk WHERE partition = %
 _FILL = "/* endcap fill */ INSERT INTO {s}.partition_chunk (partition, place, chunk) VALUES (%s, %s, %s)"
 _FORGET = "/* endcap forget */ DELETE FROM {s}.partition WHERE key = %s"
 _LIST = "/* endcap partitions */ SELECT id, address, n_bytes FROM {s}.partition WHERE address @> %s::text[]"
+_MEASURE = "/* endcap measure */ SELECT n_bytes FROM {s}.partition WHERE key = %s"
 _FETCH = """/* endcap partition */
 SELECT partition, chunk FROM {s}.partition_chunk WHERE partition = ANY(%s::bigint[]) AND place >= %s AND place < %s ORDER BY partition, place
 """
@@ -217,6 +218,14 @@ class PostgresTables:
             n_bytes = sink.tell()
             n_rows = pq.read_metadata(sink).num_rows
             self._replace(address, sink, n_rows=n_rows, n_bytes=n_bytes)
+
+    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
+        rows = _ask(self._database, _MEASURE, (make_key(*_address(dataset, partition)),))
+        return int(rows[0][0]) if rows else 0
+
+    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
+        for _, address, n_bytes in _ask(self._database, _LIST, (list(partition_folders(partition or {})),)):
+            yield address[0], _parse(address), n_bytes
 
     def hold(self, connection: Connection) -> list[HeldPartition]:
         """All partitions that a snapshot sees, to be read by its connection."""

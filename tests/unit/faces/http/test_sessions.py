@@ -337,10 +337,10 @@ def test_many_guesses_at_once_are_no_more_than_many_in_turn(house: House) -> Non
 def test_the_address_behind_a_proxy_is_what_the_proxy_says_and_nobody_before_it(house: House) -> None:
     behind, direct = SignIn(house, behind_proxy=True), SignIn(house)
     head = read_head([(b"x-forwarded-for", b"1.1.1.1, 2.2.2.2"), (b"x-forwarded-for", b"10.0.0.7")])
-    assert behind._address(head, {"client": ("127.0.0.1", 1)}) == "10.0.0.7"
-    assert behind._address({}, {"client": ("127.0.0.1", 1)}) == "proxy"
-    assert direct._address(head, {"client": ("10.1.1.1", 1)}) == "10.1.1.1"
-    assert direct._address(head, {}) == "unknown"
+    assert behind.address_of(head, {"client": ("127.0.0.1", 1)}) == "10.0.0.7"
+    assert behind.address_of({}, {"client": ("127.0.0.1", 1)}) == "proxy"
+    assert direct.address_of(head, {"client": ("10.1.1.1", 1)}) == "10.1.1.1"
+    assert direct.address_of(head, {}) == "unknown"
 
 
 def test_what_is_kept_has_a_bound_and_holds_no_credentials(connect: Connect, house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,12 @@ class StandingState(msgspec.Struct, frozen=True, kw_only=True):
 STANDING_STATES = Kind("hour-state", StandingState, "model", of=lambda state: (f"model/{state.model}",))
 
 
+def list_digests(state: HourState) -> list[str]:
+    """All pieces of a state."""
+    pieces = (piece for shard in state.shards for piece in (shard.series, *shard.days, shard.facts, shard.revisions))
+    return list(dict.fromkeys(piece for piece in pieces if piece))
+
+
 def put_day(blobs: BlobStore, sold: Floats, unseen: Flags | None, *, place: int) -> str:
     """Write one day of cells, given by its place among the columns. Returns its digest, '' for a day without a cell."""
     hours = slice(place * HOURS, (place + 1) * HOURS)

@@ -22,12 +22,11 @@ import msgspec
 
 from endcap.core.errors import EndcapError
 from endcap.governance.sessions import Session
-from endcap.loop.training.tracking.records import RunCost, RunEnvironment
+from endcap.loop.training.tracking.records import COST_METRICS, RunCost, RunEnvironment
 from endcap.pipelines.machine import count_cpus, count_memory
 from endcap.storage.tracks import Point, Track
 
 ENVIRONMENT_TAG, COMMIT_TAG, CLEAN_TAG = "endcap.environment", "endcap.git_commit", "endcap.git_clean"
-COST_METRICS = ("endcap.wall_s", "endcap.cpu_s", "endcap.peak_bytes")
 _FOREIGN_COMMIT_TAG = "mlflow.source.git.commit"  # what MLflow's clients tell
 _GIT_S = 5.0
 

@@ -15,6 +15,7 @@ import msgspec
 from endcap.core.clock import draw_hex
 from endcap.core.errors import InvalidInput, NotFound
 from endcap.core.permissions import Permission
+from endcap.governance.rights.veils import require_track
 from endcap.governance.sessions import Session
 from endcap.loop.training.tracking.experiments import require_active_experiment
 from endcap.loop.training.tracking.names import MOST_PARAM, MOST_TAG, require_batch_limits, require_pairs, require_title
@@ -135,6 +136,9 @@ def log_model_params(session: Session, model: str, params: Mapping[str, str]) ->
 def delete_logged_model(session: Session, model: str) -> LoggedModel:
     """Mark a logged model as deleted: it is not listed and takes no more. Nothing is lost. Raises NotFound."""
     session.require(Permission.EDIT, verb=_LOG)  # before the change begins: a refusal is written in a transaction of its own
+    (standing,) = session.tracks.read(_space(session), [model])
+    if standing is not None:
+        require_track(session, standing, verb=_LOG)
     with session.change("track delete-model", thing=f"logged-model/{model}"):
         return _write(session, model, TrackBatch(stage="deleted"))
 

@@ -90,6 +90,16 @@ class RunCost(msgspec.Struct, frozen=True, kw_only=True):
     n_bytes: int = 0
 
 
+COST_METRICS = ("endcap.wall_s", "endcap.cpu_s", "endcap.peak_bytes")
+"""The metrics by which a run tells what it cost."""
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """A run whose cost was counted to its actor: once, however often it ends."""
+
+    id: str
+
+
 class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that a run logged: its files, parameters, metrics and tags, before anybody registers it as a version.
 
@@ -111,7 +121,8 @@ class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage = "active"
 
 
-EXPERIMENTS = Kind("experiment", Experiment, "id", (("name",), ("stage",)), of=lambda found: (f"experiment/{found.id}",))
+COUNTED = Kind("counted-run", Counted, "id", of=lambda found: (f"run/{found.id}",))
+EXPERIMENTS = Kind("experiment", Experiment, "id", (("name",), ("stage",)), of=lambda found: (f"experiment/{found.id}", f"model/{found.name}"))
 RUN_FILES = Kind("run-file", RunFile, "id", (("owner", "folder", "stands"),), of=lambda file: (file.owner,))
 RUN_FOLDERS = Kind("run-folder", RunFolder, "id", (("owner", "folder", "stands"),), of=lambda folder: (folder.owner,))
 DATASETS = Kind("run-dataset", Dataset, "id", (("run",), ("name",), ("digest",), ("context",)), of=lambda found: (f"run/{found.run}",))

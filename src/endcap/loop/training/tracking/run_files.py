@@ -8,6 +8,7 @@ import msgspec
 
 from endcap.core.errors import Conflict, InvalidInput, NotFound
 from endcap.core.permissions import Permission
+from endcap.governance.keys.sealings import with_sealing
 from endcap.governance.rights.veils import require_track
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
@@ -29,9 +30,9 @@ def put_file(session: Session, owner: str, path: str, chunks: Iterable[bytes], *
     """
     session.require(Permission.EDIT, verb=_LOG)
     require_path(path)
-    _require_owner(session, owner, for_change=True)
+    track = _require_owner(session, owner, for_change=True)
     _require_place(session.records, session, owner, path)  # before the bytes come, and again once they are here
-    digest, n_bytes = session.blobs.put_stream(chunks, most_bytes=most_bytes)
+    digest, n_bytes = with_sealing(session, experiment=track.group).blobs.put_stream(chunks, most_bytes=most_bytes)
     folder, _, _ = path.rpartition("/")
     file = RunFile(id=f"{owner}/{path}", owner=owner, path=path, folder=folder, sha256=digest, n_bytes=n_bytes, at=session.now())
     with session.records.transact() as tx:
@@ -107,8 +108,8 @@ def list_run_files(session: Session, run: str, *, under: str = "") -> list[RunFi
     return list_files(session, f"run/{run}", under=under)
 
 
-def _require_owner(session: Session, owner: str, *, for_change: bool = False) -> None:
-    """Raise unless the owner is there and, where something is to change, is not deleted."""
+def _require_owner(session: Session, owner: str, *, for_change: bool = False) -> Track:
+    """The owner. Raises unless it is there and, where something is to change, is not deleted."""
     kind, _, identity = owner.partition("/")
     if kind not in _OWNERS or not identity:
         raise InvalidInput(f"{owner[:100]!r} owns no files. Owners: {[f'{known}/ID' for known in _OWNERS]}.")
@@ -119,6 +120,7 @@ def _require_owner(session: Session, owner: str, *, for_change: bool = False) ->
         require_track(session, track, verb=_LOG)
     if for_change and track.stage == "deleted":
         raise deleted_track(identity)
+    return track
 
 
 def _find_owner(session: Session, owner: str) -> Track | None:

@@ -12,12 +12,13 @@ from msgspec import UNSET
 from endcap.core.clock import draw_hex
 from endcap.core.errors import Conflict, InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
+from endcap.governance.quotas.usage import count_use
 from endcap.governance.rights.veils import require_track
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
 from endcap.loop.training.tracking.experiments import choose_experiment, find_deleted, require_active_experiment
 from endcap.loop.training.tracking.names import MOST_TAG, require_batch_limits, require_keys, require_pairs, require_title
-from endcap.loop.training.tracking.records import DATASETS, DEFAULT_EXPERIMENT, STATUSES, Dataset
+from endcap.loop.training.tracking.records import COST_METRICS, COUNTED, DATASETS, DEFAULT_EXPERIMENT, STATUSES, Counted, Dataset
 from endcap.loop.training.tracking.searching import parse_filter, parse_order, require_found
 from endcap.pipelines.graph import Dataset as LineageDataset
 from endcap.pipelines.open_lineage import Told, describe, keep_event, send_events
@@ -26,6 +27,7 @@ from endcap.storage.tracks import Condition, Point, Stage, Track, TrackBatch, mi
 
 _LOG = "track log"
 _MOST_DATASET_TEXT = 16_000_000
+_MOST_COST_S = 1e8  # three years: more is a mistake
 
 
 def start_run(
@@ -92,6 +94,7 @@ def update_run(session: Session, run: str, *, name: str | None = None, status: s
     session.tracks.write(session.workspace, run, TrackBatch(name=name, status=status, ended_us=ended))
     found = get_run_track(session, run)
     if status in _TOLD:
+        _count_cost(session, found)
         _tell(session, found)
     return found
 
@@ -201,6 +204,18 @@ def list_datasets(session: Session, run: str) -> list[Dataset]:
 
 
 _TOLD = {"finished": "done", "failed": "failed", "killed": "killed"}
+
+
+def _count_cost(session: Session, run: Track) -> None:
+    """Count to the actor what a run told that it cost, once, however often it ends; what is no number of seconds counts nothing."""
+    if session.place is not None:
+        return  # a run of ours that goes on around it counts its own
+    told = (run.metrics.get(name) for name in COST_METRICS[:2])
+    wall_s, cpu_s = (point.value if point is not None and 0 <= point.value < _MOST_COST_S else 0.0 for point in told)
+    with session.records.transact() as tx:
+        if tx.get(COUNTED, workspace=session.workspace, id=run.id) is None:
+            tx.append(COUNTED, workspace=session.workspace, record=Counted(run.id))
+            count_use(session, tx, f"experiment/{run.group}", cpu_s=cpu_s, wall_s=wall_s, n_runs=1)
 
 
 def _tell(session: Session, run: Track) -> None:

@@ -28,6 +28,7 @@ from endcap.loop.features.panels.hour_store import (
     StandingState,
     find_last_days,
     find_present,
+    list_digests,
     put_state,
     read_series,
     read_state,
@@ -214,7 +215,7 @@ class HourForecastTask(DefinedTask):
         settings = session.settings
         n_workers = 1 if settings.executor == "here" else settings.n_workers or count_cpus()
         kept_bytes = min(KEPT_BYTES, limit_memory(settings) // 4 // n_workers)
-        return ref, ShardSource(session.blobs, ref.state, state, ref.origin, self.forecast.horizon_hours, kept_bytes)
+        return ref, ShardSource(session.blobs.carry(list_digests(state)), ref.state, state, ref.origin, self.forecast.horizon_hours, kept_bytes)
 
     # ---- training
 

@@ -1,0 +1,128 @@
+"""The table store as a session sees it: partitions that are declared to be encrypted lie sealed in it, and are read as if they did not.
+
+A sealed partition is a table of one column, whose rows are the pieces of the sealed Parquet file, bound to its dataset and its values. Its key is
+derived from one of the workspace, which lies sealed among the records, and a salt of its own: keys rotate without a partition being touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from endcap.core.errors import Conflict, IntegrityBroken, NotFound
+from endcap.governance.keys.ciphers import KEY_BYTES, derive_key
+from endcap.governance.keys.envelopes import seal, unseal
+from endcap.governance.keys.records import TABLE_KEYS, TableKey
+from endcap.governance.keys.resealing import SealedKind
+from endcap.governance.keys.sealings import is_sealing
+from endcap.governance.keys.streams import open_stream, seal_stream
+from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
+from endcap.storage.ports import TableStore, partition_folders
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+    from endcap.governance.sessions import Session
+
+SEALED_TABLE_KEYS = SealedKind(TABLE_KEYS, ("key",), lambda key, _: _about(key.id))
+_COLUMN = "__endcap_sealed"
+_ONLY = "tables"
+
+
+def _about(name: str) -> str:
+    return f"table-key/{name}"
+
+
+@dataclass(frozen=True)
+class SealedPartitions:
+    """A ``TableStore`` before another one, for a session: what is written is sealed where the session or its workspace declares so."""
+
+    inner: TableStore
+    session: Session
+
+    def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
+        if not is_sealing(self.session):
+            return self.inner.write(dataset, partition=partition, table=table)
+        import pyarrow as pa
+
+        plain, salt = BytesIO(), os.urandom(KEY_BYTES)
+        n = write_parquet(table, sink=plain)
+        pieces = seal_stream(_derive(self._make_key(), salt), [plain.getbuffer().tobytes()], bound=_bind(dataset, partition))
+        sealed = pa.table({_COLUMN: pa.array([salt, *pieces], pa.large_binary())})
+        self.inner.write(dataset, partition=partition, table=sealed)
+        return n
+
+    def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        if self._find_key() is None:
+            return self.inner.read(dataset, partition=partition, columns=columns)
+        return read_parquet(self._open(dataset, partition), dataset=dataset, partition=partition, columns=columns)
+
+    def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
+        """See ``TableStore``. Where the workspace has sealed partitions, the files of those that are scanned stand in memory."""
+        if self._find_key() is None:
+            return self.inner.scan(dataset, partition=partition)
+        return open_parquet(list(self._open(dataset, partition)), dataset=dataset, partition=partition)
+
+    def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
+        return self.inner.partitions(dataset, partition=partition)
+
+    def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
+        self.inner.delete(dataset, partition=partition)
+
+    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
+        self.inner.place(dataset, partition=partition, chunks=chunks)
+
+    def _open(self, dataset: str, wanted: Mapping[str, str] | None) -> Iterator[pa.NativeFile]:
+        """The Parquet files of partitions, opened where they are sealed. A partition that goes away meanwhile is left out."""
+        import pyarrow as pa
+
+        for partition in self.inner.partitions(dataset, partition=wanted):
+            try:
+                table = self.inner.read(dataset, partition=partition)
+            except NotFound:
+                continue
+            if table.column_names == [_COLUMN]:
+                yield pa.BufferReader(self._unseal(dataset, partition, table))
+            else:
+                plain = BytesIO()
+                write_parquet(table, sink=plain)
+                yield pa.BufferReader(plain.getvalue())
+
+    def _unseal(self, dataset: str, partition: Mapping[str, str], table: pa.Table) -> bytes:
+        key = self._find_key()
+        salt, *pieces = table[_COLUMN].to_pylist() or [b""]
+        if key is None:
+            raise IntegrityBroken(f"A partition of '{dataset}' is sealed, and its key is gone.", hint="restore the home from a backup")
+        opened = unseal(self.session, key.key, about=_about(key.id))
+        try:
+            return b"".join(open_stream(_derive(opened, salt), pieces, bound=_bind(dataset, partition)))
+        except IntegrityBroken as error:
+            raise IntegrityBroken(f"A partition of '{dataset}' was changed at rest.", hint="restore the file from a backup") from error
+
+    def _find_key(self) -> TableKey | None:
+        return self.session.ports.records.get(TABLE_KEYS, workspace=self.session.workspace, id=_ONLY)
+
+    def _make_key(self) -> bytes:
+        """The key of the workspace's partitions, made when it is first needed."""
+        found = self._find_key()
+        if found is None:
+            made = TableKey(_ONLY, seal(self.session, os.urandom(KEY_BYTES), about=_about(_ONLY)))
+            try:
+                with self.session.ports.records.transact() as tx:
+                    tx.append(TABLE_KEYS, workspace=self.session.workspace, record=made)
+            except Conflict:
+                made = self._find_key() or made  # another process made it
+            found = made
+        return unseal(self.session, found.key, about=_about(found.id))
+
+
+def _derive(key: bytes, salt: bytes) -> bytes:
+    return derive_key(key, purpose=b"endcap partition", salt=salt)
+
+
+def _bind(dataset: str, partition: Mapping[str, str]) -> bytes:
+    return "\n".join(("endcap partition", dataset, *partition_folders(partition))).encode()

@@ -1,0 +1,104 @@
+"""Things by name: whether one is there, who owns it, and what else records call it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from endcap.core.errors import InvalidInput, NotFound, suggest
+from endcap.governance.records import AUDIT_ROWS, HOUSE, USERS
+from endcap.governance.rights.guards import find_guard
+from endcap.governance.rights.records import PERSONAL
+from endcap.governance.sessions import Session
+from endcap.loop.data.records import INGESTS
+from endcap.loop.features.catalogue import find_view, list_versions
+from endcap.loop.registry.versions import get_model
+from endcap.loop.training.tracking.experiments import choose_experiment
+from endcap.loop.training.tracking.records import DEFAULT_EXPERIMENT
+from endcap.loop.training.tracking.tracked_runs import get_run_track
+from endcap.pipelines.records import RUNS
+
+SORTS = ("table", "view", "model", "run", "experiment")
+"""What can be closed; beside them, whose personal columns are seen: ``personal/TABLE``."""
+
+
+class Thing(msgspec.Struct, frozen=True):
+    """A thing by its full name, such as ``model/store-day``. ``owner`` '' is nobody but the owners of the workspace; ``also`` are its other names."""
+
+    name: str
+    owner: str
+    also: tuple[str, ...] = ()
+
+
+class _Owned(msgspec.Struct):
+    owner: str = ""
+
+
+def find_thing(session: Session, text: str) -> Thing:
+    """A thing that is there for the session, with its owner: who was named, else the user whom its definition names, else who first made it.
+
+    Raises InvalidInput for what is no thing, NotFound for one that is not there, or closed. Cost: some reads.
+    """
+    sort, _, name = text.partition("/")
+    if sort == PERSONAL and name:
+        return Thing(_require_personal(session, name), "")
+    if sort not in SORTS or not name:
+        raise InvalidInput(
+            f"{text[:100]!r} is no thing that has rights. Sorts: {[f'{known}/NAME' for known in (*SORTS, PERSONAL)]}.",
+            hint=suggest(sort, (*SORTS, PERSONAL)) or "write model/store-day",
+        )
+    found = {"table": _find_table, "view": _find_view, "model": _find_model, "run": _find_run, "experiment": _find_experiment}[sort](session, name)
+    guard = find_guard(session, found.name)
+    return found if guard is None else msgspec.structs.replace(found, owner=guard.owner)
+
+
+def _require_personal(session: Session, name: str) -> str:
+    if name != "*":
+        _find_table(session.without_veil(), name)
+    return f"{PERSONAL}/{name}"
+
+
+def _find_table(session: Session, name: str) -> Thing:
+    thing = f"table/{name}"
+    if not session.records.find(INGESTS, workspace=session.workspace, where={"table": name}, limit=1):
+        raise NotFound(f"No table {name[:100]!r} in workspace '{session.workspace}'.", hint="tables that were let in: endcap list-ingests")
+    return Thing(thing, _first_maker(session, thing))
+
+
+def _find_view(session: Session, name: str) -> Thing:
+    standing = find_view(session, name.partition("@")[0])
+    first = list_versions(session, standing.name)[-1]
+    return Thing(f"view/{standing.name}", _named_owner(session, standing.view.owner) or first.actor)
+
+
+def _find_model(session: Session, name: str) -> Thing:
+    model = get_model(session, name)
+    said = msgspec.json.decode(model.definition, type=_Owned).owner
+    thing = f"model/{name}"
+    also = () if name.isdecimal() else (f"experiment/{name}",)  # which its trials are kept in, and the audit calls so
+    return Thing(thing, _named_owner(session, said) or _first_maker(session, thing) or model.applied_by, also)
+
+
+def _find_run(session: Session, name: str) -> Thing:
+    run = session.records.get(RUNS, workspace=session.workspace, id=name)
+    return Thing(f"run/{name}", (run or get_run_track(session, name)).actor)
+
+
+def _find_experiment(session: Session, name: str) -> Thing:
+    found = choose_experiment(session, name)
+    if found.id == DEFAULT_EXPERIMENT:
+        raise InvalidInput("The default experiment is everybody's.", hint="make another: endcap track create-experiment NAME")
+    also = () if found.name.isdecimal() else (f"experiment/{found.name}",)
+    return Thing(f"experiment/{found.id}", found.created_by, also)
+
+
+def _named_owner(session: Session, name: str) -> str:
+    """Whom a definition names, where that is a user; it may be a team, too, which owns nothing here."""
+    return name if name and session.ports.records.get(USERS, workspace=HOUSE, id=name) is not None else ""
+
+
+def _first_maker(session: Session, thing: str) -> str:
+    """Who did what the audit first knows of a thing. Cost: a read where that was no refusal."""
+    for row in session.ports.records.find(AUDIT_ROWS, workspace=session.workspace, where={"thing": thing}, limit=20):
+        if row.outcome == "done":
+            return row.actor
+    return ""
