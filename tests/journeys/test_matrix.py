@@ -272,7 +272,6 @@ ASKING: dict[str, dict[str, Any]] = {
     "groups ls": {"everywhere": True},
     "sessions end": {"user": "vera"},
     "sessions ls": {"everybody": True},
-    "cost": {"by": "workspace"},
     "keys destroy": {"house": True},
     "keys ls": {"house": True},
     "keys rewrap": {"house": True},

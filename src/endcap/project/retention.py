@@ -99,8 +99,8 @@ def set_retention(session: Session, log: str, period: str, *, at: str | None = N
     """Say how long a log of the workspace is kept: predictions, features, snapshots, training-sets, runs, notices, sessions or quarantine.
 
     ``period`` is a length of at least a day, such as 400d, or 'ever'. ``at`` is the time of day, in the workspace's zone, at which the service
-    applies all of them (None: as it was, 03:30 at first). Nothing is removed before that, or endcap retention apply. The sessions of pages are the house's:
-    for its admins. Raises InvalidInput for another log, a period that is none, and a time that no clock shows.
+    applies all of them (None: as it was, 03:30 at first). Nothing is removed before that, or endcap retention apply. The sessions of pages are
+    the house's: for its admins. Raises InvalidInput for another log, a period that is none, and a time that no clock shows.
     """
     if log not in LOGS:
         raise InvalidInput(

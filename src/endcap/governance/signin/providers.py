@@ -175,6 +175,3 @@ def _line(provider: Provider) -> ProviderLine:
         made_at=provider.made_at,
         made_by=provider.made_by,
     )
-
-
-SEALED_PROVIDERS = SealedKind(PROVIDERS, ("secret",), lambda provider, _: _about(provider.name), workspace_of=lambda _: HOUSE)
