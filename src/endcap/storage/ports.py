@@ -99,11 +99,10 @@ class Kind(Generic[R]):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._broken(error) from error
 
-    def decode_all(self, rows: Iterable[tuple[bytes | str]]) -> list[R]:
-        """The records of many bodies, each alone in a row of a store. Raises as ``decode``."""
-        decode = self.decoder.decode
+    def decode_all(self, bodies: Iterable[bytes | str]) -> list[R]:
+        """The records of many bodies. Raises as ``decode``."""
         try:
-            return [decode(body) for (body,) in rows]
+            return list(map(self.decoder.decode, bodies))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._broken(error) from error
 

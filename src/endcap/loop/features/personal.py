@@ -14,8 +14,8 @@ from endcap.core.definitions.tables import Table
 from endcap.governance.sessions import Session
 
 if TYPE_CHECKING:
-    from endcap.loop.features.lineage import SourceColumn, ViewSources
     from endcap.governance.privacy.sealing import Mark
+    from endcap.loop.features.lineage import SourceColumn, ViewSources
 
 K = TypeVar("K", bound=tuple[Any, ...])
 

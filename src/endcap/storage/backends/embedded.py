@@ -159,12 +159,12 @@ class _Reader(ABC):
         statement = _FINDING[bool(where), newest_first, after is not None]
         given = (kind.name, workspace, name, value, f'"{name}"', -1 if limit is None else limit, *(() if after is None else (after,)))
         with self._telling():
-            rows = self._connection().execute(statement, given).fetchall()
-        if len(rows) == 1 and isinstance(rows[0][0], int) and rows.pop() == (0,):  # the number goes, whichever it is
+            bodies = [body for (body,) in self._connection().execute(statement, given)]  # many tuples at once would keep the collector busy
+        if len(bodies) == 1 and isinstance(bodies[0], int) and bodies.pop() == 0:  # the number goes, whichever it is
             return self._find_unfiled(kind, workspace=workspace, where=where or {}, newest_first=newest_first, after=after, limit=limit)
-        if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
+        if after is not None and not bodies and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
-        return kind.decode_all(rows)
+        return kind.decode_all(bodies)
 
     def _find_unfiled(
         self, kind: Kind[R], *, workspace: str, where: Mapping[str, object], newest_first: bool, after: str | None, limit: int | None

@@ -153,7 +153,7 @@ class _Reader(ABC):
             return [record for record in records if (name, value) in kind.keys_of(record)][:limit]
         if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
-        return kind.decode_all(rows)
+        return kind.decode_all(body for (body,) in rows)
 
 
 class PostgresTransaction(_Reader):
