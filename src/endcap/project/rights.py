@@ -69,7 +69,7 @@ def open_again(session: Session, thing: str) -> Rights:
 def grant_right(session: Session, thing: str, *, to: str, may: str = "read") -> Rights:
     """Open a closed thing to somebody, in the place of what they had. A right only narrows: what it allows needs the role as well.
 
-    ``to`` is ``user/NAME`` or ``group/NAME``; ``may`` is read, edit or release, each with what comes before it. On ``personal/TABLE``, or
+    ``to`` is whom: ``user/NAME`` or ``group/NAME``; ``may`` is read, edit or release, each with what comes before it. On ``personal/TABLE``, or
     ``personal/*`` for all tables, it is see: those columns are seen by whom it names alone, whatever their role. For the owner of the thing and
     owners of the workspace.
     """

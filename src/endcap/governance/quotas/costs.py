@@ -15,6 +15,8 @@ from endcap.governance.quotas.amounts import name_day
 from endcap.governance.quotas.records import HELD, METERED, USAGES, Held, Usage
 from endcap.governance.quotas.usage import add_up
 from endcap.governance.records import HOUSE
+from endcap.governance.rights.checks import filter_seen
+from endcap.governance.rights.records import name_subject
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.storage.ports import RecordReader
@@ -46,7 +48,8 @@ def list_costs(session: Session, *, by: str = "thing", since: str | None = None,
     """What runs, requests and storage cost: CPU seconds, runs, requests, bytes; the dearest first.
 
     ``by`` is thing (models, views, training sets), actor, day, or workspace: all of the home, for admins of the house. ``since`` and ``until`` are
-    days of UTC, both included (None: since the first, until today). Cost grows with the days, actors and things of the span.
+    days of UTC, both included (None: since the first, until today). What is closed to who asks is left out. Cost grows with the days, actors and
+    things of the span.
     """
     if by not in (*_BY, _WORKSPACE):
         raise InvalidInput(f"by is {by[:50]!r}; it must be one of {[*_BY, _WORKSPACE]}.", hint=suggest(by, [*_BY, _WORKSPACE]))
@@ -58,8 +61,8 @@ def list_costs(session: Session, *, by: str = "thing", since: str | None = None,
         names = [metered.id for metered in session.records.find(METERED, workspace=HOUSE)]
         whole = ((name, _read(session.records, name, first, last, session.now()), session.records.find(HELD, workspace=name)) for name in names)
         return _sort(_line(name, rows, held) for name, rows, held in whole)
-    found = _read(session.records, session.workspace, first, last, session.now())
-    held = [] if by == "day" else session.records.find(HELD, workspace=session.workspace)
+    found = filter_seen(session, _read(session.records, session.workspace, first, last, session.now()), lambda row: name_subject(row.thing))
+    held = [] if by == "day" else filter_seen(session, session.records.find(HELD, workspace=session.workspace), lambda one: name_subject(one.thing))
     rows = _group(found, _BY[by])
     resting = _group(held, lambda one: one.thing if by == "thing" else one.actor)
     names = [*rows, *(name for name in resting if name not in rows)]
