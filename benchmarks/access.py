@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ from endcap.governance.records import (
 from endcap.governance.rights.checks import may_see, note_change, require_right
 from endcap.governance.rights.guards import close_thing, give_right
 from endcap.governance.sessions import Session
+from endcap.governance.signin.page_sessions import find_page_session, make_page_session, open_by_page_session
 from endcap.governance.tokens import hash_secret
 from endcap.loop.registry.records import MODELS, ModelRecord
+from endcap.storage.ports import RecordReader
 
 N_USERS, N_WORKSPACES, N_GROUPS, N_CLOSED = 10_000, 1_000, 200, 1_000
 PASSWORD = "pine under marble"
@@ -151,6 +154,11 @@ def pass_gateway(gateway: Gateway, headers: list[tuple[bytes, bytes]], *, n: int
     asyncio.run(drive())
 
 
+def open_page(records: RecordReader, text: str, at: datetime) -> Any:
+    """What a request by cookie costs: its session, and the role of its user in the workspace that it opens by default."""
+    return open_by_page_session(records, find_page_session(records, text, now=at), workspace=None)
+
+
 async def quick(body: bytes, _: Session) -> bytes:
     return body
 
@@ -178,6 +186,8 @@ def main() -> int:
         report["kept_us"] = measure_us(lambda _: signing_in.find_kept(head), range(2000), rounds=given.rounds)
         if signing_in.find_kept(head) is None:
             raise SystemExit("The machine is too slow: what was kept ran out while it was measured.")
+        cookies = [make_page_session(session, user).text for user in records.find(USERS, workspace=HOUSE, newest_first=True, limit=500)]
+        report["page_session_us"] = measure_us(lambda text: open_page(records, text, house.clock.now()), cookies, rounds=given.rounds)
         report["permission_us"] = measure_us(lambda _: session.require(Permission.OWN, verb="bench"), range(10_000), rounds=given.rounds)
         report["password_ms"] = round(measure_us(lambda _: check_user(records, "ada", PASSWORD), range(3), rounds=given.rounds) / 1000, 1)
         report["list_people_ms"] = round(measure_us(lambda _: list_people(session, everybody=True), range(1), rounds=given.rounds) / 1000, 1)
