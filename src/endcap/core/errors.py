@@ -31,6 +31,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+_MOST_TOLD = 10_000
+"""Characters of a message that faces tell: a value of a megabyte is not sent back whole."""
+
 
 class EndcapError(Exception):
     """Root of the tree. ``details`` are machine-readable and hold no personal values."""
@@ -48,9 +51,9 @@ class EndcapError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """The one JSON shape of an error: ``{"error": text, "code": ..., "hint": ..., "details": {...}}``."""
-        shape: dict[str, Any] = {"error": self.what, "code": self.code}
+        shape: dict[str, Any] = {"error": _cut(self.what), "code": self.code}
         if self.hint:
-            shape["hint"] = self.hint
+            shape["hint"] = _cut(self.hint)
         if self.details:
             shape["details"] = {key: _plain(value) for key, value in self.details.items()}
         return shape
@@ -156,8 +159,15 @@ def unknown(kind: str, value: str, offered: Iterable[str], *, where: str = "") -
     return f"{subject} has no {kind} {value!r}. {kind.capitalize()}s: {shown}."
 
 
+def _cut(text: str) -> str:
+    half = _MOST_TOLD // 2
+    return text if len(text) <= _MOST_TOLD else f"{text[:half]} ... {text[-half:]}"
+
+
 def _plain(value: object) -> Any:
-    if isinstance(value, str | int | float | bool) or value is None:
+    if isinstance(value, str):
+        return _cut(value)
+    if isinstance(value, int | float | bool) or value is None:
         return value
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
+from operator import attrgetter
 
 import msgspec
 
@@ -104,7 +105,7 @@ def add_user(session: Session, name: str, *, password: str | None = None, admin:
             change.tx.append(GRANTS, workspace=HOUSE, record=grant)
             change.detail["owner_of"] = session.workspace
         change.detail["admin"] = admin
-    return make_person(user, {session.workspace: str(Role.OWNER)} if first else {})
+    return make_person(user, ({session.workspace: str(Role.OWNER)} if first else {}, {}))
 
 
 @verb("users ls", permission=Permission.READ)
@@ -115,15 +116,16 @@ def list_people(session: Session, *, everybody: bool = False) -> list[Person]:
     """
     if everybody:
         session.require_admin(verb="users ls")
-        nothing: tuple[Roles, Sources] = ({}, {})
         held = _find_held(session.records)
-        users = {user.name: user for user in session.records.find(USERS, workspace=HOUSE)}
+        users = session.records.find(USERS, workspace=HOUSE)
         locked = find_locked(session.records, session.now())
-        waits = {name: locked[drawer] for name in users if (drawer := name_drawer(name)) in locked} if locked else {}
-        return [make_person(users[name], *held.get(name, nothing), locked_until=waits.get(name)) for name in sorted(users)]
-    held = _find_held(session.records, workspace=session.workspace)
-    users = _find_users(session.records, list(held))
-    return [make_person(users[name], *held[name]) for name in sorted(held)]
+    else:
+        held = _find_held(session.records, workspace=session.workspace)
+        users, locked = _find_users(session.records, list(held)), {}
+    nothing: tuple[Roles, Sources] = ({}, {})
+    people = [make_person(user, held.get(user.name, nothing), locked.get(name_drawer(user.name)) if locked else None) for user in users]
+    people.sort(key=attrgetter("name"))
+    return people
 
 
 @verb("users grant", permission=Permission.OWN)
@@ -144,7 +146,7 @@ def grant_role(session: Session, name: str, role: str, *, workspace: str | None 
         with keeping_owners(change.tx, [workspace]):
             change.tx.put(GRANTS, workspace=HOUSE, record=grant, expected_version=version)
         held = _find_held_by(change.tx, name, workspace)
-    return make_person(user, *held)
+    return make_person(user, held)
 
 
 @verb("users password", permission=Permission.SELF)
@@ -191,7 +193,7 @@ def unlock_user(session: Session, name: str) -> Person:
     with session.in_house().change("users unlock", thing=f"user/{name[:100]}") as change:
         user = find_user(change.tx, name)
         change.detail["waited"] = unlock(change.tx, name)
-    return make_person(user, {})
+    return make_person(user)
 
 
 @verb("users enable", permission=Permission.OWN)
@@ -217,11 +219,12 @@ def find_user(records: RecordReader, name: str, *, asked_by: Session | None = No
     return found
 
 
-def _find_users(records: RecordReader, names: list[str]) -> dict[str, User]:
+def _find_users(records: RecordReader, names: list[str]) -> list[User]:
     """Some users by name; of many, all of the house are read at once."""
     if len(names) <= _FEW:
-        return {name: find_user(records, name) for name in names}
-    return {user.name: user for user in records.find(USERS, workspace=HOUSE)}
+        return [find_user(records, name) for name in names]
+    wanted = set(names)
+    return [user for user in records.find(USERS, workspace=HOUSE) if user.name in wanted]
 
 
 def _no_user(records: RecordReader, name: str, asked_by: Session | None) -> NotFound:
@@ -245,7 +248,7 @@ def _change_user(session: Session, name: str, verb_name: str, **changes: object)
             change.tx.put(USERS, workspace=HOUSE, record=user, expected_version=found[1])
         if "password" in changes:
             unlock(change.tx, name)
-    return make_person(user, {})
+    return make_person(user)
 
 
 def settle_workspace(session: Session, workspace: str | None, *, verb: str) -> str:
@@ -347,12 +350,12 @@ def _name_groups(records: RecordReader, groups: Iterable[str]) -> dict[str, str]
     return {identity: f"group {group.name if group else identity}" for identity, group in found.items()}
 
 
-def make_person(user: User, roles: Roles, sources: Sources | None = None, *, locked_until: datetime | None = None) -> Person:
+def make_person(user: User, held: tuple[Roles, Sources] = ({}, {}), locked_until: datetime | None = None) -> Person:
     """A user as others see them, with the roles they hold."""
     return Person(
         name=user.name,
-        roles=roles,
-        sources=sources or {},
+        roles=held[0],
+        sources=held[1],
         admin=user.admin,
         disabled=user.disabled,
         has_password=bool(user.password),

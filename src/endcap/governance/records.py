@@ -241,7 +241,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     """Where a workspace's notices are sent: all, or those of ``kinds``. Its URL and its secret are sealed; ``place`` is the URL without its path.
 
-    A record from before they were sealed has no ``place``: it is sealed when something is sent, or keys are rotated.
+    A record from before they were sealed has no ``place``: it is sealed when something is sent, or keys are rotated. ``signed_in``: whoever made it
+    did so as a user of the service, and it goes on while they own the workspace.
     """
 
     id: str
@@ -250,6 +251,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     made_at: datetime
     made_by: str
+    signed_in: bool = False
     place: str = ""
     kinds: tuple[str, ...] = ()
     removed_at: datetime | None = None

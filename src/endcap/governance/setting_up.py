@@ -98,7 +98,7 @@ def _take(session: Session, code: str, name: str, password: str | None) -> Perso
         change.tx.append(USERS, workspace=HOUSE, record=user)
         grant = Grant(user=name, workspace=session.workspace, role=role, at=now, by=name)
         change.tx.append(GRANTS, workspace=HOUSE, record=grant)
-    return make_person(user, {session.workspace: role})
+    return make_person(user, ({session.workspace: role}, {}))
 
 
 def _require_empty(records: RecordReader) -> None:

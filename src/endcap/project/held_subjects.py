@@ -159,7 +159,7 @@ def _count_rows(session: Session, dataset: str, partition: dict[str, str], refs:
     from endcap.governance.privacy.sealing import list_refs
 
     try:
-        rows = session.ports.tables.scan(dataset, partition=partition)
+        rows = session.tables.inner.scan(dataset, partition=partition)
     except NotFound:
         return 0  # it went meanwhile
     names, n = list_refs(rows.schema), 0

@@ -66,6 +66,7 @@ MODULES = (
     "endcap.project.backups",
     "endcap.project.forgetting",
     "endcap.project.judging",
+    "endcap.project.retention",
     "endcap.project.returning",
     "endcap.project.rights",
     "endcap.project.running",

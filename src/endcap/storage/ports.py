@@ -99,11 +99,10 @@ class Kind(Generic[R]):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._broken(error) from error
 
-    def decode_all(self, rows: Iterable[tuple[bytes | str]]) -> list[R]:
-        """The records of many bodies, each alone in a row of a store. Raises as ``decode``."""
-        decode = self.decoder.decode
+    def decode_all(self, bodies: Iterable[bytes | str]) -> list[R]:
+        """The records of many bodies. Raises as ``decode``."""
         try:
-            return [decode(body) for (body,) in rows]
+            return list(map(self.decoder.decode, bodies))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._broken(error) from error
 
@@ -163,6 +162,10 @@ class RecordTransaction(RecordReader, Protocol):
 
         Raises Conflict when somebody changed it first.
         """
+        ...
+
+    def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
+        """Take records away for good; returns how many stood. What is not there changes nothing. Never for what a chain, or another record, names."""
         ...
 
     def load(self, records: Iterable[FiledRecord]) -> int:

@@ -88,3 +88,10 @@ def test_an_error_travels_between_processes_whole(kind: type[EndcapError]) -> No
         str(error),
         error.__notes__,
     )
+
+
+def test_a_long_value_is_not_told_whole() -> None:
+    shape = InvalidInput(f"'{'x' * 10**6}' is wrong.", hint=f"did you mean '{'y' * 10**6}'?", value="z" * 10**6).to_dict()
+    assert shape["error"].startswith("'xxx")
+    assert shape["error"].endswith("xxx' is wrong.")
+    assert max(map(len, (shape["error"], shape["hint"], shape["details"]["value"]))) < 10_010

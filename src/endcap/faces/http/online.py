@@ -44,7 +44,7 @@ class OnlineReads:
             return encode_result(self._open(session, asked.views, asked.purpose).answer(asked.keys))
         return await self._calls.run(lambda: encode_result(self._open(session, asked.views, asked.purpose).answer(asked.keys)))
 
-    def _open(self, session: Session, views: Sequence[str], purpose: str | None) -> OnlineReader:
+    def _open(self, session: Session, views: Sequence[str], purpose: str | None = None) -> OnlineReader:
         if any("/" in name for name in views):
             reader = open_online(session, views, purpose=purpose)  # what is shared may be taken back at any moment
             note_reading(session, reader)

@@ -23,6 +23,7 @@ from endcap.faces.http.rates import Rates, counting
 from endcap.faces.http.resealing import resealing
 from endcap.faces.http.sessions import SignIn
 from endcap.faces.http.telling import telling
+from endcap.faces.http.wire import BoundedProtocol
 from endcap.governance.people import has_users
 from endcap.governance.services import note_service
 from endcap.governance.setting_up import MadeSetUpCode, make_setup_code
@@ -77,7 +78,7 @@ def serve(
         config = uvicorn.Config(
             application,
             loop="uvloop",
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

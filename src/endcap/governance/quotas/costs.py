@@ -15,6 +15,7 @@ from endcap.governance.quotas.amounts import name_day
 from endcap.governance.quotas.records import HELD, METERED, USAGES, Held, Usage
 from endcap.governance.quotas.usage import add_up
 from endcap.governance.records import HOUSE
+from endcap.governance.rights.checks import filter_seen
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.storage.ports import RecordReader
@@ -63,6 +64,8 @@ def list_costs(session: Session, *, by: str = "thing", since: str | None = None,
     rows = _group(found, _BY[by])
     resting = _group(held, lambda one: one.thing if by == "thing" else one.actor)
     names = [*rows, *(name for name in resting if name not in rows)]
+    if by == "thing":
+        names = filter_seen(session, names, _name_closed)
     lines = [_line(name, rows.get(name, []), None if by == "day" else resting.get(name, [])) for name in names]
     return sorted(lines, key=lambda line: line.of) if by == "day" else _sort(lines)
 
@@ -75,6 +78,18 @@ def _read(records: RecordReader, workspace: str, first: str | None, last: str | 
     else:
         found = records.find(USAGES, workspace=workspace)
     return [row for row in found if (first is None or row.day >= first) and (last is None or row.day <= last)]
+
+
+def _name_closed(thing: str) -> str:
+    """The thing that can be closed, of one that costs: a view of what was computed of it (``features/user_7d@1a2b3c4d5e6f``).
+
+    >>> _name_closed("features/user_7d@1a2b3c4d5e6f"), _name_closed("model/churn"), _name_closed("version/churn-v3")
+    ('view/user_7d', 'model/churn', 'model/churn')
+    """
+    sort, _, name = thing.partition("/")
+    if sort in ("features", "view"):
+        return f"view/{name.partition('@')[0]}"
+    return f"model/{name.rpartition('-v')[0]}" if sort == "version" else thing
 
 
 def _group(rows: Iterable[T], name_of: Callable[[T], str]) -> dict[str, list[T]]:

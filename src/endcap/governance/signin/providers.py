@@ -26,6 +26,14 @@ _MOST_TEXT = 200
 _MOST_PROVIDERS = 20
 
 
+def about_secret(provider: Provider, field: str = "secret") -> str:
+    """What the secret of a provider is sealed for: it opens as no other's."""
+    return f"provider/{provider.name}/{field}"
+
+
+SEALED_PROVIDERS = SealedKind(PROVIDERS, ("secret",), about_secret, workspace_of=lambda _: HOUSE)
+
+
 class ProviderLine(msgspec.Struct, frozen=True, kw_only=True):
     """A provider as it is listed, without its secret. '' as ``groups_claim`` asks for no groups."""
 
@@ -75,7 +83,6 @@ def add_provider(
         session.in_house().record_refusal("providers add", thing=f"provider/{name}", detail={"why": error.what})
         raise
     house, now = session.in_house(), session.now()
-    sealed = seal(house, password.encode(), about=_about(name)) if password else b""
     with house.change("providers add", thing=f"provider/{name}", detail={"issuer": issuer, "lets_in": lets_in}) as change:
         standing = change.tx.find(PROVIDERS, workspace=HOUSE)
         if sum(each.removed_at is None for each in standing) >= _MOST_PROVIDERS:
@@ -87,7 +94,7 @@ def add_provider(
             name=name,
             issuer=issuer,
             client_id=client_id,
-            secret=sealed,
+            secret=b"",
             scopes=wanted,
             name_claim=name_claim,
             groups_claim=groups_claim,
@@ -103,6 +110,8 @@ def add_provider(
             made_at=now,
             made_by=session.actor.name,
         )
+        if password:
+            made = msgspec.structs.replace(made, secret=seal(house, password.encode(), about=about_secret(made), change=change))
         change.tx.put(PROVIDERS, workspace=HOUSE, record=made, expected_version=version)
     return _line(made)
 
@@ -144,11 +153,7 @@ def find_provider(records: RecordReader, name: str) -> Provider:
 
 def open_secret(session: Session, provider: Provider) -> str:
     """The secret of our client at a provider; '' where it has none."""
-    return unseal(session.in_house(), provider.secret, about=_about(provider.name)).decode() if provider.secret else ""
-
-
-def _about(name: str) -> str:
-    return f"provider/{name}"
+    return unseal(session.in_house(), provider.secret, about=about_secret(provider)).decode() if provider.secret else ""
 
 
 def _require_texts(**texts: str) -> None:
@@ -170,6 +175,3 @@ def _line(provider: Provider) -> ProviderLine:
         made_at=provider.made_at,
         made_by=provider.made_by,
     )
-
-
-SEALED_PROVIDERS = SealedKind(PROVIDERS, ("secret",), lambda provider, _: _about(provider.name), workspace_of=lambda _: HOUSE)

@@ -37,7 +37,9 @@ def describe_fault(error: EndcapError, *, fault: str = "") -> dict[str, Any]:
     """The body of an error: ``error_code`` and ``message`` for the client, and the one shape of the house. ``fault`` is a better name than the
     error's code gives.
     """
-    return {"error_code": fault or FAULTS[error.code][0], "message": str(error), **error.to_dict()}
+    told = error.to_dict()
+    message = f"{told['error']} Hint: {told['hint']}" if "hint" in told else told["error"]
+    return {"error_code": fault or FAULTS[error.code][0], "message": message, **told}
 
 
 def answer_fault(error: EndcapError, *, fault: str = "", status: int | None = None) -> Response:
