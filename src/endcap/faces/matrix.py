@@ -50,6 +50,7 @@ ADMINS = {
     "sessions end": "for another user",
     "sessions ls": "for another user, or with `everybody`",
     "set-environment": "with `store`",
+    "setup-code": ALWAYS,
     "sign-audit": "with `house`",
     "tokens make": "for another user or workspace",
     "users add": ALWAYS,
