@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -359,11 +360,29 @@ def test_it_ends_when_it_is_told_and_its_port_is_free(tmp_path: Path) -> None:
         assert second.stop(signal.SIGINT) == (0, "", "")
 
 
+def test_a_service_that_others_reach_is_set_up_with_the_code_that_it_prints(tmp_path: Path) -> None:
+    owner = {"name": "ada", "password": "pine under marble"}
+    signed_in = {"Authorization": f"Basic {base64.b64encode(b'ada:pine under marble').decode()}"}
+    with started("--port", 0, "--behind-proxy", "--project", tmp_path) as up:
+        assert up.process.stdout is not None
+        assert "whoever has this code becomes the first owner" in up.process.stdout.readline()
+        code = up.process.stdout.readline().strip()
+        assert up.ask("GET", "/api/v1/users/ls").json["error"] == "This service has no users yet."
+        assert up.ask("POST", "/api/v1/setup", {**owner, "code": code[:-1]}).status == 401
+        assert up.ask("POST", "/api/v1/setup", {**owner, "code": code}).json["roles"] == {"default": "owner"}
+        assert up.ask("POST", "/api/v1/setup", {**owner, "code": code}).status == 409
+        assert [person["name"] for person in up.ask("GET", "/api/v1/users/ls", headers=signed_in).json] == ["ada"]
+        assert up.stop() == (0, "", "")
+    with started("--port", 0, "--behind-proxy", "--project", tmp_path) as up:
+        assert up.ask("GET", "/api/v1/users/ls", headers=signed_in).status == 200
+        assert up.stop() == (0, "", ""), "with users no code is printed"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "what"),
     [
-        (("--host", "0.0.0.0"), 2, "nobody was made a user: anybody would be its owner"),
-        (("--host", "example.org", "--behind-proxy"), 2, "nobody was made a user"),
+        (("--host", "0.0.0.0"), 2, "without TLS: passwords and tokens could be read on the way"),
+        (("--host", "example.org", "--behind-proxy"), 2, "The host is 'example.org', which is no address"),
         (("--tls-cert", "absent.pem"), 2, "--tls-cert is given without --tls-key"),
         (("--port", "65536"), 2, "ports are 0 (any free one) to 65535"),
         (("--project", "absent"), 3, "There is no folder absent"),

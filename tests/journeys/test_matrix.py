@@ -265,13 +265,13 @@ def test_an_alias_that_means_a_release_asks_for_that_permission_too(world: World
 
 ASKING: dict[str, dict[str, Any]] = {
     "audit": {"house": True},
+    "cost": {"by": "workspace"},
     "export-audit": {"house": True},
     "groups grant": {"workspace": "elsewhere"},
     "groups leave": {"user": "vera"},
     "groups ls": {"everywhere": True},
     "sessions end": {"user": "vera"},
     "sessions ls": {"everybody": True},
-    "cost": {"by": "workspace"},
     "keys destroy": {"house": True},
     "keys ls": {"house": True},
     "keys rewrap": {"house": True},

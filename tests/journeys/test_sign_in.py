@@ -187,8 +187,7 @@ def test_from_page_to_page_by_a_provider(home: Path, tmp_path: Path, provider_pr
         ("sign-in", "done"),
         ("sign-in", "refused"),  # a change by the cookie alone
         ("sign-out", "done"),
-        ("sign-in", "refused"),
-        ("sign-in", "refused"),
+        ("sign-in", "refused"),  # its cookie, played again
         ("sign-in", "done"),
     ]
     assert cli("audit", "--verify", "--house", "--json", "--home", home).code == 0

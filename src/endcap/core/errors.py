@@ -31,7 +31,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
-
 _MOST_TOLD = 10_000
 """Characters of a message that faces tell: a value of a megabyte is not sent back whole."""
 

@@ -34,7 +34,7 @@ _HELD: dict[Role, frozenset[Permission]] = {
 }
 
 
-_ORDER = {role: n for n, role in enumerate(Role)}
+_RANKS: dict[str, int] = {role: n for n, role in enumerate(Role)}
 
 
 def permissions_of(role: Role) -> frozenset[Permission]:
@@ -52,7 +52,8 @@ def greatest_role(roles: Iterable[str]) -> Role | None:
     >>> greatest_role(["viewer", "approver", "editor"]), greatest_role([])
     (<Role.APPROVER: 'approver'>, None)
     """
-    return max(map(Role, roles), key=_ORDER.__getitem__, default=None)
+    found = max(roles, key=_RANKS.__getitem__, default=None)
+    return None if found is None else Role(found)
 
 
 def parse_role(text: str) -> Role:

@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ``unix://``. None: a file of the home, which the processes of one machine share.
         lineage: who is told what each run read and wrote, in the events of OpenLineage: a file's path (a line each), or the URL of a collector
             (``https://HOST/api/v1/lineage``). None: nobody.
-        lineage_key: what the collector asks for, sent as a bearer token.
+        lineage_key: what the collector asks for, sent as a bearer token; ``$secret:NAME`` is a secret of the workspace that tells.
         webhook_hosts: names and addresses of one's own network that notices may be sent to, by http too. Others must be on the public internet.
         provider_hosts: names and addresses of one's own network at which providers of sign-in may be, by http too.
         audit_key: the file of the private key that signs what is exported of the audit, made when it is first needed. None: a file of the home's

@@ -22,7 +22,7 @@ ADMINS = {
     "audit": "with `house`",
     "backup": ALWAYS,
     "backups": ALWAYS,
-    "cost": "by workspace",
+    "cost": "by `workspace`",
     "export-audit": "with `house`",
     "groups add": ALWAYS,
     "groups claim": ALWAYS,

@@ -12,11 +12,12 @@ import msgspec
 
 from endcap.core.errors import Conflict, EndcapError, InvalidInput, PermissionDenied, Unreachable
 from endcap.core.names import require_name
-from endcap.core.permissions import Permission
+from endcap.core.permissions import Permission, Role
 from endcap.governance.outgoing import post, sign
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, WEBHOOKS, Notice, NoticeDelivery, Webhook
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
+from endcap.governance.warrants import UserWarrant
 from endcap.governance.webhooks import open_webhook
 
 RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120, 720))
@@ -131,6 +132,10 @@ def _attempt(session: Session, hook: Webhook, delivery: NoticeDelivery) -> Endca
     notice = session.records.get(NOTICES, workspace=delivery.workspace, id=delivery.notice)
     if notice is None:
         return InvalidInput("The notice is gone.")
+    lost = _find_lost(session, hook)
+    if lost is not None:
+        session.record_refusal("deliver-notices", thing=f"webhook/{hook.id}", detail={"why": lost})
+        return PermissionDenied(f"Nothing is sent any more: {lost}, who added the webhook.", hint="an owner adds it again: endcap webhooks add URL")
     body = encode_notice(notice, workspace=delivery.workspace)
     at_s = int(session.now().timestamp())
     try:
@@ -147,6 +152,13 @@ def _attempt(session: Session, hook: Webhook, delivery: NoticeDelivery) -> Endca
     if status >= 500 or status in _TRIED_AGAIN:
         return Unreachable(f"It answered {status}.")
     return InvalidInput(f"It answered {status}{', and redirects are not followed' if 300 <= status < 400 else ''}.")
+
+
+def _find_lost(session: Session, hook: Webhook) -> str | None:
+    """Why a webhook is sent nothing any more: who signed in and added it may not say any longer where the workspace's notices go."""
+    if not hook.signed_in:
+        return None
+    return UserWarrant(hook.made_by, hook.workspace, Role.OWNER).find_lost(session.ports.records, session.now())
 
 
 def _settle(session: Session, delivery: NoticeDelivery, error: EndcapError | None) -> Delivered:

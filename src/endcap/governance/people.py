@@ -23,22 +23,45 @@ from endcap.governance.passwords import hash_password
 from endcap.governance.records import GRANTS, GROUP_GRANTS, GROUPS, HOUSE, MEMBERSHIPS, SYSTEM, USERS, Grant, User, grant_id
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
-from endcap.storage.ports import RecordReader
+from endcap.storage.ports import Kind, RecordReader
 
 NO_ROLE = "none"
 OWN_GRANT = "own"
 TAKEN = frozenset((SYSTEM.name, "nobody"))
 """Names that the audit has for those who are no users: schedules and reactions, and strangers."""
-_FEW = 500
+_FEW, _FEW_GROUPS = 500, 10
 
-Sources = dict[str, dict[str, str]]
-"""By workspace what gives somebody a role there, with the role: ``own``, or ``group NAME``."""
+Roles = dict[str, str]
+"""By workspace."""
+Sources = dict[str, Roles]
+"""By workspace what gives somebody a role there, with the role: ``own``, or ``group NAME``; for those in which a group gives one."""
 
 
-class Person(msgspec.Struct, frozen=True, kw_only=True):
+class _Granted(msgspec.Struct, frozen=True, gc=False):
+    """What a list needs of a grant."""
+
+    user: str
+    workspace: str
+    role: str
+
+
+class _Joined(msgspec.Struct, frozen=True, gc=False):
+    """What a list needs of a membership."""
+
+    group: str
+    user: str
+    state: str
+
+
+_GRANTED = Kind("grant", _Granted, "user", GRANTS.indexes)  # read only, so that nothing is filed by its id
+_JOINED = Kind("membership", _Joined, "user", MEMBERSHIPS.indexes)
+
+
+class Person(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A user as others see them. ``roles`` are by workspace; whoever does not administer the house sees their own workspace's alone.
 
-    ``sources`` says where each role comes from: by workspace what gives one there, ``own`` or ``group NAME``, with the role that it gives.
+    ``sources`` says where those come from that are not simply their own: by workspace all that gives a role there, ``own`` and ``group NAME``, with
+    the role that each gives, of which the greatest is held.
     ``locked_until``: after too many wrong passwords none is looked at before then; None where that is not so, or told to admins of the house alone.
     """
 
@@ -67,9 +90,7 @@ def add_user(session: Session, name: str, *, password: str | None = None, admin:
     Others get a role by: endcap users grant.
     """
     session.require_admin(verb="users add")
-    require_name(name, what="user")
-    if name in TAKEN:
-        raise InvalidInput(f"No user can be called {name!r}: in the audit that is somebody else.", hint="take another name")
+    require_user_name(name)
     hashed = hash_password(password, name=name) if password else ""
     now, house = session.now(), session.in_house()
     with house.change("users add", thing=f"user/{name}", detail={"has_password": bool(hashed)}) as change:
@@ -84,7 +105,7 @@ def add_user(session: Session, name: str, *, password: str | None = None, admin:
             change.tx.append(GRANTS, workspace=HOUSE, record=grant)
             change.detail["owner_of"] = session.workspace
         change.detail["admin"] = admin
-    return make_person(user, {session.workspace: {OWN_GRANT: str(Role.OWNER)}} if first else {})
+    return make_person(user, ({session.workspace: str(Role.OWNER)} if first else {}, {}))
 
 
 @verb("users ls", permission=Permission.READ)
@@ -95,15 +116,14 @@ def list_people(session: Session, *, everybody: bool = False) -> list[Person]:
     """
     if everybody:
         session.require_admin(verb="users ls")
-        users = {user.name: user for user in session.records.find(USERS, workspace=HOUSE)}
-        sources = _find_sources(session.records)
+        held = _find_held(session.records)
+        users = session.records.find(USERS, workspace=HOUSE)
         locked = find_locked(session.records, session.now())
-        waits = {name: locked[drawer] for name in users if (drawer := name_drawer(name)) in locked} if locked else {}
-        people = [make_person(user, sources.get(name, {}), locked_until=waits.get(name)) for name, user in users.items()]
     else:
-        sources = _find_sources(session.records, workspace=session.workspace)
-        users = _find_users(session.records, list(sources))
-        people = [make_person(users[name], held) for name, held in sources.items()]
+        held = _find_held(session.records, workspace=session.workspace)
+        users, locked = _find_users(session.records, list(held)), {}
+    nothing: tuple[Roles, Sources] = ({}, {})
+    people = [make_person(user, held.get(user.name, nothing), locked.get(name_drawer(user.name)) if locked else None) for user in users]
     people.sort(key=attrgetter("name"))
     return people
 
@@ -125,8 +145,8 @@ def grant_role(session: Session, name: str, role: str, *, workspace: str | None 
         grant = Grant(user=name, workspace=workspace, role=given, at=session.now(), by=session.actor.name)
         with keeping_owners(change.tx, [workspace]):
             change.tx.put(GRANTS, workspace=HOUSE, record=grant, expected_version=version)
-        held = _find_sources_of(change.tx, name, workspace)
-    return make_person(user, {workspace: held} if held else {})
+        held = _find_held_by(change.tx, name, workspace)
+    return make_person(user, held)
 
 
 @verb("users password", permission=Permission.SELF)
@@ -173,7 +193,7 @@ def unlock_user(session: Session, name: str) -> Person:
     with session.in_house().change("users unlock", thing=f"user/{name[:100]}") as change:
         user = find_user(change.tx, name)
         change.detail["waited"] = unlock(change.tx, name)
-    return make_person(user, {})
+    return make_person(user)
 
 
 @verb("users enable", permission=Permission.OWN)
@@ -181,6 +201,14 @@ def enable_user(session: Session, name: str) -> Person:
     """Let a disabled user sign in again, with the password, tokens and roles they had. For admins of the house."""
     session.require_admin(verb="users enable")
     return _change_user(session, name, "users enable", disabled=False)
+
+
+def require_user_name(name: str) -> str:
+    """A name that a user can have. Raises InvalidInput."""
+    require_name(name, what="user")
+    if name in TAKEN:
+        raise InvalidInput(f"No user can be called {name!r}: in the audit that is somebody else.", hint="take another name")
+    return name
 
 
 def find_user(records: RecordReader, name: str, *, asked_by: Session | None = None) -> User:
@@ -191,20 +219,19 @@ def find_user(records: RecordReader, name: str, *, asked_by: Session | None = No
     return found
 
 
-def _find_users(records: RecordReader, names: list[str]) -> dict[str, User]:
+def _find_users(records: RecordReader, names: list[str]) -> list[User]:
     """Some users by name; of many, all of the house are read at once."""
     if len(names) <= _FEW:
-        return {name: find_user(records, name) for name in names}
-    return {user.name: user for user in records.find(USERS, workspace=HOUSE)}
+        return [find_user(records, name) for name in names]
+    wanted = set(names)
+    return [user for user in records.find(USERS, workspace=HOUSE) if user.name in wanted]
 
 
 def _no_user(records: RecordReader, name: str, asked_by: Session | None) -> NotFound:
     """Who is in the house, its admins are told; others, who has a role in their workspace."""
     known: Iterable[str] = ()
     if asked_by is not None:
-        known = (
-            (user.name for user in records.find(USERS, workspace=HOUSE)) if asked_by.admin else _find_sources(records, workspace=asked_by.workspace)
-        )
+        known = (user.name for user in records.find(USERS, workspace=HOUSE)) if asked_by.admin else _find_held(records, workspace=asked_by.workspace)
     return NotFound(f"There is no user {name[:100]!r}.", hint=suggest(name, known) or "make one: endcap users add NAME")
 
 
@@ -221,7 +248,7 @@ def _change_user(session: Session, name: str, verb_name: str, **changes: object)
             change.tx.put(USERS, workspace=HOUSE, record=user, expected_version=found[1])
         if "password" in changes:
             unlock(change.tx, name)
-    return make_person(user, {})
+    return make_person(user)
 
 
 def settle_workspace(session: Session, workspace: str | None, *, verb: str) -> str:
@@ -239,53 +266,96 @@ def parse_given(role: str) -> Role:
         raise InvalidInput(f"{error.what[:-1]}, or '{NO_ROLE}' to take it away.", hint=error.hint) from error
 
 
-def _find_sources(records: RecordReader, *, workspace: str | None = None) -> dict[str, Sources]:
-    """What gives users roles, by user, in a workspace (None: in all). Cost: a read of each kind, and in one workspace one for each of its groups."""
+def _find_held(records: RecordReader, *, workspace: str | None = None) -> dict[str, tuple[Roles, Sources]]:
+    """What users hold, by user, in a workspace (None: in all). Cost: a read of each kind, and in one workspace one for each of its groups.
+
+    What some groups and roles of one's own come to is put together once, and shared by all who hold just those.
+    """
     where = {"workspace": workspace} if workspace is not None else None
-    found: dict[str, Sources] = defaultdict(dict)
-    for grant in records.find(GRANTS, workspace=HOUSE, where=where):
+    own: dict[str, Roles] = {}
+    for grant in records.find(_GRANTED, workspace=HOUSE, where=where):
         if grant.role:
-            found[grant.user][grant.workspace] = {OWN_GRANT: grant.role}
-    given: dict[str, dict[str, str]] = defaultdict(dict)
-    for held in records.find(GROUP_GRANTS, workspace=HOUSE, where=where):
-        if held.role:
-            given[held.group][held.workspace] = held.role
-    if workspace is None:
-        members = records.find(MEMBERSHIPS, workspace=HOUSE) if given else []
-    else:
-        members = [member for group in given for member in records.find(MEMBERSHIPS, workspace=HOUSE, where={"group": group, "state": "in"})]
-    names = _name_groups(records, given)
-    for member in members:
+            if grant.user in own:
+                own[grant.user][grant.workspace] = grant.role
+            else:
+                own[grant.user] = {grant.workspace: grant.role}
+    given: dict[str, Roles] = defaultdict(dict)
+    for by_group in records.find(GROUP_GRANTS, workspace=HOUSE, where=where):
+        if by_group.role:
+            given[by_group.group][by_group.workspace] = by_group.role
+    groups: dict[str, tuple[str, ...]] = {}
+    for member in _list_joined(records, given, whole=workspace is None):
         if member.state == "in" and member.group in given:
-            held_by = found[member.user]
-            for place, role in given[member.group].items():
-                held_by.setdefault(place, {})[names[member.group]] = role
+            before = groups.get(member.user)
+            groups[member.user] = (member.group,) if before is None else (*before, member.group)
+    names = _name_groups(records, given)
+    united = {those: _unite_groups({names[group]: given[group] for group in those}) for those in set(groups.values())}
+    found = {user: united[those] for user, those in groups.items()}
+    shared: dict[tuple[object, ...], tuple[Roles, Sources]] = {}
+    for user, roles in own.items():
+        if user not in groups:
+            found[user] = (roles, {})
+            continue
+        key = (groups[user], *roles.items())
+        if key not in shared:
+            shared[key] = _add_own(found[user], roles)
+        found[user] = shared[key]
     return found
 
 
-def _find_sources_of(records: RecordReader, user: str, workspace: str) -> dict[str, str]:
-    """What gives a user a role in a workspace, as in ``Sources``."""
+def _list_joined(records: RecordReader, groups: Iterable[str], *, whole: bool) -> list[_Joined]:
+    """Who is in some groups; where those are the ``whole`` house's, by one read."""
+    if whole:
+        return records.find(_JOINED, workspace=HOUSE)
+    return [member for group in groups for member in records.find(_JOINED, workspace=HOUSE, where={"group": group, "state": "in"})]
+
+
+def _find_held_by(records: RecordReader, user: str, workspace: str) -> tuple[Roles, Sources]:
+    """What a user holds in a workspace."""
     grant = records.get(GRANTS, workspace=HOUSE, id=grant_id(workspace, user))
-    own = {OWN_GRANT: grant.role} if grant is not None and grant.role else {}
+    own: Roles = {workspace: grant.role} if grant is not None and grant.role else {}
     groups = [member.group for member in records.find(MEMBERSHIPS, workspace=HOUSE, where={"user": user, "state": "in"})]
     given = {group: records.get(GROUP_GRANTS, workspace=HOUSE, id=grant_id(workspace, group)) for group in groups}
-    roles = {group: held.role for group, held in given.items() if held is not None and held.role}
-    names = _name_groups(records, roles)
-    return own | {names[group]: role for group, role in roles.items()}
+    names = _name_groups(records, groups)
+    return _add_own(_unite_groups({names[group]: {workspace: held.role} for group, held in given.items() if held is not None and held.role}), own)
+
+
+def _unite_groups(given: dict[str, Roles]) -> tuple[Roles, Sources]:
+    """What groups give together, by their names as sources."""
+    if len(given) == 1:
+        ((name, roles),) = given.items()
+        return roles, {workspace: {name: role} for workspace, role in roles.items()}
+    sources: Sources = {}
+    for name, roles in given.items():
+        for workspace, role in roles.items():
+            sources.setdefault(workspace, {})[name] = role
+    return {workspace: str(greatest_role(told.values())) for workspace, told in sources.items()}, sources
+
+
+def _add_own(held: tuple[Roles, Sources], own: Roles) -> tuple[Roles, Sources]:
+    """What groups give, and the roles that somebody has of their own."""
+    roles, sources = held[0] | own, held[1]
+    for workspace in own.keys() & sources.keys():
+        roles[workspace] = str(greatest_role((own[workspace], held[0][workspace])))
+        sources = sources | {workspace: {OWN_GRANT: own[workspace]} | held[1][workspace]}
+    return roles, sources
 
 
 def _name_groups(records: RecordReader, groups: Iterable[str]) -> dict[str, str]:
     """The word for a group as a source, by its id."""
-    found = {group: records.get(GROUPS, workspace=HOUSE, id=group) for group in groups}
+    wanted = set(groups)
+    if len(wanted) > _FEW_GROUPS:
+        return {group.id: f"group {group.name}" for group in records.find(GROUPS, workspace=HOUSE) if group.id in wanted}
+    found = {group: records.get(GROUPS, workspace=HOUSE, id=group) for group in wanted}
     return {identity: f"group {group.name if group else identity}" for identity, group in found.items()}
 
 
-def make_person(user: User, sources: Sources, *, locked_until: datetime | None = None) -> Person:
-    """A user as others see them, with what gives them roles."""
+def make_person(user: User, held: tuple[Roles, Sources] = ({}, {}), locked_until: datetime | None = None) -> Person:
+    """A user as others see them, with the roles they hold."""
     return Person(
         name=user.name,
-        roles={workspace: _greatest(held) for workspace, held in sources.items()},
-        sources=sources,
+        roles=held[0],
+        sources=held[1],
         admin=user.admin,
         disabled=user.disabled,
         has_password=bool(user.password),
@@ -293,9 +363,3 @@ def make_person(user: User, sources: Sources, *, locked_until: datetime | None =
         made_by=user.made_by,
         locked_until=locked_until,
     )
-
-
-def _greatest(held: dict[str, str]) -> str:
-    if len(held) == 1:
-        return next(iter(held.values()))
-    return str(greatest_role(held.values()))

@@ -94,7 +94,7 @@ class SignedHead(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.number:08d}"
 
 
-class User(msgspec.Struct, frozen=True, kw_only=True):
+class User(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A person, or a program, that may sign in. ``password`` is a hash of argon2; '' where only tokens open.
 
     An ``admin`` makes and disables users, of whatever workspace.
@@ -112,7 +112,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
         return f"User(name={self.name!r}, admin={self.admin}, disabled={self.disabled})"
 
 
-class Grant(msgspec.Struct, frozen=True, kw_only=True):
+class Grant(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The role of a user in a workspace; '' where it was taken away."""
 
     user: str
@@ -130,7 +130,7 @@ def grant_id(workspace: str, user: str) -> str:
     return f"{workspace}/{user}"
 
 
-class Group(msgspec.Struct, frozen=True, kw_only=True):
+class Group(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """People who hold roles together. Its ``id`` stays when it is renamed. ``claim`` is what a provider of sign-in calls it; '' where none does."""
 
     id: str
@@ -142,7 +142,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     removed_by: str = ""
 
 
-class Membership(msgspec.Struct, frozen=True, kw_only=True):
+class Membership(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Somebody in a group. ``source`` is who said so, admins of the house or a provider of sign-in; ``state`` is in, or left."""
 
     group: str
@@ -157,7 +157,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.group}/{self.user}"
 
 
-class GroupGrant(msgspec.Struct, frozen=True, kw_only=True):
+class GroupGrant(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The role of a group in a workspace; '' where it was taken away."""
 
     group: str
@@ -171,7 +171,7 @@ class GroupGrant(msgspec.Struct, frozen=True, kw_only=True):
         return grant_id(self.workspace, self.group)
 
 
-class Token(msgspec.Struct, frozen=True, kw_only=True):
+class Token(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a program signs in with instead of a user, in one workspace and with at most one role.
 
     Only the SHA-256 of its secret is kept: 256 bits of chance need no slow hash. It never holds more than its user does at that moment.
@@ -241,7 +241,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     """Where a workspace's notices are sent: all, or those of ``kinds``. Its URL and its secret are sealed; ``place`` is the URL without its path.
 
-    A record from before they were sealed has no ``place``: it is sealed when something is sent, or keys are rotated.
+    A record from before they were sealed has no ``place``: it is sealed when something is sent, or keys are rotated. ``signed_in``: whoever made it
+    did so as a user of the service, and it goes on while they own the workspace.
     """
 
     id: str
@@ -250,6 +251,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     made_at: datetime
     made_by: str
+    signed_in: bool = False
     place: str = ""
     kinds: tuple[str, ...] = ()
     removed_at: datetime | None = None

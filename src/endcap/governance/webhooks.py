@@ -67,7 +67,8 @@ def add_webhook(session: Session, url: str, *, kinds: Sequence[str] | None = Non
     """Send the workspace's notices to a URL from now on, and show this once the secret that they are signed with.
 
     ``url`` is https to a host on the public internet. ``kinds`` is which notices, such as approval-requested,rolled-back, by default all. Chat
-    servers show them as they come; others check the header X-Endcap-Signature (docs/server.md).
+    servers show them as they come; others check the header X-Endcap-Signature (docs/server.md). It is sent notices while whoever adds it owns the
+    workspace.
     """
     try:
         require_url(url, own_hosts=session.settings.webhook_hosts)
@@ -86,6 +87,7 @@ def add_webhook(session: Session, url: str, *, kinds: Sequence[str] | None = Non
             kinds=wanted,
             made_at=session.now(),
             made_by=session.actor.name,
+            signed_in=session.warrant is not None,
         )
         standing = [found for found in change.tx.find(WEBHOOKS, workspace=HOUSE, where={"workspace": session.workspace}) if found.removed_at is None]
         if len(standing) >= _MOST:

@@ -22,6 +22,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from endcap.core.errors import Conflict, EndcapError, Unreachable
+from endcap.governance.keys.secrets import SecretReader
 from endcap.governance.sessions import Session
 from endcap.pipelines.graph import Dataset
 from endcap.pipelines.records import Run
@@ -43,6 +44,7 @@ _IDS = UUID("5d3c7a0e-2b7f-4c0e-9a35-8f1f6a1f2c11")  # any; it keeps our ids apa
 _ENDINGS = {"done": "COMPLETE", "failed": "FAIL", "killed": "ABORT"}
 _WITHIN_S = 5.0
 _MOST_AT_ONCE = 200
+_SECRET = "$secret:"
 
 
 class LineageEvent(msgspec.Struct, frozen=True):
@@ -144,13 +146,19 @@ def send_events(session: Session, *, within_s: float = _WITHIN_S, passed_s: Call
             logger.warning("lineage of run %s and of those after it is not sent yet: %d events took %g s", event.run, n_sent, within_s)
             break
         try:
-            _send(target, event.body.encode(), key=session.settings.lineage_key, timeout_s=left_s)
+            _send(target, event.body.encode(), key=_open_key(session), timeout_s=left_s)
         except EndcapError as error:
             logger.warning("lineage of run %s is not sent yet: %s", event.run, error)
             break
         _mark_sent(session, event)
         n_sent += 1
     return n_sent
+
+
+def _open_key(session: Session) -> str | None:
+    """What the collector asks for, at the moment of sending. Raises NotFound where it is a secret that the workspace has not."""
+    key = session.settings.lineage_key
+    return SecretReader(session).read(key.removeprefix(_SECRET)) if key is not None and key.startswith(_SECRET) else key
 
 
 def _mark_sent(session: Session, event: LineageEvent) -> None:

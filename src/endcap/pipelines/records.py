@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from endcap.core.identity import identify
+from endcap.governance.rights.records import name_subject
 from endcap.storage.ports import Kind
 
 
@@ -80,6 +81,6 @@ class Edge(msgspec.Struct, frozen=True):
         return identify(self.source, self.target)
 
 
-RUNS = Kind("run", Run, "id", (("subject",), ("status",)), of=lambda run: (f"run/{run.id}", run.subject))
+RUNS = Kind("run", Run, "id", (("subject",), ("status",)), of=lambda run: (f"run/{run.id}", name_subject(run.subject)))
 STEP_RESULTS = Kind("step-result", StepResult, "identity", (("step",),))
 EDGES = Kind("edge", Edge, "id", (("source",), ("target",)), of=lambda edge: (edge.source, edge.target), tells=True)

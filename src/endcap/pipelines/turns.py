@@ -24,6 +24,7 @@ def hold_turn(
     hold: Hold,
     *,
     verb: str = "run",
+    thing: str | None = None,
     gpus: int = 0,
     expected_s: float | None = None,
     reporter: Reporter | None = None,
@@ -32,15 +33,15 @@ def hold_turn(
     """Hold a place in the queue for a subject that is held already: yields the hold's session, with the place and no more memory than its quotas
     allow.
 
-    ``session`` is the one that took the hold. ``expected_s`` are the CPU seconds that it will cost as far as is known (None: what the subject's last
-    run cost). Raises as ``hold_place``; cost as there, and one read.
+    ``session`` is the one that took the hold. ``thing`` is what it is shown and counted as (None: the subject). ``expected_s`` are the CPU seconds
+    that it will cost as far as is known (None: what the subject's last run cost). Raises as ``hold_place``; cost as there, and one read.
     """
     if hold.session.place is not None:
         yield hold.session
         return
     needs = Needs(gpus=gpus, expected_s=_expect(session, hold.lease.subject) if expected_s is None else expected_s)
     capacity = find_capacity(session.settings)
-    with hold_place(session, hold.lease.subject, needs=needs, capacity=capacity, verb=verb, reporter=reporter, wait=wait) as own:
+    with hold_place(session, thing or hold.lease.subject, needs=needs, capacity=capacity, verb=verb, reporter=reporter, wait=wait) as own:
         yield replace(hold.session, settings=own.settings, place=own.place)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -22,12 +22,14 @@ from endcap.governance.audit import verify_audit
 from endcap.governance.audit_heads import check_since_signed, sign_head
 from endcap.governance.audit_keys import SigningKey, is_signed, list_audit_keys, open_key, require_public
 from endcap.governance.keys.data_keys import find_at_hand, find_master
+from endcap.governance.privacy.records import Forgetting
 from endcap.governance.records import AUDIT_HEADS, HOUSE, RESTORATIONS, AuditHead, Restoration
 from endcap.governance.services import list_running
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.pipelines.graph import Reporter, SilentReporter
 from endcap.project.kinds import load_kinds
+from endcap.project.subject_lists import apply_lists, keep_list, read_list
 from endcap.storage.backups import FORMAT, Advance, ChainHead, Filler, Keeper, Seal, check_parts, read_seal
 from endcap.storage.files import ending
 from endcap.storage.vaults import Vault, open_vault
@@ -140,6 +142,7 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
             seal = msgspec.structs.replace(seal, key=signing.public)
             seal = msgspec.structs.replace(seal, signature=signing.sign(seal, purpose=_PURPOSE))
         change.detail["backup"] = name = keeper.seal(seal)
+    keep_list(session, vault, heads)
     master = find_master(session.ports.records)
     return msgspec.structs.replace(
         _describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s, master_key=master.key if master else ""
@@ -178,6 +181,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     before the first record can be seen: until then the home opens for nobody, and after a kill the same command goes on. A home in a folder
     is restored into PostgreSQL and the other way. What is sealed opens once the master key is where it was. Online rows come with the next endcap
     features materialise.
+    Who was forgotten since the backup is forgotten again, by the list that lies beside it, before anybody can look.
     Raises Conflict over a home that holds anything, or that is served; IntegrityBroken for a backup that was changed or cut, InvalidInput for one of
     a newer Endcap, StorageFull where the disk takes no more.
     """
@@ -186,6 +190,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     vault = open_vault(place)
     name, seal = read_seal(vault, backup)
     _require_signature(name, seal, key=key)
+    forgotten = read_list(vault)
     mark = _begin(session, name)
     filler = Filler(vault, seal)
     with _step(reporter, "blobs") as advance:
@@ -199,7 +204,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     for space in session.online.spaces():  # of a server that the lost home had used
         session.online.drop(space)
     with _step(reporter, "records") as advance:
-        n_audit_rows = _finish(session, mark, filler, seal, advance=advance)
+        n_audit_rows = _finish(session, mark, filler, seal, forgotten, advance=advance)
     master = find_master(session.ports.records)
     return Restored(
         backup=name,
@@ -275,7 +280,9 @@ def _begin(session: Session, name: str) -> Restoration:
     )
 
 
-def _finish(session: Session, mark: Restoration, filler: Filler, seal: Seal, *, advance: Advance) -> int:
+def _finish(
+    session: Session, mark: Restoration, filler: Filler, seal: Seal, forgotten: Mapping[str, tuple[Forgetting, ...]], *, advance: Advance
+) -> int:
     """All records, once the chains that they hold are found whole, and the end of the mark, in one transaction. Returns the audit rows walked."""
     with session.in_house().change("restore", thing=_THING, detail={"backup": mark.backup, "recovery_point": seal.at.isoformat()}) as change:
         tx = change.tx
@@ -284,6 +291,7 @@ def _finish(session: Session, mark: Restoration, filler: Filler, seal: Seal, *, 
             raise Conflict(f"The home {session.ports.url} was written to while it was restored.", hint="give another --home")
         with ending(filler.read_records(advance=advance)) as records:
             tx.load(records)
+        change.detail["n_forgotten"] = apply_lists(session, tx, forgotten)
         done = msgspec.structs.replace(mark, state="done", done_at=session.now())
         tx.put(RESTORATIONS, workspace=HOUSE, record=done, expected_version=found[1])
         return sum(_verify_chain(session, workspace, head) for workspace, head in sorted(seal.heads.items()))

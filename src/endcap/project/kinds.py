@@ -10,7 +10,10 @@ from endcap.storage.ports import Kind
 
 MODULES = (
     "endcap.governance.keys.records",
+    "endcap.governance.privacy.records",
+    "endcap.governance.quotas.records",
     "endcap.governance.records",
+    "endcap.governance.rights.records",
     "endcap.governance.signin.records",
     "endcap.pipelines.leases",
     "endcap.pipelines.open_lineage",

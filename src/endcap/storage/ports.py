@@ -58,6 +58,10 @@ class Kind(Generic[R]):
     def index_names(self) -> frozenset[str]:
         return frozenset("+".join(fields) for fields in self.indexes)
 
+    @cached_property
+    def decoder(self) -> msgspec.json.Decoder[R]:
+        return msgspec.json.Decoder(self.type)
+
     def id_of(self, record: R) -> str:
         return str(getattr(record, self.id))
 
@@ -91,9 +95,19 @@ class Kind(Generic[R]):
     def decode(self, body: bytes) -> R:
         """The record of a body. Raises IntegrityBroken when the bytes are no such record."""
         try:
-            return msgspec.json.decode(body, type=self.type)
+            return self.decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise IntegrityBroken(f"A record of kind '{self.name}' does not read as one: {error}.", hint="restore the home from a backup") from error
+            raise self._broken(error) from error
+
+    def decode_all(self, bodies: Iterable[bytes | str]) -> list[R]:
+        """The records of many bodies. Raises as ``decode``."""
+        try:
+            return list(map(self.decoder.decode, bodies))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> IntegrityBroken:
+        return IntegrityBroken(f"A record of kind '{self.name}' does not read as one: {error}.", hint="restore the home from a backup")
 
 
 def join_values(values: Sequence[object]) -> str:
@@ -148,6 +162,10 @@ class RecordTransaction(RecordReader, Protocol):
 
         Raises Conflict when somebody changed it first.
         """
+        ...
+
+    def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
+        """Take records away for good; returns how many stood. What is not there changes nothing. Never for what a chain, or another record, names."""
         ...
 
     def load(self, records: Iterable[FiledRecord]) -> int:

@@ -4,6 +4,7 @@
 
     endcap-backups.json             says that this is a vault, and of which layout
     parts/ab/abcdef...              bytes under their own SHA-256, each once, whichever backups hold them
+    notes-forgotten.json            what all backups have in common: who was forgotten since
     backups/20261121T152200Z-...    a seal: what a backup consists of, named by its instant and its own SHA-256
 
 A seal is written last: without one there is no backup, whatever parts lie about. Names come from nowhere but digests and instants, so that no backup,
@@ -130,6 +131,17 @@ class Vault:
         if _halve(body) != name.partition("-")[2]:
             raise IntegrityBroken(f"The seal of the backup '{name}' in {self.shown} was changed or cut.", hint="restore an older one: endcap backups")
         return bytes(body)
+
+    def keep_notes(self, name: str, body: bytes) -> None:
+        """Write what all backups of the place have in common, in the place of what stood there."""
+        self._files.put(f"notes-{name}.json", iter([body]))
+
+    def read_notes(self, name: str) -> bytes | None:
+        """What ``keep_notes`` wrote last; None where it wrote nothing."""
+        try:
+            return b"".join(self._files.read(f"notes-{name}.json"))
+        except NotFound:
+            return None
 
     def _read_mark(self) -> bool:
         try:

@@ -88,11 +88,12 @@ def find_programs() -> Path | None:
 
 
 @contextmanager
-def serve_postgres(settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+def serve_postgres(settings: Mapping[str, str] | None = None, *, certificate: tuple[Path, Path] | None = None) -> Iterator[PostgresServer]:
     """A new, empty server that ends with the block. Takes a second or two.
 
-    ``settings`` are the server's own, such as ``{"TimeZone": "Asia/Shanghai"}``. The server refuses to run as root, so root starts it as the
-    user ``postgres`` or ``nobody``. Raises NotFound where PostgreSQL is not installed, StepFailed where it does not start.
+    ``settings`` are the server's own, such as ``{"TimeZone": "Asia/Shanghai"}``; with a ``certificate`` and its key it speaks TLS. The server
+    refuses to run as root, so root starts it as the user ``postgres`` or ``nobody``. Raises NotFound where PostgreSQL is not installed,
+    StepFailed where it does not start.
     """
     programs = find_programs()
     if programs is None:
@@ -104,6 +105,8 @@ def serve_postgres(settings: Mapping[str, str] | None = None) -> Iterator[Postgr
         server = PostgresServer(folder, _free_port(), "shop", "s3cret/with:odd@signs", programs=programs)
         _initialise(server, identity)
         given = [*_SETTINGS, f"port={server.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
+        if certificate is not None:
+            given += ["ssl=on", *_lay_certificate(folder, certificate, identity)]
         given += [f"{name}={value}" for name, value in (settings or {}).items()]
         with (folder / "log").open("wb") as log:
             command = [str(programs / "postgres"), "-D", str(folder / "data"), *(part for each in given for part in ("-c", each))]
@@ -118,6 +121,19 @@ def serve_postgres(settings: Mapping[str, str] | None = None) -> Iterator[Postgr
             process.kill()
             process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lay_certificate(folder: Path, certificate: tuple[Path, Path], identity: dict[str, Any]) -> list[str]:
+    """Copies that the server's user may read; returns the settings that name them."""
+    given = []
+    for name, source in zip(("ssl_cert_file", "ssl_key_file"), certificate, strict=True):
+        place = folder / source.name
+        place.touch(mode=0o600)
+        place.write_bytes(source.read_bytes())
+        if identity:
+            os.chown(place, identity["user"], identity["group"])
+        given.append(f"{name}={place}")
+    return given
 
 
 def _choose_user(folder: Path) -> dict[str, Any]:

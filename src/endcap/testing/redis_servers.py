@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +24,18 @@ def why_no_redis() -> str | None:
 
 
 @contextmanager
+def running_secure_redis(certificate: tuple[Path, Path], *options: str) -> Iterator[int]:
+    """The port of 127.0.0.1 on which an empty server speaks TLS, and nothing else, with a certificate and its key; it asks for none."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    cert, key = certificate
+    files = ("--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-ca-cert-file", str(cert))
+    with running_redis("--tls-port", str(port), "--tls-auth-clients", "no", "--bind", "127.0.0.1", *files, *options):
+        yield port
+
+
+@contextmanager
 def running_redis(*options: str) -> Iterator[str]:
     """The URL of an empty server that listens on a socket of its own and nowhere else, and writes nothing to the disk unless ``options`` say so.
 
@@ -32,17 +45,17 @@ def running_redis(*options: str) -> Iterator[str]:
     if program is None:
         raise RuntimeError(why_no_redis())
     folder = Path(tempfile.mkdtemp(prefix="endcap-redis-"))  # not the test's own folder: the path of a socket has at most 107 bytes
-    socket = folder / "socket"
-    command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no", "--dir", str(folder), *options]
+    place = folder / "socket"
+    command = [program, "--port", "0", "--unixsocket", str(place), "--save", "", "--appendonly", "no", "--dir", str(folder), *options]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         until = time.monotonic() + _STARTS_IN_S
-        while not socket.exists():
+        while not place.exists():
             if server.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"{program} did not start: {(folder / 'log').read_text(errors='replace')[-500:]}")
             time.sleep(0.01)
-        yield f"unix://{socket}"
+        yield f"unix://{place}"
     finally:
         server.kill()
         server.wait()

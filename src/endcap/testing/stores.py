@@ -157,6 +157,35 @@ class RecordStoreContract:
             tx.append(THINGS, workspace=WS, record=Thing("a", tags={"figures": [1.0, value]}))
         assert find_ids(ports) == []
 
+    def test_removed_records_are_nowhere_and_their_ids_are_free(self, ports: Ports) -> None:
+        append(ports, *(Thing(name, group="g") for name in "abcd"))
+        append(ports, Thing("a", group="g"), workspace="other")
+        with ports.records.transact() as tx:
+            assert tx.remove(THINGS, workspace=WS, ids=["a", "c", "never there", "a"]) == 2
+            assert tx.remove(THINGS, workspace=WS, ids=[]) == 0
+            assert (tx.get(THINGS, workspace=WS, id="a"), tx.count()) == (None, 3)
+            assert [thing.id for thing in tx.find(THINGS, workspace=WS, where={"group": "g"})] == ["b", "d"]
+            tx.append(THINGS, workspace=WS, record=Thing("c", group="g", n=7))
+        assert find_ids(ports) == find_ids(ports, where={"group": "g"}) == ["b", "d", "c"]
+        assert find_ids(ports, "other") == ["a"]
+        assert ports.records.get_versioned(THINGS, workspace=WS, id="c") == (Thing("c", group="g", n=7), 1)
+        with pytest.raises(NotFound):
+            ports.records.find(THINGS, workspace=WS, after="a")
+
+    def test_a_removal_that_is_taken_back_removed_nothing(self, ports: Ports) -> None:
+        append(ports, Thing("a", group="g"))
+        append(ports, Thing("b"))
+
+        def remove_and_fail() -> None:
+            with ports.records.transact() as tx:
+                tx.remove(THINGS, workspace=WS, ids=["a"])
+                tx.append(THINGS, workspace=WS, record=Thing("\ud800"))
+
+        with pytest.raises(InvalidInput):
+            remove_and_fail()
+        assert find_ids(ports, where={"group": "g"}) == ["a"]
+        assert find_ids(ports) == ["a", "b"]
+
     def test_appending_an_id_twice_is_refused_and_the_first_stays(self, ports: Ports) -> None:
         append(ports, Thing("a", n=1))
         with pytest.raises(Conflict, match="thing 'a' stands already"):

@@ -108,7 +108,7 @@ def test_people_are_listed_with_where_their_roles_come_from(owner: Session) -> N
     grant_role(owner, "bob", "viewer")
     both = {"own": "viewer", "group demand": "editor"}
     assert [(person.name, person.roles, person.sources) for person in list_people(owner)] == [
-        ("ada", {"default": "owner"}, {"default": {"own": "owner"}}),
+        ("ada", {"default": "owner"}, {}),
         ("bob", {"default": "editor"}, {"default": both}),
     ]
     everybody = {person.name: person for person in list_people(owner, everybody=True)}

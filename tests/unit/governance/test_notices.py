@@ -16,8 +16,10 @@ from endcap.governance import notices
 from endcap.governance.audit import list_audit
 from endcap.governance.notices import RETRY_AFTER, deliver_notices, find_webhooks, list_notices, notify
 from endcap.governance.outgoing import check_signature
-from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES
+from endcap.governance.people import add_user, grant_role
+from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, Actor
 from endcap.governance.sessions import Session
+from endcap.governance.warrants import UserWarrant
 from endcap.governance.webhooks import MadeWebhook, add_webhook, list_webhooks, remove_webhook
 from endcap.testing.receivers import Receiver, receiving
 from endcap.testing.sessions import make_session
@@ -211,3 +213,24 @@ def test_a_workspace_has_a_bounded_number_of_webhooks(session: Session, receiver
         hook(session, receiver)
     remove_webhook(session, made.id)
     hook(session, receiver)
+
+
+def test_a_webhook_is_sent_nothing_once_who_added_it_owns_the_workspace_no_more(session: Session, receiver: Receiver) -> None:
+    for name in ("ada", "bob"):
+        add_user(session, name)
+        grant_role(session, name, "owner")
+    bob = replace(session, actor=Actor("bob"), admin=False, warrant=UserWarrant("bob", "default", Role.OWNER))
+    made = hook(bob, receiver)
+    tell(session)
+    assert [told.state for told in deliver_notices(session)] == ["delivered"]
+    grant_role(session, "bob", "editor")
+    hook(session, receiver, kinds=["incident"])
+    tell(session)
+    assert [told.state for told in deliver_notices(session)] == ["failed"]
+    assert len(receiver.requests) == 1
+    (line, _) = list_webhooks(session)
+    assert line.last_error == "Nothing is sent any more: 'bob' is not owner in workspace 'default' any more, who added the webhook."
+    (row,) = list_audit(session, outcome="refused")
+    assert (row.verb, row.thing) == ("deliver-notices", f"webhook/{made.id}")
+    tell(session, kind="incident")
+    assert "delivered" in [told.state for told in deliver_notices(session)], "whoever opened the home added the other"

@@ -6,7 +6,8 @@ import psutil
 import pytest
 
 from endcap.core.settings import Settings
-from endcap.pipelines.machine import MEMORY_SHARE, count_cpus, count_memory, limit_memory, name_machine
+from endcap.governance.quotas.records import Capacity
+from endcap.pipelines.machine import MEMORY_SHARE, count_cpus, count_gpus, count_memory, find_capacity, limit_memory, name_machine
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -53,6 +54,30 @@ def test_the_limit_is_what_was_said_or_a_share_of_what_there_is() -> None:
     assert limit_memory(Settings(memory_limit=12345)) == 12345
     assert limit_memory(Settings()) == int(count_memory() * MEMORY_SHARE)
     assert 0 < limit_memory(Settings()) < TOTAL
+
+
+def test_the_default_limit_is_for_as_many_runs_as_the_machine_holds() -> None:
+    assert limit_memory(Settings(n_runs=4)) == int(count_memory() * MEMORY_SHARE) // 4
+    assert limit_memory(Settings(n_runs=4, memory_limit=12345)) == 12345
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([], 0),
+        (["dev/nvidia0", "dev/nvidia1", "dev/nvidiactl", "dev/nvidia-uvm"], 2),
+        (["dev/kfd", "dev/dri/renderD128", "dev/dri/card0"], 1),
+        (["dev/dri/renderD128"], 0),
+    ],
+)
+def test_gpus_are_those_whose_drivers_are_there(files: list[str], expected: int, tmp_path: Path) -> None:
+    assert count_gpus(root=write(tmp_path, dict.fromkeys(files, ""))) == expected
+
+
+def test_a_machine_holds_as_many_runs_as_was_said_and_then_their_memory_counts(tmp_path: Path) -> None:
+    root = write(tmp_path, {"dev/nvidia0": "", "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1000000\n"})
+    assert find_capacity(Settings(), root=root) == Capacity(gpus=1)
+    assert find_capacity(Settings(n_runs=2), root=root) == Capacity(runs=2, memory=1_000_000, gpus=1)
 
 
 def test_there_is_a_cpu() -> None:

@@ -22,6 +22,7 @@ from endcap.core.definitions.watches import MemberQuality, Quality
 from endcap.core.errors import Conflict, EndcapError, NotFound, PermissionDenied
 from endcap.core.permissions import Permission, Role
 from endcap.governance.audit import list_audit
+from endcap.governance.quotas.places import hold_place
 from endcap.governance.records import Actor
 from endcap.governance.rights.guards import find_guard
 from endcap.governance.sessions import Session
@@ -183,8 +184,12 @@ FINDS: dict[str, list[Row]] = {
         Row(lambda _, n: {"thing": n.model}),
         Row(lambda _, n: {"thing": f"view/{n.view}"}),
         Row(lambda _, n: {"thing": n.version}),
+        Row(lambda _, n: {"thing": f"table/{n.table}"}),
+        Row(lambda _, n: {"thing": f"{n.table}.units"}),
+        Row(lambda _, n: {"thing": f"{n.view}.units_7d"}),
     ],
     "log-predictions": [Row(lambda s, n: {"batches": [(batch(s, n), None)]}, made=True)],
+    "download": [Row(lambda s, n: {"version": n.version, "out": s.scratch / "files"})],
     "members": [version()],
     "name-version": [version(alias="mine")],
     "named": [model(alias="champion")],
@@ -216,6 +221,12 @@ FINDS: dict[str, list[Row]] = {
     "rights revoke": [Row(lambda _, n: {"thing": f"run/{n.run}", "to": "user/eve"})],
     "rights transfer": [Row(lambda _, n: {"thing": f"experiment/{n.experiment}", "to": "eve"})],
     "rollback": [model()],
+    "share": [
+        Row(lambda _, n: {"thing": f"view/{n.view}", "to": "web"}),
+        Row(lambda _, n: {"thing": f"model/{n.model}", "to": "web"}),
+        Row(lambda _, n: {"thing": f"version/{n.version}", "to": "web"}),
+    ],
+    "unshare": [Row(lambda _, n: {"thing": f"view/{n.view}", "to": "web"})],
     "show": [Row(lambda _, n: {"thing": n.model}), Row(lambda _, n: {"thing": n.version})],
     "start-comparison": [Row(lambda _, n: {"challenger": n.version, "groups": Groups(("S1",), ("S2",))})],
     "stop-comparison": [model(keep="a")],
@@ -255,14 +266,18 @@ OF_A_FILE = {
     "apply": "what is closed is left as it is (test_what_is_closed_is_left_to_others_by_a_file_that_defines_it)",
     "plan": "as apply",
     "run": "as apply, and then as register",
+    "queue": "test_the_queue_says_of_runs_of_closed_things_that_they_run",
+    "leave-queue": "one's own run, by an id that nobody guesses",
+    "shares ls": "tests/unit/project/test_sharing.py",
     "forecast": "a run of a definition file that it wrote",
     "features pages": "test_pages_of_all_views_leave_out_what_is_closed",
     "track create-experiment": "test_names_and_numbers_of_closed_experiments_stay_taken",
 }
 APART = {
-    "people, groups and tokens": {"users", "groups", "tokens"},
+    "people, groups, tokens, secrets": {"users", "groups", "tokens", "providers", "sessions", "secrets"},
+    "what is used, by whom": {"quotas"},
     "the home as a whole, for those who see all of it": {
-        "audit-keys", "backup", "backups", "deliver-notices", "environments", "export-audit", "init", "restore", "rotate-audit-key",
+        "keys", "audit-keys", "backup", "backups", "deliver-notices", "environments", "export-audit", "init", "restore", "rotate-audit-key",
         "set-environment", "sign-audit", "verify-audit", "webhooks",
     },
 }  # fmt: skip
@@ -357,6 +372,14 @@ def test_what_is_closed_is_left_to_others_by_a_file_that_defines_it(scene: Scene
     assert list_audit(scene.owner, limit=1) == before
     with pytest.raises(NotFound, match="No model 'store-day' in workspace 'default'"):
         verbs["run"].call(scene.eve, model="store-day", folder=folder)
+
+
+def test_the_queue_says_of_runs_of_closed_things_that_they_run(scene: Scene) -> None:
+    queue, view = load_verbs()["queue"].call, find_view(scene.owner, "shop_units").id
+    with hold_place(scene.owner, "model/store-day"), hold_place(replace(scene.owner, actor=Actor("bea")), f"features/{view}"):
+        assert {line.subject for line in queue(scene.owner)} == {"model/store-day", f"features/{view}"}
+        assert len({line.subject for line in queue(scene.eve)}) == 1
+        assert not [line for line in queue(scene.eve) if "store-day" in str(line) or "shop_units" in str(line)]
 
 
 def test_pages_of_all_views_leave_out_what_is_closed(scene: Scene, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.definitions import load_definitions
 from endcap.project.verbs import MODULES, load_verbs
 from endcap.testing.packages import log_package, make_onnx_package
+from endcap.testing.places import put_elsewhere
 from endcap.testing.sessions import make_session
 
 TESTS = Path(__file__).parents[2]
@@ -356,6 +357,11 @@ def grouped(scene: Scene) -> str:
     return "demand"
 
 
+def waiting(scene: Scene) -> str:
+    """A run of another machine that waits in the queue."""
+    return put_elsewhere(scene.session, state="waiting").id
+
+
 def tracked(scene: Scene) -> str:
     """A run of somebody's training code."""
     return start_run(scene.session).id
@@ -380,6 +386,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "audit-keys": lambda _: {},
     "card": lambda s: {"version": "store-day-v1", "out": s.scratch / "card.html"},
     "comparison": lambda s: {"model": compared(s)},
+    "cost": lambda _: {},
     "comparisons": lambda s: {"model": compared(s)},
     "environments": lambda _: {},
     "features drift": lambda s: {"view": materialised(s)},
@@ -402,6 +409,9 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "plan": lambda s: {"folder": s.project.folder},
     "quarantine": lambda s: {"table": "stores", "out": s.scratch / "rows.csv"},
     "predictions": lambda s: {"model": "store-day", "out": s.scratch / "f.csv"},
+    "queue": lambda _: {},
+    "quotas ls": lambda _: {"everywhere": True},
+    "quotas show": lambda _: {},
     "readings": lambda _: {"model": "store-day"},
     "runs": lambda _: {},
     "show": lambda _: {"thing": "store-day"},
@@ -482,6 +492,10 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "track delete-run": lambda s: {"run": s.version.identity},
     "track restore-run": lambda s: {"run": s.version.identity},
     "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
+    "quotas set": lambda _: {"runs": 2},
+    "quotas recount": lambda _: {},
+    "quotas clear": lambda _: {},
+    "leave-queue": lambda s: {"place": waiting(s)},
     "sign-audit": lambda _: {},
     "export-audit": lambda s: {"out": s.scratch / "audit.jsonl"},
 }
@@ -525,6 +539,8 @@ NOT_CHAINED = {
     "check-quality": "a reading is data in flow; the incident of a breach is audited (tests/unit/loop/monitoring/test_quality.py)",
     "check-members": "as check-quality (tests/unit/loop/monitoring/test_members.py)",
     "join-outcomes": "outcomes are data in flow",
+    "setup-code": "for a home without users; audited (tests/unit/governance/test_setting_up.py)",
+    "setup": "as setup-code",
     "init": "lays out files in a folder; the workspace knows nothing of them",
 }
 

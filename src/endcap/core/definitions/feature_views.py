@@ -15,7 +15,7 @@ from endcap.core.names import require_name
 
 _TICKS = ("15min", "30min", "1h", "2h", "3h", "4h", "6h", "8h", "12h", "1d", "7d")
 _LATER = ("subject", "keep", "retention")
-"""What tables may say since views have versions: unsaid it is not hashed, so that views of before are the same; only a subject changes what is kept."""
+"""What tables may say since there are versions: unsaid it is not hashed, so that older views are the same; only a subject changes what is kept."""
 _OWN = ("__event_at", "__known_at", "__order", "__event_time", "__file", "__row")
 
 

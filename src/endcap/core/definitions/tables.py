@@ -129,7 +129,7 @@ class Table(msgspec.Struct, frozen=True):
         purposes: what the rows may be used for; empty: anything. A model that states another purpose, or none, is not trained on them.
         personal: columns that hold personal data. Profiles keep counts of them alone, and what Endcap writes of them lies under a key per subject.
         subject: the column that says whose the personal values are. None: the personal column that is a key, else the only key.
-        keep: how long the law asks to keep rows that name a subject, and by what, such as ``10y: tax code 147``; what is forgotten says so. '': nothing.
+        keep: how long the law asks to keep rows of somebody, and by what, such as ``10 years: tax code 147``, for whoever forgets. '': nothing.
         retention: how long what Endcap keeps of the rows (landed copies, quarantine, records of ingests) may live, such as ``400d``. None: for ever.
         owner: who answers questions about the table.
     """
@@ -205,7 +205,7 @@ class Table(msgspec.Struct, frozen=True):
                 hint="name the column that does: subject='customer_id'",
             )
         if not isinstance(self.keep, str):
-            raise DefinitionError(f"{what} has keep={self.keep!r}, which is no text.", hint="keep='10y: tax code 147'")
+            raise DefinitionError(f"{what} has keep={self.keep!r}, which is no text.", hint="keep='10 years: tax code 147'")
         if self.retention is not None and parse_duration(self.retention) < timedelta(days=1):
             raise DefinitionError(f"{what} has a retention of {self.retention!r}; it is at least a day.", hint="retention='400d'")
 

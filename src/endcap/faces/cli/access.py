@@ -19,8 +19,8 @@ calls, on each face and for each role (tests/journeys/test_matrix.py).
   answer is the one for what never was (tests/journeys/test_isolation.py). A workspace in which somebody has no role is refused by 403 in the same
   words, whether there is one or not.
 - An **admin of the house** keeps its people and its home, and holds no role by it: inside a workspace they are what their role there makes them.
-- **Nobody**: over HTTP whoever is not signed in is answered 401, but for `/healthz` and `/health`. Only a service that listens to its own machine,
-  in whose home nobody was made a user, takes whoever reaches it for the owner.
+- **Nobody**: over HTTP whoever is not signed in is answered 401, but for `/healthz` and `/health`, and for `setup`, which takes a set-up code while
+  there are no users. Only a service that listens to its own machine, in whose home nobody was made a user, takes whoever reaches it for the owner.
 - The **command line and Python** open the home's files. Whoever can do that owns them: roles are kept where files are not reached, over HTTP.
 - Every refusal stands in the audit chain: of the workspace, or of the house for what asks for an admin and for whoever was not let in.
 - The workspace of a request is that of its token; or of the URL, `/workspaces/NAME/...` before any path of the service; or of the header

@@ -7,6 +7,7 @@ from typing import Any
 
 from endcap.governance.groups import GroupDetail, GroupLine
 from endcap.governance.people import OWN_GRANT, Person
+from endcap.governance.setting_up import MadeSetUpCode
 from endcap.governance.tokens import MadeToken, TokenLine
 from endcap.governance.webhooks import MadeWebhook
 
@@ -19,6 +20,13 @@ def tell_token(made: MadeToken) -> Iterator[tuple[str, str]]:
     if made.overlaps_until is not None:
         yield f"The token {made.replaces}, in whose place it is, opens until {made.overlaps_until:%Y-%m-%d %H:%M} UTC.", ""
     yield f"endcap tokens revoke {made.id} ends it.", "dim"
+
+
+def tell_setup_code(made: MadeSetUpCode) -> Iterator[tuple[str, str]]:
+    """A set-up code, and what to do with it."""
+    yield f"until {made.expires_at:%Y-%m-%d %H:%M} UTC, once, whoever has this code becomes the first owner:", ""
+    yield made.code, "bold"
+    yield 'POST /api/v1/setup {"code": CODE, "name": NAME, "password": PASSWORD}, or endcap setup CODE NAME on this machine.', "dim"
 
 
 def tell_webhook(made: MadeWebhook) -> Iterator[tuple[str, str]]:
@@ -81,6 +89,7 @@ def row_of_token(token: TokenLine) -> dict[str, Any]:
 
 TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     GroupDetail: tell_group,
+    MadeSetUpCode: tell_setup_code,
     MadeToken: tell_token,
     MadeWebhook: tell_webhook,
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from endcap.core.errors import NotFound
 from endcap.faces.http import PORT
@@ -13,12 +14,14 @@ from endcap.governance.records import DEFAULT_WORKSPACE
 
 if TYPE_CHECKING:
     from endcap.assembly import House
+    from endcap.governance.setting_up import MadeSetUpCode
 
 UP = """Answer over HTTP, until it is stopped (Ctrl-C).
 
 Every verb is POST /api/v1/NAME with its parameters as JSON, those that read are GET too; /api/v1/openapi.json describes them all, /healthz says that
 it is up. While nobody was made a user it answers this machine only, as its owner; from the first user on (endcap users add) everybody signs in.
-Another --host asks for users, and for a certificate or --behind-proxy. Prints where it listens.
+Another --host asks for a certificate or --behind-proxy; without users it prints a code, with which one person makes themselves its first owner
+(endcap setup, or POST /api/v1/setup). Prints where it listens.
 """
 UP_OPTIONS = ("--port", "--host", "--name", "--tls-cert", "--tls-key", "--behind-proxy")
 
@@ -72,6 +75,13 @@ def _up(*, as_json: bool, project: Path, home: str | None, workspace_zone: str, 
     def announce(url: str) -> None:
         click.echo(f'{{"url":"{url}"}}' if as_json else f"Endcap listens on {url}")
 
+    def announce_code(made: MadeSetUpCode) -> None:
+        if as_json:
+            click.echo(msgspec.json.encode({"setup_code": made.code, "expires_at": made.expires_at}).decode())
+            return
+        click.echo(f"Nobody was made a user. Until {made.expires_at:%H:%M} UTC, once, whoever has this code becomes the first owner:")
+        click.echo(made.code)
+
     with open_project(project, home=home, zone=workspace_zone) as house:
-        serve(house, folder=project, announce=announce, **given)
+        serve(house, folder=project, announce=announce, announce_code=announce_code, **given)
     return 0

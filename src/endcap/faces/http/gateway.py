@@ -32,6 +32,9 @@ _DRAINED_BODIES = 8
 MLFLOW = ("/api/2.0/mlflow", "/api/3.0/mlflow")
 OPEN = frozenset(("/healthz", "/health"))
 """What anybody may ask who reaches the service: whether it is up."""
+SET_UP = "/api/v1/setup"
+"""What a stranger may send: the set-up code of a home without users."""
+_MOST_STRANGE_BYTES = 16 * 2**10
 _BODIED = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 
 _STOPPED = Unreachable("The service was stopped before this call had ended.", hint="what it had not written is not done: call again once it is up")
@@ -48,6 +51,10 @@ class SigningIn(Protocol):
         ...
 
     async def sign_in(self, head: Head, scope: Scope) -> Session: ...
+
+    def admit_stranger(self, head: Head, scope: Scope) -> Session:
+        """The session of nobody, who may say a set-up code."""
+        ...
 
 
 class Showing(Protocol):
@@ -120,7 +127,10 @@ class Gateway:
         if path in OPEN and method not in _BODIED and workspace is None:
             await self._app(scope, receive, send)
             return
-        session = self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
+        strange = path == SET_UP and method == "POST"
+        session = (
+            self._signing_in.admit_stranger(head, scope) if strange else self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
+        )
         if self._rates is not None:
             await self._rates.require(session)
         scope[SESSION] = session
@@ -130,7 +140,7 @@ class Gateway:
         if streamed or method not in _BODIED:
             await self._app(scope, _watched(receive) if streamed else receive, send)
             return
-        body = await read_body(receive)
+        body = await read_body(receive, most_bytes=_MOST_STRANGE_BYTES if strange else None)
         if body is None:
             return
         quick = self._quick.get(path)

@@ -16,16 +16,12 @@ _EVERY = ("0.0.0.0", "::")
 _MOST_NAME = 253
 
 
-def settle_place(host: str, *, names: Sequence[str], secure: bool, behind_proxy: bool, has_users: bool) -> Place:
+def settle_place(host: str, *, names: Sequence[str], secure: bool, behind_proxy: bool) -> Place:
     """The names that a service answers to at an address. ``secure`` is whether it ends TLS itself.
 
-    Raises InvalidInput for an address that others reach without users and without TLS or a proxy that ends it, for every address without a name,
-    and for a proxy before a service without users, as whoever comes through it comes from anywhere.
+    Raises InvalidInput for an address that others reach without TLS or a proxy that ends it, and for every address without a name.
     """
     local = host in LOOPBACK
-    if (not local or behind_proxy) and not has_users:
-        what = "A proxy is before the service" if local else f"The host is {host!r}, which others reach"
-        raise InvalidInput(f"{what}, and nobody was made a user: anybody would be its owner.", hint="endcap users add NAME, with the same --home")
     if not local and not secure and not behind_proxy:
         what = f"The host is {host!r}, which others reach, without TLS: passwords and tokens could be read on the way."
         raise InvalidInput(what, hint="give --tls-cert and --tls-key, or --behind-proxy where a proxy ends TLS, or use a tunnel (ssh -L)")

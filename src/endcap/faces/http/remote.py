@@ -34,6 +34,7 @@ LOCAL = {
     "record-verdict": _HANDED_ON,
     "register": _HANDED_ON,
     "restore": "makes another home than the one that is served",
+    "setup-code": "its code is shown to whoever stands at the machine",
     "start-comparison": "takes the drawn groups; compare draws them and calls it",
 }
 """Verbs that no request calls though it could say their parameters, each with the reason. Those that it could not say are told by ``local_verbs``."""

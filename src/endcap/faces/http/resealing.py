@@ -33,7 +33,7 @@ def resealing(house: House, *, every_s: float = EVERY_S) -> Iterator[None]:
 
 
 def reseal_once(house: House) -> int:
-    """Seal anew in every workspace, and in the house, where a key was rotated within a week and something may lean on it. Returns how many there were.
+    """Seal anew in every workspace, and in the house, where a key was rotated within a week and something may lean on it. Returns how many.
 
     Cost where no key was rotated: one read.
     """

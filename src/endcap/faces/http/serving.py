@@ -26,6 +26,7 @@ from endcap.faces.http.telling import telling
 from endcap.faces.http.wire import BoundedProtocol
 from endcap.governance.people import has_users
 from endcap.governance.services import note_service
+from endcap.governance.setting_up import MadeSetUpCode, make_setup_code
 
 GRACE_S = 30
 """How long an end waits for what is being answered. What a verb had not written by then is done again by the next call, as after any kill."""
@@ -46,25 +47,34 @@ def serve(
     behind_proxy: bool = False,
     grace_s: int = GRACE_S,
     announce: Callable[[str], None] = print,
+    announce_code: Callable[[MadeSetUpCode], None] = lambda _: None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT. ``announce`` is called with the URL once requests are answered.
+
+    Where others reach it and nobody was made a user it lets in who says the set-up code alone, which ``announce_code`` is called with after that.
 
     Port 0 is any free one. ``names`` are those that clients call it by, beside ``host``. ``tls_cert`` and ``tls_key`` None: no TLS of its own.
     Raises InvalidInput as ``settle_place`` and ``require_certificate`` do, and for a port that cannot be, Conflict for one that is taken. A SIGINT
     after a signal does not wait for what is being answered.
     """
     secure = require_certificate(tls_cert, tls_key)
-    place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy, has_users=has_users(house.ports.records))
+    place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy)
     rates = Rates(near=house.ports.near)
     with open_socket(host, port) as listening, telling(house), resealing(house), counting(rates):
         calls = Calls()
         url = show_url(host, listening.getsockname()[1], names=names, secure=secure)
         with suppress(StorageFull):  # what reads is answered all the same
             note_service(house.ports.records, url, now=house.clock.now())
-        signing_in = SignIn(house, local=host in LOOPBACK and not behind_proxy, behind_proxy=behind_proxy, secure=place.secure)
-        application = build_application(
-            house, folder=folder, calls=calls, place=place, signing_in=signing_in, rates=rates, announce=lambda: announce(url)
-        )
+        local = host in LOOPBACK and not behind_proxy
+        code = None if local or has_users(house.ports.records) else make_setup_code(house.session())
+        signing_in = SignIn(house, local=local, behind_proxy=behind_proxy, secure=place.secure)
+
+        def tell() -> None:
+            announce(url)
+            if code is not None:
+                announce_code(code)
+
+        application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, rates=rates, announce=tell)
         config = uvicorn.Config(
             application,
             loop="uvloop",

@@ -32,7 +32,7 @@ from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotSignedIn,
 from endcap.core.names import is_name, require_name
 from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of
-from endcap.faces.http.guesses import Guesses, read_network, refuse_too_many
+from endcap.faces.http.guesses import WINDOW_S, Guesses, read_network, refuse_too_many
 from endcap.faces.http.heads import WORKSPACE, Head
 from endcap.faces.http.pages.cookies import SESSION as SESSION_COOKIE
 from endcap.faces.http.pages.cookies import is_form_key, read_cookie
@@ -53,6 +53,7 @@ KEPT_S = 1.0
 """How long what opened is kept before the records are asked again."""
 _PASSWORD_S = 900.0
 _USE_S = 900.0
+_TOLD_S = 60.0
 _MOST_KEPT = 10_000
 _HASHES = 2
 """Passwords that are hashed at a time, 64 MiB each."""
@@ -88,6 +89,7 @@ class SignIn:
         self._right: dict[bytes, tuple[float, str, str]] = {}
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._used: dict[str, float] = {}
+        self._told: dict[bytes, float] = {}
         self._hashing: CapacityLimiter | None = None
         self._n_waiting = 0
 
@@ -130,11 +132,24 @@ class SignIn:
         self._kept[self._digest(head)] = (monotonic() + KEPT_S, session)
         return session
 
+    def admit_stranger(self, head: Head, scope: Scope) -> Session:
+        """The session of nobody, for the one verb that a stranger may call: to say a set-up code. Kept nowhere.
+
+        Raises RequestRefused after 30 of an address within the window, and when the audit takes no more of strangers.
+        """
+        address = self.address_of(head, scope)
+        self._guesses.require(address=address)
+        self._guesses.count(address=address)
+        if not self._guesses.may_be_audited():
+            raise refuse_too_many(NotSignedIn("There were too many wrong passwords or tokens.", hint="wait some minutes", wait_s=int(WINDOW_S)))
+        return self._house.admit(Actor("nobody", "nobody"), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
+
     def _open_locally(self, workspace: str | None) -> Session:
         if not has_users(self._house.ports.records):
             if self.is_local:
                 return self._house.session(workspace=workspace or DEFAULT_WORKSPACE)
-            raise NotSignedIn("This service has no users yet.", hint="endcap users add NAME")
+            hint = "whoever has the code that it printed becomes the first owner: POST /api/v1/setup; on its machine: endcap users add NAME"
+            raise NotSignedIn("This service has no users yet.", hint=hint)
         raise NotSignedIn(
             "This service asks who you are.", hint="send a token (MLFLOW_TRACKING_TOKEN, or Authorization: Bearer): endcap tokens make LABEL"
         )
@@ -168,19 +183,32 @@ class SignIn:
         return self._admit(await self._run(lambda: open_by_page_session(records, found, workspace=workspace)))
 
     async def find_session(self, text: str, *, address: str) -> PageSession:
-        """The session that a cookie opens, whose use is noted. Raises NotSignedIn, audited; what never was one counts as a guess."""
-        self._guesses.require(address=address)
+        """The session that a cookie opens, whose use is noted. Raises NotSignedIn, audited; what never was one counts as a guess.
+
+        A session that is over is no guess, and audited once a minute: pages that lie open go on asking.
+        """
         try:
             found = await self._run(lambda: find_page_session(self._house.ports.records, text, now=self._house.clock.now()))
         except NotSignedIn as error:
             if not error.user:
+                self._guesses.require(address=address)
                 self._guesses.count(address=address)
-            await self.record_refused(error, address=address, why=error.what)
+            if not error.user or self._is_news(text):
+                await self.record_refused(error, address=address, why=error.what)
             raise
         session = self._house.admit(Actor(found.user), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
         with suppress(Conflict, StorageFull):  # another request notes it, or whoever reads goes on where nothing can be written
             await self._run(lambda: note_page_use(session, found))
         return found
+
+    def _is_news(self, text: str) -> bool:
+        key, now = hashlib.blake2b(text.encode(), digest_size=16, key=self._key).digest(), monotonic()
+        if now < self._told.get(key, 0.0):
+            return False
+        if len(self._told) >= _MOST_KEPT:
+            self._told.clear()
+        self._told[key] = now + _TOLD_S
+        return True
 
     async def _require_page(self, head: Head, found: PageSession, text: str, address: str) -> None:
         """Raise RequestRefused unless a request that changes something comes from a page of ours, which another site can neither say nor show."""
@@ -285,11 +313,11 @@ class SignIn:
 
         ``why`` is in words of ours: what strangers typed is not written down.
         """
-        actor = Actor("nobody", "nobody") if isinstance(error, NotSignedIn) else Actor(error.user)
+        actor = Actor("nobody", "nobody") if isinstance(error, NotSignedIn) or not error.user else Actor(error.user)
         session = self._house.admit(actor, role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
         thing = f"token/{error.token}" if error.token else f"user/{error.user}" if error.user else "house"
         detail = {"address": address[:100], "user": error.user or None}
-        if not isinstance(error, NotSignedIn):  # what strangers ask for is not written down
+        if actor.sort != "nobody":  # what strangers ask for is not written down
             detail["workspace"] = workspace[:_MOST_SHOWN] or DEFAULT_WORKSPACE
         if why is not None:
             detail["why"] = why

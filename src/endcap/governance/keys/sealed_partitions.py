@@ -73,6 +73,12 @@ class SealedPartitions:
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self.inner.delete(dataset, partition=partition)
 
+    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
+        return self.inner.measure(dataset, partition=partition)
+
+    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
+        return self.inner.list_sizes(partition=partition)
+
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
         self.inner.place(dataset, partition=partition, chunks=chunks)
 

@@ -33,6 +33,12 @@ class SubjectShelf(msgspec.Struct, frozen=True, kw_only=True):
         return f"SubjectShelf(id={self.id!r}, n={self.n}, forgotten={len(self.forgotten)})"
 
 
+class SubjectKind(msgspec.Struct, frozen=True):
+    """A column that names subjects of which something was sealed."""
+
+    id: str
+
+
 class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
     """A subject that was forgotten, by its keyed hash, and how far that came.
 
@@ -50,6 +56,40 @@ class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
     n_online: int = 0
 
 
+class RetentionRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a workspace (``id``) keeps what: a period by the name of a log; what is not named is kept for ever. ``at`` is the time of day, in the
+    workspace's zone, at which the service applies them.
+    """
+
+    id: str
+    periods: dict[str, str] = {}
+    at: str = "03:30"
+    zone: str = "UTC"
+
+
+class Sweeping(msgspec.Struct, frozen=True):
+    """The day on which a workspace's rules were last applied by the schedule, and whether that ended."""
+
+    id: str
+    day: str
+    done: bool
+
+
+class LegalHold(msgspec.Struct, frozen=True, kw_only=True):
+    """A thing (``model/NAME``, ``table/NAME``, ``view/NAME``, ``run/ID``) of which nothing is removed until the hold is lifted."""
+
+    id: str
+    at: datetime
+    by: str
+    reason: str
+    lifted_at: datetime | None = None
+    lifted_by: str = ""
+
+
 PEPPERS = Kind("subject-pepper", SubjectPepper, "id")
+SUBJECT_KINDS = Kind("subject-kind", SubjectKind, "id")
 SHELVES = Kind("subject-shelf", SubjectShelf, "id")
 FORGETTINGS = Kind("forgetting", Forgetting, "id", (("state",),))
+RETENTION_RULES = Kind("retention-rules", RetentionRules, "id")
+SWEEPINGS = Kind("retention-sweeping", Sweeping, "id")
+LEGAL_HOLDS = Kind("legal-hold", LegalHold, "id")

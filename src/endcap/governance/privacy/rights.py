@@ -1,4 +1,4 @@
-"""Who may see personal columns: whoever was given that right on the table, or on all (``personal/TABLE``, ``personal/*``), and who opened the home."""
+"""Who may see personal columns: whoever was given that right on the table or on all (``personal/TABLE``, ``personal/*``), and who opened the home."""
 
 from __future__ import annotations
 

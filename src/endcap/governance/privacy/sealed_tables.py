@@ -6,7 +6,7 @@ their columns' names. What was read of a sealed column says still that it is per
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,6 +83,12 @@ class SealedTables:
 
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self.inner.delete(dataset, partition=partition)
+
+    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
+        return self.inner.measure(dataset, partition=partition)
+
+    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
+        return self.inner.list_sizes(partition=partition)
 
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
         self.inner.place(dataset, partition=partition, chunks=chunks)

@@ -11,6 +11,7 @@ are read one behind another come apart again. Whether all pieces are there, in t
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,11 +40,12 @@ _NONCE, _TAG, _RUN_BYTES = 12, 16, 8
 
 class Mark(msgspec.Struct, frozen=True):
     """Whose the values of a column are: ``subject`` is the column of the table that says so (None: nobody can), ``kind`` what such subjects are
-    called: the column that their table names them by.
+    called: the column that their table names them by. ``table`` is the one that declares the column, by which rights to see it are given.
     """
 
     subject: str | None
     kind: str
+    table: str = ""
 
 
 class _Sealed(msgspec.Struct, frozen=True):
@@ -79,6 +81,14 @@ def is_sealed(schema: pa.Schema) -> bool:
     return any(field.metadata is not None and SEALED in field.metadata for field in schema)
 
 
+def restore_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns as they were before they were sealed."""
+    sealed = _read_sealed(schema)
+    refs = {entry.refs for entry in sealed.values()}
+    restored = {name: pa.ipc.read_schema(pa.py_buffer(entry.field)).field(0) for name, entry in sealed.items()}
+    return pa.schema([restored.get(field.name, field) for field in schema if field.name not in refs])
+
+
 def list_refs(schema: pa.Schema) -> list[str]:
     """The columns that say whose the sealed values are."""
     return list(dict.fromkeys(sealed.refs for sealed in _read_sealed(schema).values()))
@@ -88,7 +98,9 @@ def as_texts(values: pa.Array) -> list[str | None]:
     """The values of subjects as they are named: whole numbers without a fraction, dates and instants in ISO's form; NaN and null are nobody."""
     type_ = values.type
     if pa.types.is_floating(type_):
-        return [None if value is None or value != value else str(int(value)) if value.is_integer() else repr(value) for value in values.to_pylist()]  # noqa: PLR0124 - NaN
+        return [
+            None if value is None or math.isnan(value) else str(int(value)) if value.is_integer() else repr(value) for value in values.to_pylist()
+        ]
     if pa.types.is_boolean(type_):
         return [None if value is None else str(value).lower() for value in values.to_pylist()]
     if pa.types.is_binary(type_) or pa.types.is_large_binary(type_) or pa.types.is_fixed_size_binary(type_):
@@ -96,7 +108,7 @@ def as_texts(values: pa.Array) -> list[str | None]:
     try:
         return values.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InvalidInput(f"A subject cannot be named by values of type {type_}.", hint="name it by text, a whole number or a date") from error
+        raise _nameless(type_) from error
 
 
 def seal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
@@ -112,6 +124,8 @@ def seal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
     run = os.urandom(_RUN_BYTES)
     named = {source: _name_rows(table, *source, subjects=subjects) for source in sources}
     keys = subjects.obtain({ref for _, refs in named.values() for ref in refs})
+    for kind in dict.fromkeys(kind for _, kind in sources):
+        subjects.note_kind(kind)
     original = table
     for name, mark in marks.items():
         codes, refs = named[mark.subject, mark.kind]
@@ -151,7 +165,7 @@ def unseal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
         field = pa.ipc.read_schema(pa.py_buffer(entry.field)).field(0)
         column = _unseal_column(_combine(table.column(place)), codes, ciphers, bound=name.encode(), type_=field.type)
         table = table.set_column(place, field, column)
-    return table.drop_columns([name for name in opened])
+    return table.drop_columns(list(opened))
 
 
 def blank_table(table: pa.Table, subjects: Subjects) -> pa.Table:
@@ -192,9 +206,8 @@ def _seal_column(column: pa.Array, codes: NDArray[np.int64], ciphers: Sequence[A
     ends = np.concatenate([[0], np.cumsum(lengths)])
     nonces = os.urandom(_NONCE * len(found.codes))
     parts: list[bytes] = []
-    for n, (code, first, last) in enumerate(
-        zip(found.codes.tolist(), ends[found.starts[:-1]].tolist(), ends[found.starts[1:]].tolist(), strict=True)
-    ):
+    bounds = zip(found.codes.tolist(), ends[found.starts[:-1]].tolist(), ends[found.starts[1:]].tolist(), strict=True)
+    for n, (code, first, last) in enumerate(bounds):
         cipher, nonce = ciphers[code], nonces[_NONCE * n : _NONCE * (n + 1)]
         assert cipher is not None, "rows without a key were left out"
         parts += (nonce, cipher.encrypt(nonce, plain[first:last], bound))
@@ -241,10 +254,16 @@ def _name_rows(table: pa.Table, subject: str | None, kind: str, *, subjects: Sub
     column = _combine(table[subject])
     if pa.types.is_null(column.type):
         return np.zeros(table.num_rows, np.int64), subjects.name(*NOBODY_NAMED)
+    if pa.types.is_nested(column.type):
+        raise _nameless(column.type)
     coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     texts = as_texts(coded.dictionary)
     codes = np.asarray(pc.fill_null(coded.indices.cast(pa.int64()), len(texts)))
-    return codes, subjects.name(kind, [*texts, None])
+    return codes, subjects.name(kind, [*texts, *([None] if column.null_count else [])])
+
+
+def _nameless(type_: pa.DataType) -> InvalidInput:
+    return InvalidInput(f"A subject cannot be named by values of type {type_}.", hint="name it by text, a whole number or a date")
 
 
 NOBODY_NAMED: tuple[str, list[str | None]] = (NOBODY[0], [NOBODY[1]])

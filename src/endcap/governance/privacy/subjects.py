@@ -13,13 +13,16 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+
+import msgspec
 
 from endcap.core.errors import Conflict, IntegrityBroken
 from endcap.governance.keys import seal, unseal
 from endcap.governance.keys.resealing import SealedKind
-from endcap.governance.privacy.records import PEPPERS, SHELVES, SubjectPepper, SubjectShelf
+from endcap.governance.privacy.records import PEPPERS, SHELVES, SUBJECT_KINDS, SubjectKind, SubjectPepper, SubjectShelf
 from endcap.governance.sessions import Session
 from endcap.storage.ports import RecordTransaction
 
@@ -73,7 +76,7 @@ class Subjects:
         for shelf, asked in self._look(refs):
             if shelf is not None:
                 entries = self._open(shelf)
-                found.update((ref, entries[ref]) for ref in asked if ref in entries)
+                found.update((ref, entries[ref]) for ref in asked if ref in entries and ref not in shelf.forgotten)
         return found
 
     def obtain(self, refs: Collection[bytes]) -> dict[bytes, bytes]:
@@ -88,8 +91,8 @@ class Subjects:
             made: dict[bytes, bytes] = {}
             for shelf_id, versioned, asked in self._look_versioned(rest):
                 shelf, expected = versioned or (SubjectShelf(id=shelf_id, sealed=b"", n=0), 0)
-                entries = self._open(shelf)
                 gone = set(shelf.forgotten)
+                entries = {ref: key for ref, key in self._open(shelf).items() if ref not in gone}
                 new = {ref: os.urandom(KEY_BYTES) for ref in asked if ref not in entries and ref not in gone}
                 found.update((ref, entries[ref]) for ref in asked if ref in entries)
                 if new:
@@ -113,16 +116,11 @@ class Subjects:
 
     def prepare_forgetting(self, refs: Collection[bytes]) -> list[tuple[SubjectShelf, int]]:
         """The shelves without the keys of subjects, with the versions they have now, for ``put_shelves``."""
-        return [
-            self._without(shelf_id, versioned, asked)
-            for shelf_id, versioned, asked in self._look_versioned(refs)
-            if versioned is None or not set(asked) <= set(versioned[0].forgotten)
-        ]
+        found = [(versioned, self._without(shelf_id, versioned, asked)) for shelf_id, versioned, asked in self._look_versioned(refs)]
+        return [new for old, new in found if old is None or (new[0].n, new[0].forgotten) != (old[0].n, old[0].forgotten)]
 
     def prepare_readmission(self, refs: Collection[bytes]) -> list[tuple[SubjectShelf, int]]:
         """The shelves on which subjects may have keys again, new ones: what was forgotten stays so."""
-        import msgspec
-
         found = []
         for _, versioned, asked in self._look_versioned(refs):
             if versioned is not None and set(asked) & set(versioned[0].forgotten):
@@ -135,13 +133,31 @@ class Subjects:
         for shelf, expected in shelves:
             tx.put(SHELVES, workspace=self.session.workspace, record=shelf, expected_version=expected)
 
+    def mark_forgotten(self, tx: RecordTransaction, refs: Collection[bytes]) -> None:
+        """Close subjects' keys in a transaction without a look at them: ``prepare_forgetting`` takes them from the shelves afterwards."""
+        for shelf_id, asked in _by_shelf(refs).items():
+            found = tx.get_versioned(SHELVES, workspace=self.session.workspace, id=shelf_id)
+            shelf, expected = found or (SubjectShelf(id=shelf_id, sealed=b"", n=0), 0)
+            forgotten = tuple(dict.fromkeys([*shelf.forgotten, *asked]))
+            tx.put(SHELVES, workspace=self.session.workspace, record=msgspec.structs.replace(shelf, forgotten=forgotten), expected_version=expected)
+
+    def note_kind(self, kind: str) -> None:
+        """Have a kind of subjects on record, as ``list_kinds`` lists them. Cost: a read where it is."""
+        records, workspace = self.session.ports.records, self.session.workspace
+        if not kind or records.get(SUBJECT_KINDS, workspace=workspace, id=kind) is not None:
+            return
+        with suppress(Conflict), records.transact() as tx:
+            tx.append(SUBJECT_KINDS, workspace=workspace, record=SubjectKind(kind))
+
+    def list_kinds(self) -> list[str]:
+        """What subjects are named by in the workspace: columns of tables of which something was sealed."""
+        return [kind.id for kind in self.session.ports.records.find(SUBJECT_KINDS, workspace=self.session.workspace)]
+
     def count(self) -> int:
         """How many subjects have a key. Cost: a look at all shelves."""
         return sum(shelf.n for shelf in self.session.ports.records.find(SHELVES, workspace=self.session.workspace))
 
     def _without(self, shelf_id: str, versioned: tuple[SubjectShelf, int] | None, asked: Collection[bytes]) -> tuple[SubjectShelf, int]:
-        import msgspec
-
         shelf, expected = versioned or (SubjectShelf(id=shelf_id, sealed=b"", n=0), 0)
         entries = {ref: key for ref, key in self._open(shelf).items() if ref not in asked}
         forgotten = tuple(dict.fromkeys([*shelf.forgotten, *asked]))
@@ -168,8 +184,6 @@ class Subjects:
         return {plain[at : at + REF_BYTES]: plain[at + REF_BYTES : at + _ENTRY] for at in range(0, len(plain), _ENTRY)}
 
     def _seal(self, shelf: SubjectShelf, entries: dict[bytes, bytes]) -> SubjectShelf:
-        import msgspec
-
         plain = b"".join(ref + key for ref, key in sorted(entries.items()))
         sealed = seal(self.session, plain, about=f"subject-shelf/{shelf.id}") if entries else b""
         return msgspec.structs.replace(shelf, sealed=sealed, n=len(entries))

@@ -33,7 +33,7 @@ NO_LIMITS = Limits()
 
 def find_limits(session: Session) -> Limits:
     """What counts for the session. Cost: two reads."""
-    return read_limits(session.records, workspace=session.workspace, actor=session.actor.name)
+    return read_limits(session.ports.records, workspace=session.workspace, actor=session.actor.name)
 
 
 def read_limits(records: RecordReader, *, workspace: str, actor: str) -> Limits:
@@ -69,7 +69,7 @@ def require_cpu(session: Session, limits: Limits, *, verb: str) -> None:
     for quota in limits.quotas:
         if quota.cpu_minutes is None:
             continue
-        used = sum_cpu_s(session.records, session.workspace, actor=quota.actor, at=now, per=quota.cpu_per) / 60
+        used = sum_cpu_s(session.ports.records, session.workspace, actor=quota.actor, at=now, per=quota.cpu_per) / 60
         if used >= quota.cpu_minutes:
             renewed = find_renewal(now, quota.cpu_per)
             _refuse(session, verb, cpu_minutes=round(used, 3), limit=quota.cpu_minutes)
@@ -90,7 +90,7 @@ def require_storage(session: Session, limits: Limits, n_bytes: int, *, verb: str
     for quota in limits.quotas:
         if quota.storage is None:
             continue
-        used = sum_storage(session.records, session.workspace, actor=quota.actor)
+        used = sum_storage(session.ports.records, session.workspace, actor=quota.actor)
         room = quota.storage - used
         if n_bytes > room or room <= 0:
             _refuse(session, verb, stored=used, asked_bytes=n_bytes, limit=quota.storage)

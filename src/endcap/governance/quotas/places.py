@@ -26,6 +26,7 @@ from endcap.governance.quotas.records import PLACES, PULSES, QUOTAS, SHARES, Cap
 from endcap.governance.quotas.scheduling import LEAST_S, describe_short, schedule, settle
 from endcap.governance.quotas.storing import storing_for
 from endcap.governance.records import HOUSE
+from endcap.governance.rights.checks import may_see
 from endcap.governance.sessions import Session
 from endcap.storage.liveness import identify_machine
 from endcap.storage.ports import RecordReader, RecordTransaction
@@ -138,8 +139,8 @@ def hold_place(
     What a session that holds a place begins itself goes on in that place. ``capacity`` is what the machine holds at once. Where others come first, it
     is waited: for up to ``wait_s`` seconds (None: without end), the reporter told whom for; then QuotaExceeded. Raises QuotaExceeded at once where
     the CPU-minutes of a period are used up, InvalidInput for more GPUs or memory than a quota or the machine will ever have (both audited), Conflict
-    where somebody took the place out of the queue. Cost: one transaction to take it and one to give it back, with a look at the queue in each, some
-    10 us for each place that waits.
+    where somebody took the place out of the queue, PermissionDenied where who waited lost the right meanwhile. Cost: one transaction to take it and
+    one to give it back, with a look at the queue in each, some 10 us for each place that waits.
     """
     if session.place is not None:
         yield session
@@ -157,6 +158,7 @@ def hold_place(
         if place.state == "waiting":
             with _WAITERS.count():
                 taken.place = _wait(session, place, wait_s=wait_s, reporter=reporter or _Silent(), wait=wait)
+            session.require_warrant(verb=verb, thing=subject)  # who may run it when they ask may not any more when its turn comes
         with storing_for(subject):
             yield taken.admit(session)
     finally:
@@ -251,7 +253,7 @@ def _arrive(session: Session, subject: str, needs: Needs, capacity: Capacity, li
         capacity=capacity,
     )
     try:
-        with session.records.transact() as tx:
+        with session.ports.records.transact() as tx:
             tx.append(PLACES, workspace=HOUSE, record=place)
             look(tx, now)
             found = tx.get(PLACES, workspace=HOUSE, id=place.id)
@@ -266,7 +268,7 @@ def _wait(session: Session, place: Place, *, wait_s: float | None, reporter: Tel
     """Wait until the place goes on; the place as it stands then."""
     waited, told_at, told = 0.0, -TOLD_S, ""
     while True:
-        standing = session.records.get(PLACES, workspace=HOUSE, id=place.id)
+        standing = session.ports.records.get(PLACES, workspace=HOUSE, id=place.id)
         if standing is None or standing.state == "ended":
             raise _removed(place, standing)
         if standing.state == "running":
@@ -274,7 +276,7 @@ def _wait(session: Session, place: Place, *, wait_s: float | None, reporter: Tel
             return standing
         if waited - told_at >= TOLD_S:
             told_at = waited
-            told = describe_wait(session.records, place)
+            told = describe_wait(session, place)
             reporter.step_started(f"wait: {told}")
         if wait_s is not None and waited >= wait_s:
             raise QuotaExceeded(
@@ -288,14 +290,16 @@ def _wait(session: Session, place: Place, *, wait_s: float | None, reporter: Tel
         _look_when_due(session)
 
 
-def describe_wait(records: RecordReader, place: Place) -> str:
-    """Whom a place waits for, in a sentence: of other workspaces no more than how many of their runs go on."""
+def describe_wait(session: Session, place: Place) -> str:
+    """Whom a place waits for, in a sentence: of other workspaces, and of closed things, no more than how many runs go on."""
+    records = session.ports.records
     shares = records.get(SHARES, workspace=HOUSE, id="house") or Shares()
     order = [identity for identity, _ in shares.order]
     number = order.index(place.id) + 1 if place.id in order else len(order) + 1
     short = dict(shares.order).get(place.id, "")
     running = records.find(PLACES, workspace=HOUSE, where={"state": "running"})
-    own = [f"'{other.subject}' of '{other.actor}'" for other in running if other.workspace == place.workspace]
+    seen = [other for other in running if other.workspace == place.workspace and may_see(session, other.subject)]
+    own = [f"'{other.subject}' of '{other.actor}'" for other in seen]
     others = len(running) - len(own[:3])
     who = [*own[:3], *([f"{others} {'other' if own else 'run'}{'s' if others > 1 else ''}"] if others else [])]
     told = f"number {number} of {max(number, len(order))} in the queue{f': {describe_short(short)}' if short else ''}"
@@ -305,10 +309,10 @@ def describe_wait(records: RecordReader, place: Place) -> str:
 def _look_when_due(session: Session) -> None:
     """Look at the queue where nobody did for a second, for instance as who ran was killed. Of many that wait one does."""
     now = session.now()
-    if not _is_due(session.records.get(PULSES, workspace=HOUSE, id=_PULSE), now):
+    if not _is_due(session.ports.records.get(PULSES, workspace=HOUSE, id=_PULSE), now):
         return
     try:
-        with session.records.transact() as tx:
+        with session.ports.records.transact() as tx:
             if _is_due(tx.get(PULSES, workspace=HOUSE, id=_PULSE), now):
                 look(tx, now)
     except EndcapError:  # writers are many, or the disk is full: the next look may come through
@@ -341,7 +345,7 @@ def _leave(session: Session, identity: str, *, spent_s: float) -> None:
     """Give a place back, and let the next go on. One that cannot be written is left to who looks next: its holder is gone."""
     now = session.now()
     try:
-        with session.records.transact() as tx:
+        with session.ports.records.transact() as tx:
             place = tx.get(PLACES, workspace=HOUSE, id=identity)
             if place is not None and place.state != "ended":
                 end_place(tx, place, now, spent_s=spent_s)
@@ -353,7 +357,7 @@ def _leave(session: Session, identity: str, *, spent_s: float) -> None:
 def _renew(session: Session, identity: str, ended: threading.Event, renewal_s: float) -> None:
     while not ended.wait(renewal_s):
         try:
-            with session.records.transact() as tx:
+            with session.ports.records.transact() as tx:
                 place = tx.get(PLACES, workspace=HOUSE, id=identity)
                 if place is None or place.state == "ended":
                     return

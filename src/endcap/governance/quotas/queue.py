@@ -12,6 +12,8 @@ from endcap.governance.quotas.places import end_place, is_standing, look, read_q
 from endcap.governance.quotas.records import PLACES, SHARES, Place, Shares
 from endcap.governance.quotas.scheduling import describe_short, schedule
 from endcap.governance.records import HOUSE
+from endcap.governance.rights.checks import may_see
+from endcap.governance.rights.records import name_subject
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 
@@ -21,7 +23,8 @@ _HIDDEN = "-"
 class QueueLine(msgspec.Struct, frozen=True, kw_only=True):
     """A run that goes on, or waits. ``number`` is its place among those that wait (0: it runs); ``waits_for`` says what for, or whom.
 
-    What runs of other workspaces are is hidden from all but admins of the house: their ``id``, ``actor`` and ``subject`` are '-'.
+    What runs of other workspaces are is hidden from all but admins of the house, and those of closed things from whom they are closed to: their
+    ``id``, ``actor`` and ``subject`` are '-'.
     """
 
     number: int
@@ -43,10 +46,10 @@ def list_queue(session: Session) -> list[QueueLine]:
     on or wait.
     """
     now = session.now()
-    running = [p for p in session.records.find(PLACES, workspace=HOUSE, where={"state": "running"}) if is_standing(p, now)]
-    waiting = [p for p in session.records.find(PLACES, workspace=HOUSE, where={"state": "waiting"}) if is_standing(p, now)]
-    shares = session.records.get(SHARES, workspace=HOUSE, id="house") or Shares()
-    found = schedule(running, waiting, quotas=read_quotas(session.records, [*running, *waiting]), shares=shares)
+    running = [p for p in session.ports.records.find(PLACES, workspace=HOUSE, where={"state": "running"}) if is_standing(p, now)]
+    waiting = [p for p in session.ports.records.find(PLACES, workspace=HOUSE, where={"state": "waiting"}) if is_standing(p, now)]
+    shares = session.ports.records.get(SHARES, workspace=HOUSE, id="house") or Shares()
+    found = schedule(running, waiting, quotas=read_quotas(session.ports.records, [*running, *waiting]), shares=shares)
     lines = [_line(session, place, 0, "") for place in running]
     shorts = {place.id: describe_short(short) for place, short in found.waiting}
     behind = [*found.admitted, *(place for place, _ in found.waiting)]  # admitted: they find out in a moment
@@ -61,7 +64,7 @@ def leave_queue(session: Session, place: str) -> QueueLine:
 
     A run that has begun is not stopped by this. Admins of the house take out any.
     """
-    standing = session.records.get(PLACES, workspace=HOUSE, id=place)
+    standing = session.ports.records.get(PLACES, workspace=HOUSE, id=place)
     if standing is None or (standing.workspace != session.workspace and not session.admin):
         raise NotFound(f"There is no run {place[:100]!r} in the queue.", hint="see: endcap queue")
     if standing.actor != session.actor.name and not session.admin:
@@ -77,7 +80,7 @@ def leave_queue(session: Session, place: str) -> QueueLine:
 
 
 def _line(session: Session, place: Place, number: int, waits_for: str) -> QueueLine:
-    whole = session.admin or place.workspace == session.workspace
+    whole = session.admin or (place.workspace == session.workspace and may_see(session, name_subject(place.subject)))
     return QueueLine(
         number=number,
         id=place.id if whole else _HIDDEN,

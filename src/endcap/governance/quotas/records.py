@@ -45,6 +45,11 @@ def quota_id(workspace: str, actor: str) -> str:
     return f"{workspace}/{actor}"
 
 
+def name_things(thing: str) -> tuple[str, ...]:
+    """The things that a row about ``thing`` is hidden with; none where it is of nothing that has a name."""
+    return (thing,) if "/" in thing else ()
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What an actor used on a day of UTC for a thing (``model/NAME``, ``features/ID``; '' where it was for none): a row of the cost.
 
@@ -156,10 +161,10 @@ class Pulse(msgspec.Struct, frozen=True):
 
 
 QUOTAS = Kind("quota", Quota, "id", (("workspace",),))
-USAGES = Kind("usage", Usage, "id", (("day",), ("month",)))
-METERED = Kind("metered", Metered, "id")
-STORED = Kind("stored", Stored, "id")
-HELD = Kind("held", Held, "id")
-PLACES = Kind("place", Place, "id", (("state",),))
-SHARES = Kind("shares", Shares, "id")
-PULSES = Kind("pulse", Pulse, "id")
+USAGES = Kind("usage", Usage, "id", (("day",), ("month",)), of=lambda row: name_things(row.thing), tells=True)
+METERED = Kind("metered-workspace", Metered, "id")
+STORED = Kind("storage-entry", Stored, "id", of=lambda row: name_things(row.thing), tells=True)
+HELD = Kind("storage-sum", Held, "id", of=lambda row: name_things(row.thing), tells=True)
+PLACES = Kind("queue-place", Place, "id", (("state",),))
+SHARES = Kind("queue-shares", Shares, "id")
+PULSES = Kind("queue-pulse", Pulse, "id")

@@ -40,6 +40,7 @@ def recount_storage(session: Session) -> Recount:
     workspaces that hold the same bytes each count them. What nobody is known to have put is counted to no actor. Cost: all records of the home are
     read once, and those blobs that are lists; the ledger is written in one transaction.
     """
+    session = session.without_veil()
     workspace, day = session.workspace, name_day(session.now())
     sizes = dict(session.blobs.list_digests())
     named = _find_named(session, sizes)

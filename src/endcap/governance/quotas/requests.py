@@ -99,7 +99,7 @@ class RequestLimits:
 
     def refresh(self, session: Session) -> None:
         """Read the quotas that count for a session. Cost: two reads."""
-        limits = read_limits(session.records, workspace=session.workspace, actor=session.actor.name)
+        limits = read_limits(session.ports.records, workspace=session.workspace, actor=session.actor.name)
         now = self._clock()
         with self._lock:
             key = (session.workspace, session.actor.name)
@@ -152,7 +152,7 @@ def _write(workspace: str, some: list[_Counted]) -> int:
     counts = [(counted, counted.n, counted.n_refused) for counted in some]
     day, n = name_day(session.now()), 0
     try:
-        with session.records.transact() as tx:
+        with session.ports.records.transact() as tx:
             for counted, n_requests, n_refused in counts:
                 more = {"n_requests": n_requests - counted.written[0], "n_refused": n_refused - counted.written[1]}
                 add_usage(tx, workspace, Usage(day=day, actor=counted.session.actor.name, thing="", **more))

@@ -121,7 +121,7 @@ def show_quota(session: Session, *, workspace: str | None = None, actor: str | N
     wanted = settle_workspace(session, workspace, verb="quotas show")
     if actor is not None and actor != session.actor.name:
         session.require(Permission.OWN, verb="quotas show")
-    found = [session.records.get(QUOTAS, workspace=HOUSE, id=quota_id(wanted, whose)) for whose in ("", actor or session.actor.name)]
+    found = [session.ports.records.get(QUOTAS, workspace=HOUSE, id=quota_id(wanted, whose)) for whose in ("", actor or session.actor.name)]
     return _tell(session, [quota for quota in found if quota is not None])
 
 
@@ -133,8 +133,8 @@ def list_quotas(session: Session, *, everywhere: bool = False) -> list[QuotaLine
     """
     if everywhere:
         session.require_admin(verb="quotas ls")
-        return _tell(session, session.records.find(QUOTAS, workspace=HOUSE))
-    found = session.records.find(QUOTAS, workspace=HOUSE, where={"workspace": session.workspace})
+        return _tell(session, session.ports.records.find(QUOTAS, workspace=HOUSE))
+    found = session.ports.records.find(QUOTAS, workspace=HOUSE, where={"workspace": session.workspace})
     whole = Permission.OWN in permissions_of(session.role)
     return _tell(session, [quota for quota in found if whole or quota.actor in ("", session.actor.name)])
 
@@ -144,8 +144,8 @@ def _settle(session: Session, workspace: str | None, actor: str | None, *, verb_
     wanted = settle_workspace(session, workspace, verb=verb_name)
     if actor is None:
         session.require_admin(verb=verb_name)
-    elif known and has_users(session.records) and actor != SYSTEM.name:
-        find_user(session.records, actor)
+    elif known and has_users(session.ports.records) and actor != SYSTEM.name:
+        find_user(session.ports.records, actor)
     elif known and (not actor.strip() or len(actor) > 100 or not actor.isprintable() or "/" in actor):
         require_name(actor, what="actor")
     return wanted
@@ -181,7 +181,7 @@ def _read_given(
 
 def _tell(session: Session, quotas: Sequence[Quota]) -> list[QuotaLine]:
     """The limits of quotas, the workspace's before its actors', each with what is used of it."""
-    running = session.records.find(PLACES, workspace=HOUSE, where={"state": "running"}) if quotas else []
+    running = session.ports.records.find(PLACES, workspace=HOUSE, where={"state": "running"}) if quotas else []
     return [line for quota in sorted(quotas, key=lambda quota: (quota.workspace, quota.actor)) for line in _tell_quota(session, quota, running)]
 
 
@@ -196,11 +196,11 @@ def _tell_quota(session: Session, quota: Quota, running: Sequence[Place]) -> lis
             lines.append(QuotaLine(limit=limit, allowed=allowed, per=per, used=used, left=left, renews_at=renews_at, **whose))
 
     if quota.cpu_minutes is not None:
-        used = sum_cpu_s(session.records, quota.workspace, actor=quota.actor, at=now, per=quota.cpu_per) / 60
+        used = sum_cpu_s(session.ports.records, quota.workspace, actor=quota.actor, at=now, per=quota.cpu_per) / 60
         add("cpu-minutes", quota.cpu_minutes, quota.cpu_per, round(used, 3), find_renewal(now, quota.cpu_per))
     add("memory", quota.memory, "run", None)
     if quota.storage is not None:
-        add("storage", quota.storage, "at rest", sum_storage(session.records, quota.workspace, actor=quota.actor))
+        add("storage", quota.storage, "at rest", sum_storage(session.ports.records, quota.workspace, actor=quota.actor))
     add("gpus", quota.gpus, "at once", sum(place.gpus for place in own))
     add("runs", quota.runs, "at once", len(own))
     add("requests", quota.requests, f"{quota.requests_per_s:g} s", None)

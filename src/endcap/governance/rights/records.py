@@ -21,6 +21,16 @@ LEVELS: dict[str, frozenset[Permission]] = {
 OWNED = LEVELS["release"] | {Permission.OWN}
 
 
+def name_subject(subject: str) -> str:
+    """The thing that a run is of, by what its lease calls it.
+
+    >>> name_subject("features/user_7d@1a2b3c4d5e6f"), name_subject("model/store-day")
+    ('view/user_7d', 'model/store-day')
+    """
+    sort, _, name = subject.partition("/")
+    return f"view/{name.partition('@')[0]}" if sort == "features" else subject
+
+
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for on one thing beside a role. ``owner`` is a user ('': nobody but the owners of the workspace).
 

@@ -83,6 +83,9 @@ class VeiledTransaction(VeiledReader):
         self._require_change(kind, workspace, record, expected_version=expected_version)
         return self._tx.put(kind, workspace=workspace, record=record, expected_version=expected_version)
 
+    def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
+        raise denied(self._session.actor.name, f"workspace/{self._session.workspace}", Permission.OWN, verb="retention apply")
+
     def load(self, records: Iterable[FiledRecord]) -> int:
         raise denied(self._session.actor.name, f"workspace/{self._session.workspace}", Permission.OWN, verb="restore")
 

@@ -54,7 +54,7 @@ class Came:
 
 @dataclass(frozen=True)
 class _Grant:
-    id_token: str
+    id_token: str = field(repr=False)
     access_token: str = field(repr=False)
 
 

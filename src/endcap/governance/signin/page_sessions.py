@@ -77,8 +77,8 @@ def list_sessions(session: Session, *, user: str | None = None, everybody: bool 
     name = user or session.actor.name
     if everybody or name != session.actor.name:
         session.require_admin(verb="sessions ls")
-    found = _list_all(session) if everybody else session.records.find(PAGE_SESSIONS, workspace=HOUSE, where={"user": name}, newest_first=True)
     now = session.now()
+    found = _find_recent(session.records, None if everybody else name, now)
     return [_line(session.records, each) for each in found if _find_end(session.records, each, now) is None]
 
 
@@ -86,7 +86,8 @@ def list_sessions(session: Session, *, user: str | None = None, everybody: bool 
 def end_sessions(session: Session, page_session: str | None = None, *, user: str | None = None) -> list[PageSessionLine]:
     """End a page session, at once: one's own, or as an admin of the house anybody's.
 
-    ``page_session`` is its id, as it is listed; without it all of one's own end, or those of ``user``, for admins of the house.
+    ``page_session`` is its id, as it is listed; without it all of one's own end. ``user`` is whose all end in place of one's own, for admins of the
+    house.
     """
     name = user or session.actor.name
     if name != session.actor.name:
@@ -154,11 +155,12 @@ def find_page_session(records: RecordReader, text: str, *, now: datetime) -> Pag
 def open_by_page_session(records: RecordReader, found: PageSession, *, workspace: str | None) -> SignedIn:
     """Who acts by a session. ``workspace`` None is default, or where there is no role in it the first by name in which there is.
 
-    Raises PermissionDenied without a role there.
+    Raises PermissionDenied without a role there. Cost: some three reads.
     """
-    user = find_user(records, found.user)
-    wanted = workspace or next(iter(find_workspaces(records, found.user)), DEFAULT_WORKSPACE)
+    user, wanted = find_user(records, found.user), workspace or DEFAULT_WORKSPACE
     held = held_role(records, user=found.user, workspace=wanted)
+    if held is None and workspace is None:
+        wanted, held = next(iter(find_workspaces(records, found.user).items()), (wanted, None))
     if held is None:
         raise no_role(found.user, wanted)
     return SignedIn(Actor(found.user), wanted, held, admin=user.admin)
@@ -198,8 +200,7 @@ def end_session(session: Session, id: str, *, verb_name: str) -> None:  # noqa: 
 def _end_all(session: Session, user: str) -> list[PageSessionLine]:
     now = session.now()
     with session.in_house().change("sessions end", thing=f"user/{user}") as change:
-        standing = change.tx.find(PAGE_SESSIONS, workspace=HOUSE, where={"user": user})
-        ending = [each for each in standing if _find_end(change.tx, each, now) is None]
+        ending = [each for each in _find_recent(change.tx, user, now) if _find_end(change.tx, each, now) is None]
         for each in ending:
             _, version = change.tx.get_versioned(PAGE_SESSIONS, workspace=HOUSE, id=each.id) or (each, 0)
             ended = msgspec.structs.replace(each, ended_at=now, ended_by=session.actor.name)
@@ -238,11 +239,12 @@ def _used_at(records: RecordReader, found: PageSession) -> datetime:
     return used.at if used is not None else found.made_at
 
 
-def _list_all(session: Session) -> list[PageSession]:
-    """The sessions that may still stand, newest first: older ones have ended whoever they are."""
-    oldest, found, after = session.now() - LONGEST, list[PageSession](), None
+def _find_recent(records: RecordReader, user: str | None, now: datetime) -> list[PageSession]:
+    """The sessions of a user (None: of all) that may still stand, newest first: older ones have ended whoever they are."""
+    oldest, found, after = now - LONGEST, list[PageSession](), None
+    where = {"user": user} if user is not None else None
     while True:
-        page = session.records.find(PAGE_SESSIONS, workspace=HOUSE, newest_first=True, after=after, limit=_PAGE)
+        page = records.find(PAGE_SESSIONS, workspace=HOUSE, where=where, newest_first=True, after=after, limit=_PAGE)
         found += [each for each in page if each.made_at > oldest]
         if len(page) < _PAGE or page[-1].made_at <= oldest:
             return found

@@ -46,14 +46,14 @@ class ProviderKeys:
     def __init__(self, *, own_hosts: Collection[str] = (), asking: Asking | None = None) -> None:
         self._asking = asking or (lambda url: ask("GET", url, own_hosts=own_hosts))
         self._kept: dict[str, _Kept] = {}
-        self._lock = threading.Lock()
+        self._turns: dict[str, threading.Lock] = {}
 
     def find(self, provider: Provider, *, key_id: str | None, algorithm: str, now: datetime) -> Key:
         """The key that a token names; where it names none, the only one that there is for its algorithm.
 
         Raises NotSignedIn where there is none or the choice of several, Unreachable where the provider is to be asked and does not answer.
         """
-        with self._lock:  # one asks, the others read what it was told
+        with self._turns.setdefault(provider.jwks_uri, threading.Lock()):  # one asks, the others read what it was told
             kept = self._kept.get(provider.jwks_uri)
             if kept is None or not kept.at <= now < kept.at + KEPT:
                 kept = self._read(provider, now)

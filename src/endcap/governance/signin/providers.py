@@ -11,6 +11,7 @@ from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenie
 from endcap.core.names import require_name
 from endcap.core.permissions import Permission
 from endcap.governance.keys import seal, unseal
+from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Session
 from endcap.governance.signin.discovery import discover
@@ -23,6 +24,14 @@ _OPENID = "openid"
 _SCOPES = (_OPENID, "profile", "email")
 _MOST_TEXT = 200
 _MOST_PROVIDERS = 20
+
+
+def about_secret(provider: Provider, field: str = "secret") -> str:
+    """What the secret of a provider is sealed for: it opens as no other's."""
+    return f"provider/{provider.name}/{field}"
+
+
+SEALED_PROVIDERS = SealedKind(PROVIDERS, ("secret",), about_secret, workspace_of=lambda _: HOUSE)
 
 
 class ProviderLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +83,6 @@ def add_provider(
         session.in_house().record_refusal("providers add", thing=f"provider/{name}", detail={"why": error.what})
         raise
     house, now = session.in_house(), session.now()
-    sealed = seal(house, password.encode(), about=_about(name)) if password else b""
     with house.change("providers add", thing=f"provider/{name}", detail={"issuer": issuer, "lets_in": lets_in}) as change:
         standing = change.tx.find(PROVIDERS, workspace=HOUSE)
         if sum(each.removed_at is None for each in standing) >= _MOST_PROVIDERS:
@@ -86,7 +94,7 @@ def add_provider(
             name=name,
             issuer=issuer,
             client_id=client_id,
-            secret=sealed,
+            secret=b"",
             scopes=wanted,
             name_claim=name_claim,
             groups_claim=groups_claim,
@@ -102,6 +110,8 @@ def add_provider(
             made_at=now,
             made_by=session.actor.name,
         )
+        if password:
+            made = msgspec.structs.replace(made, secret=seal(house, password.encode(), about=about_secret(made), change=change))
         change.tx.put(PROVIDERS, workspace=HOUSE, record=made, expected_version=version)
     return _line(made)
 
@@ -143,11 +153,7 @@ def find_provider(records: RecordReader, name: str) -> Provider:
 
 def open_secret(session: Session, provider: Provider) -> str:
     """The secret of our client at a provider; '' where it has none."""
-    return unseal(session.in_house(), provider.secret, about=_about(provider.name)).decode() if provider.secret else ""
-
-
-def _about(name: str) -> str:
-    return f"provider/{name}"
+    return unseal(session.in_house(), provider.secret, about=about_secret(provider)).decode() if provider.secret else ""
 
 
 def _require_texts(**texts: str) -> None:

@@ -53,6 +53,7 @@ def open_ingested(
         excluded=lambda files: load_exclusion(ingest, files, quarantined=read, engine=engine),
         placed=placed,
         landing=session.ports.landing.path if table.is_landed else None,
+        unseal=session.tables.unseal if table.is_landed and table.personal else None,
     )
 
 

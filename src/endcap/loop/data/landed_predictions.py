@@ -20,6 +20,7 @@ from endcap.core.zones import name_moment
 from endcap.governance.sessions import Session
 from endcap.loop.data.parts import Generation, Part, hold_parts, locate, write_parts
 from endcap.loop.data.paths import DataFiles
+from endcap.loop.data.sealed_parts import seal_batches, settle_copies
 from endcap.storage.ports import Kind
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def land_predictions(session: Session, table: Table) -> DataFiles:
     model's batches, and one pass over the rows of those that are new.
     """
     model = require_name(table.source.removeprefix(SCHEME), what="model")
-    source = identify(DATASET, model)
+    source = settle_copies(session, table, source=identify(DATASET, model))
     with hold_parts(locate(session, table.name, source=source), source=table.source) as folder:
         batches = session.records.find(LOGGED_BATCHES, workspace=session.workspace, where={"model": model})
         if not batches:
@@ -87,7 +88,7 @@ def land_predictions(session: Session, table: Table) -> DataFiles:
         for batch in batches:
             kept = there.get(batch.mark)
             if kept is None:
-                kept = write_parts(folder.staging, _read(session, batch, table=table), prefix=batch.mark)
+                kept = write_parts(folder.staging, seal_batches(session, table, _read(session, batch, table=table)), prefix=batch.mark)
                 staged += kept
             parts += kept
         if newest is not None and not staged and newest.names == {part.name for part in parts}:

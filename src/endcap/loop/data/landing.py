@@ -13,8 +13,8 @@ A visit begins where the newest accepted ingest stood, so that rows which were r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,7 @@ from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
 from endcap.governance.keys.secrets import SecretReader
 from endcap.governance.sessions import Session
+from endcap.loop.data.column_types import FILE
 from endcap.loop.data.connectors.opening import open_connector
 from endcap.loop.data.connectors.relations import ORDERED, Connector, Mark, Relation, RelationColumn, Snapshot
 from endcap.loop.data.engine import open_engine
@@ -35,6 +36,7 @@ from endcap.loop.data.landed_predictions import land_predictions
 from endcap.loop.data.parts import Generation, Part, PartFolder, hold_parts, locate, write_parts
 from endcap.loop.data.paths import DataFiles, find_files, sql_list
 from endcap.loop.data.records import INGESTS
+from endcap.loop.data.sealed_parts import ROW_NUMBER, open_parts, seal_batches, settle_copies
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,8 +55,10 @@ def gather_files(session: Session, table: Table, *, folder: Path, zone: str, who
     if not table.is_landed:
         return find_files(table, folder=folder)
     if table.relation is None:
-        return land_predictions(session, table)
-    return land(session, table, open_connector(table, secrets=SecretReader(session)), zone=zone, whole=whole)
+        found = land_predictions(session, table)
+    else:
+        found = land(session, table, open_connector(table, secrets=SecretReader(session)), zone=zone, whole=whole)
+    return replace(found, unseal=session.tables.unseal) if table.personal else found
 
 
 def land(session: Session, table: Table, connector: Connector, *, zone: str, whole: bool = False) -> DataFiles:
@@ -66,6 +70,7 @@ def land(session: Session, table: Table, connector: Connector, *, zone: str, who
     the parts that hold the older ones. Memory: a batch, and what the engine may hold. Others who land the same table wait.
     """
     identity = identify(connector.identity, table.relation, table.select, table.watermark, table.known_at is not None, table.contract.unique)
+    identity = settle_copies(session, table, source=identity)
     with hold_parts(locate(session, table.name, source=identity), source=f"{connector.shown} {table.relation}") as folder:
         base = _find_base(session, table, folder)
         with connector.open() as snapshot:
@@ -135,12 +140,12 @@ class _Visit:
     def fetch(self, snapshot: Snapshot) -> list[Part]:
         names = [column.name for column in self.columns]
         batches = snapshot.read(self.relation, columns=names, watermark=self.table.watermark, since=self.since)
-        return write_parts(self.folder.staging, batches, prefix=f"{self._number}-f")
+        return write_parts(self.folder.staging, seal_batches(self.session, self.table, batches), prefix=f"{self._number}-f")
 
     def settle(self, staged: list[Part]) -> tuple[Generation | None, Sequence[Part]]:
         """The new generation and its new parts; None where what stands is what was read."""
         with open_engine(self.session.settings) as engine:
-            engine.execute(f"CREATE TEMP VIEW fetched AS SELECT * FROM {_read(self.folder.staging / part.name for part in staged)}")
+            engine.execute(f"CREATE TEMP VIEW fetched AS SELECT * FROM {self._read([self.folder.staging / part.name for part in staged], engine)}")
             if self.table.watermark is None:
                 return self._replace(staged, engine)
             mark = self._find_mark(engine)
@@ -194,7 +199,9 @@ class _Visit:
         """Fill the tables ``added``, rows that are not kept yet, and ``removed``, where rows stand that are no more. Returns how many are added."""
         columns = ", ".join(quote(column.name) for column in self.columns)
         within = "true" if self.since is None else f"{quote(cast(str, self.table.watermark))} >= {self.since.sql}"
-        engine.execute(f"CREATE TEMP VIEW kept AS SELECT * RENAME (file_row_number AS __row) FROM {_read(self.folder.paths(base), placed=True)}")
+        engine.execute(
+            f"CREATE TEMP VIEW kept AS SELECT * RENAME (file_row_number AS __row) FROM {self._read(self.folder.paths(base), engine, placed=True)}"
+        )
         engine.execute(f"CREATE TEMP TABLE window_kept AS SELECT * FROM kept WHERE {within}")
         engine.execute(f"CREATE TEMP TABLE added AS SELECT {columns} FROM fetched EXCEPT ALL SELECT {columns} FROM window_kept")
         engine.execute("CREATE TEMP TABLE removed (__file VARCHAR, __row BIGINT)")
@@ -219,10 +226,21 @@ class _Visit:
         """Write the rows of a statement as they were fetched: in the same types."""
         import pyarrow.parquet as pq
 
-        schema = pq.read_schema(next(iter(self.folder.staging.glob(f"{self._number}-f-*.parquet"))))
+        from endcap.governance.privacy.sealing import restore_schema
+
+        schema = restore_schema(pq.read_schema(next(iter(self.folder.staging.glob(f"{self._number}-f-*.parquet")))))
         reader = engine.sql(statement).to_arrow_reader(_BATCH_ROWS)
         batches = chain([schema.empty_table().to_batches() or [_empty(schema)]], ([batch.cast(schema)] for batch in reader))
-        return write_parts(self.folder.staging, (batch for some in batches for batch in some), prefix=f"{self._number}-{part}")
+        rows = seal_batches(self.session, self.table, (batch for some in batches for batch in some))
+        return write_parts(self.folder.staging, rows, prefix=f"{self._number}-{part}")
+
+    def _read(self, paths: Sequence[Path], engine: duckdb.DuckDBPyConnection, *, placed: bool = False) -> str:
+        """A relation of the rows of parts; ``placed`` with their files and numbers."""
+        if self.table.personal:
+            name = open_parts(paths, unseal=self.session.tables.unseal, engine=engine)
+            return name if placed else f"(SELECT * EXCLUDE ({FILE}, {ROW_NUMBER}) FROM {name})"
+        more = ", filename = '__file', file_row_number = true" if placed else ""
+        return f"read_parquet({sql_list(paths)}, hive_partitioning = false{more})"
 
     @property
     def _number(self) -> str:
@@ -298,11 +316,6 @@ def _other_columns(table: Table, *, before: dict[str, str], now: dict[str, str])
 def _one(engine: duckdb.DuckDBPyConnection, statement: str) -> tuple[Any, ...]:
     """The one row of a statement, all of which is fetched: the engine takes no other work before."""
     return tuple(engine.execute(statement).fetchall()[0])
-
-
-def _read(paths: Iterable[Path], *, placed: bool = False) -> str:
-    more = ", filename = '__file', file_row_number = true" if placed else ""
-    return f"read_parquet({sql_list(paths)}, hive_partitioning = false{more})"
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:

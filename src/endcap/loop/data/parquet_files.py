@@ -12,10 +12,14 @@ from endcap.core.names import quote, quote_text
 from endcap.loop.data.column_types import FILE, NO_VALUES, PLACE, ROW, Exclusion, KnownTypes, detect_types, duckdb_type, holds_all, name_type
 from endcap.loop.data.failures import reading
 from endcap.loop.data.paths import DataFiles, sql_list
+from endcap.loop.data.sealed_parts import ROW_NUMBER, open_parts
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+
+_SHAPE = "__shape"
 
 
 def relate_parquet(
@@ -43,13 +47,16 @@ def relate_parquet(
     types = {path: _describe(path, schemas[path], table=table, engine=engine) for path in representatives}
     for path in representatives[1:]:
         _require_same(types[representatives[0]], types[path], first=representatives[0], other=path, table=table)
-    relation = _relate(files, by_name=len(representatives) > 1, excluded=excluded, placed=placed)
+    opened = None if files.unseal is None else open_parts(files.paths, unseal=files.unseal, engine=engine)
+    relation = _relate(files, by_name=len(representatives) > 1, excluded=excluded, placed=placed, opened=opened)
     return _type_columns(relation, files, types, table=table, engine=engine, known=known)
 
 
-def _relate(files: DataFiles, *, by_name: bool, excluded: Exclusion | None, placed: bool) -> str:
+def _relate(files: DataFiles, *, by_name: bool, excluded: Exclusion | None, placed: bool, opened: str | None) -> str:
     def read(paths: list[Path], *, numbered: bool) -> str:
         number = (f", file_row_number AS {ROW}" if numbered else "") + (f", file_row_number AS {PLACE}" if placed else "")
+        if opened is not None:
+            return f"SELECT * EXCLUDE ({ROW_NUMBER}){number} FROM {opened} WHERE {FILE} IN ({', '.join(quote_text(str(path)) for path in paths)})"
         return f"SELECT {_excluding(files)}{number} FROM read_parquet({sql_list(paths)}, {_options(files, by_name=by_name)})"
 
     if excluded is None:
@@ -83,6 +90,14 @@ def _describe(path: Path, schema: pa.Schema, *, table: Table, engine: duckdb.Duc
     """Endcap's types by column; 'null' where the file holds a column without any type."""
     import pyarrow as pa
 
+    from endcap.governance.privacy.sealing import is_sealed, restore_schema
+
+    if is_sealed(schema):
+        schema = restore_schema(schema)
+        engine.register(_SHAPE, schema.empty_table())
+        rows = engine.execute(f"DESCRIBE {_SHAPE}").fetchall()
+        engine.unregister(_SHAPE)
+        return {row[0]: _comparable(row[1]) for row in rows}
     with reading(table.name):
         rows = engine.execute(f"DESCRIBE SELECT * FROM read_parquet({sql_list((path,))}, hive_partitioning = false)").fetchall()
     nulls = {field.name for field in schema if pa.types.is_null(field.type)}

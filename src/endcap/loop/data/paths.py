@@ -5,16 +5,20 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
 from endcap.core.names import quote_text
 from endcap.loop.data.connectors.addresses import expand
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv"}
 _WILD = re.compile(r"[*?\[]")
@@ -23,13 +27,15 @@ _WILD = re.compile(r"[*?\[]")
 @dataclass(frozen=True)
 class DataFiles:
     """The files of a table, sorted. ``partitions`` names the folders ``name=value`` below the source, outermost first; empty when
-    not every file lies under the same ones. ``outer`` are names of such folders above the source, which say nothing about rows.
+    not every file lies under the same ones. ``outer`` are names of such folders above the source, which say nothing about rows. ``unseal`` opens the
+    rows of a file whose personal columns are sealed (None: none are).
     """
 
     format: str  # parquet | csv
     paths: tuple[Path, ...]
     partitions: tuple[str, ...] = ()
     outer: tuple[str, ...] = ()
+    unseal: Callable[[pa.Table], pa.Table] | None = field(default=None, repr=False, compare=False)
 
     def partition_values(self, path: Path) -> tuple[str, ...]:
         """The values of the partition folders over a file, in the order of ``partitions``."""

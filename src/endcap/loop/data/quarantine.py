@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
 from endcap.core.names import quote
+from endcap.governance.privacy.rights import HIDDEN
 from endcap.loop.data.column_types import FILE, ROW, Exclusion
 from endcap.loop.data.contracts import SHARED, ask_rows, describe_promise, find_shared
 from endcap.loop.data.csv_files import TornLine, count_rows
@@ -234,6 +235,21 @@ def gather_rows(parts: Sequence[pa.Table]) -> pa.Table:
     parts = [part.drop_columns([SHA]) for part in parts]
     laid = [part if pa.types.is_integer(part.schema.field(ROW).type) else part.drop_columns([ROW]) for part in parts]
     return pa.concat_tables([pa.schema(head).empty_table(), *laid], promote_options="default")
+
+
+def hide_columns(rows: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Rows with a word in the place of each value of some columns, all of which are text but for what rows are known by, which goes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in names:
+        place = rows.schema.get_field_index(name)
+        if name == ROW:
+            rows = rows.set_column(place, name, pa.nulls(rows.num_rows, pa.int64()))
+        elif place >= 0:
+            hidden = pc.if_else(rows.column(place).is_valid(), HIDDEN, pa.scalar(None, pa.string()))
+            rows = rows.set_column(place, name, hidden)
+    return rows
 
 
 def view_rows(rows: pa.Table, *, table: str, path: Path | None, n_shown: int) -> QuarantineView:

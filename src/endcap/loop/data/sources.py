@@ -23,6 +23,7 @@ from endcap.loop.data.wall_times import Years, quick_utc_sql, utc_sql
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 EVENT_TIME = "__event_time"
 KNOWN_AT = "__known_at"
@@ -93,6 +94,7 @@ def open_source(
     excluded: Callable[[Sequence[FileIdentity]], Exclusion | None] | None = None,
     placed: bool = False,
     landing: Path | None = None,
+    unseal: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Source:
     """Find a table's files, bind its expressions, and give it back as one SELECT.
 
@@ -108,13 +110,13 @@ def open_source(
     as ``new_files`` names them (None: all); with ``ingest`` they have the types of the whole table. ``excluded`` says which rows of files the
     ingest put aside (None: it put none aside); ``placed`` adds instants and places to ``sql_by_file`` (quicker with ``ingest``, which knows the
     years); ``landing`` is the home's folder of files that were fetched from databases, whose tables are read through an ingest alone;
-    ``open_ingested`` fills in all of these.
+    ``unseal`` opens those of them whose personal columns are sealed (None: there are none); ``open_ingested`` fills in all of these.
 
     Raises InvalidInput for files that are not there or cannot be read (``find_files``, ``relate_parquet``, ``relate_csv``), that are not as
     the ingest found them, a key that is no column, an expression that does not bind, or a time of another type. Cost: the footer of
     each Parquet file; without an ingest a scan of CSV files; nothing is kept.
     """
-    files = find_landed(table, ingest, landing=landing) if table.is_landed else find_files(table, folder=folder)
+    files = replace(find_landed(table, ingest, landing=landing), unseal=unseal) if table.is_landed else find_files(table, folder=folder)
     if ingest is not None:
         files = _choose_ingested(files, ingest, table=table, digests=digests)
     identities = tuple(digests(path) for path in files.paths)
@@ -165,7 +167,7 @@ def open_files(
         if set(known.types) != set(stored) or any(stored[name] != type_ for name, type_ in told.items()):
             raise OtherTypes
     sql, stored = _derive(base, stored, table=table, engine=engine)
-    for key in (*table.keys, *table.personal):
+    for key in (*table.keys, *table.personal, *([table.subject] if table.subject is not None else [])):
         if key not in stored:
             raise InvalidInput(unknown("column", key, stored, where=f"Table '{table.name}'"), hint=suggest(key, stored))
     sql, event_type = _add_times(sql, list(stored), zone=zone, table=table, engine=engine, instants=placed, years=years)

@@ -13,14 +13,17 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import ContractBroken, InvalidInput, NotFound
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
+from endcap.governance.privacy.rights import require_personal, show_personal
 from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
+from endcap.loop.data.column_types import ROW
 from endcap.loop.data.digests import digest_files, require_unchanged
 from endcap.loop.data.file_sets import carry_facts, find_previous, span_of
 from endcap.loop.data.ingested import open_ingested, partition_of, read_quarantined
 from endcap.loop.data.paths import DataFiles
 from endcap.loop.data.records import INGESTS, QUARANTINE, BrokenCheck, FileIdentity, Ingest, QuarantineView, describe_volume
+from endcap.loop.data.sealed_parts import mark_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,7 +69,8 @@ def ingest(session: Session, table: Table, *, folder: Path, zone: str | None = N
     if record is standing:
         return record
     record = msgspec.structs.replace(record, wall_s=time.perf_counter() - began_s)
-    record = _write(session, record, bad=found.bad.identified(identities) if found is not None and found.bad is not None else None)
+    bad = _mark_bad(found.bad.identified(identities), table) if found is not None and found.bad is not None else None
+    record = _write(session, record, bad=bad)
     if record.status == "refused":
         raise _contract_broken(table, record, n_too_many=found.n_too_many if found is not None else 0)
     return record
@@ -89,9 +93,11 @@ def deliver_quarantine(session: Session, table: str, *, out: Path | None = None,
     These are the rows left out of the table as the newest accepted ingest has it. ``ingest`` takes those that one ingest found (None: all).
     ``out`` is the file, which is replaced whole: CSV, or Parquet where its name ends in ``.parquet``. Columns: ``__file``, ``__row`` (counted
     from 0, in Parquet), ``__line`` (of a CSV line that does not fit its header) and its ``__text``, ``__reasons``, and the table's own as text.
-    Raises NotFound for a table or an ingest that never was. Cost grows with the rows put aside.
+    Who has no right to the table's personal columns sees them hidden, and is refused the file. Raises NotFound for a table or an ingest that never
+    was. Cost grows with the rows put aside.
     """
-    from endcap.loop.data.quarantine import gather_rows, view_rows, write_rows
+    from endcap.governance.privacy.sealing import read_marks
+    from endcap.loop.data.quarantine import gather_rows, hide_columns, view_rows, write_rows
 
     where = {"table": table}
     found = session.records.find(INGESTS, workspace=session.workspace, where=where, newest_first=True)
@@ -100,7 +106,13 @@ def deliver_quarantine(session: Session, table: str, *, out: Path | None = None,
         what = f"Table '{table}' has no accepted ingest{f' {ingest!r}' if ingest else ''}."
         raise NotFound(what, hint="look at: endcap list-ingests" if found else "ingest it first: endcap run MODEL")
     ids = list(dict.fromkeys(facts.ingest for facts in accepted[0].facts if facts.n_quarantined and ingest in (None, facts.ingest)))
-    rows = gather_rows([read_quarantined(session, table, id_) for id_ in ids])
+    parts = [read_quarantined(session, table, id_) for id_ in ids]
+    personal = sorted({name for part in parts for name in read_marks(part.schema)}) if parts else []
+    if personal and out is not None:
+        require_personal(session, [table], verb="quarantine")
+    elif personal and not show_personal(session, [table], verb="quarantine"):
+        parts = [hide_columns(part, personal) for part in parts]
+    rows = gather_rows(parts)
     if out is not None:
         write_rows(rows, out)
     return view_rows(rows, table=table, path=out, n_shown=_SHOWN_ROWS)
@@ -188,6 +200,19 @@ def _weigh(session: Session, table: Table, record: Ingest, *, folder: Path, put_
     sample = [{**key.key, "rows": str(key.n_rows), "usual": f"{key.usual:g}"} for doubt in doubts for key in doubt.sample][:_SHOWN_ROWS]
     refused = {"facts": (), "profile": (), "n_quarantined": 0, "quarantined": (), "broken": (BrokenCheck("volume", None, n, sample),)}
     return msgspec.structs.replace(record, status="refused", warnings=doubts, **refused)
+
+
+def _mark_bad(rows: pa.Table, table: Table) -> pa.Table:
+    """Rows put aside with what is personal in them declared; lines as they stand in a file hold all columns, and nobody can tell whose they are."""
+    marks = mark_columns(table)
+    if not marks:
+        return rows
+    from endcap.governance.privacy.sealing import Mark, mark_personal
+    from endcap.loop.data.quarantine import TEXT
+
+    nobody = Mark(None, table.whose or "", table.name)
+    own = {name: mark if mark.subject in rows.column_names else nobody for name, mark in marks.items()}
+    return mark_personal(rows, {**own, ROW: nobody, TEXT: nobody})
 
 
 def _write(session: Session, record: Ingest, *, bad: pa.Table | None = None) -> Ingest:

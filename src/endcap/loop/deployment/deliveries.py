@@ -14,6 +14,7 @@ import msgspec
 
 from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.permissions import Permission
+from endcap.governance.privacy.rights import require_personal
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.deployment.batches import add_ids, find_batches, read_batch
@@ -80,8 +81,11 @@ def deliver_predictions(
     """
     import pyarrow as pa
 
+    from endcap.governance.privacy.sealing import read_marks
+
     batches = find_batches(session, model, origin=origin)
     tables = [read_batch(session, batch, utc=utc) for batch in batches]
+    require_personal(session, {mark.table for part in tables for mark in read_marks(part.schema).values()}, verb="predictions")
     table = pa.concat_tables(tables, promote_options="default")
     first = next((add_ids(part.slice(0, 1), batch)["prediction_id"][0].as_py() for batch, part in zip(batches, tables, strict=True) if len(part)), "")
     n_files = 1

@@ -12,6 +12,7 @@ from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
+from endcap.governance.rights.checks import may_see
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.records import INGESTS, Ingest
@@ -143,7 +144,7 @@ class _Chart:
         session, text = self.session, thing.strip()
         if "~" in text:
             return text if text.startswith("prediction/") else f"prediction/{text}"
-        known = {*self.what, *self.targets, *self.sources}
+        known = {name for name in (*self.what, *self.targets, *self.sources) if may_see(session, _thing_of(name))}
         candidates = [text, *(f"{kind}/{text}" for kind in ("column", "feature", "table", "view", "model", "version", "release"))]
         for candidate in candidates:
             if candidate in known:
@@ -153,7 +154,12 @@ class _Chart:
             self.what[f"version/{version.id}"] = _describe_version(version)
             return f"version/{version.id}"
         table, _, column = text.removeprefix("column/").partition(".")
-        if column and table in self.tables and column in find_columns(session, [self.tables[table]]).get(table, ()):
+        if (
+            column
+            and table in self.tables
+            and may_see(session, f"table/{table}")
+            and column in find_columns(session, [self.tables[table]]).get(table, ())
+        ):
             self.what[f"column/{table}.{column}"] = "no model and no view reads it by name"
             return f"column/{table}.{column}"
         short = {name.partition("/")[2]: name for name in known}
@@ -228,7 +234,10 @@ class _Chart:
             return f"view/{view}"
         kept: ViewVersion | None = session.records.get(VIEW_VERSIONS, workspace=session.workspace, id=f"{view}@{version}")
         name = f"view/{view}@{version}"
-        if kept is None:
+        workspace, shared, _ = view.partition("/")
+        if shared:
+            self.what[name] = f"feature view of workspace '{workspace}', as it was shared"
+        elif kept is None:
             self.what[name] = "a version of the view that is not kept here"
         else:
             self._draw_view(kept.view, name, what="feature view, an earlier version")
@@ -267,6 +276,14 @@ class _Chart:
         for file in ingest.files:
             self.what[f"file/{file.path}"] = f"{file.n_bytes} bytes, sha256 {file.sha256}"
             self.join(f"file/{file.path}", thing)
+
+
+def _thing_of(name: str) -> str:
+    """The thing that may be closed with which a name is, as a column with its table."""
+    sort, _, plain = name.partition("/")
+    if sort in ("column", "feature"):
+        return f"{'table' if sort == 'column' else 'view'}/{plain.partition('.')[0].partition('@')[0]}"
+    return f"view/{plain.partition('@')[0]}" if sort == "view" else name
 
 
 def _walk(chart: _Chart, thing: str, *, backwards: bool) -> list[LineageNode]:

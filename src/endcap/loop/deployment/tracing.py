@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from endcap.core.errors import NotFound
 from endcap.core.permissions import Permission
+from endcap.governance.privacy.rights import HIDDEN, show_personal
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.records import INGESTS
@@ -67,7 +68,11 @@ def read_prediction(session: Session, prediction: str) -> tuple[Batch, str]:
     if rows.num_rows == 0:
         raise missing
     row = rows.to_pylist()[0]
-    keys = ", ".join(f"{key}={row[key]}" for key in batch.keys)
+    from endcap.governance.privacy.sealing import read_marks
+
+    marks = read_marks(rows.schema)
+    shown = show_personal(session, {mark.table for mark in marks.values()}, verb="trace")
+    keys = ", ".join(f"{key}={HIDDEN if key in marks and not shown else row[key]}" for key in batch.keys)
     figures = [row[name] for name in ("forecast", "lower_90", "upper_90")]
     forecast, lower, upper = ("none" if figure is None else f"{figure:.4g}" for figure in figures)  # a solution may give no limits
     return batch, f"{keys}, {row['ts']}: {forecast} ({lower} to {upper})"

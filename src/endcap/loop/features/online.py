@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from endcap.core.clock import Clock, open_counter
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.purposes import require_purpose
 from endcap.core.durations import parse_duration
-from endcap.core.errors import InvalidInput, suggest
+from endcap.core.errors import InvalidInput, PermissionDenied, suggest
 from endcap.core.permissions import Permission
+from endcap.governance.privacy.rights import may_see_personal, note_personal
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.lending import find_lent
+from endcap.loop.features.personal import find_marks
 from endcap.loop.features.records import ALWAYS, EVENT_AT, KNOWN_AT, ORDER, ViewVersion
 from endcap.loop.features.sealed_online import open_store
 from endcap.storage.ports import OnlineStore
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
     from endcap.loop.features.online_rows import RowCodec
 
+_VERB = "features online"
 MOST_KEYS = 10_000
 """Keys in one read. More would keep a server of many from answering others."""
 NO_KEY, ABSENT, EXPIRED, OUTDATED = "no key", "absent", "expired", "outdated"
@@ -100,6 +105,7 @@ class _View:
         max_age = version.view.max_age
         self.max_age_us = None if max_age is None else parse_duration(max_age) // timedelta(microseconds=1)
         self.places: list[int] = []
+        self.hidden: tuple[int, ...] = ()
 
     def judge(self, row: bytes | None, now_us: int) -> OnlineRow:
         """What a row says at an instant."""
@@ -112,6 +118,8 @@ class _View:
         age_us = now_us - event_us
         if self.max_age_us is not None and age_us > self.max_age_us:
             return OnlineRow(None, event_us, known_us, age_us, EXPIRED)
+        if self.hidden:
+            values = tuple(None if place in self.hidden else value for place, value in enumerate(values))
         return OnlineRow(values, event_us, known_us, age_us, None)
 
     def judge_many(self, keys: Sequence[bytes | None], rows: Sequence[bytes | None], now_us: int) -> OnlineRows:
@@ -120,6 +128,8 @@ class _View:
             rest = iter(rows)
             rows = [None if key is None else next(rest) for key in keys]
         event_us, known_us, columns = self.codec.decode_rows(rows)
+        for place in self.hidden:
+            columns[place] = [None] * len(keys)
         reasons: list[str | None] = [None] * len(keys)
         if None in event_us:
             for place, instant in enumerate(event_us):
@@ -139,10 +149,12 @@ class OnlineReader:
     """Reads versions of views that were settled when it was made, over and over; any number of threads may.
 
     ``keys`` are the columns that together key its views, in the order in which they are given; ``views`` the ids (``name@version``) and ``features``
-    the names of the features of each. A version that becomes the standing one later is not seen: open another reader then.
+    the names of the features of each, ``personal`` the tables whose personal columns are among what it shows. A version that becomes the standing one
+    later is not seen: open another reader then.
     """
 
-    def __init__(self, store: OnlineStore, clock: Clock, views: Sequence[_View]) -> None:
+    def __init__(self, store: OnlineStore, clock: Clock, views: Sequence[_View], *, personal: tuple[str, ...] = ()) -> None:
+        self.personal = personal
         self.keys = tuple(dict.fromkeys(key for view in views for key in view.codec.keys))
         self.views = tuple(view.id for view in views)
         self.features = {view.id: tuple(view.features) for view in views}
@@ -217,11 +229,13 @@ _NO_KEY = OnlineRow(None, None, None, None, NO_KEY)
 _OUTDATED = OnlineRow(None, None, None, None, OUTDATED)
 
 
-def open_online(session: Session, views: Sequence[str]) -> OnlineReader:
+def open_online(session: Session, views: Sequence[str], *, purpose: str | None = None, within: bool = False) -> OnlineReader:
     """A reader of views: names (the version that stands now) or ``name@version``, of shared ones after ``WORKSPACE/``. Their rights and versions are
     looked at here, once.
 
-    Raises PermissionDenied, NotFound with the nearest name, and InvalidInput for a view that is not kept online or was never materialised.
+    Personal features are missing for who has no right to see them, unless the values stay ``within`` the house (a check that shows none). ``purpose``
+    is what they are for (None: not said), which views and tables that state purposes must allow. Raises PermissionDenied, NotFound with the
+    nearest name, and InvalidInput for a view that is not kept online or was never materialised.
     """
     session.require(Permission.READ, verb="features online")
     if isinstance(views, str) or not views:
@@ -232,19 +246,50 @@ def open_online(session: Session, views: Sequence[str]) -> OnlineReader:
         raise InvalidInput(f"A view is named twice: {list(views)}.", hint="name each once")
     for _, version in found:
         require_online(version)
+    if not within:
+        _require_purpose(session, purpose, [version.view for _, version in found])
+    opened = [_View(where, version, id_=id_) for (where, version), id_ in zip(found, ids, strict=True)]
+    tables: set[str] = set()
+    for view, (where, version) in zip(opened, found, strict=True):
+        marks = {name: mark for name, mark in find_marks(version.view).items() if name in view.features}
+        if within or not marks:
+            continue
+        holders = {mark.table for mark in marks.values()}
+        if where is session and may_see_personal(session, holders):
+            tables |= holders
+        else:
+            view.hidden = tuple(place for place, name in enumerate(view.features) if name in marks)
     store = open_store(session, [version for where, version in found if where is session])  # what is shared is never sealed
-    return OnlineReader(store, session.clock, [_View(where, version, id_=id_) for (where, version), id_ in zip(found, ids, strict=True)])
+    return OnlineReader(store, session.clock, opened, personal=tuple(sorted(tables)))
 
 
-@verb("features online", permission=Permission.READ)
-def read_online(session: Session, views: list[str], keys: dict[str, list[Any]]) -> OnlineAnswer:
+def note_reading(session: Session, reader: OnlineReader) -> None:
+    """Say in the audit that a reader shows personal features: once a call, nothing where it shows none."""
+    if reader.personal:
+        note_personal(session, reader.personal, verb=_VERB)
+
+
+def _require_purpose(session: Session, purpose: str | None, views: Sequence[FeatureView]) -> None:
+    try:
+        require_purpose(purpose, asker="The reader", views=views)
+    except PermissionDenied as error:
+        session.record_refusal(_VERB, thing=f"workspace/{session.workspace}", detail={"purpose": purpose, "why": error.what})
+        raise
+
+
+@verb(_VERB, permission=Permission.READ)
+def read_online(session: Session, views: list[str], keys: dict[str, list[Any]], *, purpose: str | None = None) -> OnlineAnswer:
     """The newest known values of views for up to 10,000 keys, with how fresh each row is.
 
     ``views`` are names, or ``name@version``, of those that another workspace shares after ``WORKSPACE/``; ``keys`` are columns of equal length that
     together key all of them. A value is missing where its key has no row, or one older than the view's ``max_age``; the reasons say which. Dates come
-    and go as ISO text. Cost: 3 microseconds a key and view. Who reads again and again opens a reader once: ``open_online``.
+    and go as ISO text. Cost: 3 microseconds a key and view. Who reads again and again opens a reader once: ``open_online``. Personal features are
+    missing for who has no right to see them; that they were shown is audited. ``purpose`` is what the values are for (None: not said), which views
+    and tables that state purposes must allow.
     """
-    return open_online(session, views).answer(keys)
+    reader = open_online(session, views, purpose=purpose)
+    note_reading(session, reader)
+    return reader.answer(keys)
 
 
 def write_online(session: Session, version: ViewVersion, table: pa.Table) -> int:

@@ -27,7 +27,7 @@ from endcap.loop.features.kept.materialised import list_batches
 from endcap.loop.features.online import EXPIRED, OUTDATED, OnlineRows, make_codec, name_space, open_online, sample_online
 from endcap.loop.features.parity_causes import CAUSES, FeatureRow, Finding, Limits, explain, newest, same_value
 from endcap.loop.features.parity_rows import KEYS, Held, Key, draw_keys, name_keys, plain_utc, read_held, read_rows
-from endcap.loop.features.personal import find_marks
+from endcap.loop.features.personal import drop_forgotten, find_marks
 from endcap.loop.features.records import Materialisation, ParityCause, ParityExample, ViewVersion
 from endcap.loop.features.rows.view_rows import FeatureRows, open_view
 
@@ -125,7 +125,7 @@ class _Check:
         sampled = sample_online(self.session, self.served, n - n // 2)
         online = list(zip(*(sampled[key] for key in self.standing.view.keys), strict=True)) if set(sampled) == set(self.standing.view.keys) else []
         found = {self._codec.encode_key(key): key for key in [*sorted(online, key=repr), *draw_keys(bare, n, rng=rng)]}
-        return list(found.values())[:n]
+        return drop_forgotten(self.session, self.standing.view, list(found.values()))[:n]
 
     def compare(self, keys: Sequence[Key], moments: Sequence[datetime]) -> tuple[list[Sample], list[Difference]]:
         """Both sides of every key at now and at each of the moments."""
@@ -165,7 +165,7 @@ class _Check:
     def _read_online(self, keys: Sequence[Key]) -> list[Sample]:
         columns = dict(zip(self.standing.view.keys, map(list, zip(*keys, strict=True)), strict=True))
         now_us = (plain_utc(self.now) - _EPOCH) // timedelta(microseconds=1)
-        (found,) = open_online(self.session, [self.served.id]).read_at(columns, now_us)
+        (found,) = open_online(self.session, [self.served.id], within=True).read_at(columns, now_us)
         batches = list_batches(self.session, self.served)
         return [Sample(n, plain_utc(self.now), _row(found, n), found.reasons[n], batches[-1] if batches else None) for n in range(len(keys))]
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
+from endcap.governance.sessions import Session
 from endcap.loop.features.lineage import VALUE, SourceColumn, ViewSources, find_personal, find_sources
 
 if TYPE_CHECKING:
     from endcap.governance.privacy.sealing import Mark
+
+K = TypeVar("K", bound=tuple[Any, ...])
 
 _KEPT_WHOLE = ("last", "min", "max", "distinct")  # folds whose partial values are values of rows
 
@@ -39,14 +42,14 @@ def find_state_marks(view: FeatureView, partials: Mapping[str, Iterable[str]], *
 
     marks, sources = find_marks(view), find_sources(view)
     private = {(table.name, column) for table in view.sources for column in table.personal}
-    found = {keys[name]: Mark(_own(mark.subject, keys), mark.kind) for name, mark in marks.items() if name in keys}
+    found = {keys[name]: Mark(_own(mark.subject, keys), mark.kind, mark.table) for name, mark in marks.items() if name in keys}
     for name, own in partials.items():
         carried = _folds(view.features[name]) & set(_KEPT_WHOLE)
         origins = {(column.table, column.column) for column in sources.features[name] if column.role == VALUE}
         if name not in marks and not (carried and origins & private):
             continue
         mark = marks.get(name) or _mark(view, sources, [table for table in view.sources if table.personal])
-        found.update(dict.fromkeys(own, Mark(_own(mark.subject, keys), mark.kind)))
+        found.update(dict.fromkeys(own, Mark(_own(mark.subject, keys), mark.kind, mark.table)))
     return found
 
 
@@ -54,18 +57,23 @@ def mark_tables(tables: Iterable[Table]) -> dict[str, Mark]:
     """The personal columns of tables as they stand in their rows."""
     from endcap.governance.privacy.sealing import Mark
 
-    return {column: Mark(table.whose, table.whose) for table in tables if table.whose is not None for column in table.personal}
+    return {column: Mark(table.whose, table.whose, table.name) for table in tables if table.whose is not None for column in table.personal}
 
 
-def name_holders(views: Iterable[FeatureView]) -> tuple[str, ...]:
-    """The tables whose personal columns views carry, by which rights to them are given: those that declare some; of a view whose tables declare
-    none, all of its tables.
-    """
-    found: dict[str, None] = {}
-    for view in views:
-        if find_marks(view):
-            found.update(dict.fromkeys(table.name for table in ([t for t in view.sources if t.personal] or view.sources)))
-    return tuple(found)
+def drop_forgotten(session: Session, view: FeatureView, keys: Sequence[K]) -> list[K]:
+    """Keys of a view, tuples in the order of its keys, without those of subjects who were forgotten, where a key says who they are."""
+    marks = [mark for mark in find_marks(view).values() if mark.subject in view.keys]
+    if not marks or not keys:
+        return list(keys)
+    import pyarrow as pa
+
+    from endcap.governance.privacy.sealing import as_texts
+    from endcap.governance.privacy.subjects import Subjects
+
+    place, subjects = view.keys.index(marks[0].subject or ""), Subjects(session)
+    refs = subjects.name(marks[0].kind, as_texts(pa.array([key[place] for key in keys])))
+    gone = subjects.is_forgotten(set(refs))
+    return [key for key, ref in zip(keys, refs, strict=True) if ref not in gone]
 
 
 def _own(subject: str | None, keys: Mapping[str, str]) -> str | None:
@@ -96,15 +104,15 @@ def _mark(view: FeatureView, sources: ViewSources, tables: list[Table]) -> Mark:
     if not tables:  # the view alone says that it is personal
         named = [key for key in view.keys if key in view.personal]
         subject = named[0] if len(named) == 1 else view.keys[0] if len(view.keys) == 1 else None
-        return Mark(subject, _source_name(sources, subject) if subject is not None else "")
+        return Mark(subject, _source_name(sources, subject) if subject is not None else "", view.sources[0].name)
     for table in tables:
         whose = table.whose
         assert whose is not None, "the caller has looked"
         for name, columns in (*sources.keys.items(), *sources.features.items()):
             as_it_is = name not in view.features or view.features[name].fold == "value"
             if as_it_is and {(c.table, c.column) for c in columns if c.role == VALUE} == {(table.name, whose)}:
-                return Mark(name, whose)
-    return Mark(None, tables[0].whose or "")
+                return Mark(name, whose, table.name)
+    return Mark(None, tables[0].whose or "", tables[0].name)
 
 
 def _source_name(sources: ViewSources, key: str) -> str:

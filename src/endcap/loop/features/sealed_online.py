@@ -69,6 +69,7 @@ class SealedOnline:
             return self._inner.write(space, keys=keys, rows=rows)
         refs = self._name(seat, keys, rows)
         known = self._subjects.obtain(set(refs))
+        self._subjects.note_kind(seat.kind)
         bound, nonces = space.encode(), os.urandom(_NONCE * len(keys))
         cuts = pairwise(range(0, _NONCE * len(keys) + 1, _NONCE))
         own = [(key, row, ref, nonces[a:b]) for key, row, ref, (a, b) in zip(keys, rows, refs, cuts, strict=True) if ref in known]

@@ -27,7 +27,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
 from endcap.loop.data.records import Ingest
 from endcap.loop.features.lending import AskedView, resolve_views
-from endcap.loop.features.personal import find_marks, mark_tables, name_holders
+from endcap.loop.features.personal import find_marks, mark_tables
 from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
 from endcap.pipelines.graph import Dataset
 from endcap.pipelines.machine import find_capacity
@@ -131,7 +131,7 @@ def build_training_set(
             identity = _identify(own, spine_sha256, joined, at=at, zone=zone or given.zone, full_names=full_names)
             marks = _mark_rows(spine, [(entry.rows.view, entry.names) for entry in joined])
             if marks and out is not None:
-                require_personal(own, name_holders(asked.view for asked in wanted), verb="training-set")
+                require_personal(own, {mark.table for mark in marks.values()}, verb="training-set")
             standing = _find_standing(own, identity, out=out)
             if standing is not None:
                 return standing
@@ -258,7 +258,7 @@ def _mark_rows(spine: Given, views: Sequence[tuple[FeatureView, dict[str, str]]]
     found = mark_tables([spine]) if isinstance(spine, Table) else {}
     for view, names in views:
         for own, mark in find_marks(view).items():
-            found.setdefault(names.get(own, own), Mark(names.get(mark.subject, mark.subject) if mark.subject else None, mark.kind))
+            found.setdefault(names.get(own, own), Mark(names.get(mark.subject, mark.subject) if mark.subject else None, mark.kind, mark.table))
     return found
 
 

@@ -38,6 +38,8 @@ def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from endcap.governance.privacy.sealing import mark_personal, read_marks
+
     named = [name for name in actuals.column_names if name != "actual"]
     if actuals.group_by(named).aggregate([]).num_rows != actuals.num_rows:
         raise InvalidInput(f"Outcomes for '{model}' hold several rows of the same {named}.", hint="one row per series and time")
@@ -55,7 +57,7 @@ def join_outcomes(session: Session, model: str, actuals: pa.Table) -> int:
             known.append(kept.filter(pc.less(kept["ts"], bounds["min"])))
         joined = rows.join(pa.concat_tables(known), keys=[*batch.keys, "ts"], join_type="inner")
         if joined.num_rows:
-            n += session.tables.write(OUTCOMES, partition=batch.partition, table=joined)
+            n += session.tables.write(OUTCOMES, partition=batch.partition, table=mark_personal(joined, read_marks(rows.schema)))
     return n
 
 

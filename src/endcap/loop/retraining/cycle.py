@@ -14,6 +14,7 @@ from endcap.core.identity import identify
 from endcap.governance.keys.sealings import with_sealing
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS, Ingest
+from endcap.loop.data.sealed_parts import mark_answers
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.batches import log_predictions, sweep_log
 from endcap.loop.deployment.records import BATCHES, Batch
@@ -324,4 +325,4 @@ class _Cycle:
             missing_facts=answers.missing_facts,
             members=named,
         )
-        return batch, answers.parts
+        return batch, mark_answers(self.task.tables, self.task.keys, answers.parts)

@@ -101,6 +101,7 @@ _FINDING = {
 _INSERT = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, 1, ?)"
 _UPDATE = "UPDATE record SET version = version + 1, body = ? WHERE kind = ? AND workspace = ? AND id = ? AND version = ? RETURNING sequence"
 _UNFILE = "DELETE FROM filing WHERE sequence = ?"
+_REMOVE = "DELETE FROM record WHERE kind = ? AND workspace = ? AND id = ? RETURNING sequence"
 _LOAD = "INSERT INTO record (kind, workspace, id, version, body) VALUES (?, ?, ?, ?, ?)"
 _DUMP = "SELECT kind, workspace, version, body FROM record ORDER BY sequence"
 _COUNT = "SELECT count(*) FROM record"
@@ -158,12 +159,12 @@ class _Reader(ABC):
         statement = _FINDING[bool(where), newest_first, after is not None]
         given = (kind.name, workspace, name, value, f'"{name}"', -1 if limit is None else limit, *(() if after is None else (after,)))
         with self._telling():
-            rows = self._connection().execute(statement, given).fetchall()
-        if len(rows) == 1 and isinstance(rows[0][0], int) and rows.pop() == (0,):  # the number goes, whichever it is
+            bodies = [body for (body,) in self._connection().execute(statement, given)]  # many tuples at once would keep the collector busy
+        if len(bodies) == 1 and isinstance(bodies[0], int) and bodies.pop() == 0:  # the number goes, whichever it is
             return self._find_unfiled(kind, workspace=workspace, where=where or {}, newest_first=newest_first, after=after, limit=limit)
-        if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
+        if after is not None and not bodies and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
-        return [kind.decode(body) for (body,) in rows]
+        return kind.decode_all(bodies)
 
     def _find_unfiled(
         self, kind: Kind[R], *, workspace: str, where: Mapping[str, object], newest_first: bool, after: str | None, limit: int | None
@@ -209,6 +210,16 @@ class SqliteTransaction(_Reader):
                 connection.execute(_UNFILE, (sequence,))
             connection.executemany(_FILE, [(kind.name, workspace, name, value, sequence) for name, value in keys])
         return expected_version + 1
+
+    def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
+        connection, n = self._connection(), 0
+        with self._telling():
+            for identity in ids:
+                row = connection.execute(_REMOVE, (kind.name, workspace, identity)).fetchone()
+                if row is not None:
+                    connection.execute(_UNFILE, row)
+                    n += 1
+        return n
 
     def load(self, records: Iterable[FiledRecord]) -> int:
         connection, n = self._connection(), 0
@@ -289,7 +300,7 @@ class SqliteRecords(_Reader):
     """Records in SQLite, one connection a thread. Writers take turns by ``BEGIN IMMEDIATE`` and wait up to 30 s for theirs."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE, upgrades=(_UPGRADE,)))
+        super().__init__(SqliteFile(path, holds="records", layout=_LAYOUT, create=_CREATE, upgrades=(_UPGRADE,), pragmas=("secure_delete = FAST",)))
 
     @contextmanager
     def transact(self) -> Iterator[SqliteTransaction]:

@@ -54,6 +54,11 @@ class _Row:
     def names(self) -> frozenset[str]:
         return frozenset(index for _, _, index, _ in self.files)
 
+    @property
+    def gone(self) -> bool:
+        """Whether it stands for a row that its transaction took away."""
+        return self.version == 0
+
     def file_anew(self, kind: Kind[R]) -> _Row:
         """The row with the files that its kind declares."""
         files = ((kind.name, self.address[1], *key) for key in kind.keys_of(kind.decode(self.body)))
@@ -77,6 +82,9 @@ class _Committed:
                 old = self.rows.get(address)
                 for file in old.files if old else ():
                     del self.filed[file][address]
+                if row.gone:
+                    self.rows.pop(address, None)
+                    continue
                 for file in row.files:
                     self.filed.setdefault(file, {})[address] = None
                 self.rows[address] = row
@@ -143,10 +151,11 @@ class _Reader(ABC):
     @staticmethod
     def _lacks(row: _Row, kind: Kind[R], index: str) -> bool:
         """Whether a row of the kind was written by a declaration without the index."""
-        return row.address[0] == kind.name and bool(index) and index not in row.names
+        return row.address[0] == kind.name and bool(index) and index not in row.names and not row.gone
 
     def _row(self, address: _Address) -> _Row | None:
-        return self._written.get(address) or self._committed.rows.get(address)
+        row = self._written.get(address) or self._committed.rows.get(address)
+        return None if row is None or row.gone else row
 
 
 class MemoryTransaction(_Reader):
@@ -179,6 +188,16 @@ class MemoryTransaction(_Reader):
         written[address] = _Row(address, old.sequence if old else self._sequence, expected_version + 1, body, files)
         return expected_version + 1
 
+    def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
+        written, n = self._written, 0
+        for identity in ids:
+            address = (kind.name, workspace, identity)
+            row = self._row(address)
+            if row is not None:
+                written[address] = replace(row, version=0, body=b"", files=())
+                n += 1
+        return n
+
     def load(self, records: Iterable[FiledRecord]) -> int:
         written, n = self._written, 0
         for n, record in enumerate(records, 1):  # noqa: B007 - how many they were
@@ -191,7 +210,8 @@ class MemoryTransaction(_Reader):
         return n
 
     def count(self) -> int:
-        return len(self._committed.rows.keys() | self._written.keys())
+        gone = {address for address, row in self._written.items() if row.gone}
+        return len((self._committed.rows.keys() | self._written.keys()) - gone)
 
     def end(self) -> dict[_Address, _Row]:
         """What was written; nothing more is taken."""

@@ -11,17 +11,22 @@ setting (``appendfsync``); what is in here can be made anew. It must not evict: 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from endcap.core.errors import EndcapError, IntegrityBroken, InvalidInput, StorageFull, Unreachable
 from endcap.core.settings import hide_password, require_online
+from endcap.core.transport import is_near
 from endcap.storage.ports import require_batch, require_limit, require_space
 
 if TYPE_CHECKING:
     import redis
+
+logger = logging.getLogger(__name__)
 
 _SPACES = b"endcap:online"
 _ROWS = b"endcap:online:"
@@ -134,7 +139,7 @@ class RedisOnline:
         if not keys:
             return 0
         with self._telling() as client:
-            return int(client.eval(_REMOVE, 2, _ROWS + name, _SPACES, *keys, name))  # type: ignore[no-untyped-call]  # redis says nothing of it
+            return int(client.eval(_REMOVE, 2, _ROWS + name, _SPACES, *keys, name))
 
     def drop(self, space: str) -> None:
         name = require_space(space)
@@ -177,11 +182,12 @@ class RedisOnline:
             raise InvalidInput(
                 f"The online store {hide_password(self._url)} needs the package redis, which is not installed.", hint="pip install 'endcap[redis]'"
             ) from error
+        url, secured = demand_tls(self._url)
         with self._lock:
             if self._client is None:
                 try:
                     retry = Retry(ExponentialBackoff(cap=0.1, base=0.01), _N_RETRIES)  # all that is asked may be asked again
-                    client = redis.Redis.from_url(self._url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_CONNECT_S, retry=retry)
+                    client = redis.Redis.from_url(url, **secured, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_CONNECT_S, retry=retry)
                     client.connection_pool.make_connection()  # an option that is none is told now; nobody is called yet
                 except (ValueError, TypeError):
                     # Not chained: what cannot be read as a URL is quoted in the error, and a password may be the reason.
@@ -201,6 +207,11 @@ class RedisOnline:
         text = str(error).rpartition("of pipeline caused error: ")[2]  # before it stands the command with its keys, which may be personal
         if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError | redis.exceptions.AuthorizationError):
             return InvalidInput(f"{where} lets nobody in so: {text}.", hint="look at the user and the password in ENDCAP_ONLINE")
+        if "certificate" in text.lower():
+            return InvalidInput(
+                f"{where} shows a certificate that is not trusted: {text[:300]}.",
+                hint="name its authority: rediss://...?ssl_ca_certs=/etc/ca.crt, and call the server as the certificate does",
+            )
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):
             return Unreachable(
                 f"{where} does not answer: {text}", hint="start the server, or correct ENDCAP_ONLINE; what was acknowledged offline is kept"
@@ -216,3 +227,25 @@ class RedisOnline:
         if text.startswith(("unknown command", "ERR unknown command")):
             return InvalidInput(f"{where} is too old: {text}.", hint="Redis from 6.2 on, or Valkey")
         return None
+
+
+def demand_tls(url: str) -> tuple[str, dict[str, bool]]:
+    """The URL of a server as its client takes it, and what else it is told: that a server by TLS must show a certificate of its own name.
+
+    Raises InvalidInput where a password would go to another machine in plain; ``?tls=off`` says that the network is one's own.
+    """
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    plain, rest = ("tls", "off") in options, url
+    if plain:
+        rest = urlunsplit(parts._replace(query=urlencode([option for option in options if option != ("tls", "off")])))
+    if parts.scheme == "rediss":
+        return rest, {"ssl_check_hostname": True}
+    if parts.scheme == "redis" and not is_near(parts.hostname or "") and (parts.password or any(name == "password" for name, _ in options)):
+        if not plain:
+            raise InvalidInput(
+                f"The password of the online store {hide_password(url)} would go over the network in plain.",
+                hint="write rediss://...?ssl_ca_certs=/etc/ca.crt, or add ?tls=off where the network is yours alone",
+            )
+        logger.warning("%s: its password and its rows can be read on the way; rediss:// keeps them", hide_password(url))
+    return rest, {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +13,9 @@ from urllib.parse import unquote
 
 from endcap.core.errors import InvalidInput, suggest
 from endcap.core.settings import hide_password
+from endcap.core.transport import choose_sslmode, may_be_plain
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA = "endcap"
 _OPTIONS = ("schema", "files")
@@ -84,6 +89,13 @@ def read_address(url: str) -> Address:
         raise InvalidInput(
             f"The files of a home rest in {own['files']!r}, which is no absolute path.", hint="write ?files=/shared/folder, as every host sees it"
         )
+    hosts = str(found.get("hostaddr") or found.get("host") or os.environ.get("PGHOST", "")).split(",")
+    mode = choose_sslmode(
+        hosts, given=found.get("sslmode") or os.environ.get("PGSSLMODE"), authority=found.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
+    )
+    shown = f"postgresql://{found.get('host', '')}"
+    if may_be_plain(hosts, mode=mode):
+        logger.warning("%s: sslmode=%s lets passwords and data be read on the way; verify-full, with sslrootcert=, does not", shown, mode)
     where = ",".join(str(found.get(name, "")) for name in ("host", "port"))
     who = f"{found['user']}@" if found.get("user") else ""
     port = f":{found['port']}" if found.get("port") else ""
@@ -93,7 +105,7 @@ def read_address(url: str) -> Address:
         schema=schema,
         files=files,
         identity=f"{where}/{found.get('dbname', '')}/{schema}",
-        parameters={**_DEFAULTS, **found, "client_encoding": "UTF8"},
+        parameters={**_DEFAULTS, **found, **({"sslmode": mode} if mode else {}), "client_encoding": "UTF8"},
         url=url,
         secrets=tuple(sorted(secrets, key=len, reverse=True)),
     )

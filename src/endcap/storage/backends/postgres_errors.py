@@ -51,7 +51,7 @@ _CASES = (
     _Case(
         InvalidInput,
         "lets nobody in so: {said}",
-        "look at the user, the password and the certificates",
+        "look at the user, the password and the certificates; ?sslmode=disable speaks in plain, where the network is yours alone",
         ("28",),
         r"authentication failed|no password supplied|password is required|role .* does not exist|no pg_hba.conf entry|certificate"
         r"|does not support SSL|SSL required",

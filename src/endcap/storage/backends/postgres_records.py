@@ -79,6 +79,11 @@ WITH new AS (
 )
 SELECT key FROM new
 """
+_REMOVE = """/* endcap remove */
+WITH gone AS (DELETE FROM {s}.record WHERE key = ANY(%s::bytea[]) RETURNING sequence),
+unfiling AS (DELETE FROM {s}.filing AS old USING gone WHERE old.sequence = gone.sequence)
+SELECT sequence FROM gone
+"""
 _COUNT = "/* endcap count */ SELECT count(*) FROM {s}.record"
 _DUMP = "SELECT kind, workspace, version, body::text FROM {s}.record ORDER BY sequence"
 _LIST = "/* endcap list */ SELECT sequence, workspace, body::text FROM {s}.record WHERE kind = %s AND sequence > %s ORDER BY sequence LIMIT %s"
@@ -148,7 +153,7 @@ class _Reader(ABC):
             return [record for record in records if (name, value) in kind.keys_of(record)][:limit]
         if after is not None and not rows and self.get_versioned(kind, workspace=workspace, id=after) is None:
             raise missing_place(kind.name, after)
-        return [kind.decode(body) for (body,) in rows]
+        return kind.decode_all(body for (body,) in rows)
 
 
 class PostgresTransaction(_Reader):
@@ -175,6 +180,11 @@ class PostgresTransaction(_Reader):
         if not self._ask(statement, given) and not (self._narrow(kind.name, kind.index_names) and self._ask(statement, given)):
             raise conflict(kind.name, identity, expected_version)
         return expected_version + 1
+
+    def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
+        self._require_open()
+        keys = [make_key(kind.name, workspace, identity) for identity in ids]
+        return len(self._ask(self._database.word(_REMOVE), (keys,))) if keys else 0
 
     def load(self, records: Iterable[FiledRecord]) -> int:
         n, given = 0, iter(records)

@@ -104,7 +104,7 @@ SHOP = "postgresql://ada:$SHOP_PASSWORD@db/shop"
     ],
 )
 def test_a_password_may_not_stand_in_a_definition_nor_in_the_error_that_says_so(source: str) -> None:
-    with pytest.raises(DefinitionError, match=r"Table 'orders' has a password in its source. Hint: take it from the environment") as refused:
+    with pytest.raises(DefinitionError, match=r"Table 'orders' has a password in its source. Hint: endcap secrets set NAME") as refused:
         Table("orders", source, relation="orders")
     assert "s3" not in str(refused.value)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ from endcap.core.errors import NotFound
 from endcap.faces.cli.commands import build_group
 from endcap.faces.cli.service import UP_OPTIONS, build_up, open_project
 from endcap.faces.http import PORT
+from endcap.governance.setting_up import MadeSetUpCode
+
+TOLD = """Endcap listens on http://127.0.0.1:9
+Nobody was made a user. Until 09:00 UTC, once, whoever has this code becomes the first owner:
+setup_1_x
+"""
+TOLD_JSON = '{"url":"http://127.0.0.1:9"}\n{"setup_code":"setup_1_x","expires_at":"2026-01-05T09:00:00Z"}\n'
 
 
 def test_a_home_is_made_in_the_folder_of_the_project(tmp_path: Path) -> None:
@@ -38,15 +46,16 @@ def test_up_is_the_last_command_and_says_what_it_takes() -> None:
     assert all(option.help and option.help.endswith((".", "]")) for option in options.values())
 
 
-@pytest.mark.parametrize(("flags", "said"), [((), "Endcap listens on http://127.0.0.1:9\n"), (("--json",), '{"url":"http://127.0.0.1:9"}\n')])
+@pytest.mark.parametrize(("flags", "said"), [((), TOLD), (("--json",), TOLD_JSON)])
 def test_up_hands_on_what_was_given_and_says_where_it_listens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
 ) -> None:
     seen: list[dict[str, Any]] = []
 
-    def fake(house: Any, *, announce: Any, **given: Any) -> None:
+    def fake(house: Any, *, announce: Any, announce_code: Any, **given: Any) -> None:
         seen.append({"zone": house.zone, **given})
         announce("http://127.0.0.1:9")
+        announce_code(MadeSetUpCode(code="setup_1_x", expires_at=datetime(2026, 1, 5, 9, tzinfo=UTC)))
 
     monkeypatch.setattr("endcap.faces.http.serving.serve", fake)
     arguments = [

@@ -11,14 +11,13 @@ from endcap.faces.http.heads import LOOPBACK
 from endcap.faces.http.listening import open_socket, require_certificate, settle_place
 from endcap.testing.certificates import write_certificate
 
-GIVEN: dict[str, Any] = {"names": (), "secure": True, "behind_proxy": False, "has_users": True}
+GIVEN: dict[str, Any] = {"names": (), "secure": True, "behind_proxy": False}
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
-@pytest.mark.parametrize("has_users", [True, False])
 @pytest.mark.parametrize("secure", [True, False])
-def test_the_own_machine_is_answered_with_and_without_users_and_tls(host: str, has_users: bool, secure: bool) -> None:
-    place = settle_place(host, names=(), secure=secure, behind_proxy=False, has_users=has_users)
+def test_the_own_machine_is_answered_with_and_without_tls(host: str, secure: bool) -> None:
+    place = settle_place(host, names=(), secure=secure, behind_proxy=False)
     assert (place.names, place.secure) == (frozenset(LOOPBACK), secure)
     assert f"{'https' if secure else 'http'}://127.0.0.1:PORT" in place.hint
 
@@ -26,9 +25,6 @@ def test_the_own_machine_is_answered_with_and_without_users_and_tls(host: str, h
 @pytest.mark.parametrize(
     ("host", "given", "what"),
     [
-        ("0.0.0.0", {"has_users": False}, "The host is '0.0.0.0', which others reach, and nobody was made a user"),
-        ("10.0.0.5", {"has_users": False, "behind_proxy": True, "secure": False}, "nobody was made a user"),
-        ("127.0.0.1", {"has_users": False, "behind_proxy": True, "secure": False}, "A proxy is before the service, and nobody was made a user"),
         ("10.0.0.5", {"secure": False}, "without TLS: passwords and tokens could be read"),
         ("::", {"secure": False}, "without TLS"),
         ("10.0.0.5", {"behind_proxy": True}, "give one of them|--behind-proxy says"),
@@ -36,7 +32,7 @@ def test_the_own_machine_is_answered_with_and_without_users_and_tls(host: str, h
         ("::", {}, "no name is given"),
     ],
 )
-def test_what_others_reach_asks_for_users_tls_and_a_name(host: str, given: dict[str, Any], what: str) -> None:
+def test_what_others_reach_asks_for_tls_and_a_name(host: str, given: dict[str, Any], what: str) -> None:
     with pytest.raises(InvalidInput, match=what) as refused:
         settle_place(host, **{**GIVEN, **given})
     assert refused.value.hint

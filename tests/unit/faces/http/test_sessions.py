@@ -18,12 +18,13 @@ from endcap.core.errors import Conflict, EndcapError, StorageFull
 from endcap.faces.http import application, sessions
 from endcap.faces.http.answers import RequestRefused
 from endcap.faces.http.application import build_application
-from endcap.faces.http.guesses import MOST_OF_ADDRESS, MOST_OF_PAIR, WINDOW_S, Guesses
+from endcap.faces.http.guesses import MOST_AUDITED, MOST_OF_ADDRESS, MOST_OF_PAIR, WINDOW_S, Guesses
 from endcap.faces.http.heads import read_head
 from endcap.faces.http.sessions import SignIn
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.lockout import FIRST_WAIT, FREE, begin_attempt
 from endcap.governance.people import add_user, disable_user, grant_role, set_password, unlock_user
+from endcap.governance.setting_up import make_setup_code
 from endcap.governance.tokens import list_tokens, make_token, revoke_token
 
 GOOD, OTHER = "pine under marble", "marble under pine"
@@ -398,3 +399,37 @@ def test_a_flood_at_one_name_is_ended_by_an_admin(connect: Connect, house: House
     assert ask(client, basic("ada", GOOD)).status_code == 429
     unlock_user(house.session(), "ada")
     assert ask(client, basic("ada", GOOD)).status_code == 200
+
+
+def test_a_service_that_others_reach_gets_its_first_owner_by_the_code_alone(house: House, tmp_path: Path, hands: Hands) -> None:
+    app = build_application(house, folder=tmp_path, signing_in=SignIn(house, local=False, guesses=Guesses(hands)))
+    client = TestClient(app, base_url="http://127.0.0.1:8420", raise_server_exceptions=False, client=("10.0.0.9", 5000))
+    code = make_setup_code(house.session()).code
+    said = client.post("/api/v1/setup", json={"code": code[:-1], "name": "eve", "password": GOOD})
+    assert (said.status_code, said.json()["error"]) == (401, "The set-up code is wrong, was used, or has expired.")
+    assert client.get("/api/v1/setup").status_code == 401
+    for path in ("/api/v1/users/ls", "/api/v1/setup-code", "/api/v1/setup/", "/api/v1//setup"):
+        assert client.post(path, json={}).status_code == 401, "nothing else is open to a stranger"
+    assert client.post("/api/v1/setup", json={"code": code, "name": "eve", "password": "x" * 20_000}).status_code == 413
+    assert client.post("/api/v1/setup", json={"code": code, "name": "eve", "admin": True}).status_code == 400
+    assert client.post("/api/v1/setup", data={"code": code}).status_code == 415, "no form of another site"
+    assert client.post("/api/v1/setup", json={}, headers={"Origin": "https://evil.example"}).status_code == 403
+    said = client.post("/api/v1/setup", json={"code": code, "name": "ada", "password": GOOD})
+    assert (said.status_code, said.json()["roles"]) == (200, {"default": "owner"})
+    assert client.get("/api/v1/users/ls").status_code == 401, "a stranger stays one"
+    assert client.get("/api/v1/users/ls", headers=basic("ada", GOOD)).json()[0]["name"] == "ada"
+    assert client.post("/api/v1/setup", json={"code": code, "name": "eve", "password": OTHER}).status_code == 409
+    statuses = [client.post("/api/v1/setup", json={"code": code, "name": "eve", "password": OTHER}).status_code for _ in range(MOST_OF_ADDRESS)]
+    assert statuses.count(429) > 0
+    assert statuses == sorted(statuses), "and then they wait"
+    rows = list_audit(house.session(), house=True, limit=200)
+    assert code.split("_", 2)[2] not in repr(rows)
+    assert GOOD not in repr(rows)
+
+
+def test_the_audit_of_strangers_has_a_bound(house: House, tmp_path: Path, hands: Hands) -> None:
+    make_setup_code(house.session())
+    app = build_application(house, folder=tmp_path, signing_in=SignIn(house, local=False, guesses=Guesses(hands)))
+    clients = [TestClient(app, base_url="http://127.0.0.1:8420", client=(f"10.0.{i}.9", 5000)) for i in range(MOST_AUDITED // MOST_OF_ADDRESS + 2)]
+    statuses = [client.post("/api/v1/setup", json={"code": "x", "name": "eve"}).status_code for client in clients for _ in range(MOST_OF_ADDRESS)]
+    assert (statuses.count(401), set(statuses)) == (MOST_AUDITED, {401, 429})

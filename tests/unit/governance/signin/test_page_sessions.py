@@ -117,6 +117,8 @@ def test_those_of_the_whole_house_are_found_in_pages(admin: Session, monkeypatch
     found = [line.id for line in list_sessions(admin, everybody=True)]
     assert found == made[::-1]
     assert old.id not in found
+    assert [line.id for line in list_sessions(admin, user="bob")] == made[1::2][::-1]
+    assert len(end_sessions(admin, user="bob")) == 4
 
 
 def test_whoever_changed_since_they_proved_who_they_are_does_not_come_in(admin: Session) -> None:

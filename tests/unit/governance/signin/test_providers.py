@@ -9,12 +9,14 @@ import pytest
 from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotFound, PermissionDenied, Unreachable
 from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit
+from endcap.governance.keys.rotation import rotate_keys
 from endcap.governance.people import add_user
 from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Session
 from endcap.governance.signin.identities import identify, link_identity, list_links, unlink_identity
 from endcap.governance.signin.providers import add_provider, find_provider, list_providers, open_secret, remove_provider
 from endcap.governance.signin.records import PROVIDERS
+from endcap.project.sealing import rewrap
 from endcap.testing.oidc_providers import CLIENT, SECRET, Provider
 from endcap.testing.sessions import make_session
 
@@ -214,3 +216,12 @@ def test_people_are_linked_and_unlinked_by_subject(session: Session, issuer: str
 def test_issuer_and_subject_are_not_run_together() -> None:
     assert identify("https://a.example", "b") != identify("https://a.example\nb", "")
     assert identify('https://a.example","', "b") != identify("https://a.example", '","b')
+
+
+def test_a_secret_is_sealed_anew_with_the_rest_after_its_key_was_rotated(session: Session, issuer: str) -> None:
+    add(session, issuer)
+    before = find_provider(session.records, "corp")
+    rotate_keys(session, house=True)
+    assert rewrap(session, house=True).n_records == 1
+    after = find_provider(session.records, "corp")
+    assert (after.secret != before.secret, open_secret(session, after)) == (True, SECRET)

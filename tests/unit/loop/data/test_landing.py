@@ -17,6 +17,7 @@ from endcap.core.clock import ManualClock
 from endcap.core.definitions.tables import Check, Contract, Table
 from endcap.core.errors import ContractBroken, IntegrityBroken, InvalidInput, StorageFull, Unreachable
 from endcap.governance.audit import list_audit
+from endcap.governance.privacy.subjects import Subjects
 from endcap.governance.sessions import Session
 from endcap.loop.data import inspection
 from endcap.loop.data.engine import open_engine
@@ -465,6 +466,35 @@ def test_personal_columns_are_counted_and_not_shown(database: FakeDatabase, sess
     plain = {column.name: column for column in take(session).profile}
     assert plain["store"].top
     assert plain["units"].mean == 1.0
+
+
+PEOPLE = msgspec.structs.replace(ORDERS, personal=("store", "units"))
+
+
+def test_personal_columns_are_sealed_in_the_landed_copy_and_read_as_they_are(database: FakeDatabase, session: Session) -> None:
+    database.rows = [order(n, minutes=10 - n, store=f"planted-{n % 3}") for n in range(9)]
+    first = take(session, PEOPLE)
+    assert [row["store"] for row in read(session, first, PEOPLE)] == [f"planted-{n % 3}" for n in range(9)]
+    assert not any(b"planted" in path.read_bytes() for path in session.ports.landing.path.rglob("*") if path.is_file())
+    database.rows[8] = order(8, minutes=2, store="planted-0", units=5.0)  # within the overlap: said anew
+    database.rows.append(order(9, minutes=1, store="planted-1"))
+    second = take(session, PEOPLE)
+    assert [(row["store"], row["units"]) for row in read(session, second, PEOPLE)][8:] == [("planted-0", 5.0), ("planted-1", 1.0)]
+    assert second.n_rows == 10
+    assert not any(b"planted" in path.read_bytes() for path in session.ports.landing.path.rglob("*") if path.is_file())
+
+
+def test_who_was_forgotten_is_missing_in_the_landed_copy_though_the_database_has_them(database: FakeDatabase, session: Session) -> None:
+    database.rows = [order(n, minutes=10 - n, store=f"planted-{n % 3}") for n in range(9)]
+    take(session, PEOPLE)
+    subjects = Subjects(session)
+    shelves = subjects.prepare_forgetting(subjects.name("store", ["planted-1"]))
+    with session.records.transact() as tx:
+        subjects.put_shelves(tx, shelves)
+    database.rows.append(order(9, minutes=0.5, store="planted-1"))
+    found = read(session, take(session, PEOPLE), PEOPLE)
+    assert [row["store"] for row in found] == ["planted-0", None, "planted-2"] * 3 + [None]
+    assert [row["id"] for row in found] == list(range(10))
 
 
 # ---- whatever happens in the middle

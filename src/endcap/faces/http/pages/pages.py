@@ -44,8 +44,8 @@ _FIRST, _SIGN_IN, _SIGN_OUT = "/", "/sign-in", "/sign-out"
 _WITH, _BACK = "/sign-in/with/", "/sign-in/callback/"
 _FORM_S = 3600
 """How long the secret of a browser that is not signed in is kept there: a form that lay open longer is asked for again."""
-_MOST_AT_ONCE = 16
-"""Requests to providers, and looks at records, that pages make at a time."""
+_MOST_ASKED = 16
+"""Sign-ins that ask a provider at a time."""
 _BROWSER_CHARACTERS = 43
 
 
@@ -70,7 +70,7 @@ class Pages:
         self._place = place
         self._set_groups = set_groups
         self._keys = ProviderKeys(own_hosts=house.settings.provider_hosts)
-        self._limiter: CapacityLimiter | None = None
+        self._asking: CapacityLimiter | None = None
 
     def takes(self, path: str) -> bool:
         """Whether a path is a page's."""
@@ -174,12 +174,12 @@ class Pages:
             return sign_in_by_provider(session, provider, came, set_groups=self._set_groups), came.path
 
         try:
-            made, path = await self._run(finish)
-        except NotSignedIn as error:
+            made, path = await self._ask(finish)
+        except PermissionDenied as error:  # NotSignedIn; or an address of the provider's that leads inside
             self._signing_in.count_guess(address=request.address)
             await self._signing_in.record_refused(error, address=request.address, why=f"provider/{provider.name}: {error.what}"[:300])
             forgotten = (set_cookie(BROWSER, "", place=self._place, max_age_s=0),)
-            await self._tell(request.send, error, status=401, headers=forgotten, title="Not signed in")
+            await self._tell(request.send, error, status=status_of(error), headers=forgotten, title="Not signed in")
             return
         # A redirect would still count as coming from the provider's site, which no page of ours but this one is opened from.
         await send_page(request.send, "signed_in.html", {"user": made.user, "go": path}, headers=self._keep(made))
@@ -268,7 +268,11 @@ class Pages:
     def _as(self, name: str, *, sort: str = "person") -> Session:
         return self._house.admit(Actor(name, sort), role=Role.VIEWER, workspace=DEFAULT_WORKSPACE)
 
+    async def _ask(self, call: Callable[[], T]) -> T:
+        """What asks a provider, which may take its time: others are not kept waiting by it."""
+        if self._asking is None:  # it belongs to the loop that runs
+            self._asking = CapacityLimiter(_MOST_ASKED)
+        return await to_thread.run_sync(call, limiter=self._asking)
+
     async def _run(self, call: Callable[[], T]) -> T:
-        if self._limiter is None:  # it belongs to the loop that runs
-            self._limiter = CapacityLimiter(_MOST_AT_ONCE)
-        return await to_thread.run_sync(call, limiter=self._limiter)
+        return await to_thread.run_sync(call)

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from endcap.core.errors import EndcapError, InvalidInput, Unreachable, suggest
 from endcap.core.names import quote, quote_text
+from endcap.core.transport import choose_sslmode, may_be_plain
 from endcap.loop.data.connectors.addresses import Address
 from endcap.loop.data.connectors.relations import Mark, Relation, RelationColumn
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+logger = logging.getLogger(__name__)
+
 _INSTALL = "install the extra: pip install 'endcap[postgres]'"
 _MOST_MISSING = 1000
 _MOST_DIGITS = 38
+_PORT = re.compile(r"(?<=[^:]):[0-9]*$")
 _PLAIN = frozenset({"int2", "int4", "int8", "float4", "float8", "bool", "bytea", "time"})
 _TIMES = {"date": "date", "timestamp": "timestamp", "timestamptz": "instant"}
 _NUMERIC = re.compile(r"numeric\((\d+),(\d+)\)")
 _NOT_LET_IN = re.compile(r"authentication failed|no password supplied|role .* does not exist|no pg_hba.conf entry")
+_NO_TLS = re.compile(r"does not support SSL|certificate|root.crt")
 _BAD_URL = re.compile(r"database .* does not exist|connection option|URI|invalid \w+ value")
 _GONE = ("08", "40", "53", "55", "57", "58")  # classes of SQLSTATE that are no fault of what was asked
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
@@ -95,7 +103,7 @@ class PostgresConnector:
 
     def _connect(self, driver: Any) -> Any:
         try:
-            return driver.connect(self.address.url)
+            return driver.connect(demand_tls(self.address))
         except (driver.Error, OSError) as error:
             text = str(error)
             told = self._explain_connecting(text)
@@ -118,6 +126,9 @@ class PostgresConnector:
         said, what = self.address.hide(_shorten(text)), f"Table '{self.table}': {self.shown}"
         if _NOT_LET_IN.search(said):
             return InvalidInput(f"{what} does not let us in: {said}", hint="look at the user, and at the variable that gives the password")
+        if _NO_TLS.search(said):
+            hint = "name the server's authority: ?sslmode=verify-full&sslrootcert=/etc/ca.crt; or ?sslmode=disable, where the network is yours alone"
+            return InvalidInput(f"{what} cannot be spoken to by TLS: {said}", hint=hint)
         if _BAD_URL.search(said):
             return InvalidInput(f"{what} cannot be opened: {said}", hint="look at the URL in Table(source=...)")
         return Unreachable(f"{what} does not answer: {said}", hint="is the server up, and reachable from here?")
@@ -129,6 +140,22 @@ class PostgresConnector:
         if sqlstate and not sqlstate.startswith(_GONE):
             return InvalidInput(f"{what} cannot be read: {said}")
         return Unreachable(f"{what} stopped in the middle: {said}", hint="run again; nothing was kept of what came before")
+
+
+def demand_tls(address: Address) -> str:
+    """The URL of an address such that nothing is said in plain to another machine, unless it says so itself."""
+    rest, _, options = address.url.partition("://")[2].partition("?")
+    given = {name.lower(): unquote(value) for name, _, value in (option.partition("=") for option in options.split("&"))}
+    place = unquote(rest.rpartition("@")[2].partition("/")[0])
+    named = given.get("hostaddr") or given.get("host") or place or os.environ.get("PGHOST", "")
+    hosts = [_PORT.sub("", host) for host in named.split(",")]
+    said = given.get("sslmode") or os.environ.get("PGSSLMODE")
+    mode = choose_sslmode(hosts, given=said, authority=given.get("sslrootcert") or os.environ.get("PGSSLROOTCERT"))
+    if may_be_plain(hosts, mode=mode):
+        logger.warning("%s: sslmode=%s lets passwords and rows be read on the way; verify-full, with sslrootcert=, does not", address.shown, mode)
+    if mode is None or "sslmode" in given:
+        return address.url
+    return f"{address.url}{'&' if options else '?'}sslmode={mode}"
 
 
 class PostgresSnapshot:

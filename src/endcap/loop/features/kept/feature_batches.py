@@ -71,8 +71,8 @@ def write_batch(
     """Write the rows of a SELECT, in its order, in parts of bounded size; ``advance`` is told how many rows are written.
 
     ``n`` counts the batches of feature rows: their place in the order of ingest is that of the batch, then their own (None: rows without such
-    an order). ``marks`` are the columns that are personal (None: those of the view); digests are of what is written. Nothing is written for no rows. Writing the same again replaces it part by part, so that a run that was killed leaves nothing
-    wrong. Memory: one part.
+    an order). ``marks`` are the columns that are personal (None: those of the view); digests are of what is written. Nothing is written for no
+    rows. Writing the same again replaces it part by part, so that a run that was killed leaves nothing wrong. Memory: one part.
     """
     writing = _Writing(session, dataset, place(session, version, batch), n, find_marks(version.view) if marks is None else marks)
     for chunk in engine.sql(sql).to_arrow_reader(_CHUNK_ROWS):

@@ -60,7 +60,8 @@ def materialise(
     last = find_newest(session, version)
     expected_s = last.cpu_s if last else None
     held = hold_lease(session, subject, wait_s=wait_s, reporter=reporter)
-    with held as hold, hold_turn(session, hold, verb="features materialise", expected_s=expected_s, reporter=reporter) as own:
+    thing = f"view/{version.name}"
+    with held as hold, hold_turn(session, hold, verb="features materialise", thing=thing, expected_s=expected_s, reporter=reporter) as own:
         version = find_view(session, version.id)  # a run that was waited for may have found its types
         run = ViewRun(own.without_veil(), version, folder=folder or Path(version.folder), reporter=reporter or SilentReporter())
         return run.materialise(_read_span(since, until, zone=_zone_of(version)), verify=verify)

@@ -1,0 +1,238 @@
+"""Retention: how long each log is kept, shown, applied by command and once a day by the service. The audit chain is never touched.
+
+A period is declared for a log of the workspace (``endcap retention set predictions 400d``) or on a table (``Table(retention="400d")``, for the rows
+of it that were put aside). What is not declared is kept for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, time, timedelta
+
+import msgspec
+
+from endcap.core.durations import parse_duration
+from endcap.core.errors import Conflict, InvalidInput, suggest
+from endcap.core.permissions import Permission
+from endcap.core.zones import load_zone
+from endcap.governance.privacy.records import LEGAL_HOLDS, RETENTION_RULES, SWEEPINGS, LegalHold, RetentionRules, Sweeping
+from endcap.governance.records import HOUSE
+from endcap.governance.sessions import Session
+from endcap.governance.verbs import verb
+from endcap.loop.features.records import VIEW_VERSIONS
+from endcap.pipelines.leases import hold_lease
+from endcap.project.expiry import (
+    Expired,
+    KeptThing,
+    Leaning,
+    find_features,
+    find_notices,
+    find_predictions,
+    find_quarantine,
+    find_runs,
+    find_sessions,
+    find_snapshots,
+    find_training_sets,
+    remove_expired,
+)
+from endcap.project.forgetting import finish_forgetting
+
+_FINDERS: dict[str, Callable[[Session, Leaning, datetime], Expired]] = {
+    "predictions": find_predictions,
+    "features": find_features,
+    "snapshots": find_snapshots,
+    "training-sets": find_training_sets,
+    "runs": find_runs,
+    "notices": find_notices,
+    "sessions": find_sessions,
+}
+_MEANINGS = {
+    "predictions": "logged predictions and their outcomes",
+    "features": "what is kept of versions of views that others took the place of",
+    "snapshots": "profiles of what views looked like",
+    "training-sets": "rows of training sets that the house keeps",
+    "runs": "tracked runs and their metrics",
+    "notices": "notices and what was sent of them",
+    "sessions": "sessions of pages that ended, of the whole house",
+    "quarantine": "rows that contracts put aside",
+}
+LOGS = tuple(_MEANINGS)
+_HOUSEWIDE = ("sessions",)
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
+
+
+class RetentionLine(msgspec.Struct, frozen=True):
+    """How long a log, or the rows of a table that were put aside, are kept ('': for ever); ``n_expired`` would go now, ``n_kept`` are leant on."""
+
+    log: str
+    period: str
+    what: str
+    n_expired: int
+    n_kept: int
+
+
+class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was removed, or in a dry run would be, by log, and what was kept though it is older, and why."""
+
+    workspace: str
+    at: datetime
+    dry_run: bool
+    removed: dict[str, int]
+    kept: tuple[KeptThing, ...]
+
+
+@verb("retention show", permission=Permission.READ)
+def show_retention(session: Session) -> list[RetentionLine]:
+    """How long each log of the workspace is kept, and how much of it is older. Cost: that of a dry run."""
+    rules, tables = read_rules(session), _find_tables(session)
+    expired = {found.log: found for found in _find(session, rules, tables)}
+    lines = []
+    for log, what in _MEANINGS.items():
+        found = expired.get(log)
+        lines.append(RetentionLine(log, rules.periods.get(log, ""), what, found.n if found else 0, len(found.kept) if found else 0))
+    lines += [RetentionLine(f"table/{name}", period, "rows of it that were put aside", 0, 0) for name, period in sorted(tables.items())]
+    return lines
+
+
+@verb("retention set", permission=Permission.OWN)
+def set_retention(session: Session, log: str, period: str, *, at: str | None = None) -> RetentionRules:
+    """Say how long a log of the workspace is kept: predictions, features, snapshots, training-sets, runs, notices, sessions or quarantine.
+
+    ``period`` is a length of at least a day, such as 400d, or 'ever'. ``at`` is the time of day, in the workspace's zone, at which the service
+    applies all of them (None: as it was, 03:30 at first). Nothing is removed before that, or endcap retention apply. The sessions of pages are
+    the house's: for its admins. Raises InvalidInput for another log, a period that is none, and a time that no clock shows.
+    """
+    if log not in LOGS:
+        raise InvalidInput(
+            f"There is no log {log[:100]!r}. Logs: {list(LOGS)}.", hint=suggest(log, LOGS) or "a table says it itself: Table(retention=...)"
+        )
+    if log in _HOUSEWIDE:
+        session.require_admin(verb="retention set")
+    if period != "ever" and parse_duration(period) < timedelta(days=1):
+        raise InvalidInput(f"The period {period!r} is less than a day.", hint="write 400d, or ever")
+    chosen = _require_time(at) if at is not None else None
+    with session.change("retention set", thing=f"workspace/{session.workspace}", detail={"log": log, "period": period, "at": at}) as change:
+        found = change.tx.get_versioned(RETENTION_RULES, workspace=HOUSE, id=session.workspace)
+        standing, expected = found or (RetentionRules(id=session.workspace, zone=session.zone), 0)
+        periods = {name: own for name, own in {**standing.periods, log: period}.items() if own != "ever"}
+        rules = msgspec.structs.replace(standing, periods=periods, at=chosen or standing.at, zone=session.zone)
+        change.tx.put(RETENTION_RULES, workspace=HOUSE, record=rules, expected_version=expected)
+    return rules
+
+
+@verb("retention apply", permission=Permission.OWN)
+def apply_retention(session: Session, *, dry_run: bool = False) -> RetentionReport:
+    """Remove what is older than its period, and say what is kept all the same: what answers, is pinned, waits at a gate or is held for the law.
+
+    ``dry_run`` says only what would go. Whole partitions go, and the records that name them first; after a kill the same command goes on. The audit
+    chain is never touched; counts are written into it. One process does it at a time: Conflict where another does. Cost: a look at the records of
+    each log that has a period.
+    """
+    rules, tables = read_rules(session), _find_tables(session)
+    with hold_lease(session, "retention") as hold:
+        own = hold.session
+        found = _find(own, rules, tables)
+        if not dry_run:
+            remove_expired(own, found)
+            removed = {one.log: one.n for one in found if one.n}
+            if removed:
+                detail: dict[str, str | int | float | bool | None] = {f"n_{log}": n for log, n in removed.items()}
+                with own.change("retention apply", thing=f"workspace/{own.workspace}", detail=detail):
+                    pass
+    kept = tuple(thing for one in found for thing in one.kept)
+    return RetentionReport(workspace=session.workspace, at=session.now(), dry_run=dry_run, removed={one.log: one.n for one in found}, kept=kept)
+
+
+@verb("retention hold", permission=Permission.OWN)
+def hold_thing(session: Session, thing: str, *, reason: str) -> LegalHold:
+    """Hold a thing for the law: nothing of it is removed until the hold is lifted, whatever its period.
+
+    ``thing`` is model/NAME, table/NAME, view/NAME, run/ID or training-set/ID; ``reason`` is kept with it. A forgotten person's key is destroyed
+    all the same: who must keep their values keeps the source. Raises InvalidInput for another sort of thing and an empty reason.
+    """
+    sort, _, name = thing.partition("/")
+    if sort not in ("model", "table", "view", "run", "training-set") or not name:
+        raise InvalidInput(f"{thing[:100]!r} is nothing that is held.", hint="model/NAME, table/NAME, view/NAME, run/ID or training-set/ID")
+    if not reason.strip():
+        raise InvalidInput("A hold needs a reason.", hint="--reason 'case 12/26'")
+    held = LegalHold(id=thing, at=session.now(), by=session.actor.name, reason=reason[:500])
+    return _put_hold(session, held, verb_name="retention hold")
+
+
+@verb("retention lift", permission=Permission.OWN)
+def lift_hold(session: Session, thing: str) -> LegalHold:
+    """Lift the hold of a thing, so that its periods count again. Raises InvalidInput for one that is not held."""
+    found = session.records.get(LEGAL_HOLDS, workspace=session.workspace, id=thing)
+    if found is None or found.lifted_at is not None:
+        raise InvalidInput(f"{thing[:100]!r} is not held.", hint="see: endcap retention apply --dry-run")
+    return _put_hold(session, msgspec.structs.replace(found, lifted_at=session.now(), lifted_by=session.actor.name), verb_name="retention lift")
+
+
+def read_rules(session: Session) -> RetentionRules:
+    """The rules of the session's workspace."""
+    found = session.ports.records.get(RETENTION_RULES, workspace=HOUSE, id=session.workspace)
+    return found or RetentionRules(id=session.workspace, zone=session.zone)
+
+
+def sweep_when_due(session: Session) -> RetentionReport | None:
+    """Apply a workspace's rules if their time of the day has come and no process did so yet; None where there is nothing to do.
+
+    A sweep that was killed is done again: it counts as done when it ended. What a restore, or a kill, left of forgetting is finished, too.
+    """
+    finish_forgetting(session)
+    rules = read_rules(session)
+    day = _due_day(rules, session.now())
+    standing = session.ports.records.get(SWEEPINGS, workspace=HOUSE, id=session.workspace)
+    if standing is not None and standing.done and standing.day >= day:
+        return None
+    try:
+        report = apply_retention(session)
+    except Conflict:
+        return None  # another process is at it
+    with session.ports.records.transact() as tx:
+        found = tx.get_versioned(SWEEPINGS, workspace=HOUSE, id=session.workspace)
+        tx.put(SWEEPINGS, workspace=HOUSE, record=Sweeping(session.workspace, day, True), expected_version=found[1] if found else 0)
+    return report
+
+
+def _due_day(rules: RetentionRules, now: datetime) -> str:
+    """The last day, of the rules' zone, whose time of sweeping has come."""
+    local = now.astimezone(load_zone(rules.zone))
+    due = local.replace(tzinfo=None).time() >= time.fromisoformat(rules.at)
+    return (local.date() if due else local.date() - timedelta(days=1)).isoformat()
+
+
+def _find(session: Session, rules: RetentionRules, tables: dict[str, str]) -> list[Expired]:
+    now, leaning, found = session.now(), Leaning(session), list[Expired]()
+    for log, finder in _FINDERS.items():
+        if log in rules.periods:
+            found.append(finder(session, leaning, now - parse_duration(rules.periods[log])))
+    if "quarantine" in rules.periods or tables:
+        before = now - parse_duration(rules.periods["quarantine"]) if "quarantine" in rules.periods else _NEVER
+        found.append(find_quarantine(session, leaning, before, tables=tables, now=now))
+    return found
+
+
+def _find_tables(session: Session) -> dict[str, str]:
+    """The tables that declare a period, as the newest views that read them have them."""
+    found: dict[str, str] = {}
+    for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace):
+        for table in version.view.sources:
+            found.pop(table.name, None)
+            if table.retention is not None:
+                found[table.name] = table.retention
+    return found
+
+
+def _require_time(text: str) -> str:
+    try:
+        return time.fromisoformat(text).strftime("%H:%M")
+    except ValueError as error:
+        raise InvalidInput(f"{text[:40]!r} is no time of the day.", hint="write 03:30") from error
+
+
+def _put_hold(session: Session, held: LegalHold, *, verb_name: str) -> LegalHold:
+    with session.change(verb_name, thing=held.id, detail={"reason": held.reason}) as change:
+        found = change.tx.get_versioned(LEGAL_HOLDS, workspace=session.workspace, id=held.id)
+        change.tx.put(LEGAL_HOLDS, workspace=session.workspace, record=held, expected_version=found[1] if found else 0)
+    return held
