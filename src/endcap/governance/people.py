@@ -292,9 +292,10 @@ def _find_held(records: RecordReader, *, workspace: str | None = None) -> dict[s
     united = {those: _unite_groups({names[group]: given[group] for group in those}) for those in set(groups.values())}
     found = {user: united[those] for user, those in groups.items()}
     shared: dict[tuple[object, ...], tuple[Roles, Sources]] = {}
+    nothing: Sources = {}
     for user, roles in own.items():
         if user not in groups:
-            found[user] = (roles, {})
+            found[user] = (roles, nothing)
             continue
         key = (groups[user], *roles.items())
         if key not in shared:
