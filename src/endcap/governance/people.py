@@ -193,7 +193,7 @@ def unlock_user(session: Session, name: str) -> Person:
     with session.in_house().change("users unlock", thing=f"user/{name[:100]}") as change:
         user = find_user(change.tx, name)
         change.detail["waited"] = unlock(change.tx, name)
-    return make_person(user)
+    return make_person(user, _find_held_by(session.records, name, session.workspace))
 
 
 @verb("users enable", permission=Permission.OWN)
@@ -248,7 +248,7 @@ def _change_user(session: Session, name: str, verb_name: str, **changes: object)
             change.tx.put(USERS, workspace=HOUSE, record=user, expected_version=found[1])
         if "password" in changes:
             unlock(change.tx, name)
-    return make_person(user)
+    return make_person(user, _find_held_by(session.records, name, session.workspace))
 
 
 def settle_workspace(session: Session, workspace: str | None, *, verb: str) -> str:
