@@ -10,8 +10,7 @@ import pytest
 
 from endcap.core.permissions import Role
 from endcap.governance.records import Actor
-from endcap.governance.rights.checks import find_standing
-from endcap.governance.rights.guards import close_thing
+from endcap.governance.rights.checks import Standing
 from endcap.governance.rights.veils import VeiledRecords, VeiledTracks
 from endcap.storage.ports import Ports
 from endcap.testing.sessions import make_session
@@ -24,10 +23,8 @@ def ports(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ports]:
     """The stores of somebody from whom a model is hidden."""
     homes = {"memory": "memory://", "embedded": str(tmp_path / "home")}
     owner = make_session(homes.get(request.param) or request.getfixturevalue("postgres_home")())
-    close_thing(owner, "model/secret", owner="ada", verb="rights restrict")
     session = replace(owner, actor=Actor("eve"), role=Role.EDITOR, admin=False)
-    standing = find_standing(session)
-    assert standing is not None
+    standing = Standing(hidden=frozenset({"model/secret"}))
     veiled = VeiledRecords(owner.ports.records, session, standing), VeiledTracks(owner.ports.tracks, session, standing)
     yield replace(owner.ports, records=veiled[0], tracks=veiled[1])
     owner.ports.close()
