@@ -53,8 +53,8 @@ class _Joined(msgspec.Struct, frozen=True, gc=False):
     state: str
 
 
-_GRANTED = Kind("grant", _Granted, "user", GRANTS.indexes)  # read only, so that nothing is filed by its id
-_JOINED = Kind("membership", _Joined, "user", MEMBERSHIPS.indexes)
+_GRANTED = Kind("grant", _Granted, "id", GRANTS.indexes)  # read only, so that nothing is filed by its id
+_JOINED = Kind("membership", _Joined, "id", MEMBERSHIPS.indexes)
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -15,7 +15,6 @@ from endcap.governance.records import AUDIT_ROWS, HOUSE
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import QUARANTINE
 from endcap.loop.deployment.records import PREDICTIONS
-from endcap.loop.features.lineage import find_personal, find_sources
 from endcap.loop.features.personal import find_marks
 from endcap.loop.features.records import MATERIALISED, NEWEST, PUSHED, TILES, TRAINING_SETS, VIEW_VERSIONS
 from endcap.loop.features.training_sets import TRAINING_ROWS
@@ -102,6 +101,8 @@ def list_trained(session: Session, held: Sequence[HeldRows]) -> Iterator[Trained
 
 def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> Iterator[StayingThing]:
     """What the destruction of a key cannot undo for subjects of a kind, and what must be kept."""
+    from endcap.loop.features.lineage import find_personal, find_sources
+
     tables: dict[str, Table] = {}
     for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace):
         view = version.view

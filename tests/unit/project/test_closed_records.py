@@ -25,9 +25,7 @@ OF_NOTHING = {
 """Kinds that are part of no thing, beside those of governance: people, keys, quotas, rights themselves."""
 BY_THEMSELVES = {
     # who reads or writes stores past the veil, and why
-    "governance/sessions.py": "where the veil is put on",
-    "governance/rights": "what is closed is found there",
-    "governance/privacy": "keys of subjects, which are part of no thing",
+    "governance": "where the veil is put on, beside people, keys and quotas, which are part of no thing",
     "pipelines/leases.py": "a hold fences the stores that veils are put on",
     "project": "restores and backups, of the whole home; and who owns a thing",
     "storage": "what the stores are made of",

@@ -252,6 +252,7 @@ FINDS: dict[str, list[Row]] = {
 LISTS: dict[str, list[Callable[[Scene], dict[str, Any]]]] = {
     "approvals": [lambda _: {"status": "all"}],
     "audit": [lambda _: {"limit": 1000}, *(lambda s, i=i: {"thing": s.things[i]} for i in range(5))],
+    "cost": [lambda _: {}, lambda _: {"by": "actor"}, lambda _: {"by": "day"}],
     "features search": [lambda _: {}, lambda s: {"words": [s.names.view]}],
     "incidents": [lambda _: {}],
     "list-ingests": [lambda _: {}, lambda s: {"table": s.names.table}],
@@ -277,6 +278,7 @@ APART = {
     "people, groups, tokens, secrets": {"users", "groups", "tokens", "providers", "sessions", "secrets"},
     "what is used, by whom": {"quotas"},
     "the home as a whole, for those who see all of it": {
+        "setup", "setup-code", "forget", "forgotten", "readmit",
         "keys", "audit-keys", "backup", "backups", "deliver-notices", "environments", "export-audit", "init", "restore", "rotate-audit-key",
         "set-environment", "sign-audit", "verify-audit", "webhooks",
     },
