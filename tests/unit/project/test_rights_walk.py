@@ -252,6 +252,7 @@ FINDS: dict[str, list[Row]] = {
 LISTS: dict[str, list[Callable[[Scene], dict[str, Any]]]] = {
     "approvals": [lambda _: {"status": "all"}],
     "audit": [lambda _: {"limit": 1000}, *(lambda s, i=i: {"thing": s.things[i]} for i in range(5))],
+    "cost": [lambda _: {}],
     "features search": [lambda _: {}, lambda s: {"words": [s.names.view]}],
     "incidents": [lambda _: {}],
     "list-ingests": [lambda _: {}, lambda s: {"table": s.names.table}],

@@ -194,8 +194,8 @@ def test_a_recount_is_of_the_workspace_alone(house: House) -> None:
 def test_other_processes_are_handed_the_blobs_as_they_are(tmp_path: Path) -> None:
     with open_house(tmp_path / "home") as house:
         session = house.session()
-        assert isinstance(session.blobs, MeteredBlobs)
-        handed = pickle.loads(pickle.dumps(session.blobs))
+        assert isinstance(session.ports.blobs, MeteredBlobs)
+        handed = pickle.loads(pickle.dumps(session.ports.blobs))
         assert type(handed) is type(house.ports.blobs)
         assert handed.get(session.blobs.put(b"abc")) == b"abc"
 
