@@ -160,6 +160,7 @@ def hold_place(
             with _WAITERS.count():
                 taken.place = _wait(session, place, wait_s=wait_s, reporter=reporter or _Silent(), wait=wait)
             session.require_warrant(verb=verb, thing=subject)  # who may run it when they ask may not any more when its turn comes
+            require_cpu(session, limits, verb=verb)
         with storing_for(subject):
             yield taken.admit(session)
     finally:
