@@ -8,7 +8,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -17,7 +16,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from endcap.assembly import open_house
-from endcap.core.clock import ManualClock
 from endcap.core.settings import Settings
 from endcap.faces.http.application import build_application
 from endcap.governance.groups import add_group, list_groups_of
@@ -55,7 +53,7 @@ class _Staying(urllib.request.HTTPRedirectHandler):
 
 
 def test_somebody_comes_in_with_their_groups(issuer: str) -> None:
-    with open_house("memory://", clock=ManualClock(datetime.now(UTC)), settings=Settings(provider_hosts=("127.0.0.1",))) as house:
+    with open_house("memory://", settings=Settings(provider_hosts=("127.0.0.1",))) as house:
         admin = house.session()
         add_user(admin, "ada")
         add_group(admin, "shoes", claim="shoe-team")

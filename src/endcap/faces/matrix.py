@@ -46,10 +46,12 @@ ADMINS = {
     "quotas set": "of the workspace as a whole, and of another",
     "quotas show": "of another workspace",
     "restore": ALWAYS,
+    "retention set": "for `sessions`",
     "rotate-audit-key": ALWAYS,
     "sessions end": "for another user",
     "sessions ls": "for another user, or with `everybody`",
     "set-environment": "with `store`",
+    "setup-code": ALWAYS,
     "sign-audit": "with `house`",
     "tokens make": "for another user or workspace",
     "users add": ALWAYS,
@@ -63,6 +65,8 @@ ADMINS = {
     "verify-audit": "with `house`",
 }
 """The verbs that ask for an admin of the house beside their permission, and when."""
+STRANGERS = frozenset({"setup"})
+"""The verbs that somebody may call over HTTP who is not signed in: what they say proves who they are."""
 _METHODS = {"list": ("GET", ""), "take": ("PUT", "/{path}"), "give": ("GET", "/{path}"), "remove": ("DELETE", "/{path}")}
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from endcap.governance.rights.records import name_whole
 from endcap.storage.ports import Kind
 
 DEFAULT_WORKSPACE = "default"
@@ -299,7 +300,9 @@ class Restoration(msgspec.Struct, frozen=True, kw_only=True):
     done_at: datetime | None = None
 
 
-AUDIT_ROWS = Kind("audit", AuditRow, "id", (("thing",), ("actor",), ("verb",), ("outcome",), ("day",)), of=lambda row: (row.thing,), tells=True)
+AUDIT_ROWS = Kind(
+    "audit", AuditRow, "id", (("thing",), ("actor",), ("verb",), ("outcome",), ("day",)), of=lambda row: name_whole(row.thing), tells=True
+)
 AUDIT_HEADS = Kind("audit-head", AuditHead, "id")
 AUDIT_KEYS = Kind("audit-key", AuditKey, "id")
 SIGNED_HEADS = Kind("signed-head", SignedHead, "id")
@@ -313,7 +316,7 @@ TOKEN_USES = Kind("token-use", TokenUse, "id")
 WRONG_PASSWORDS = Kind("wrong-passwords", WrongPasswords, "drawer", (("state",),))
 KNOWN_NETWORKS = Kind("known-networks", KnownNetworks, "user")
 SET_UP_CODES = Kind("set-up-code", SetUpCode, "id")
-NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)), of=lambda notice: (notice.thing,), tells=True)
+NOTICES = Kind("notice", Notice, "id", (("kind",), ("thing",)), of=lambda notice: name_whole(notice.thing), tells=True)
 WEBHOOKS = Kind("webhook", Webhook, "id", (("workspace",),))
 NOTICE_DELIVERIES = Kind("notice-delivery", NoticeDelivery, "id", (("notice",), ("webhook", "state")))
 SERVICES = Kind("service", Service, "id")

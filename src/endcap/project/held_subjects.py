@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,8 @@ from endcap.governance.records import AUDIT_ROWS, HOUSE
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import QUARANTINE
 from endcap.loop.deployment.records import PREDICTIONS
-from endcap.loop.features.lineage import find_personal, find_sources
 from endcap.loop.features.personal import find_marks
-from endcap.loop.features.records import MATERIALISED, NEWEST, PUSHED, TILES, TRAINING_SETS, VIEW_VERSIONS
+from endcap.loop.features.records import MATERIALISED, NEWEST, PUSHED, TILES, TRAINING_SETS, VIEW_VERSIONS, ViewVersion
 from endcap.loop.features.training_sets import TRAINING_ROWS
 from endcap.loop.monitoring.records import OUTCOME_SUMS, OUTCOMES
 from endcap.loop.registry.live import find_live_releases
@@ -102,12 +102,18 @@ def list_trained(session: Session, held: Sequence[HeldRows]) -> Iterator[Trained
 
 def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> Iterator[StayingThing]:
     """What the destruction of a key cannot undo for subjects of a kind, and what must be kept."""
+    from endcap.loop.features.lineage import find_personal, find_sources
+
     tables: dict[str, Table] = {}
     for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace):
         view = version.view
         own = [table for table in view.sources if table.whose == kind]
         tables.update((table.name, table) for table in own)
         marks = find_marks(view)
+        n_plain = _count_plain(session, version) if any(mark.kind == kind for mark in marks.values()) else 0
+        if n_plain:
+            why = f"{n_plain} parts were written before their columns were declared personal, or by an older Endcap: they lie in plain"
+            yield StayingThing(f"view/{version.id}", why, "until the version is superseded and swept: endcap retention set features")
         mixed = sorted(name for name, mark in marks.items() if mark.kind == kind and mark.subject is None)
         if mixed:
             why = f"{mixed} mix subjects, and no column says whose a value is: they lie under the workspace's key"
@@ -129,6 +135,19 @@ def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> It
             why = f"the backup of {row.at:%Y-%m-%d %H:%M} UTC holds the sealed rows and the key; a restore closes the key again by the list beside it"
             yield StayingThing(f"backup/{row.detail.get('backup', '')}", why, f"until it is removed from {row.detail.get('place', '')}")
     yield StayingThing("audit", "its rows name the person by a keyed hash alone, and a chain from which rows are taken proves nothing", "for ever")
+
+
+def _count_plain(session: Session, version: ViewVersion) -> int:
+    """The parts of a view with personal columns that are not sealed."""
+    from endcap.governance.privacy.sealing import is_sealed
+
+    where = {"workspace": session.workspace, "view": version.name, "version": version.version}
+    n = 0
+    for dataset in (MATERIALISED, NEWEST, PUSHED):
+        for partition in session.tables.partitions(dataset, partition=where):
+            with suppress(NotFound):  # it went meanwhile
+                n += not is_sealed(session.tables.inner.scan(dataset, partition=partition).schema)
+    return n
 
 
 def _list_folded(view: str, plain: Sequence[str], *, sources: object, tables: Sequence[Table]) -> Iterator[StayingThing]:

@@ -98,9 +98,9 @@ def show_retention(session: Session) -> list[RetentionLine]:
 def set_retention(session: Session, log: str, period: str, *, at: str | None = None) -> RetentionRules:
     """Say how long a log of the workspace is kept: predictions, features, snapshots, training-sets, runs, notices, sessions or quarantine.
 
-    ``period`` is a length of at least a day, such as 400d, or 'ever'. ``at`` is the time of day, in the workspace's zone, at which the service
-    applies all of them (None: as it was, 03:30 at first). Nothing is removed before that, or endcap retention apply. The sessions of pages are
-    the house's: for its admins. Raises InvalidInput for another log, a period that is none, and a time that no clock shows.
+    ``log`` is which; ``period`` is a length of at least a day, such as 400d, or 'ever'. ``at`` is the time of day, in the workspace's zone, at which
+    the service applies all of them (None: as it was, 03:30 at first). Nothing is removed before that, or endcap retention apply. The sessions of
+    pages are the house's: for its admins. Raises InvalidInput for another log, a period that is none, and a time that no clock shows.
     """
     if log not in LOGS:
         raise InvalidInput(
@@ -181,6 +181,8 @@ def sweep_when_due(session: Session) -> RetentionReport | None:
     """
     finish_forgetting(session)
     rules = read_rules(session)
+    if not rules.periods and not _find_tables(session):
+        return None
     day = _due_day(rules, session.now())
     standing = session.ports.records.get(SWEEPINGS, workspace=HOUSE, id=session.workspace)
     if standing is not None and standing.done and standing.day >= day:

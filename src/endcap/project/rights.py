@@ -41,7 +41,7 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True):
     yours: str
 
 
-@verb("rights restrict", permission=Permission.SELF)
+@verb("rights restrict", permission=Permission.EDIT)
 def restrict(session: Session, thing: str) -> Rights:
     """Close a thing to all but its owner, the owners of the workspace, and those it is opened to: endcap rights grant.
 
@@ -55,7 +55,7 @@ def restrict(session: Session, thing: str) -> Rights:
     return _tell(session, found)
 
 
-@verb("rights open", permission=Permission.SELF)
+@verb("rights open", permission=Permission.EDIT)
 def open_again(session: Session, thing: str) -> Rights:
     """Let roles alone decide about a thing again. The rights that were given are kept for when it is closed again."""
     found = _require_owned(session, thing, verb_name="rights open")
@@ -65,11 +65,11 @@ def open_again(session: Session, thing: str) -> Rights:
     return _tell(session, found)
 
 
-@verb("rights grant", permission=Permission.SELF)
+@verb("rights grant", permission=Permission.EDIT)
 def grant_right(session: Session, thing: str, *, to: str, may: str = "read") -> Rights:
     """Open a closed thing to somebody, in the place of what they had. A right only narrows: what it allows needs the role as well.
 
-    ``to`` is ``user/NAME`` or ``group/NAME``; ``may`` is read, edit or release, each with what comes before it. On ``personal/TABLE``, or
+    ``to`` is whom: ``user/NAME`` or ``group/NAME``; ``may`` is read, edit or release, each with what comes before it. On ``personal/TABLE``, or
     ``personal/*`` for all tables, it is see: those columns are seen by whom it names alone, whatever their role. For the owner of the thing and
     owners of the workspace.
     """
@@ -78,7 +78,7 @@ def grant_right(session: Session, thing: str, *, to: str, may: str = "read") -> 
     return _tell(session, found)
 
 
-@verb("rights revoke", permission=Permission.SELF)
+@verb("rights revoke", permission=Permission.EDIT)
 def revoke_right(session: Session, thing: str, *, to: str) -> Rights:
     """Take a right away that was given to somebody.
 
@@ -89,7 +89,7 @@ def revoke_right(session: Session, thing: str, *, to: str) -> Rights:
     return _tell(session, found)
 
 
-@verb("rights transfer", permission=Permission.SELF)
+@verb("rights transfer", permission=Permission.EDIT)
 def transfer(session: Session, thing: str, *, to: str) -> Rights:
     """Give a thing another owner, who must have a role in the workspace. Whoever gave it away keeps the rights they were given, and no more.
 

@@ -10,7 +10,7 @@ from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.governance.rights.checks import may_see
 from endcap.governance.rights.guards import require_owner
-from endcap.governance.rights.records import Share
+from endcap.governance.rights.records import Share, name_whole
 from endcap.governance.rights.shares import end_share, list_shares, make_share
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
@@ -34,7 +34,7 @@ class ShareLine(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-@verb("share", permission=Permission.SELF)
+@verb("share", permission=Permission.EDIT)
 def share(session: Session, thing: str, *, to: str) -> ShareLine:
     """Let another workspace read a feature view, a model or a version, under the name WORKSPACE/NAME, until: endcap unshare.
 
@@ -52,7 +52,7 @@ def share(session: Session, thing: str, *, to: str) -> ShareLine:
     return _line(session, make_share(session, found.name, to, verb="share"))
 
 
-@verb("unshare", permission=Permission.SELF)
+@verb("unshare", permission=Permission.EDIT)
 def unshare(session: Session, thing: str, *, to: str) -> ShareLine:
     """Take back what another workspace may read: from then on it is not there for it, by any name.
 
@@ -85,8 +85,7 @@ def _plain(version: str) -> str:
 
 
 def _sees(session: Session, thing: str) -> bool:
-    sort, _, name = thing.partition("/")
-    return may_see(session, f"model/{name.rpartition('-v')[0]}" if sort == "version" else thing)
+    return all(may_see(session, name) for name in name_whole(thing))
 
 
 def _line(session: Session, found: Share) -> ShareLine:

@@ -30,19 +30,23 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 CLIENT, SECRET = "endcap", "s3cret of the client: &=%+"
+_WAIT_S = 60.0  # it makes its keys first
 PASSWORD = "walnut"
 """The password of all its people."""
 
 
 class Story(msgspec.Struct, kw_only=True):
-    """What the provider says. ``people`` are claims by the name that is typed; ``claims`` are put over those of each token (None: taken out),
-    ``shift_s`` moves its times. ``signing`` is rs256, es256, or a forgery: see ``_sign``.
+    """What the provider says. ``people`` are claims by the name that is typed; ``claims`` are put over those of each token (None: taken out).
+
+    The times of tokens are those of ``at_s`` (seconds since 1970; None: of the machine's clock), moved by ``shift_s``. ``signing`` is rs256, es256,
+    or a forgery: see ``_Service.sign``.
     """
 
     redirect_uris: list[str] = []
     people: dict[str, dict[str, Any]] = {}
     claims: dict[str, Any] = {}
     shift_s: dict[str, float] = {}
+    at_s: float | None = None
     signing: str = "rs256"
     document: dict[str, Any] = {}
     answer: dict[str, str] = {}
@@ -64,12 +68,12 @@ class Provider:
         """Have it say this from now on, and nothing else that it was told before."""
         body = msgspec.json.encode(Story(**story))
         request = urllib.request.Request(f"{self.issuer}/story", data=body, method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=_WAIT_S) as answer:
             answer.read()
 
     def count(self) -> Mapping[str, int]:
         """How often each of its paths was asked."""
-        with urllib.request.urlopen(f"{self.issuer}/story", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.issuer}/story", timeout=_WAIT_S) as answer:
             found: dict[str, int] = msgspec.json.decode(answer.read())
         return found
 
@@ -110,7 +114,7 @@ class _Service:
         self.stranger = RSAKey.generate_key(2048, {"kid": self.rsa.kid, "use": "sig"})
 
     def claims_of(self, name: str, nonce: str, access_token: str) -> dict[str, Any]:
-        now = time.time()
+        now = time.time() if self.story.at_s is None else self.story.at_s
         half = hashlib.sha256(access_token.encode()).digest()[:16]
         claims: dict[str, Any] = {
             "iss": self.issuer,

@@ -165,7 +165,7 @@ def test_a_damaged_cached_value_runs_again_and_is_healed(session: Session, count
     step = counter.step("a", Figures(1.5), gives=Figures)
     run(session, step)
     (kept,) = session.records.find(STEP_RESULTS, workspace="default")
-    payloads = session.blobs._payloads  # type: ignore[attr-defined]  # the only way to damage what is in memory
+    payloads = session.ports.blobs._payloads  # type: ignore[attr-defined]  # the only way to damage what is in memory
     if damage == "gone":
         del payloads[kept.value]
     elif damage == "changed":

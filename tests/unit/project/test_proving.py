@@ -130,7 +130,7 @@ def test_a_rollback_tells_what_was_proved_and_moves_nobody_without(project: Any)
     assert back.version == second.id
     assert "'traffic-v2' gives the 3 answers to its input example" in back.proof
     example = msgspec.structs.replace(read_kept(session, first), answers={"y": [[9.0], [9.0], [9.0]]})
-    session.blobs._payloads[first.example] = msgspec.json.encode(example)
+    session.ports.blobs._payloads[first.example] = msgspec.json.encode(example)
     with pytest.raises(IntegrityBroken, match="does not prove that it answers as it did"):
         rollback(session, "traffic", again=True)
     champion = get_champion(session, "traffic")

@@ -252,13 +252,14 @@ FINDS: dict[str, list[Row]] = {
 LISTS: dict[str, list[Callable[[Scene], dict[str, Any]]]] = {
     "approvals": [lambda _: {"status": "all"}],
     "audit": [lambda _: {"limit": 1000}, *(lambda s, i=i: {"thing": s.things[i]} for i in range(5))],
-    "cost": [lambda _: {}],
+    "cost": [lambda _: {}, lambda _: {"by": "actor"}, lambda _: {"by": "day"}],
     "features search": [lambda _: {}, lambda s: {"words": [s.names.view]}],
     "incidents": [lambda _: {}],
     "list-ingests": [lambda _: {}, lambda s: {"table": s.names.table}],
     "ls": [lambda _: {}],
     "notices": [lambda _: {}],
     "rights ls": [lambda _: {}],
+    "retention show": [lambda _: {}],
     "runs": [lambda _: {}, lambda s: {"model": s.names.model}],
     "track experiments": [lambda _: {"stage": None}],
     "track search": [lambda _: {"stage": None, "limit": 1000}],
@@ -278,6 +279,7 @@ APART = {
     "people, groups, tokens, secrets": {"users", "groups", "tokens", "providers", "sessions", "secrets"},
     "what is used, by whom": {"quotas"},
     "the home as a whole, for those who see all of it": {
+        "setup", "setup-code", "retention apply", "retention hold", "retention lift", "retention set", "forget", "forgotten", "readmit",
         "keys", "audit-keys", "backup", "backups", "deliver-notices", "environments", "export-audit", "init", "restore", "rotate-audit-key",
         "set-environment", "sign-audit", "verify-audit", "webhooks",
     },

@@ -263,6 +263,31 @@ def test_what_cannot_be_shared_is_refused(two: Two, thing: str, to: str, refused
     assert list_all_shares(two.owner) == []
 
 
+def test_a_share_of_a_version_is_told_to_nobody_whom_its_model_is_closed_to(two: Two) -> None:
+    eve = replace(two.owner, actor=Actor("eve"), role=Role.APPROVER, admin=False)
+    share(two.owner, "version/store-day-v1", to="web")
+    told = list_audit(eve, thing="version/store-day-v1")
+    assert [row.verb for row in told][:1] == ["share"]
+    restrict(two.owner, "model/store-day")
+    assert list_audit(eve, thing="version/store-day-v1") == []
+    assert list_all_shares(eve) == []
+    assert load_verbs()["show"].call(two.reader, "default/store-day-v1").version.id == "store-day-v1", "what was shared stays so"
+    load_verbs()["rights open"].call(two.owner, "model/store-day")
+    unshare(two.owner, "version/store-day-v1", to="web")
+
+
+def test_whoever_owns_a_thing_needs_the_role_to_change_it(two: Two) -> None:
+    load_verbs()["rights transfer"].call(two.owner, "view/shop_more", to="vera")
+    vera = replace(two.reader, workspace="default")
+    with pytest.raises(PermissionDenied, match="'share' needs the permission 'edit'"):
+        share(vera, "view/shop_more", to="web")
+    with pytest.raises(PermissionDenied, match="'promote' needs the permission 'release'"):
+        load_verbs()["promote"].call(replace(vera, role=Role.EDITOR), "store-day-v1")
+    share(replace(vera, role=Role.EDITOR), "view/shop_more", to="web")
+    unshare(replace(vera, role=Role.EDITOR), "view/shop_more", to="web")
+    load_verbs()["rights transfer"].call(two.owner, "view/shop_more", to="ada")
+
+
 def test_a_share_is_made_once(lent: Two) -> None:
     with pytest.raises(Conflict, match="'view/shop_units' is shared with workspace 'web' already"):
         share(lent.owner, "view/shop_units", to="web")

@@ -31,6 +31,7 @@ from endcap.governance.audit_keys import open_key
 from endcap.governance.groups import add_group, list_groups
 from endcap.governance.keys.records import DATA_KEYS
 from endcap.governance.people import add_user, has_users
+from endcap.governance.privacy.subjects import Subjects
 from endcap.governance.records import HOUSE, Actor
 from endcap.governance.sessions import Change
 from endcap.governance.signin.records import PROVIDERS, Provider
@@ -378,6 +379,12 @@ def provided(scene: Scene) -> str:
     return provider.name
 
 
+def remembered(scene: Scene) -> str:
+    """Somebody of whom the workspace may have kept something."""
+    Subjects(scene.session).note_kind("customer_id")
+    return "customer_id=1"
+
+
 SPINE = pa.table({"store_id": ["S1", None], "at": pa.array([datetime(2026, 1, 1, tzinfo=UTC)] * 2, pa.timestamp("us", tz="UTC"))})
 GROUPS = Groups(("S1", "S2"), ("S3", "S4"))
 READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
@@ -395,8 +402,10 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "features pages": lambda s: {"out": s.scratch / "views"},
     "features search": lambda s: {"words": [viewed(s)]},
     "features show": lambda s: {"view": viewed(s)},
+    "forgotten": lambda _: {},
     "history": lambda _: {"model": "store-day"},
     "download": lambda s: {"version": "store-day-v1", "out": s.scratch / "files"},
+    "retention show": lambda _: {},
     "rights ls": lambda _: {},
     "shares ls": lambda _: {},
     "incidents": lambda _: {},
@@ -492,6 +501,11 @@ CHANGES: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "track delete-run": lambda s: {"run": s.version.identity},
     "track restore-run": lambda s: {"run": s.version.identity},
     "features unlabel": lambda s: {"view": viewed(s), "label": "gold"},
+    "forget": lambda s: {"key": remembered(s), "yes": True},
+    "readmit": lambda s: {"key": remembered(s)},
+    "retention set": lambda _: {"log": "notices", "period": "400d"},
+    "retention hold": lambda _: {"thing": "model/fraud", "reason": "case 12"},
+    "retention lift": lambda _: {"thing": "model/fraud"},
     "quotas set": lambda _: {"runs": 2},
     "quotas recount": lambda _: {},
     "quotas clear": lambda _: {},
@@ -541,6 +555,7 @@ NOT_CHAINED = {
     "join-outcomes": "outcomes are data in flow",
     "setup-code": "for a home without users; audited (tests/unit/governance/test_setting_up.py)",
     "setup": "as setup-code",
+    "retention apply": "what it removes is audited, and nothing here is old (tests/unit/project/test_retention.py)",
     "init": "lays out files in a folder; the workspace knows nothing of them",
 }
 

@@ -37,6 +37,7 @@ TOPICS = {
     "keys": "What secrets and files are sealed under: list, rotate, encrypt.",
     "providers": "Servers of OpenID Connect by which people sign in to pages.",
     "quotas": "What workspaces and actors may use: limits, and what is used of them.",
+    "retention": "How long what is kept is kept: see, set, hold, apply.",
     "rights": "Who may do what to single things: close, open, hand over.",
     "secrets": "What definitions need and must not hold, such as passwords: set, list, remove.",
     "sessions": "Who is signed in at pages: list, end.",
@@ -238,6 +239,8 @@ def _callback(verb: Verb) -> Any:
             values["password"] = _ask_password(_ASKED.get(verb.name, "password (none: only tokens sign in)"))
         if "verify" in names:
             values["verify"] = verify
+        if "yes" in names:
+            values["yes"] = yes
         restoring = verb.name == "restore"
         with open_project(project, home=home, zone=workspace_zone, laying_out=verb.name in _LAYING_OUT, restoring=restoring) as house:
             session = house.session(workspace=workspace)

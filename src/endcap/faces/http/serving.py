@@ -22,6 +22,7 @@ from endcap.faces.http.listening import open_socket, require_certificate, settle
 from endcap.faces.http.rates import Rates, counting
 from endcap.faces.http.resealing import resealing
 from endcap.faces.http.sessions import SignIn
+from endcap.faces.http.sweeping import sweeping
 from endcap.faces.http.telling import telling
 from endcap.faces.http.wire import BoundedProtocol
 from endcap.governance.people import has_users
@@ -60,7 +61,7 @@ def serve(
     secure = require_certificate(tls_cert, tls_key)
     place = settle_place(host, names=names, secure=secure, behind_proxy=behind_proxy)
     rates = Rates(near=house.ports.near)
-    with open_socket(host, port) as listening, telling(house), resealing(house), counting(rates):
+    with open_socket(host, port) as listening, telling(house), resealing(house), sweeping(house), counting(rates):
         calls = Calls()
         url = show_url(host, listening.getsockname()[1], names=names, secure=secure)
         with suppress(StorageFull):  # what reads is answered all the same

@@ -145,7 +145,7 @@ def _settle(session: Session, workspace: str | None, actor: str | None, *, verb_
     if actor is None:
         session.require_admin(verb=verb_name)
     elif known and has_users(session.ports.records) and actor != SYSTEM.name:
-        find_user(session.ports.records, actor)
+        find_user(session.ports.records, actor, asked_by=session)
     elif known and (not actor.strip() or len(actor) > 100 or not actor.isprintable() or "/" in actor):
         require_name(actor, what="actor")
     return wanted

@@ -31,6 +31,16 @@ def name_subject(subject: str) -> str:
     return f"view/{name.partition('@')[0]}" if sort == "features" else subject
 
 
+def name_whole(thing: str) -> tuple[str, ...]:
+    """A thing, and where it is a version the model that it is of.
+
+    >>> name_whole("version/store-day-v3")
+    ('version/store-day-v3', 'model/store-day')
+    """
+    sort, _, name = thing.partition("/")
+    return (thing, f"model/{name.rpartition('-v')[0]}") if sort == "version" else (thing,)
+
+
 class Guard(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for on one thing beside a role. ``owner`` is a user ('': nobody but the owners of the workspace).
 

@@ -12,10 +12,10 @@ from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.governance.sessions import Session
-from endcap.loop.features.lineage import VALUE, SourceColumn, ViewSources, find_personal, find_sources
 
 if TYPE_CHECKING:
     from endcap.governance.privacy.sealing import Mark
+    from endcap.loop.features.lineage import SourceColumn, ViewSources
 
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -39,6 +39,7 @@ def find_state_marks(view: FeatureView, partials: Mapping[str, Iterable[str]], *
     if not view.personal and not any(table.personal for table in view.sources):
         return {}
     from endcap.governance.privacy.sealing import Mark
+    from endcap.loop.features.lineage import VALUE, find_sources
 
     marks, sources = find_marks(view), find_sources(view)
     private = {(table.name, column) for table in view.sources for column in table.personal}
@@ -87,6 +88,8 @@ def _folds(feature: Aggregate) -> set[str]:
 
 @lru_cache(maxsize=256)
 def _find_marks(definition: bytes) -> tuple[tuple[str, Mark], ...]:
+    from endcap.loop.features.lineage import VALUE, find_personal, find_sources
+
     view = msgspec.json.decode(definition, type=FeatureView)
     sources = find_sources(view)
     tables = {table.name: table for table in view.sources}
@@ -100,6 +103,7 @@ def _find_marks(definition: bytes) -> tuple[tuple[str, Mark], ...]:
 
 def _mark(view: FeatureView, sources: ViewSources, tables: list[Table]) -> Mark:
     from endcap.governance.privacy.sealing import Mark
+    from endcap.loop.features.lineage import VALUE
 
     if not tables:  # the view alone says that it is personal
         named = [key for key in view.keys if key in view.personal]
@@ -117,5 +121,7 @@ def _mark(view: FeatureView, sources: ViewSources, tables: list[Table]) -> Mark:
 
 def _source_name(sources: ViewSources, key: str) -> str:
     """What the source calls a key: subjects are named by their column there."""
+    from endcap.loop.features.lineage import VALUE
+
     made_of: list[SourceColumn] = [column for column in sources.keys.get(key, ()) if column.role == VALUE]
     return made_of[0].column if len(made_of) == 1 and made_of[0].column else key

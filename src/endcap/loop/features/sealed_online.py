@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from endcap.core.errors import IntegrityBroken
-from endcap.governance.privacy.sealing import as_texts
 from endcap.governance.privacy.subjects import NOBODY, REF_BYTES, Subjects
 from endcap.governance.sessions import Session
 from endcap.loop.features.personal import find_marks
@@ -42,6 +41,8 @@ class Seat:
     def name_subjects(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> list[str | None]:
         """Of each row the value that names its subject, as text."""
         import pyarrow as pa
+
+        from endcap.governance.privacy.sealing import as_texts
 
         if self.subject is None or not keys:
             return [None] * len(keys)

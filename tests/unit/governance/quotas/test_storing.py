@@ -195,8 +195,9 @@ def test_a_recount_is_of_the_workspace_alone(house: House) -> None:
 def test_other_processes_are_handed_the_blobs_as_they_are(tmp_path: Path) -> None:
     with open_house(tmp_path / "home") as house:
         session = house.session()
-        assert isinstance(session.ports.blobs, MeteredBlobs)
-        handed = pickle.loads(pickle.dumps(session.ports.blobs))
+        carried = session.blobs.carry([])
+        assert isinstance(carried, MeteredBlobs)
+        handed = pickle.loads(pickle.dumps(carried))
         assert type(handed) is type(house.ports.blobs)
         assert handed.get(session.blobs.put(b"abc")) == b"abc"
 

@@ -24,7 +24,9 @@ from endcap.faces.http.sessions import SignIn
 from endcap.governance.people import find_user, has_users
 from endcap.governance.records import DEFAULT_WORKSPACE, HOUSE, Actor
 from endcap.governance.sessions import Session
+from endcap.governance.setting_up import set_up
 from endcap.governance.signin.flow import AWAY_S, begin_flow, finish_flow, new_browser
+from endcap.governance.signin.id_tokens import require_library
 from endcap.governance.signin.identities import SetGroups, sign_in_by_provider
 from endcap.governance.signin.page_sessions import (
     LONGEST,
@@ -40,7 +42,7 @@ from endcap.governance.signin.records import USED_STATES, PageSession
 
 T = TypeVar("T")
 
-_FIRST, _SIGN_IN, _SIGN_OUT = "/", "/sign-in", "/sign-out"
+_FIRST, _SIGN_IN, _SIGN_OUT, _SET_UP = "/", "/sign-in", "/sign-out", "/set-up"
 _WITH, _BACK = "/sign-in/with/", "/sign-in/callback/"
 _FORM_S = 3600
 """How long the secret of a browser that is not signed in is kept there: a form that lay open longer is asked for again."""
@@ -58,6 +60,7 @@ class _Request:
     head: Head
     address: str
     query: Mapping[str, str]
+    scope: Scope
     send: Send
 
 
@@ -74,7 +77,7 @@ class Pages:
 
     def takes(self, path: str) -> bool:
         """Whether a path is a page's."""
-        return path in (_FIRST, _SIGN_IN, _SIGN_OUT) or path.startswith((_WITH, _BACK))
+        return path in (_FIRST, _SIGN_IN, _SIGN_OUT, _SET_UP) or path.startswith((_WITH, _BACK))
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, head: Head) -> None:
         """Answer a request. Whatever is wrong with it is told as a page."""
@@ -85,7 +88,7 @@ class Pages:
             if method == "POST":
                 require_form(head)
             address = self._signing_in.address_of(head, scope)
-            request = _Request(method, path, head, address, read_fields(scope["query_string"]), send)
+            request = _Request(method, path, head, address, read_fields(scope["query_string"]), scope, send)
             body = await read_body(receive, most_bytes=MOST_BYTES) if method == "POST" else b""
             if body is None:
                 return
@@ -105,6 +108,8 @@ class Pages:
             await self._begin(request, request.path.removeprefix(_WITH))
         elif request.path.startswith(_BACK):
             await self._come_back(request, request.path.removeprefix(_BACK))
+        elif request.path == _SET_UP:
+            await send_elsewhere(request.send, _SIGN_IN)
         else:
             await self._show_who(request)
 
@@ -113,6 +118,8 @@ class Pages:
             await self._sign_in(request, fields)
         elif request.path == _SIGN_OUT:
             await self._sign_out(request, fields)
+        elif request.path == _SET_UP:
+            await self._set_up(request, fields)
         else:
             raise RequestRefused(405, InvalidInput(f"{request.path} takes GET, not POST."), headers=((b"allow", b"GET"),))
 
@@ -120,7 +127,15 @@ class Pages:
         browser = self._find_browser(request) or new_browser()
         records = self._house.ports.records
         known, providers = await self._run(lambda: (has_users(records), [provider.name for provider in standing_providers(records)]))
-        values = {"said": said, "has_users": known, "key": make_form_key(browser, "sign-in"), "next": path, "name": name, "providers": providers}
+        values = {
+            "said": said,
+            "has_users": known,
+            "local": self._signing_in.is_local,
+            "key": make_form_key(browser, "sign-in"),
+            "next": path,
+            "name": name,
+            "providers": providers,
+        }
         kept = set_cookie(BROWSER, browser, place=self._place, max_age_s=_FORM_S)
         await send_page(request.send, "sign_in.html", values, status=status, headers=(kept,))
 
@@ -128,10 +143,7 @@ class Pages:
         """A name and a password from the form. The browser gets a new session, whatever it had."""
         path, name = local_path(fields.get("next", "")), fields.get("name", "")
         shown = name if is_name(name) else ""
-        if not is_form_key(fields.get("key", ""), self._find_browser(request), "sign-in"):
-            error = NotSignedIn("The form came from another page, or had lain open for too long.", hint="here it is again")
-            await self._signing_in.record_refused(error, address=request.address, why="no form of this browser")
-            await self._show_sign_in(request, path=path, name=shown, said=error, status=403)
+        if not await self._is_own_form(request, fields, path=path, name=shown):
             return
         try:
             user = await self._signing_in.check_form(name, fields.get("password", ""), address=request.address)
@@ -144,8 +156,37 @@ class Pages:
         made = await self._run(lambda: make_page_session(self._as(user.name), user))
         await send_elsewhere(request.send, path, headers=self._keep(made))
 
+    async def _set_up(self, request: _Request, fields: Mapping[str, str]) -> None:
+        """The set-up code of a home without users, from the form: whoever has it becomes the first owner, and is signed in."""
+        name, password = fields.get("name", ""), fields.get("password", "")
+        shown = name if is_name(name) else ""
+        if not await self._is_own_form(request, fields, path=_FIRST, name=shown):
+            return
+        session = self._signing_in.admit_stranger(request.head, request.scope)
+
+        def begin() -> MadePageSession:
+            set_up(session, fields.get("code", ""), name, password=password)
+            return make_page_session(self._as(name), find_user(self._house.ports.records, name))
+
+        try:
+            made = await self._run(begin)
+        except (Conflict, InvalidInput, NotSignedIn) as error:
+            await self._show_sign_in(request, path=_FIRST, name=shown, said=error, status=status_of(error))
+            return
+        await send_elsewhere(request.send, _FIRST, headers=self._keep(made))
+
+    async def _is_own_form(self, request: _Request, fields: Mapping[str, str], *, path: str, name: str) -> bool:
+        """Whether a form was made for this browser; if not, it is shown again, and who sent it audited."""
+        if is_form_key(fields.get("key", ""), self._find_browser(request), "sign-in"):
+            return True
+        error = NotSignedIn("The form came from another page, or had lain open for too long.", hint="here it is again")
+        await self._signing_in.record_refused(error, address=request.address, why="no form of this browser")
+        await self._show_sign_in(request, path=path, name=name, said=error, status=403)
+        return False
+
     async def _begin(self, request: _Request, name: str) -> None:
         """Send the browser to a provider. A link, not a form: what a form may lead to is held to this site."""
+        require_library()
         provider = await self._run(lambda: find_provider(self._house.ports.records, name))
         browser, path = self._find_browser(request) or new_browser(), local_path(request.query.get("next", ""))
         uri = self._redirect_uri(request, provider.name)

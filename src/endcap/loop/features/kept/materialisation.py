@@ -13,7 +13,6 @@ from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.catalogue import find_view
-from endcap.loop.features.kept.materialised import find_newest
 from endcap.loop.features.records import Materialisation, ViewVersion
 from endcap.pipelines.graph import Reporter, SilentReporter
 from endcap.pipelines.leases import hold_lease
@@ -51,6 +50,7 @@ def materialise(
     longest window, and the newest row of each key. Memory: that of the settings. An online store that holds nothing of the view any more is
     filled anew.
     """
+    from endcap.loop.features.kept.materialised import find_newest
     from endcap.loop.features.kept.runs import ViewRun
 
     version = find_view(session, view)

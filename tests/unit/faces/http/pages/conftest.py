@@ -54,7 +54,7 @@ class Browser:
 def house() -> Iterator[House]:
     """ada is admin and owner of default, bob views it and approves in shoes."""
     settings = Settings(provider_hosts=("127.0.0.1",))
-    with open_house("memory://", clock=ManualClock(datetime.now(UTC)), settings=settings) as opened:
+    with open_house("memory://", clock=ManualClock(datetime(2026, 1, 5, 8, tzinfo=UTC)), settings=settings) as opened:
         add_user(opened.session(), "ada", password=PASSWORD)
         add_user(opened.session(), "bob", password=PASSWORD)
         grant_role(opened.session(), "bob", "viewer")
@@ -66,9 +66,9 @@ def house() -> Iterator[House]:
 def open_browser(house: House) -> Callable[..., Browser]:
     """Opens a browser at a service of the house: another one each time, at the same service where ``app`` is given."""
 
-    def opened(*, secure: bool = False, guesses: Guesses | None = None, app: Any = None, given: House | None = None) -> Browser:
+    def opened(*, secure: bool = False, local: bool = True, guesses: Guesses | None = None, app: Any = None, given: House | None = None) -> Browser:
         if app is None:
-            signing_in = SignIn(given or house, secure=secure, guesses=guesses)
+            signing_in = SignIn(given or house, local=local, secure=secure, guesses=guesses)
             app = build_application(given or house, folder=Path(), place=Place(secure=secure), signing_in=signing_in)
         url = f"http{'s' if secure else ''}://127.0.0.1:8420"
         return Browser(TestClient(app, base_url=url, raise_server_exceptions=False, client=("10.0.0.9", 5000)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def visit(url: str, form: dict[str, str] | None = None) -> tuple[int, str, str]:
     """Status, place it sends to, and text of a page at the provider."""
     body = urlencode(form).encode() if form is not None else None
     try:
-        with urllib.request.build_opener(_Staying).open(url, data=body, timeout=10) as answer:
+        with urllib.request.build_opener(_Staying).open(url, data=body, timeout=60) as answer:
             return answer.status, "", answer.read().decode()
     except urllib.error.HTTPError as answer:
         with answer:
@@ -86,18 +87,19 @@ PEOPLE = {"lea": LEA, "ada": {"sub": "a-9", "preferred_username": "ada"}, "lea2"
 class Corp:
     """The provider as the house knows it: it knows lea, and somebody called ada, whatever else it is told."""
 
-    def __init__(self, process: Provider) -> None:
-        self.issuer, self.count, self._tell = process.issuer, process.count, process.tell
+    def __init__(self, process: Provider, house: House) -> None:
+        self.issuer, self.count, self._tell, self._clock = process.issuer, process.count, process.tell, house.clock
         self.tell()
 
     def tell(self, **story: Any) -> None:
-        self._tell(redirect_uris=[BACK], people=PEOPLE, **story)
+        """Its clock is the house's, as it stands now."""
+        self._tell(redirect_uris=[BACK], people=PEOPLE, at_s=self._clock.now().timestamp(), **story)
 
 
 @pytest.fixture
 def provider(provider_process: Provider, house: House) -> Corp:
     """Added to the house as corp, which lets in."""
-    corp = Corp(provider_process)
+    corp = Corp(provider_process, house)
     add_provider(house.session(), "corp", issuer=corp.issuer, client_id=CLIENT, password=SECRET, groups_claim="groups", lets_in=True)
     return corp
 
@@ -180,6 +182,16 @@ def test_a_name_that_nobody_can_have_is_told(provider: Corp, open_browser: Open,
     browser = open_browser()
     assert "calls you by a name that no user can have" in go_round(browser).text
     assert sorted(person.name for person in list_people(house.session(), everybody=True)) == ["ada", "bob"]
+
+
+@pytest.mark.parametrize(("verified", "status"), [(True, 200), (None, 200), (False, 401), ("false", 401)])
+def test_an_address_that_nobody_verified_is_no_name(provider: Corp, open_browser: Open, house: House, verified: object, status: int) -> None:
+    remove_provider(house.session(), "corp")
+    add_provider(house.session(), "corp", issuer=provider.issuer, client_id=CLIENT, password=SECRET, name_claim="email", lets_in=True)
+    provider.tell(claims={"email": "lea@example.org", "email_verified": verified})
+    browser = open_browser()
+    assert go_round(browser).status_code == status
+    assert ("<dd>lea-example.org</dd>" in browser.get("/").text) == (status == 200)
 
 
 def test_whom_nobody_knows_stays_out_where_the_provider_does_not_let_in(provider: Corp, open_browser: Open, house: House) -> None:
@@ -289,7 +301,7 @@ def test_keys_that_changed_at_the_provider_are_read_again(provider: Corp, open_b
     assert go_round(browser).status_code == 401, "it was asked a moment ago"
     assert isinstance(house.clock, ManualClock)
     house.clock.advance(timedelta(minutes=1))
-    provider.tell(shift_s={"iat": 60, "exp": 60})
+    provider.tell()
     assert go_round(browser).status_code == 200
 
 
@@ -409,6 +421,12 @@ def test_the_secret_of_the_client_is_sealed_and_shown_nowhere(provider: Corp, op
     assert SECRET.encode() not in kept.secret
     assert SECRET not in repr(kept) + repr(list_providers(house.session()))
     assert not any(SECRET in str(row) for row in list_audit(house.session(), house=True, limit=500))
+
+
+def test_where_the_package_is_missing_nobody_is_sent_away(provider: Corp, open_browser: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "authlib.oidc.core", None)
+    said = open_browser().get("/sign-in/with/corp")
+    assert (said.status_code, "pip install &#39;endcap[sso]&#39;" in said.text) == (400, True)
 
 
 def test_without_users_nobody_comes_first(provider_process: Provider, open_browser: Open) -> None:

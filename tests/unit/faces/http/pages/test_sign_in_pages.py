@@ -13,6 +13,7 @@ from endcap.faces.http.guesses import MOST_OF_ADDRESS, MOST_OF_PAIR, WINDOW_S, G
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.people import disable_user, enable_user, set_password
 from endcap.governance.records import HOUSE
+from endcap.governance.setting_up import make_setup_code
 from endcap.governance.signin.page_sessions import IDLE, LONGEST, end_sessions, list_sessions
 from endcap.governance.signin.records import PAGE_SESSIONS
 
@@ -42,7 +43,8 @@ def test_somebody_signs_in_sees_who_they_are_and_signs_out(open_browser: Open, h
     assert (said.status_code, said.headers["location"]) == (303, "/")
     who = browser.get("/").text
     assert [word in who for word in ("ada, admin of the house", "<dd>default</dd>", "<dd>owner</dd>", "/api/v1/openapi.json")] == [True] * 4
-    assert browser.get("/api/v1/users/ls").json()[0]["name"] == "ada", "the cookie opens what reads"
+    read = browser.get("/api/v1/users/ls")
+    assert (read.json()[0]["name"], read.headers["cache-control"]) == ("ada", "no-store"), "the cookie opens what reads"
     assert browser.sign_out().headers["location"] == "/sign-in"
     assert browser.cookies.get(SESSION, "") == ""
     assert browser.get("/").status_code == 303
@@ -356,3 +358,24 @@ def test_whoever_has_no_role_is_told_so(open_browser: Open, house: House) -> Non
     browser.sign_in("eve")
     assert "none in default" in browser.get("/").text
     assert browser.get("/api/v1/ls").status_code == 403
+
+
+def test_whoever_has_the_code_becomes_the_first_owner_and_is_signed_in(open_browser: Open) -> None:
+    with open_house("memory://") as empty:
+        code = make_setup_code(empty.session()).code
+        browser = open_browser(given=empty, local=False)
+        fields = browser.fields(browser.get("/sign-in"))
+        given = {**fields, "code": code, "name": "ada", "password": PASSWORD}
+        for changes, status in (({"code": "setup_1_x"}, 401), ({"key": ""}, 403), ({"name": "../ada"}, 400), ({"password": "short"}, 400)):
+            said = browser.send("/set-up", {**given, **changes})
+            assert (said.status_code, SESSION in browser.cookies, "Become the first owner" in said.text) == (status, False, True), changes
+        fields = browser.fields(browser.get("/sign-in"))
+        said = browser.send("/set-up", {**given, **fields})
+        assert (said.status_code, said.headers["location"]) == (303, "/")
+        assert "ada, admin of the house" in browser.get("/").text
+        again = open_browser(app=browser.client.app)
+        said = again.send("/set-up", {**given, **again.fields(again.get("/sign-in")), "name": "eve"})
+        assert (said.status_code, "has users" in said.text) == (409, True)
+        assert again.get("/set-up").headers["location"] == "/sign-in"
+        refused = [(row.verb, row.outcome) for row in list_audit(empty.session(), house=True) if row.outcome == "refused"]
+        assert refused == [("setup", "refused"), ("sign-in", "refused"), ("setup", "refused")]
