@@ -11,6 +11,7 @@ import msgspec
 
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import NotFound
+from endcap.governance.privacy.records import LEGAL_HOLDS
 from endcap.governance.privacy.subjects import REF_BYTES
 from endcap.governance.records import AUDIT_ROWS, HOUSE
 from endcap.governance.sessions import Session
@@ -98,6 +99,19 @@ def list_trained(session: Session, held: Sequence[HeldRows]) -> Iterator[Trained
         if version.model not in live:
             live[version.model] = {found.version: found.environment for found in find_live_releases(session, version.model)}
         yield TrainedVersion(version.id, ", ".join(by), live[version.model].get(version.id, ""), _tell_retraining(version))
+
+
+def list_holds(session: Session, kind: str, held: Sequence[HeldRows]) -> list[StayingThing]:
+    """The holds for the law on what has rows of a subject, and on the tables that name such subjects."""
+    names = {rows.thing.partition("@")[0] for rows in held}
+    for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace):
+        names |= {f"table/{table.name}" for table in version.view.sources if table.whose == kind}
+    holds = session.records.find(LEGAL_HOLDS, workspace=session.workspace)
+    return [
+        StayingThing(hold.id, f"held for the law: {hold.reason}", "until the hold is lifted")
+        for hold in holds
+        if hold.lifted_at is None and hold.id in names
+    ]
 
 
 def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> Iterator[StayingThing]:

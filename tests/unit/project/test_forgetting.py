@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from endcap.core.clock import ManualClock
+from endcap.core.clock import ManualClock, SystemIds
 from endcap.core.definitions import aggregates as ag
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import InvalidInput, PermissionDenied
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.privacy.records import FORGETTINGS
@@ -31,6 +31,7 @@ from endcap.loop.features.training_sets import build_training_set, read_training
 from endcap.project import forgetting
 from endcap.project.backups import backup, list_backups, restore
 from endcap.project.forgetting import forget, list_forgotten, readmit
+from endcap.project.retention import hold_thing, lift_hold
 from endcap.testing.sessions import make_session
 
 START = datetime(2026, 3, 4, 9, tzinfo=UTC)
@@ -317,6 +318,28 @@ def test_both_options_together_are_refused_and_only_owners_forget(shop: Shop) ->
         readmit(shop.session, key="customer_id=1")
 
 
+def test_what_is_held_for_the_law_keeps_the_key(shop: Shop) -> None:
+    shop.work()
+    hold_thing(shop.session, "table/people", reason="case 12/26")
+    assert forget(shop.session, key="customer_id=1").stays[0].why == "held for the law: case 12/26"
+    with pytest.raises(Conflict, match="held for the law: case 12/26"):
+        forget(shop.session, key="customer_id=1", yes=True)
+    assert shop.online("facts", 1)[0][0] == "ada-pushed-planted@x"
+    refused = list_audit(shop.session, outcome="refused")[0]
+    assert (refused.verb, refused.detail["held"]) == ("forget", "table/people")
+    lift_hold(shop.session, "table/people")
+    assert forget(shop.session, key="customer_id=1", yes=True).state == "done"
+
+
+def test_an_expression_that_a_value_does_not_fit_does_not_repeat_it(shop: Shop) -> None:
+    view = FeatureView(name="cast", source=PEOPLE, features={"n": "CAST(email AS INTEGER)"})
+    with shop.session.change("apply", thing="cast") as change:
+        register_view(shop.session, change, view, folder=shop.folder)
+    with pytest.raises(EndcapError) as error:
+        materialise(shop.session, "cast")
+    assert "planted" not in f"{error.value} {error.value.details}"
+
+
 def test_a_backup_from_before_does_not_bring_them_back(tmp_path: Path) -> None:
     session = make_session(tmp_path / "home", start=START)
     shop, place = Shop(tmp_path / "files", session), str(tmp_path / "vault")
@@ -328,7 +351,7 @@ def test_a_backup_from_before_does_not_bring_them_back(tmp_path: Path) -> None:
     (tmp_path / "master.key").write_bytes((tmp_path / "home" / "master.key").read_bytes())
     session.ports.close()
 
-    new = make_session(tmp_path / "new", start=START)
+    new = replace(make_session(tmp_path / "new", start=START), new_id=SystemIds())
     restore(new, place, backup=before.id)
     (tmp_path / "master.key").rename(tmp_path / "new" / "master.key")
     (tmp_path / "new" / "master.key").chmod(0o600)

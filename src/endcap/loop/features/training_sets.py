@@ -299,7 +299,7 @@ def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder:
     rows = open_view(session, view, folder=folder, engine=engine, ingests=rows.ingests, keys=asked.relation, span=span)
     from endcap.loop.data.failures import reading
 
-    with reading(view.name):
+    with reading(view):
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {rows.sql}")
     return rows, f"SELECT * FROM {name}"
 
