@@ -70,7 +70,7 @@ OF_FILES = {"backup", "backups", "export-audit", "forecast", "init", "restore"}
 """Verbs that work on files and homes, not on what a workspace holds: they are for who opens the home's files."""
 SLOW = {"lineage", "predictions", "retire", "run"}
 """Verbs that read files first; they are asked about fewer things."""
-MEASURED = {"audit-keys", "keys ls", "keys rewrap", "keys rotate", "runs", "sign-audit", "track search", "verify-audit"}
+MEASURED = {"audit-keys", "cost", "keys ls", "keys rewrap", "keys rotate", "runs", "sign-audit", "track search", "verify-audit"}
 """Verbs whose lists show keys, or how long something took."""
 
 

@@ -259,6 +259,7 @@ LISTS: dict[str, list[Callable[[Scene], dict[str, Any]]]] = {
     "ls": [lambda _: {}],
     "notices": [lambda _: {}],
     "rights ls": [lambda _: {}],
+    "retention show": [lambda _: {}],
     "runs": [lambda _: {}, lambda s: {"model": s.names.model}],
     "track experiments": [lambda _: {"stage": None}],
     "track search": [lambda _: {"stage": None, "limit": 1000}],
@@ -278,7 +279,7 @@ APART = {
     "people, groups, tokens, secrets": {"users", "groups", "tokens", "providers", "sessions", "secrets"},
     "what is used, by whom": {"quotas"},
     "the home as a whole, for those who see all of it": {
-        "setup", "setup-code", "forget", "forgotten", "readmit",
+        "setup", "setup-code", "retention apply", "retention hold", "retention lift", "retention set", "forget", "forgotten", "readmit",
         "keys", "audit-keys", "backup", "backups", "deliver-notices", "environments", "export-audit", "init", "restore", "rotate-audit-key",
         "set-environment", "sign-audit", "verify-audit", "webhooks",
     },

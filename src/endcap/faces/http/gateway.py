@@ -127,6 +127,8 @@ class Gateway:
         if path in OPEN and method not in _BODIED and workspace is None:
             await self._app(scope, receive, send)
             return
+        if b"cookie" in head and b"authorization" not in head:
+            send = _unkept(send)
         strange = path == SET_UP and method == "POST"
         session = (
             self._signing_in.admit_stranger(head, scope) if strange else self._signing_in.find_kept(head) or await self._sign_in(head, scope, send)
@@ -220,6 +222,17 @@ def _once(body: bytes) -> Receive:
         raise AssertionError("nobody sets that event")
 
     return receive
+
+
+def _unkept(send: Send) -> Send:
+    """A channel for what a cookie opened: whoever uses the browser after a sign-out does not find it there."""
+
+    async def send_unkept(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"cache-control", b"no-store")]}
+        await send(message)
+
+    return send_unkept
 
 
 def _watched(receive: Receive) -> Receive:

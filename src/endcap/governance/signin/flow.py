@@ -202,6 +202,8 @@ def _ask_userinfo(provider: Provider, grant: _Grant, *, subject: str, own_hosts:
 
 def _read_person(provider: Provider, claims: Mapping[str, Any]) -> Outside:
     name = find_claim(claims, provider.name_claim)
+    if provider.name_claim == "email" and claims.get("email_verified") in (False, "false"):
+        name = ""  # anybody may have typed it there
     groups = find_claim(claims, provider.groups_claim) if provider.groups_claim else None
     listed = [groups] if isinstance(groups, str) else groups if isinstance(groups, list) else []
     if len(listed) > _MOST_GROUPS:

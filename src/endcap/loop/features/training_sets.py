@@ -184,9 +184,17 @@ def training_set(
 def read_training_set(session: Session, record: TrainingSet) -> pa.Table:
     """The rows of a training set: of the house, or of the Parquet file that it was written to.
 
-    Raises NotFound where they are gone, InvalidInput for a CSV file, whose types are lost, and IntegrityBroken where they are not what was
-    written.
+    Raises NotFound where they are gone, InvalidInput for a CSV file, whose types are lost, IntegrityBroken where they are not what was written, and
+    PermissionDenied, audited, for who may not see the personal columns among them.
     """
+    from endcap.governance.privacy.sealing import read_marks
+
+    rows = _read_rows(session, record)
+    require_personal(session, {mark.table for mark in read_marks(rows.schema).values()}, verb="training-set")
+    return rows
+
+
+def _read_rows(session: Session, record: TrainingSet) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -448,7 +456,7 @@ def _find_standing(session: Session, identity: str, *, out: Path | None) -> Trai
         if kept and out is None:
             return record
         if kept and out is not None:
-            rows = read_training_set(session, record)
+            rows = _read_rows(session, record)
             with _open_file(out) as sink:
                 sink(rows)
             personal = any(field.metadata for field in rows.schema)
@@ -460,7 +468,7 @@ def _find_standing(session: Session, identity: str, *, out: Path | None) -> Trai
 
 def _still_there(session: Session, record: TrainingSet) -> bool:
     try:
-        read_training_set(session, record)
+        _read_rows(session, record)
     except (NotFound, InvalidInput, IntegrityBroken):
         return False
     return True

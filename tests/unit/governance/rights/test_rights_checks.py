@@ -132,6 +132,8 @@ def test_what_may_not_be_changed_is_not_written(owner: Session) -> None:
             else:
                 tx.append(PARTS, workspace="default", record=record)
 
+    with eve.records.transact() as tx:
+        assert tx.remove(PARTS, workspace="default", ids=["p1", "p3"]) == 0, "what is hidden is not there to be removed"
     with pytest.raises(Conflict):
         write(eve, changed, version=1)
     with pytest.raises(Conflict, match="The part 'p1' stands already"):
@@ -146,6 +148,11 @@ def test_what_may_not_be_changed_is_not_written(owner: Session) -> None:
     with pytest.raises(PermissionDenied, match="is closed"), eve.change("describe-model", thing="model/secret"):
         raise AssertionError("the block was entered")
     assert owner.records.get_versioned(PARTS, workspace="default", id="p1") == (Part("p1", "secret", 1), 1)
+    with eve.records.transact() as tx:
+        assert tx.remove(PARTS, workspace="default", ids=["p0"]) == 1
+    with pytest.raises(PermissionDenied), eve.records.transact() as tx:
+        tx.remove(PARTS, workspace="default", ids=["p2", "p1"])
+    assert [part.id for part in owner.records.find(PARTS, workspace="default")][:2] == ["p1", "p2"]
     write(bob, changed, version=1)
     assert owner.records.get(PARTS, workspace="default", id="p1") == changed
     write(eve, Part("own", "plain"), version=0)
@@ -191,6 +198,8 @@ def test_a_session_of_a_share_sees_what_was_shared_and_changes_nothing(owner: Se
     assert not may_do(lent, "personal/plain", Permission.PERSONAL)
     with pytest.raises(PermissionDenied), lent.records.transact() as tx:
         tx.append(PARTS, workspace="default", record=Part("new", "plain"))
+    with pytest.raises(PermissionDenied), lent.records.transact() as tx:
+        tx.append(LOOSE, workspace="default", record=Part("y", "plain"))
 
 
 def test_rights_are_of_one_workspace(owner: Session) -> None:

@@ -26,6 +26,7 @@ from endcap.governance.records import DEFAULT_WORKSPACE, HOUSE, Actor
 from endcap.governance.sessions import Session
 from endcap.governance.setting_up import set_up
 from endcap.governance.signin.flow import AWAY_S, begin_flow, finish_flow, new_browser
+from endcap.governance.signin.id_tokens import require_library
 from endcap.governance.signin.identities import SetGroups, sign_in_by_provider
 from endcap.governance.signin.page_sessions import (
     LONGEST,
@@ -185,6 +186,7 @@ class Pages:
 
     async def _begin(self, request: _Request, name: str) -> None:
         """Send the browser to a provider. A link, not a form: what a form may lead to is held to this site."""
+        require_library()
         provider = await self._run(lambda: find_provider(self._house.ports.records, name))
         browser, path = self._find_browser(request) or new_browser(), local_path(request.query.get("next", ""))
         uri = self._redirect_uri(request, provider.name)

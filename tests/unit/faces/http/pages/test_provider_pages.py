@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -181,6 +182,16 @@ def test_a_name_that_nobody_can_have_is_told(provider: Corp, open_browser: Open,
     browser = open_browser()
     assert "calls you by a name that no user can have" in go_round(browser).text
     assert sorted(person.name for person in list_people(house.session(), everybody=True)) == ["ada", "bob"]
+
+
+@pytest.mark.parametrize(("verified", "status"), [(True, 200), (None, 200), (False, 401), ("false", 401)])
+def test_an_address_that_nobody_verified_is_no_name(provider: Corp, open_browser: Open, house: House, verified: object, status: int) -> None:
+    remove_provider(house.session(), "corp")
+    add_provider(house.session(), "corp", issuer=provider.issuer, client_id=CLIENT, password=SECRET, name_claim="email", lets_in=True)
+    provider.tell(claims={"email": "lea@example.org", "email_verified": verified})
+    browser = open_browser()
+    assert go_round(browser).status_code == status
+    assert ("<dd>lea-example.org</dd>" in browser.get("/").text) == (status == 200)
 
 
 def test_whom_nobody_knows_stays_out_where_the_provider_does_not_let_in(provider: Corp, open_browser: Open, house: House) -> None:
@@ -410,6 +421,12 @@ def test_the_secret_of_the_client_is_sealed_and_shown_nowhere(provider: Corp, op
     assert SECRET.encode() not in kept.secret
     assert SECRET not in repr(kept) + repr(list_providers(house.session()))
     assert not any(SECRET in str(row) for row in list_audit(house.session(), house=True, limit=500))
+
+
+def test_where_the_package_is_missing_nobody_is_sent_away(provider: Corp, open_browser: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "authlib.oidc.core", None)
+    said = open_browser().get("/sign-in/with/corp")
+    assert (said.status_code, "pip install &#39;endcap[sso]&#39;" in said.text) == (400, True)
 
 
 def test_without_users_nobody_comes_first(provider_process: Provider, open_browser: Open) -> None:

@@ -43,7 +43,8 @@ def test_somebody_signs_in_sees_who_they_are_and_signs_out(open_browser: Open, h
     assert (said.status_code, said.headers["location"]) == (303, "/")
     who = browser.get("/").text
     assert [word in who for word in ("ada, admin of the house", "<dd>default</dd>", "<dd>owner</dd>", "/api/v1/openapi.json")] == [True] * 4
-    assert browser.get("/api/v1/users/ls").json()[0]["name"] == "ada", "the cookie opens what reads"
+    read = browser.get("/api/v1/users/ls")
+    assert (read.json()[0]["name"], read.headers["cache-control"]) == ("ada", "no-store"), "the cookie opens what reads"
     assert browser.sign_out().headers["location"] == "/sign-in"
     assert browser.cookies.get(SESSION, "") == ""
     assert browser.get("/").status_code == 303
