@@ -27,7 +27,7 @@ from endcap.loop.features.kept.materialised import read_materialised, read_newes
 from endcap.loop.features.online import open_online, sample_online
 from endcap.loop.features.parity import check_parity
 from endcap.loop.features.pushes import push
-from endcap.loop.features.training_sets import build_training_set, read_training_set
+from endcap.loop.features.training_sets import TRAINING_ROWS, build_training_set, read_training_set
 from endcap.project import forgetting
 from endcap.project.backups import backup, list_backups, restore
 from endcap.project.forgetting import forget, list_forgotten, readmit
@@ -338,6 +338,33 @@ def test_an_expression_that_a_value_does_not_fit_does_not_repeat_it(shop: Shop) 
     with pytest.raises(EndcapError) as error:
         materialise(shop.session, "cast")
     assert "planted" not in f"{error.value} {error.value.details}"
+
+
+def test_training_sets_are_sealed_kept_and_handed_out_without_the_forgotten(shop: Shop, tmp_path: Path) -> None:
+    shop.work()
+    spine = Table("asked", "asked.parquet", keys=("customer_id",), event_time="at", zone="UTC", personal=("note",))
+    at = pa.array([datetime(2026, 3, 4, 9)] * 2, pa.timestamp("us"))  # noqa: DTZ001 - plain times of the table
+    pq.write_table(pa.table({"customer_id": [1, 2], "note": ["about ada", "about bob"], "at": at}), shop.folder / "asked.parquet")
+
+    def build(name: str | None = None) -> Any:
+        out = tmp_path / name if name else None
+        return build_training_set(shop.session, spine, ["facts"], at="at", folder=shop.folder, full_names=True, out=out)
+
+    kept = build()
+    raw = shop.session.ports.tables.read(TRAINING_ROWS, partition={"workspace": "default", "training_set": kept.id})
+    assert [raw.schema.field(name).type for name in ("note", "facts__email", "facts__age")] == [pa.large_binary()] * 3
+    before = build("before.parquet")
+    assert read_training_set(shop.session, before)["facts__email"].to_pylist() == ["ada-pushed-planted@x", "pushed-planted@x"]
+    forget(shop.session, key="customer_id=1", yes=True)
+    assert read_training_set(shop.session, build())["note"].to_pylist() == [None, "about bob"]
+    after = build("after.parquet")
+    assert read_training_set(shop.session, after)["facts__email"].to_pylist() == [None, "pushed-planted@x"]
+    shop.session.tables.delete(TRAINING_ROWS, partition={"workspace": "default", "training_set": kept.id, "part": "00000"})
+    again = build("again.parquet")  # joined anew, from sources that still have them
+    rows = read_training_set(shop.session, again)
+    assert (rows["note"].to_pylist(), rows["facts__email"].to_pylist()) == ([None, "about bob"], [None, "pushed-planted@x"])
+    assert rows["customer_id"].to_pylist() == [1, 2]
+    assert any(str(tmp_path / "again.parquet") in one.why for one in forget(shop.session, key="customer_id=2").stays)
 
 
 def test_a_backup_from_before_does_not_bring_them_back(tmp_path: Path) -> None:
