@@ -132,6 +132,10 @@ def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> It
         if mixed:
             why = f"{mixed} mix subjects, and no column says whose a value is: they lie under the workspace's key"
             yield StayingThing(f"view/{version.id}", why, "until the view is removed, or materialised anew from sources without the person")
+        others = sorted({mark.kind for mark in marks.values() if mark.subject is not None} - {kind}) if own else []
+        if others:
+            why = f"its rows name people by {others}, not by '{kind}'"
+            yield StayingThing(f"view/{version.id}", why, f"until they are forgotten by that, too: endcap forget --key {others[0]}=...")
         if own:
             yield from _list_folded(view.id, sorted(set(view.features) - find_personal(view)), sources=find_sources(view).features, tables=own)
     for name, table in sorted(tables.items()):

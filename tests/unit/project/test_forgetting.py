@@ -154,8 +154,9 @@ def test_a_dry_run_says_what_it_would_touch_and_touches_nothing(mall: Shop) -> N
     assert held["view/folded", "tiles of windows"] > 0
     assert ("view/by_store", "feature rows") not in held
     assert any(thing.startswith("training-set/") for thing, _ in held)
-    assert found.n_online == 2  # of facts and folded; by_mail's subject is the customer too, and its rows carry none
+    assert found.n_online == 2  # of facts and folded
     stays = {one.thing.partition("@")[0]: one for one in found.stays}
+    assert "name people by ['email']" in stays["view/by_mail"].why
     assert "mix subjects" in stays["view/by_store"].why
     assert "counts" in next(one.why for one in found.stays if "mails" in one.why)
     assert [one.until for one in found.stays if "law" in one.why] == ["10 years: tax code 147"]
@@ -277,6 +278,16 @@ def test_a_subject_whose_key_is_a_personal_key(shop: Shop) -> None:
     assert shop.online("mails", EMAILS[3], EMAILS[2]) == [(None, None), (42.5, 2.0)]
     assert EMAILS[3] not in shop.offline("mails", "email")
     assert len(shop.offline("mails", "email")) == 4
+
+
+def test_a_view_that_names_people_otherwise_is_told_and_forgotten_by_that(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "files", make_session(start=START), FACTS, BY_MAIL)
+    shop.work()
+    forget(shop.session, key="customer_id=1", yes=True)
+    assert shop.online("by_mail", EMAILS[1]) == [(31.5, 5.0)]
+    assert forget(shop.session, key=f"email={EMAILS[1]}", yes=True).n_online == 1
+    assert shop.online("by_mail", EMAILS[1], EMAILS[2]) == [(None, None), (42.5, 2.0)]
+    assert EMAILS[1] not in shop.offline("by_mail", "email")
 
 
 def test_somebody_who_was_never_seen_may_be_forgotten_beforehand(shop: Shop) -> None:
