@@ -179,6 +179,12 @@ def unwrap_key(session: Session, record: DataKey) -> bytes:
     return require_right_key(plain, checked=record.checked, key=record.id)
 
 
+def is_gone(session: Session, key: str) -> bool:
+    """Whether a data key was destroyed, or its master key lost, so that what was sealed under it opens never again. Cost: a read."""
+    record = session.ports.records.get(DATA_KEYS, workspace=HOUSE, id=key)
+    return record is not None and (record.lost or record.destroyed_at is not None)
+
+
 def about_key(workspace: str, key: str) -> str:
     """What a wrapped key is bound to: it is no key of another workspace, and none of another id."""
     return f"endcap data key\n{workspace}\n{key}"
