@@ -1,7 +1,8 @@
 """The table store as a session sees it: partitions that are declared to be encrypted lie sealed in it, and are read as if they did not.
 
-A sealed partition is a table of one column, whose rows are the pieces of the sealed Parquet file, bound to its dataset and its values. Its key is
-derived from one of the workspace, which lies sealed among the records, and a salt of its own: keys rotate without a partition being touched.
+A sealed partition is a table of one column, whose rows are the name of a key, a salt, and the pieces of the sealed Parquet file, bound to its dataset
+and its values. Its own key is derived from the salt and that of the workspace, which lies sealed among the records: keys rotate without a partition
+being touched.
 """
 
 from __future__ import annotations
