@@ -49,7 +49,10 @@ class GroupLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GroupDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """A group with who is in it. ``roles`` are by workspace; whoever does not administer the house sees their own workspace's alone."""
+    """A group with who is in it. ``roles`` are by workspace; whoever does not administer the house sees their own workspace's alone.
+
+    ``removed_at`` is for the answer to who removed it: after that there is no such group.
+    """
 
     name: str
     roles: dict[str, str]
@@ -57,6 +60,7 @@ class GroupDetail(msgspec.Struct, frozen=True, kw_only=True):
     claim: str
     made_at: datetime
     made_by: str
+    removed_at: datetime | None = None
 
 
 class Provided(msgspec.Struct, frozen=True):
@@ -363,4 +367,5 @@ def _detail(session: Session, group: Group) -> GroupDetail:
         claim=group.claim,
         made_at=group.made_at,
         made_by=group.made_by,
+        removed_at=group.removed_at,
     )

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from endcap.core.errors import Conflict, EndcapError, InvalidInput, PermissionDenied, Unreachable
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, NotFound, PermissionDenied, Unreachable
 from endcap.core.names import require_name
 from endcap.core.permissions import Permission, Role
 from endcap.governance.outgoing import post, sign
@@ -140,6 +140,9 @@ def _attempt(session: Session, hook: Webhook, delivery: NoticeDelivery) -> Endca
     at_s = int(session.now().timestamp())
     try:
         url, secret = open_webhook(session, hook)
+    except (NotFound, InvalidInput, Unreachable) as error:
+        return Unreachable(error.what)  # the master key is not at hand now; it is tried again
+    try:
         headers = {"X-Endcap-Notice": notice.id, "X-Endcap-Signature": sign(secret, body, at_s=at_s)}
         status = post(url, body, headers=headers, own_hosts=session.settings.webhook_hosts)
     except PermissionDenied as error:

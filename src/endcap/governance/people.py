@@ -193,7 +193,7 @@ def unlock_user(session: Session, name: str) -> Person:
     with session.in_house().change("users unlock", thing=f"user/{name[:100]}") as change:
         user = find_user(change.tx, name)
         change.detail["waited"] = unlock(change.tx, name)
-    return make_person(user)
+    return make_person(user, _find_held_by(session.records, name, session.workspace))
 
 
 @verb("users enable", permission=Permission.OWN)
@@ -248,7 +248,7 @@ def _change_user(session: Session, name: str, verb_name: str, **changes: object)
             change.tx.put(USERS, workspace=HOUSE, record=user, expected_version=found[1])
         if "password" in changes:
             unlock(change.tx, name)
-    return make_person(user)
+    return make_person(user, _find_held_by(session.records, name, session.workspace))
 
 
 def settle_workspace(session: Session, workspace: str | None, *, verb: str) -> str:
@@ -292,9 +292,10 @@ def _find_held(records: RecordReader, *, workspace: str | None = None) -> dict[s
     united = {those: _unite_groups({names[group]: given[group] for group in those}) for those in set(groups.values())}
     found = {user: united[those] for user, those in groups.items()}
     shared: dict[tuple[object, ...], tuple[Roles, Sources]] = {}
+    nothing: Sources = {}
     for user, roles in own.items():
         if user not in groups:
-            found[user] = (roles, {})
+            found[user] = (roles, nothing)
             continue
         key = (groups[user], *roles.items())
         if key not in shared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,14 @@ import msgspec
 
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import NotFound
+from endcap.governance.privacy.records import LEGAL_HOLDS
 from endcap.governance.privacy.subjects import REF_BYTES
 from endcap.governance.records import AUDIT_ROWS, HOUSE
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import QUARANTINE
 from endcap.loop.deployment.records import PREDICTIONS
 from endcap.loop.features.personal import find_marks
-from endcap.loop.features.records import MATERIALISED, NEWEST, PUSHED, TILES, TRAINING_SETS, VIEW_VERSIONS
+from endcap.loop.features.records import MATERIALISED, NEWEST, PUSHED, TILES, TRAINING_SETS, VIEW_VERSIONS, ViewVersion
 from endcap.loop.features.training_sets import TRAINING_ROWS
 from endcap.loop.monitoring.records import OUTCOME_SUMS, OUTCOMES
 from endcap.loop.registry.live import find_live_releases
@@ -99,6 +101,19 @@ def list_trained(session: Session, held: Sequence[HeldRows]) -> Iterator[Trained
         yield TrainedVersion(version.id, ", ".join(by), live[version.model].get(version.id, ""), _tell_retraining(version))
 
 
+def list_holds(session: Session, kind: str, held: Sequence[HeldRows]) -> list[StayingThing]:
+    """The holds for the law on what has rows of a subject, and on the tables that name such subjects."""
+    names = {rows.thing.partition("@")[0] for rows in held}
+    for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace):
+        names |= {f"table/{table.name}" for table in version.view.sources if table.whose == kind}
+    holds = session.records.find(LEGAL_HOLDS, workspace=session.workspace)
+    return [
+        StayingThing(hold.id, f"held for the law: {hold.reason}", "until the hold is lifted")
+        for hold in holds
+        if hold.lifted_at is None and hold.id in names
+    ]
+
+
 def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> Iterator[StayingThing]:
     """What the destruction of a key cannot undo for subjects of a kind, and what must be kept."""
     from endcap.loop.features.lineage import find_personal, find_sources
@@ -109,10 +124,18 @@ def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> It
         own = [table for table in view.sources if table.whose == kind]
         tables.update((table.name, table) for table in own)
         marks = find_marks(view)
+        n_plain = _count_plain(session, version) if any(mark.kind == kind for mark in marks.values()) else 0
+        if n_plain:
+            why = f"{n_plain} parts were written before their columns were declared personal, or by an older Endcap: they lie in plain"
+            yield StayingThing(f"view/{version.id}", why, "until the version is superseded and swept: endcap retention set features")
         mixed = sorted(name for name, mark in marks.items() if mark.kind == kind and mark.subject is None)
         if mixed:
             why = f"{mixed} mix subjects, and no column says whose a value is: they lie under the workspace's key"
             yield StayingThing(f"view/{version.id}", why, "until the view is removed, or materialised anew from sources without the person")
+        others = sorted({mark.kind for mark in marks.values() if mark.subject is not None} - {kind}) if own else []
+        if others:
+            why = f"its rows name people by {others}, not by '{kind}'"
+            yield StayingThing(f"view/{version.id}", why, f"until they are forgotten by that, too: endcap forget --key {others[0]}=...")
         if own:
             yield from _list_folded(view.id, sorted(set(view.features) - find_personal(view)), sources=find_sources(view).features, tables=own)
     for name, table in sorted(tables.items()):
@@ -130,6 +153,19 @@ def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> It
             why = f"the backup of {row.at:%Y-%m-%d %H:%M} UTC holds the sealed rows and the key; a restore closes the key again by the list beside it"
             yield StayingThing(f"backup/{row.detail.get('backup', '')}", why, f"until it is removed from {row.detail.get('place', '')}")
     yield StayingThing("audit", "its rows name the person by a keyed hash alone, and a chain from which rows are taken proves nothing", "for ever")
+
+
+def _count_plain(session: Session, version: ViewVersion) -> int:
+    """The parts of a view with personal columns that are not sealed."""
+    from endcap.governance.privacy.sealing import is_sealed
+
+    where = {"workspace": session.workspace, "view": version.name, "version": version.version}
+    n = 0
+    for dataset in (MATERIALISED, NEWEST, PUSHED):
+        for partition in session.tables.partitions(dataset, partition=where):
+            with suppress(NotFound):  # it went meanwhile
+                n += not is_sealed(session.tables.inner.scan(dataset, partition=partition).schema)
+    return n
 
 
 def _list_folded(view: str, plain: Sequence[str], *, sources: object, tables: Sequence[Table]) -> Iterator[StayingThing]:

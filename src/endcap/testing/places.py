@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from endcap.core.clock import ManualClock, SystemIds
-from endcap.core.errors import Conflict, InvalidInput, NotFound, QuotaExceeded
+from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied, QuotaExceeded
 from endcap.governance.audit import list_audit
 from endcap.governance.holders import Holder
 from endcap.governance.quotas.places import EXPIRY_S, Needs, hold_place, look
@@ -300,7 +300,14 @@ class PlaceContract:
 
         def work(n: int) -> None:
             session = open_session(ports, actor=f"actor-{n % 3}")
-            with hold_place(session, f"model/{n}", capacity=ONE, wait=lambda _: free.wait(0.005)):
+            clock = session.clock
+            assert isinstance(clock, ManualClock)
+
+            def wait(pause_s: float) -> None:
+                clock.advance(timedelta(seconds=pause_s))
+                free.wait(0.005)
+
+            with hold_place(session, f"model/{n}", capacity=ONE, wait=wait):
                 with lock:
                     running[0] += 1
                     most[0] = max(most[0], running[0])
@@ -315,6 +322,40 @@ class PlaceContract:
             thread.join()
         assert most == [1]
         assert sorted(order) == list(range(8))
+
+    def test_minutes_that_were_used_up_while_it_waited_refuse_a_run_when_its_turn_comes(self, ports: Ports) -> None:
+        session = open_session(ports)
+        set_quota(session, cpu_minutes="1/day")
+        with ExitStack() as first:
+            own = first.enter_context(hold_place(session, "model/a", capacity=ONE))
+
+            def end() -> None:
+                with own.records.transact() as tx:
+                    count_use(own, tx, "model/a", cpu_s=61.0)
+                first.close()
+
+            with (
+                pytest.raises(QuotaExceeded, match="CPU-minutes this day"),
+                hold_place(session, "model/b", capacity=ONE, wait=passing(session, then=end)),
+            ):
+                raise AssertionError("it has no minutes")
+        assert find_places(session, "running") == find_places(session, "waiting") == []
+
+    def test_who_lost_the_right_while_waiting_does_not_run(self, ports: Ports) -> None:
+        class Lost:
+            def find_lost(self, *_: object) -> str:
+                return "the user 'bob' was disabled"
+
+        session = open_session(ports)
+        bob = replace(open_session(ports, actor="bob"), warrant=Lost())
+        with ExitStack() as first:
+            first.enter_context(hold_place(session, "model/a", capacity=ONE))
+            with (
+                pytest.raises(PermissionDenied, match="was disabled, so 'run' was stopped"),
+                hold_place(bob, "model/b", capacity=ONE, wait=passing(bob, then=first.close)),
+            ):
+                raise AssertionError("it has no right")
+        assert list_audit(session, outcome="refused")[0].actor == "bob"
 
     def test_a_look_at_an_empty_queue_changes_no_shares(self, ports: Ports) -> None:
         session = open_session(ports)

@@ -174,7 +174,7 @@ class RecordStoreContract:
 
     def test_a_removal_that_is_taken_back_removed_nothing(self, ports: Ports) -> None:
         append(ports, Thing("a", group="g"))
-        append(ports, Thing("b"))
+        append(ports, Thing("b", group="h"))
 
         def remove_and_fail() -> None:
             with ports.records.transact() as tx:

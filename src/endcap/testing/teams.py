@@ -55,8 +55,8 @@ US, THEM = "ann", "bob"
 SEALED_NAME = "quillwort"
 """Stands in every name that the other team gave alone, so that it is seen wherever it comes up."""
 CHANCE = re.compile(
-    r'("(?:cpu_s|wall_s|spent_s|peak_mib|started_us|hold)":)[0-9.e-]+|("(?:token|secret|hash|head|previous|key|public|vouched|endorsed|signature)":)"[^"]*"'
-    r'|("identity":)"[0-9a-f]{32}"|("(?:master|id|before)":)"(?:[0-9a-f]{16}|[0-9a-f]{24})"|()"(?:[0-9a-f]{24}|RUs[A-Za-z0-9+/=]{20,})"'
+    r'("(?:cpu_s|wall_s|spent_s|charged_s|expected_s|peak_mib|started_us|hold)":)[0-9.e-]+|("(?:token|secret|hash|head|previous|key|public|vouched|endorsed|signature)":)"[^"]*"'
+    r'|("identity":)"[0-9a-f]{32}"|("(?:master|id|before)":)"(?:[0-9a-f]{16}|(?:place_)?[0-9a-f]{24})"|()"(?:[0-9a-f]{24}|RUs[A-Za-z0-9+/=]{20,})"'
 )
 """What chance, or the machine, puts into an answer: how long something took and what follows from that, and secrets and keys that are drawn."""
 _OWN = {

@@ -14,6 +14,8 @@ from endcap.core.permissions import Role
 from endcap.core.settings import Settings
 from endcap.governance import notices
 from endcap.governance.audit import list_audit
+from endcap.governance.keys.data_keys import forget_opened
+from endcap.governance.keys.masters import find_file
 from endcap.governance.notices import RETRY_AFTER, deliver_notices, find_webhooks, list_notices, notify
 from endcap.governance.outgoing import check_signature
 from endcap.governance.people import add_user, grant_role
@@ -234,3 +236,19 @@ def test_a_webhook_is_sent_nothing_once_who_added_it_owns_the_workspace_no_more(
     assert (row.verb, row.thing) == ("deliver-notices", f"webhook/{made.id}")
     tell(session, kind="incident")
     assert "delivered" in [told.state for told in deliver_notices(session)], "whoever opened the home added the other"
+
+
+def test_a_master_key_that_is_not_at_hand_is_waited_for(session: Session, receiver: Receiver) -> None:
+    hook(session, receiver)
+    tell(session)
+    place = find_file(session)
+    assert place is not None
+    kept = place.read_bytes()
+    place.unlink()
+    forget_opened(session)
+    (told,) = deliver_notices(session)
+    assert (told.state, "is missing" in told.error, receiver.requests) == ("waiting", True, [])
+    place.touch(mode=0o600)
+    place.write_bytes(kept)
+    advance(session, RETRY_AFTER[0])
+    assert [told.state for told in deliver_notices(session)] == ["delivered"]

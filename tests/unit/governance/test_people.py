@@ -189,13 +189,15 @@ def test_who_administers_the_house_is_changed_but_the_last_one_stays(owner: Sess
     with pytest.raises(Conflict, match="The house would have no admin left"):
         set_admin(owner, "ada", revoke=True)
     assert set_admin(owner, "bob").admin
+    assert set_password(owner, "ada", password=GOOD).roles == {"default": "owner"}
     assert not set_admin(owner, "ada", revoke=True).admin
     with pytest.raises(PermissionDenied, match="does not administer the house"):
         set_admin(as_user(owner, "ada", Role.OWNER), "ada")
-    rows = [(row.verb, row.outcome, row.detail.get("admin")) for row in list_audit(owner, house=True, limit=4)]
+    rows = [(row.verb, row.outcome, row.detail.get("admin")) for row in list_audit(owner, house=True, limit=5)]
     assert rows == [
         ("users admin", "refused", None),
         ("users admin", "done", False),
+        ("users password", "done", None),
         ("users admin", "done", True),
         ("users admin", "refused", None),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,20 @@ from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
 from endcap.governance.tokens import make_token
 from endcap.loop.data.records import INGESTS
+from endcap.loop.data.sealed_parts import mark_answers
 from endcap.loop.data.verbs import deliver_quarantine, ingest
+from endcap.loop.deployment.batches import log_predictions, read_batch
+from endcap.loop.deployment.deliveries import deliver_predictions
+from endcap.loop.deployment.records import PREDICTIONS, Batch
 from endcap.loop.features.catalogue import register_view
 from endcap.loop.features.kept.materialisation import materialise
 from endcap.loop.features.online import read_online
 from endcap.loop.features.parity import check_parity
 from endcap.loop.features.training_sets import build_training_set
+from endcap.loop.monitoring.quality import join_outcomes
+from endcap.loop.monitoring.records import OUTCOMES
+from endcap.loop.registry.versions import create_model
+from endcap.project.forgetting import forget
 from endcap.project.rights import grant_right
 from endcap.project.view_showing import show_view
 
@@ -182,3 +190,41 @@ def test_an_own_right_on_one_table_opens_that_one_alone(house: House) -> None:
     assert read(be(house, "bea"))["email"] == [None, None]
     grant_right(admin, "personal/people", to="user/bea", may="see")
     assert read(replace(be(house, "bea")))["email"] == ["ada-planted@x", "홍-planted@x"]
+
+
+def test_predictions_keyed_by_a_person_are_sealed_refused_as_a_file_and_forgotten(house: House, tmp_path: Path) -> None:
+    admin = house.session(actor="ada")
+    people = Table("people", "people.parquet", keys=("email",), personal=("email",))
+    create_model(admin, "calls")
+    at = pa.array([datetime(2026, 3, 5)] * 2, pa.timestamp("us"))  # noqa: DTZ001 - as predictions have it
+    nothing = pa.nulls(2, pa.float64())
+    part = pa.table({"email": ["ada-planted@x", "bob-planted@x"], "ts": at, "forecast": [1.0, 2.0], "lower_90": nothing, "upper_90": nothing})
+    batch = Batch(
+        id="",
+        workspace="default",
+        model="calls",
+        version="calls-v1",
+        origin=date(2026, 3, 4),
+        predicted_at=START,
+        n_rows=0,
+        first=date(2026, 3, 5),
+        last=date(2026, 3, 5),
+        zone="UTC",
+        keys=("email",),
+        data="0" * 64,
+        run="run_1",
+    )
+    (kept,) = log_predictions(admin, [(batch, mark_answers([people], ("email",), [part]))])
+    raw = admin.ports.tables.read(PREDICTIONS, partition=kept.partition)
+    assert raw.schema.field("email").type == pa.large_binary()
+    with pytest.raises(PermissionDenied):
+        deliver_predictions(be(house, "bea"), "calls", out=tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+    deliver_predictions(be(house, "cleo"), "calls", out=tmp_path / "p.csv")
+    assert "ada-planted@x" in (tmp_path / "p.csv").read_text("utf-8")
+    assert seen(admin) == [("cleo", "predictions")]
+    join_outcomes(admin, "calls", part.select(["email", "ts", "forecast"]).rename_columns(["email", "ts", "actual"]))
+    assert admin.ports.tables.read(OUTCOMES, partition=kept.partition).schema.field("email").type == pa.large_binary()
+    found = forget(admin, key="email=ada-planted@x", yes=True)
+    assert {(rows.thing, rows.what) for rows in found.held} == {("model/calls", "logged predictions"), ("model/calls", "outcomes of predictions")}
+    assert read_batch(admin, kept)["email"].to_pylist() == [None, "bob-planted@x"]

@@ -259,6 +259,7 @@ LISTS: dict[str, list[Callable[[Scene], dict[str, Any]]]] = {
     "ls": [lambda _: {}],
     "notices": [lambda _: {}],
     "rights ls": [lambda _: {}],
+    "retention show": [lambda _: {}],
     "runs": [lambda _: {}, lambda s: {"model": s.names.model}],
     "track experiments": [lambda _: {"stage": None}],
     "track search": [lambda _: {"stage": None, "limit": 1000}],
@@ -278,7 +279,7 @@ APART = {
     "people, groups, tokens, secrets": {"users", "groups", "tokens", "providers", "sessions", "secrets"},
     "what is used, by whom": {"quotas"},
     "the home as a whole, for those who see all of it": {
-        "setup", "setup-code", "forget", "forgotten", "readmit",
+        "setup", "setup-code", "retention apply", "retention hold", "retention lift", "retention set", "forget", "forgotten", "readmit",
         "keys", "audit-keys", "backup", "backups", "deliver-notices", "environments", "export-audit", "init", "restore", "rotate-audit-key",
         "set-environment", "sign-audit", "verify-audit", "webhooks",
     },
@@ -382,6 +383,32 @@ def test_the_queue_says_of_runs_of_closed_things_that_they_run(scene: Scene) -> 
         assert {line.subject for line in queue(scene.owner)} == {"model/store-day", f"features/{view}"}
         assert len({line.subject for line in queue(scene.eve)}) == 1
         assert not [line for line in queue(scene.eve) if "store-day" in str(line) or "shop_units" in str(line)]
+
+
+SPY = """
+import endcap as ec
+from pathlib import Path
+
+sales = ec.Table("sales", "{folder}/data/sales/*.parquet", event_time="date", zone="Europe/Berlin")
+{source}
+spy = ec.FeatureView(name="spy", source={name}, keys=["store_id"], features={{"seen": ec.last("{column}", "7d")}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "column", "said"),
+    [
+        ("", "sales", "units", "No table 'sales' in workspace 'default'"),
+        ('answers = ec.predictions_of("store-day", keys=["store_id"])', "answers", "forecast", "No model 'store-day' in workspace 'default'"),
+    ],
+)
+def test_nobody_applies_a_view_of_what_is_closed_to_them(scene: Scene, tmp_path: Path, source: str, name: str, column: str, said: str) -> None:
+    text = SPY.format(folder=scene.project.folder, source=source, name=name, column=column)
+    (tmp_path / "project.py").write_text(text, encoding="utf-8")
+    with pytest.raises(NotFound, match=said):
+        load_verbs()["apply"].call(scene.eve, folder=tmp_path)
+    with pytest.raises(NotFound, match="No feature view 'spy'"):
+        find_view(scene.owner, "spy")
 
 
 def test_pages_of_all_views_leave_out_what_is_closed(scene: Scene, tmp_path: Path) -> None:

@@ -239,6 +239,8 @@ def _callback(verb: Verb) -> Any:
             values["password"] = _ask_password(_ASKED.get(verb.name, "password (none: only tokens sign in)"))
         if "verify" in names:
             values["verify"] = verify
+        if "yes" in names:
+            values["yes"] = yes
         restoring = verb.name == "restore"
         with open_project(project, home=home, zone=workspace_zone, laying_out=verb.name in _LAYING_OUT, restoring=restoring) as house:
             session = house.session(workspace=workspace)

@@ -38,6 +38,9 @@ def tell_webhook(made: MadeWebhook) -> Iterator[tuple[str, str]]:
 
 def tell_group(group: GroupDetail) -> Iterator[tuple[str, str]]:
     """A group, its roles, and who is in it."""
+    if group.removed_at is not None:
+        yield f"group {group.name} is removed, and what it gave is over", ""
+        return
     roles = ", ".join(f"{role} in {workspace}" for workspace, role in group.roles.items()) or "no role here"
     claim = f"; a provider fills it with who is in {group.claim!r} there" if group.claim else ""
     yield f"group {group.name}: {roles}; {len(group.members)} in it{claim}", ""
@@ -57,6 +60,15 @@ def row_of_group(line: GroupLine) -> dict[str, Any]:
         "made at": line.made_at,
         "made by": line.made_by,
     }
+
+
+def tell_person(person: Person) -> Iterator[tuple[str, str]]:
+    """A user who was made or changed."""
+    row = row_of_person(person)
+    marks = f"; {row['marks']}" if row["marks"] else ""
+    yield f"user {person.name}: {row['roles'] if person.roles else 'no role here'}{marks}", ""
+    if not person.roles and not person.disabled:
+        yield f"endcap users grant {person.name} viewer gives a role in a workspace.", "dim"
 
 
 def row_of_person(person: Person) -> dict[str, Any]:
@@ -89,6 +101,7 @@ def row_of_token(token: TokenLine) -> dict[str, Any]:
 
 TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     GroupDetail: tell_group,
+    Person: tell_person,
     MadeSetUpCode: tell_setup_code,
     MadeToken: tell_token,
     MadeWebhook: tell_webhook,

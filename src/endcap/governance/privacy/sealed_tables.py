@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from endcap.core.errors import InvalidInput
 from endcap.storage.ports import TableStore
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ class SealedTables:
         return self.inner.write(dataset, partition=partition, table=self.seal(table))
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        table = self.inner.read(dataset, partition=partition, columns=columns)
+        try:
+            table = self.inner.read(dataset, partition=partition, columns=columns)
+        except InvalidInput:
+            gathered = self._gather(dataset, partition)
+            if gathered is None or not set(columns or ()) <= set(gathered.column_names):
+                raise
+            return gathered if columns is None else gathered.select(list(columns))
         if columns is None or not any(field.metadata for field in table.schema):
             return self.unseal(table)
         from endcap.governance.privacy.sealing import list_refs
@@ -69,14 +76,33 @@ class SealedTables:
 
     def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
         """See ``TableStore``. Rows with sealed columns are opened all at once: they stand in memory."""
-        found = self.inner.scan(dataset, partition=partition)
+        import pyarrow.dataset as pads
+
+        try:
+            found = self.inner.scan(dataset, partition=partition)
+        except InvalidInput:
+            gathered = self._gather(dataset, partition)
+            if gathered is None:
+                raise
+            return pads.dataset(gathered)
         if not any(field.metadata for field in found.schema):
             return found
-        import pyarrow.dataset as pads
 
         from endcap.governance.privacy.sealing import is_sealed
 
         return pads.dataset(self.unseal(found.to_table())) if is_sealed(found.schema) else found
+
+    def _gather(self, dataset: str, partition: Mapping[str, str] | None) -> pa.Table | None:
+        """Partitions one by one, where some were written before a column was sealed; None where none is sealed, or there is but one."""
+        import pyarrow as pa
+
+        from endcap.governance.privacy.sealing import is_sealed
+
+        places = self.inner.partitions(dataset, partition=partition)
+        parts = [self.inner.read(dataset, partition=place) for place in places] if len(places) > 1 else []
+        if not any(is_sealed(part.schema) for part in parts):
+            return None
+        return pa.concat_tables([self.unseal(part) for part in parts], promote_options="default")
 
     def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
         return self.inner.partitions(dataset, partition=partition)

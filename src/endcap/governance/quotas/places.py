@@ -19,6 +19,7 @@ import msgspec
 
 from endcap.core.durations import format_duration
 from endcap.core.errors import Conflict, EndcapError, InvalidInput, QuotaExceeded
+from endcap.core.identity import identify
 from endcap.core.settings import Settings, format_bytes
 from endcap.governance.holders import HOLDS
 from endcap.governance.quotas.limits import Limits, find_limits, require_cpu, require_gpus
@@ -159,6 +160,7 @@ def hold_place(
             with _WAITERS.count():
                 taken.place = _wait(session, place, wait_s=wait_s, reporter=reporter or _Silent(), wait=wait)
             session.require_warrant(verb=verb, thing=subject)  # who may run it when they ask may not any more when its turn comes
+            require_cpu(session, limits, verb=verb)
         with storing_for(subject):
             yield taken.admit(session)
     finally:
@@ -238,13 +240,13 @@ def _ask_memory(session: Session, limits: Limits, capacity: Capacity) -> int:
 
 def _arrive(session: Session, subject: str, needs: Needs, capacity: Capacity, limits: Limits) -> Place:
     """Stand in the queue; the place that was found, which may go on at once."""
-    now = session.now()
+    now, holder = session.now(), HOLDS.begin()
     place = Place(
-        id=session.new_id("place"),
+        id=f"place_{identify(holder.machine, holder.pid, holder.began, holder.hold)[:24]}",
         workspace=session.workspace,
         actor=session.actor.name,
         subject=subject,
-        holder=HOLDS.begin(),
+        holder=holder,
         arrived_at=now,
         expires_at=now + timedelta(seconds=EXPIRY_S),
         memory=_ask_memory(session, limits, capacity),

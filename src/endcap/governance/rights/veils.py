@@ -84,7 +84,12 @@ class VeiledTransaction(VeiledReader):
         return self._tx.put(kind, workspace=workspace, record=record, expected_version=expected_version)
 
     def remove(self, kind: Kind[R], *, workspace: str, ids: Sequence[str]) -> int:
-        raise denied(self._session.actor.name, f"workspace/{self._session.workspace}", Permission.OWN, verb="retention apply")
+        """As of the transaction; what is hidden is not there to be removed."""
+        found = ((one, self.get(kind, workspace=workspace, id=one)) for one in ids)
+        standing = {one: record for one, record in found if record is not None}
+        for record in standing.values():
+            self._require_change(kind, workspace, record, expected_version=0)
+        return self._tx.remove(kind, workspace=workspace, ids=list(standing))
 
     def load(self, records: Iterable[FiledRecord]) -> int:
         raise denied(self._session.actor.name, f"workspace/{self._session.workspace}", Permission.OWN, verb="restore")
@@ -94,6 +99,8 @@ class VeiledTransaction(VeiledReader):
 
     def _require_change(self, kind: Kind[R], workspace: str, record: R, *, expected_version: int) -> None:
         """What stood in the record's place counts, too: nothing hidden is overwritten by something that is not."""
+        if self._standing.only is not None and not kind.tells:
+            raise denied(self._session.actor.name, next(iter(self._standing.only)), Permission.EDIT, verb=f"change a {kind.name}")
         if kind.of is None or kind.tells or workspace != self._session.workspace:
             return
         standing = self._inner.get(kind, workspace=workspace, id=kind.id_of(record))

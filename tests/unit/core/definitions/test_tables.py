@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Check, Contract, Table, as_names, require_keys
-from endcap.core.errors import DefinitionError, InvalidInput
+from endcap.core.errors import DefinitionError, EndcapError, InvalidInput
 from endcap.core.identity import identify
 
 
@@ -146,3 +148,41 @@ def test_purposes_personal_columns_and_the_owner_are_part_of_a_table() -> None:
     table = Table("orders", "a.csv", purposes=["staffing"], personal="email", subject="buyer", owner="demand")  # type: ignore[arg-type]  # what users write
     assert (table.purposes, table.personal, table.owner) == (("staffing",), ("email",), "demand")
     assert (Table("orders", "a.csv").purposes, Table("orders", "a.csv").personal) == ((), ())
+
+
+def test_a_table_says_whose_its_personal_values_are() -> None:
+    assert Table("t", "t.csv", keys=("id",), personal=("email",)).whose == "id"
+    assert Table("t", "t.csv", keys=("email", "day"), personal=("email", "age")).whose == "email"
+    assert Table("t", "t.csv", keys=("a", "b"), personal=("email",), subject="buyer").whose == "buyer"
+    assert Table("t", "t.csv", keys=("a", "b")).whose is None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"keys": ("a", "b"), "personal": ("email",)}, "do not say whose they are"),
+        ({"personal": ("email",)}, "do not say whose they are"),
+        ({"keys": ("a", "b"), "personal": ("a", "b")}, "do not say whose they are"),
+        ({"keys": ("a",), "subject": "a"}, "nothing personal"),
+        ({"keys": ("a",), "personal": ("b",), "subject": " "}, "no column's name"),
+        ({"keys": ("a",), "personal": ("b",), "subject": 3}, "no column's name"),
+        ({"keep": 10}, "which is no text"),
+        ({"retention": "1h"}, "at least a day"),
+        ({"retention": "long"}, "not a length of time"),
+    ],
+)
+def test_subjects_and_periods_that_cannot_be(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(EndcapError, match=says):
+        Table("t", "t.csv", **given)
+
+
+def test_what_tables_say_for_people_and_the_law_leaves_a_view_s_version_alone() -> None:
+    table = Table("t", "t.csv", keys=("id",), personal=("email",))
+    view = FeatureView(name="v", source=table, features=["email"])
+    same = msgspec.structs.replace(table, keep="10 years", retention="400d", owner="us")
+    other = msgspec.structs.replace(table, subject="id2")
+    assert msgspec.structs.replace(view, source=same).version == view.version
+    assert msgspec.structs.replace(view, source=other).version != view.version
+    assert (
+        FeatureView(name="daily", source=Table("sales", "sales", keys=("store",)), features={"units": "units"}).version == "d2704ecf03c8"
+    )  # as it was before

@@ -7,10 +7,12 @@ import pytest
 from rich.console import Console
 
 from endcap.faces.cli.rendering import render, show
-from endcap.governance.groups import add_group, grant_group, join_group, list_groups, set_groups_from_provider, show_group
+from endcap.governance.groups import add_group, grant_group, join_group, list_groups, remove_group, set_groups_from_provider, show_group
+from endcap.governance.lockout import FREE, begin_attempt
 from endcap.governance.people import add_user, disable_user, grant_role, list_people
 from endcap.governance.sessions import Session
-from endcap.governance.tokens import list_tokens, make_token, note_use
+from endcap.governance.setting_up import make_setup_code
+from endcap.governance.tokens import list_tokens, make_token, note_use, rotate_token
 from endcap.governance.webhooks import add_webhook
 from endcap.testing.sessions import make_session
 
@@ -35,6 +37,35 @@ def test_a_token_is_shown_whole_with_what_it_may_and_how_it_ends(session: Sessio
     lines = shown(made)
     assert lines[:2] == ["token 'nightly' of bob: editor in workspace default, until 2026-04-05 08:00 UTC", made.token]
     assert lines[-1] == f"endcap tokens revoke {made.id} ends it."
+
+
+def test_a_user_who_was_changed_is_shown_in_a_line(session: Session) -> None:
+    assert shown(disable_user(session, "bob")) == ["user bob: editor in default; disabled, tokens only"]
+    assert shown(add_user(session, "cleo")) == ["user cleo: no role here; tokens only", "endcap users grant cleo viewer gives a role in a workspace."]
+    add_group(session, "demand")
+    assert shown(remove_group(session, "demand")) == ["group demand is removed, and what it gave is over"]
+
+
+def test_a_set_up_code_is_shown_with_what_to_do_with_it() -> None:
+    made = make_setup_code(make_session(actor="root"))
+    lines = shown(made)
+    assert lines[:2] == ["until 2026-01-05 09:00 UTC, once, whoever has this code becomes the first owner:", made.code]
+    assert "POST /api/v1/setup" in lines[2]
+
+
+def test_a_rotated_token_says_until_when_the_old_one_opens(session: Session) -> None:
+    old = make_token(session, "nightly", user="bob")
+    new = rotate_token(session, old.id, overlap="2h")
+    assert f"The token {old.id}, in whose place it is, opens until 2026-01-05 10:00 UTC." in shown(new)
+    assert f"{old.id} nightly bob editor active, rotated 2026-01-05 10:00:00 never root" in shown(list_tokens(session))
+
+
+def test_a_name_that_waits_is_marked(session: Session) -> None:
+    for _ in range(FREE):
+        begin_attempt(session.records, "bob", network="10.0.0.1", now=session.now())
+    assert shown(list_people(session, everybody=True))[2] == (
+        "bob editor in default tokens only, waits until 2026-01-05 08:01 UTC 2026-01-05 08:00:00 root"
+    )
 
 
 def test_a_webhook_is_shown_with_its_secret_and_without_its_path(session: Session) -> None:

@@ -22,10 +22,11 @@ from endcap.faces.http.guesses import MOST_AUDITED, MOST_OF_ADDRESS, MOST_OF_PAI
 from endcap.faces.http.heads import read_head
 from endcap.faces.http.sessions import SignIn
 from endcap.governance.audit import list_audit, verify_audit
+from endcap.governance.groups import add_group, grant_group, join_group, leave_group
 from endcap.governance.lockout import FIRST_WAIT, FREE, begin_attempt
 from endcap.governance.people import add_user, disable_user, grant_role, set_password, unlock_user
 from endcap.governance.setting_up import make_setup_code
-from endcap.governance.tokens import list_tokens, make_token, revoke_token
+from endcap.governance.tokens import list_tokens, make_token, revoke_token, rotate_token
 
 GOOD, OTHER = "pine under marble", "marble under pine"
 
@@ -433,3 +434,42 @@ def test_the_audit_of_strangers_has_a_bound(house: House, tmp_path: Path, hands:
     clients = [TestClient(app, base_url="http://127.0.0.1:8420", client=(f"10.0.{i}.9", 5000)) for i in range(MOST_AUDITED // MOST_OF_ADDRESS + 2)]
     statuses = [client.post("/api/v1/setup", json={"code": "x", "name": "eve"}).status_code for client in clients for _ in range(MOST_OF_ADDRESS)]
     assert (statuses.count(401), set(statuses)) == (MOST_AUDITED, {401, 429})
+
+
+def test_what_a_group_gave_is_gone_within_a_second_by_token_and_by_password(connect: Connect, house: House, hands: Hands) -> None:
+    owner = house.session()
+    add_user(owner, "ada")
+    add_user(owner, "bob", password=GOOD)
+    add_group(owner, "demand")
+    join_group(owner, "demand", "bob")
+    grant_group(owner, "demand", "editor")
+    client, token = connect(), make_token(owner, "nightly", user="bob").token
+    both = (bearer(token), basic("bob", GOOD))
+    assert [client.post("/api/v1/pour", json={}, headers=headers).status_code for headers in both] == [200, 200]
+    for change, statuses in (
+        (lambda: grant_group(owner, "demand", "viewer"), [403, 403]),
+        (lambda: grant_role(owner, "bob", "editor"), [200, 200]),
+        (lambda: grant_role(owner, "bob", "none"), [403, 403]),
+        (lambda: grant_group(owner, "demand", "editor"), [200, 200]),
+        (lambda: leave_group(owner, "demand", user="bob"), [403, 403]),
+    ):
+        change()
+        hands.now += sessions.KEPT_S
+        assert [client.post("/api/v1/pour", json={}, headers=headers).status_code for headers in both] == statuses
+    assert [ask(client, headers).status_code for headers in both] == [403, 403], "without a role nothing is read, either"
+
+
+def test_a_rotated_token_opens_for_the_overlap_and_is_refused_and_audited_after(connect: Connect, house: House, hands: Hands) -> None:
+    owner = house.session()
+    add_user(owner, "ada")
+    old = make_token(owner, "nightly", user="ada")
+    new = rotate_token(owner, old.id, overlap="1h")
+    client = connect()
+    assert [ask(client, bearer(token)).status_code for token in (old.token, new.token)] == [200, 200]
+    house.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    hands.now += 3600
+    assert [ask(client, bearer(token)).status_code for token in (old.token, new.token)] == [401, 200]
+    row = list_audit(owner, house=True, limit=1)[0]
+    assert (row.verb, row.thing, row.outcome) == ("sign-in", f"token/{old.id}", "refused")
+    used = {line.id: line.used_at for line in list_tokens(owner)}
+    assert None not in used.values(), "the last use of both is shown"

@@ -227,3 +227,20 @@ def test_many_subjects_are_sealed_by_columns() -> None:
     sealed = session.tables.seal(table)
     assert Subjects(session).count() == len(set(ids.tolist()))
     assert same(session.tables.unseal(sealed), table)
+
+
+def test_what_was_written_before_it_was_declared_is_read_beside_what_is_sealed(session: Session) -> None:
+    plain = people(email=list("abcdef"))
+    session.ports.tables.write(
+        "people", partition={**PLACE, "part": "1"}, table=plain.cast(pa.schema([field.remove_metadata() for field in plain.schema]))
+    )
+    session.tables.write("people", partition=PLACE, table=plain)
+    assert session.tables.read("people")["email"].to_pylist() == list("abcdef") * 2
+    assert session.tables.read("people", columns=["email"]).column_names == ["email"]
+    assert session.tables.scan("people").to_table()["email"].to_pylist() == list("abcdef") * 2
+    with pytest.raises(InvalidInput, match=r"'mail'|cannot be read as one table"):
+        session.tables.read("people", columns=["mail"])
+    session.ports.tables.write("mixed", partition=PLACE, table=pa.table({"a": [1]}))
+    session.ports.tables.write("mixed", partition={**PLACE, "part": "1"}, table=pa.table({"a": ["x"]}))
+    with pytest.raises(InvalidInput, match="cannot be read as one table"):
+        session.tables.read("mixed")

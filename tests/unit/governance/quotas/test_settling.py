@@ -129,9 +129,8 @@ def test_bad_input_is_refused_and_leaves_what_stood(admin: Session, given: dict[
 def test_an_actor_who_is_not_there_is_refused_once_there_are_users(admin: Session) -> None:
     set_quota(admin, actor="whoever", runs=1)
     add_user(admin, "bea")
-    with pytest.raises(NotFound, match="There is no user 'bee'") as caught:
+    with pytest.raises(NotFound, match="There is no user 'bee'"):
         set_quota(admin, actor="bee", runs=1)
-    assert "bea" in str(caught.value)
     set_quota(admin, actor="bea", runs=1)
     set_quota(admin, actor="system", runs=1)
     clear_quota(admin, actor="whoever")

@@ -37,9 +37,10 @@ class Named(msgspec.Struct, frozen=True):
 NAMED = Kind("named", Named, "id")
 
 
-@pytest.fixture(params=["memory", "embedded"])
+@pytest.fixture(params=["memory", "embedded", "postgres"])
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    with open_house("memory://" if request.param == "memory" else tmp_path / "home") as opened:
+    home: str | Path = "memory://" if request.param == "memory" else tmp_path / "home"
+    with open_house(request.getfixturevalue("postgres_home")() if request.param == "postgres" else home) as opened:
         yield opened
 
 

@@ -65,6 +65,7 @@ class FakeTask:
     name = "store-day"
     solution = "fake"
     purpose: str | None = None
+    encrypted: bool = False
     views = ()
     keys = ("store_id",)
     seed = 7

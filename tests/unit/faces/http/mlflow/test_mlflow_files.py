@@ -14,6 +14,7 @@ from endcap.core.errors import InvalidInput
 from endcap.faces.http.application import build_application
 from endcap.faces.http.mlflow.artefacts import FILES, Listed, Place, list_under, parse_place
 from endcap.loop.training.tracking.tracked_runs import start_run
+from endcap.project.sealing import seal_files
 
 
 def list_files(wire: Any, path: str) -> list[tuple[str, bool, int | None]]:
@@ -134,3 +135,15 @@ def test_a_version_s_folders_are_listed_one_by_one() -> None:
     assert list_under(files, "a") == [Listed("a/b", None), Listed("a/c", 3)]
     assert list_under(files, "a/b") == [Listed("a/b/1", 3), Listed("a/b/2", 3)]
     assert list_under(files, "a/") == list_under(files, "x") == list_under(files, "d") == []
+
+
+def test_an_encrypted_file_comes_back_as_it_went(wire: Any, house: Any) -> None:
+    """The client knows nothing of it: the bytes at rest are others, also of what comes in pieces."""
+    seal_files(house.session(), experiment="0")
+    run = wire.make_run()
+    payload = bytes(range(256)) * 10_000
+    assert wire.put(f"run/{run}/deep/data.bin", payload).json() == {}
+    said = wire.fetch(f"run/{run}/deep/data.bin")
+    assert (said.status_code, said.content, said.headers["content-length"]) == (200, payload, str(len(payload)))
+    assert list_files(wire, f"run/{run}/deep") == [("data.bin", False, len(payload))]
+    assert hashlib.sha256(payload).hexdigest() not in dict(house.ports.blobs.list_digests())

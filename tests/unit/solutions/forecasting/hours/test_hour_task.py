@@ -18,6 +18,7 @@ from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.gates import Gate
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken, InvalidInput
+from endcap.governance.keys.sealings import with_sealing
 from endcap.governance.sessions import Session
 from endcap.loop.data.verbs import ingest
 from endcap.loop.features.panels.hour_store import STANDING_STATES
@@ -312,3 +313,23 @@ def test_without_retiring_nobody_goes(tmp_path: Path) -> None:
     desk.at(end + 120)
     assert desk.assemble().notes == ()
     assert desk.states()["0"]["last_row"] == date(2026, 1, 28)
+
+
+def test_an_encrypted_model_is_trained_and_answers_in_other_processes(tmp_path: Path) -> None:
+    """Workers are handed the keys of the shards they read; what they give is what a plain model gives."""
+    told = []
+    for encrypted in (False, True):
+        (tmp_path / str(encrypted)).mkdir()
+        desk = open_desk(tmp_path / str(encrypted), encrypted=encrypted)
+        home = make_session(tmp_path / str(encrypted) / "home", start=NOW)
+        settings = msgspec.structs.replace(home.settings, executor="processes" if encrypted else "here", n_workers=1)
+        desk.session = with_sealing(replace(home, settings=settings), declared=encrypted)
+        data = desk.assemble()
+        assert desk.session.blobs.is_sealed(data.digest) is encrypted
+        training = desk.task.train(desk.session, desk.context(), data)
+        trial = training.trials[0]
+        assert {desk.session.blobs.is_sealed(file.sha256) for file in trial.files} == {encrypted}
+        told.append(answers(desk, desk.version(trial), data))
+        home.ports.close()
+    plain, sealed = told
+    assert plain.column("forecast").to_pylist() == pytest.approx(sealed.column("forecast").to_pylist())
