@@ -16,15 +16,22 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace as replace_struct
 from starlette.testclient import TestClient
 
 from endcap.assembly import House, open_house
-from endcap.core.definitions.tables import Table
+from endcap.core.definitions.aggregates import count, last
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.tables import Check, Contract, Table
 from endcap.core.errors import EndcapError
 from endcap.core.settings import Settings, read_settings
 from endcap.faces.http.application import build_application
@@ -43,6 +50,9 @@ from endcap.governance.signin.providers import add_provider
 from endcap.governance.tokens import make_token
 from endcap.governance.webhooks import add_webhook
 from endcap.loop.data.verbs import ingest
+from endcap.loop.features.catalogue import register_view
+from endcap.loop.features.kept.materialisation import materialise
+from endcap.loop.features.training_sets import build_training_set
 from endcap.loop.training.tracking.run_files import put_file, read_file
 from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.pipelines.graph import Outcome, Step
@@ -51,6 +61,7 @@ from endcap.pipelines.runner import run_steps
 from endcap.project.kinds import load_kinds
 from endcap.project.sealing import rewrap, seal_files
 from endcap.project.verbs import load_verbs
+from endcap.project.view_pages import write_view_pages
 from endcap.storage.ports import Kind
 from endcap.testing.oidc_providers import serve_provider
 from endcap.testing.postgres import PostgresServer
@@ -66,6 +77,7 @@ CANARIES = {
     "online password": "c4nary-online-n0tTaken",
     "content of a sealed file": "c4nary-content-of-a-sealed-file-3fK",
     "malformed master key": "c4nary-malformed-master-key",
+    "personal value": "c4nary-ada@home.example",
 }
 
 
@@ -132,7 +144,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def day(receiver: Receiver, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def day(receiver: Receiver, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Any]) -> Found:
     """All that came of the day."""
     found, folder = Found(secrets={name: value.encode() for name, value in CANARIES.items()}), tmp_path_factory.mktemp("day")
     settings = Settings(
@@ -153,9 +165,10 @@ def day(receiver: Receiver, postgres: PostgresServer, tmp_path_factory: pytest.T
             session = house.session()
             plant(found, session, postgres)
             fail(found, session, folder)
+            live(found, session, tmp_path_factory.mktemp("elsewhere"))
             look(found, house, folder)
             keep_files(found, folder, "open")
-        ask_commands(found, folder)
+        ask_commands(found, folder, cli)
     finally:
         root.setLevel(before)
         root.removeHandler(handler)
@@ -236,6 +249,29 @@ def fail(found: Found, session: Session, folder: Path) -> None:
     forget_opened(session)
 
 
+def live(found: Found, session: Session, elsewhere: Path) -> None:
+    """A personal value in a file that is not the home's, in whatever is made of it, and in rows that break a contract."""
+    at = [datetime(2026, 3, 1 + day) for day in range(3)]  # noqa: DTZ001 - plain times of the table
+    rows = {"customer": ["1", "2", "3"], "email": [CANARIES["personal value"], "bob", None], "spend": [1.0, -2.0, 3.0]}
+    pq.write_table(pa.table({**rows, "at": pa.array(at, pa.timestamp("us"))}), elsewhere / "people.parquet")
+    people = Table("people", "people.parquet", keys=("customer",), event_time="at", zone="UTC", personal=("email",), subject="customer")
+    view = FeatureView(name="mails", source=people, features={"email": last("email", "28d"), "n": count("*", "28d")}, online=False)
+    with session.change("apply", thing="view/mails") as change:
+        register_view(session, change, view, folder=elsewhere)
+    materialise(session, "mails")
+    pages = elsewhere / "pages"
+    write_view_pages(session, out=pages)
+    for path in pages.rglob("*"):
+        if path.is_file():
+            found.add(f"page {path.name}", path.read_bytes())
+    build_training_set(session, pa.table({"customer": ["1"], "at": pa.array([at[2]], pa.timestamp("us", "UTC"))}), ["mails"], at="at")
+    for name, check in (("one_of", Check(one_of=("x",))), ("type", Check(type="number")), ("nulls", Check(nulls=False))):
+        told = replace_struct(people, name=f"people_{name}", contract=Contract(columns={"email": check}, quarantine=None))
+        found.failed(f"error of a contract: {name}", lambda told=told: ingest(session, told, folder=elsewhere, zone="UTC"))  # type: ignore[misc]  # the default binds
+    aside = replace_struct(people, name="people_aside", contract=Contract(columns={"email": Check(one_of=("bob",))}, quarantine=0.9))
+    assert ingest(session, aside, folder=elsewhere, zone="UTC").n_quarantined == 1
+
+
 def look(found: Found, house: House, folder: Path) -> None:
     """All that is shown in Python and over HTTP, and all that a record says of itself."""
     session = house.session()
@@ -264,22 +300,14 @@ def _token(session: Session) -> str:
     return make_token(session, "reader", user="ada").token
 
 
-def ask_commands(found: Found, folder: Path) -> None:
+def ask_commands(found: Found, folder: Path, cli: Callable[..., Any]) -> None:
     """What the command line says of all that it lists, and what the machine shows of a command while it reads a secret."""
-    command = [sys.executable, "-m", "endcap.faces.cli.entry"]
     where = ["--home", str(folder / "home"), "--project", str(folder)]
-    for words in (
-        ["secrets", "ls"],
-        ["keys", "ls", "--house"],
-        ["webhooks", "ls"],
-        ["providers", "ls"],
-        ["tokens", "ls"],
-        ["users", "ls"],
-        ["audit", "--house"],
-    ):
-        done = subprocess.run([*command, *words, *where, "--json"], capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        found.add(f"endcap {' '.join(words)}", done.stdout + done.stderr)
+    for words in ("secrets ls", "keys ls --house", "webhooks ls", "providers ls", "tokens ls", "users ls", "audit --house"):
+        said = cli(*words.split(" "), *where, "--json")
+        assert said.code == 0, said.err
+        found.add(f"endcap {words}", said.out + said.err)
+    command = [sys.executable, "-m", "endcap.faces.cli.entry"]
     given = {**os.environ, "ENDCAP_MASTER_KEY_NEXT_COMMAND": "/bin/false"}
     setting = subprocess.Popen(
         [*command, "secrets", "set", "AGAIN", *where], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=given
@@ -290,9 +318,9 @@ def ask_commands(found: Found, folder: Path) -> None:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             found.add("process list", path.read_bytes())
-    said, _ = setting.communicate(timeout=60)
-    assert setting.returncode == 0, said
-    found.add("endcap secrets set", said)
+    told, _ = setting.communicate(timeout=60)
+    assert setting.returncode == 0, told
+    found.add("endcap secrets set", told)
 
 
 def keep_files(found: Found, folder: Path, when: str) -> None:

@@ -136,7 +136,7 @@ ASKED = {name: verb for name, verb in load_verbs().items() if name not in OF_FIL
 def test_python(alone: Home, together: Home, their_names: list[str], name: str) -> None:
     verb, homes = ASKED[name], (alone, together)
     without, beside = (home.session(US, OURS) for home in homes)
-    for what in choose(their_names, name, n=1 if name in SLOW else 8):
+    for what in choose(their_names, name, n=1 if name in SLOW else 4):
         for values in ask_about(verb, what, home=alone):
             assert answer(verb, beside, values) == answer(verb, without, values), values
     if name not in MEASURED and not any(p.default is inspect.Parameter.empty for p in verb.parameters if p.name != "folder"):
@@ -166,7 +166,7 @@ def request(client: TestClient, method: str, path: str, **given: Any) -> tuple[i
 @pytest.mark.parametrize("name", sorted(set(remote_verbs()) & set(ASKED)))
 def test_http(alone: Home, http: tuple[TestClient, TestClient], their_names: list[str], name: str) -> None:
     remote = remote_verbs()[name]
-    for what in choose(their_names, name, n=1 if name in SLOW else 3):
+    for what in choose(their_names, name, n=0 if name in SLOW else 1):
         for values in ask_about(remote.verb, what, home=alone):
             body = {key: value for key, value in values.items() if key in remote.parameters.__struct_fields__}
             without, beside = (request(client, "POST", remote.path, json=json.loads(msgspec.json.encode(body, enc_hook=str))) for client in http)
@@ -195,7 +195,7 @@ def test_mlflow(alone: Home, http: tuple[TestClient, TestClient], their_names: l
     own = {"run_id": run_id, "experiment_id": experiment, "experiment_ids": [experiment], "name": "store-fraud", "version": "1"}
     own |= {"alias": "store-green", "key": "k", "value": "v", "metric_key": "store_loss", "source": f"mlflow-artifacts:/run/{run_id}/model"}
     fields = {field.name: field.type for field in msgspec.structs.fields(call.request)}
-    for what in choose(their_names, call.path, n=3):
+    for what in choose(their_names, call.path, n=1):
         for said in ask_call(fields, what, own={**own, "source": f"mlflow-artifacts:/run/{what}/model"} if "source" in fields else own):
             named = {part: said.pop(part, "x") for part in re.findall(r"{([a-z_]+)(?::path)?}", call.path)}
             path = MLFLOW + re.sub(r"{([a-z_]+)(?::path)?}", lambda part: quote(str(named[part[1]]), safe="/"), call.path)  # noqa: B023 - called at once
@@ -207,7 +207,7 @@ def test_mlflow(alone: Home, http: tuple[TestClient, TestClient], their_names: l
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 def test_files(alone: Home, together: Home, http: tuple[TestClient, TestClient], their_names: list[str], method: str) -> None:
-    for what in choose(their_names, method, n=6):
+    for what in choose(their_names, method, n=2):
         for owner in ("run", "logged-model", "version", "experiment"):
             for path in ("model/MLmodel", f"{SEALED_NAME}/notes.txt", "store/notes.txt"):
                 without, beside = (request(client, method, f"{FILES}/{owner}/{quote(what, safe='')}/{path}") for client in http)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from endcap.core.errors import NotFound
 from endcap.core.settings import Settings
 from endcap.faces.cli.backup_text import tell_backup, tell_restored
 from endcap.governance.audit import verify_audit
+from endcap.governance.keys import unseal
+from endcap.governance.keys.records import DATA_KEYS
 from endcap.governance.keys.rotation import list_keys, rotate_keys
 from endcap.governance.keys.secrets import SecretReader, list_secrets, set_secret
 from endcap.governance.records import HOUSE, WEBHOOKS
@@ -73,3 +78,54 @@ def test_a_restored_home_opens_what_is_sealed_once_it_has_its_master_key(sort: s
     assert read_all(again, run, hook) == told
     set_secret(again, "NEW", password="x")
     there.ports.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from endcap.assembly import open_house
+from endcap.core.settings import Settings
+from endcap.governance.keys import seal, unseal
+from endcap.governance.keys.data_keys import forget_opened
+home, first, second, stop = sys.argv[1:]
+house = open_house(home, settings=Settings(master_key=first, next_master_key=second))
+session, sealed = house.session(actor="writer"), []
+while not Path(stop).exists() or len(sealed) < 20:
+    sealed.append(seal(session, b"%d" % len(sealed), about="it"))
+    forget_opened(session)
+    for n in (0, len(sealed) // 2, len(sealed) - 1):
+        assert unseal(session, sealed[n], about="it") == b"%d" % n
+    if len(sealed) == 1:
+        print("began", flush=True)
+print(sealed[0].hex(), sealed[-1].hex(), len(sealed), flush=True)
+"""
+
+
+@pytest.mark.parametrize("sort", ["folder", "postgres"])
+def test_processes_that_know_both_keys_write_on_while_one_follows_the_other(sort: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """No key stays open in them: what they seal and open goes by whatever is on record at that moment."""
+    first, second = (hashlib.sha256(word).hexdigest() for word in (b"first", b"second"))
+    home = request.getfixturevalue("postgres_home")() if sort == "postgres" else str(tmp_path / "home")
+    stop = tmp_path / "stop"
+    both = replace(make_session(home), settings=Settings(master_key=first, next_master_key=second))
+    rotate_keys(both)
+    command = [sys.executable, "-c", WRITER, home, first, second, str(stop)]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "began\n"
+        rotate_keys(both)
+        rotated = rotate_keys(both, master=True)
+        rotate_keys(both)
+    finally:
+        stop.touch()
+        told = [writer.communicate(timeout=120)[0].split() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert {key.master for key in both.ports.records.find(DATA_KEYS, workspace=HOUSE)} == {rotated.key}
+    after = replace(both, settings=Settings(master_key=second))
+    for begun, ended, n in told:
+        assert unseal(after, bytes.fromhex(begun), about="it") == b"0"
+        assert unseal(after, bytes.fromhex(ended), about="it") == b"%d" % (int(n) - 1)
+    verify_audit(after, house=True)
+    both.ports.close()

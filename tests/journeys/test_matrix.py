@@ -62,7 +62,7 @@ class World(NamedTuple):
     def session(self, name: str) -> Session:
         """What signing in by a password gives."""
         found = open_by_user(self.house.ports.records, find_user(self.house.ports.records, name), workspace="default")
-        return replace(self.house.admit(found.actor, role=found.role, workspace=found.workspace), admin=found.admin)
+        return replace(self.house.admit(found.actor, role=found.role, workspace=found.workspace), admin=found.admin, warrant=found.warrant)
 
     def headers(self, name: str) -> dict[str, str]:
         return {"Authorization": f"Basic {base64.b64encode(f'{name}:{PASSWORD}'.encode()).decode()}"}

@@ -9,11 +9,13 @@ import msgspec
 
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.gates import Gate
+from endcap.core.definitions.tables import Table
 from endcap.core.errors import DefinitionError
 from endcap.core.permissions import Permission
 from endcap.governance.rights.checks import may_see, require_right
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
+from endcap.loop.data.landed_predictions import SCHEME
 from endcap.loop.features.catalogue import find_columns, register_view, require_zone
 from endcap.loop.features.differences import describe_differences
 from endcap.loop.features.records import VIEW_HEADS, VIEW_VERSIONS, ViewHead
@@ -95,8 +97,14 @@ def _require_rights(session: Session, definitions: Definitions, planned: Plan) -
     for thing in changing:
         require_right(session, thing, Permission.EDIT, verb="apply")
         tables, views = made_of[thing]
-        for source in (*(f"table/{table.name}" for table in tables), *(f"view/{view.name}" for view in views)):
+        for source in (*(name for table in tables for name in _name_sources(table)), *(f"view/{view.name}" for view in views)):
             require_right(session, source, Permission.READ, verb="apply")
+
+
+def _name_sources(table: Table) -> tuple[str, ...]:
+    """The table, and where its rows are a model's predictions the model."""
+    predicted = table.source.removeprefix(SCHEME) if table.source.startswith(SCHEME) else None
+    return (f"table/{table.name}",) if predicted is None else (f"table/{table.name}", f"model/{predicted}")
 
 
 class _Defined(msgspec.Struct, frozen=True):

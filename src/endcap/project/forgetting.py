@@ -23,7 +23,7 @@ from endcap.governance.privacy.subjects import Subjects
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.features.records import VIEW_VERSIONS, ViewVersion
-from endcap.project.held_subjects import HeldRows, StayingThing, TrainedVersion, find_held, list_staying, list_trained
+from endcap.project.held_subjects import HeldRows, StayingThing, TrainedVersion, find_held, list_holds, list_staying, list_trained
 from endcap.project.subject_lists import keep_lists
 from endcap.storage.ports import STAMP_BYTES
 
@@ -87,7 +87,8 @@ def forget(session: Session, *, key: str, asked_by: str = "", yes: bool = False,
     Values of theirs read as missing from then on: features, training sets, logs, quarantine. Rows stay, and digests hold: they are of sealed bytes.
     Online rows are dropped. What comes of them again is left missing until somebody readmits them: endcap readmit. Models that were trained on their
     rows are listed, and so is what a key cannot undo. Doing it twice changes nothing; after a kill the same command goes on.
-    Raises InvalidInput for a column that names no subjects, an empty value and one of another type. Cost: a look at the parts of all that is sealed,
+    Raises InvalidInput for a column that names no subjects, an empty value and one of another type; Conflict where something that holds them is held
+    for the law (endcap retention hold). Cost: a look at the parts of all that is sealed,
     a few bytes a row, whatever the subject has; memory for a batch.
     """
     if yes and dry_run:
@@ -99,7 +100,12 @@ def forget(session: Session, *, key: str, asked_by: str = "", yes: bool = False,
     seen = bool(subjects.find(asked.refs)) or standing is not None
     held = tuple(find_held(session, asked.refs))
     versions = tuple(list_trained(session, held))
-    state = "planned"
+    state, holds = "planned", list_holds(session, asked.kind, held)
+    if yes and not over and holds:
+        session.record_refusal("forget", thing=f"subject/{asked.id}", detail={"kind": asked.kind, "held": ", ".join(hold.thing for hold in holds)})
+        raise Conflict(
+            f"{holds[0].thing} is {holds[0].why}: nobody's key is destroyed before that ends.", hint=f"endcap retention lift {holds[0].thing}"
+        )
     if yes and not over:
         _destroy(session, asked, asked_by=asked_by, reason=reason)
         standing = _finish(session, asked)
@@ -107,7 +113,7 @@ def forget(session: Session, *, key: str, asked_by: str = "", yes: bool = False,
     elif over:
         state = "stands"
     unreached = keep_lists(session) if yes else ()
-    stays = (*unreached, *list_staying(session, asked.kind, held=held))
+    stays = (*holds, *unreached, *list_staying(session, asked.kind, held=held))
     return ForgetReport(
         subject=asked.id,
         kind=asked.kind,
@@ -199,7 +205,7 @@ def _read_key(session: Session, key: str) -> _Asked:
     if "uuid" in types:
         values[value.lower()] = None
     try:
-        refs = subjects.name(kind, values)
+        refs = dict.fromkeys(subjects.name(kind, values))
     except UnicodeEncodeError as error:
         raise InvalidInput("The value is not Unicode, so nobody is called so.") from error
     return _Asked(kind, tuple(values), tuple(refs))

@@ -11,6 +11,7 @@ import msgspec
 
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import NotFound
+from endcap.governance.privacy.records import LEGAL_HOLDS
 from endcap.governance.privacy.subjects import REF_BYTES
 from endcap.governance.records import AUDIT_ROWS, HOUSE
 from endcap.governance.sessions import Session
@@ -100,6 +101,19 @@ def list_trained(session: Session, held: Sequence[HeldRows]) -> Iterator[Trained
         yield TrainedVersion(version.id, ", ".join(by), live[version.model].get(version.id, ""), _tell_retraining(version))
 
 
+def list_holds(session: Session, kind: str, held: Sequence[HeldRows]) -> list[StayingThing]:
+    """The holds for the law on what has rows of a subject, and on the tables that name such subjects."""
+    names = {rows.thing.partition("@")[0] for rows in held}
+    for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace):
+        names |= {f"table/{table.name}" for table in version.view.sources if table.whose == kind}
+    holds = session.records.find(LEGAL_HOLDS, workspace=session.workspace)
+    return [
+        StayingThing(hold.id, f"held for the law: {hold.reason}", "until the hold is lifted")
+        for hold in holds
+        if hold.lifted_at is None and hold.id in names
+    ]
+
+
 def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> Iterator[StayingThing]:
     """What the destruction of a key cannot undo for subjects of a kind, and what must be kept."""
     from endcap.loop.features.lineage import find_personal, find_sources
@@ -118,6 +132,10 @@ def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> It
         if mixed:
             why = f"{mixed} mix subjects, and no column says whose a value is: they lie under the workspace's key"
             yield StayingThing(f"view/{version.id}", why, "until the view is removed, or materialised anew from sources without the person")
+        others = sorted({mark.kind for mark in marks.values() if mark.subject is not None} - {kind}) if own else []
+        if others:
+            why = f"its rows name people by {others}, not by '{kind}'"
+            yield StayingThing(f"view/{version.id}", why, f"until they are forgotten by that, too: endcap forget --key {others[0]}=...")
         if own:
             yield from _list_folded(view.id, sorted(set(view.features) - find_personal(view)), sources=find_sources(view).features, tables=own)
     for name, table in sorted(tables.items()):

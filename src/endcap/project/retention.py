@@ -147,8 +147,8 @@ def apply_retention(session: Session, *, dry_run: bool = False) -> RetentionRepo
 def hold_thing(session: Session, thing: str, *, reason: str) -> LegalHold:
     """Hold a thing for the law: nothing of it is removed until the hold is lifted, whatever its period.
 
-    ``thing`` is model/NAME, table/NAME, view/NAME, run/ID or training-set/ID; ``reason`` is kept with it. A forgotten person's key is destroyed
-    all the same: who must keep their values keeps the source. Raises InvalidInput for another sort of thing and an empty reason.
+    ``thing`` is model/NAME, table/NAME, view/NAME, run/ID or training-set/ID; ``reason`` is kept with it. Nobody of whom
+    it holds rows is forgotten meanwhile. Raises InvalidInput for another sort of thing and an empty reason.
     """
     sort, _, name = thing.partition("/")
     if sort not in ("model", "table", "view", "run", "training-set") or not name:

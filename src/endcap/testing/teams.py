@@ -91,7 +91,7 @@ class Home(NamedTuple):
     def session(self, name: str, workspace: str) -> Session:
         """What signing in by a password gives."""
         found = open_by_user(self.house.ports.records, find_user(self.house.ports.records, name), workspace=workspace)
-        return replace(self.house.admit(found.actor, role=found.role, workspace=found.workspace), admin=found.admin)
+        return replace(self.house.admit(found.actor, role=found.role, workspace=found.workspace), admin=found.admin, warrant=found.warrant)
 
     def records(self, workspace: str) -> dict[str, dict[str, Any]]:
         """All records of a workspace by kind and id, and what of the house is filed under its name."""

@@ -32,6 +32,7 @@ BY_THEMSELVES = {
     "testing": "tests",
     "faces/http/pages": "people, before anybody is known",
     "faces/http/sessions.py": "the same",
+    "faces/http/sweeping.py": "which workspaces have periods",
     "faces/http/serving.py": "whether there are people",
     "assembly.py": "whether a restore goes on",
 }

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from endcap.core.clock import ManualClock
+from endcap.core.clock import ManualClock, SystemIds
 from endcap.core.definitions import aggregates as ag
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import InvalidInput, PermissionDenied
+from endcap.core.errors import Conflict, EndcapError, InvalidInput, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.privacy.records import FORGETTINGS
@@ -27,10 +27,11 @@ from endcap.loop.features.kept.materialised import read_materialised, read_newes
 from endcap.loop.features.online import open_online, sample_online
 from endcap.loop.features.parity import check_parity
 from endcap.loop.features.pushes import push
-from endcap.loop.features.training_sets import build_training_set, read_training_set
+from endcap.loop.features.training_sets import TRAINING_ROWS, build_training_set, read_training_set
 from endcap.project import forgetting
 from endcap.project.backups import backup, list_backups, restore
 from endcap.project.forgetting import forget, list_forgotten, readmit
+from endcap.project.retention import hold_thing, lift_hold
 from endcap.testing.sessions import make_session
 
 START = datetime(2026, 3, 4, 9, tzinfo=UTC)
@@ -153,8 +154,9 @@ def test_a_dry_run_says_what_it_would_touch_and_touches_nothing(mall: Shop) -> N
     assert held["view/folded", "tiles of windows"] > 0
     assert ("view/by_store", "feature rows") not in held
     assert any(thing.startswith("training-set/") for thing, _ in held)
-    assert found.n_online == 2  # of facts and folded; by_mail's subject is the customer too, and its rows carry none
+    assert found.n_online == 2  # of facts and folded
     stays = {one.thing.partition("@")[0]: one for one in found.stays}
+    assert "name people by ['email']" in stays["view/by_mail"].why
     assert "mix subjects" in stays["view/by_store"].why
     assert "counts" in next(one.why for one in found.stays if "mails" in one.why)
     assert [one.until for one in found.stays if "law" in one.why] == ["10 years: tax code 147"]
@@ -278,6 +280,16 @@ def test_a_subject_whose_key_is_a_personal_key(shop: Shop) -> None:
     assert len(shop.offline("mails", "email")) == 4
 
 
+def test_a_view_that_names_people_otherwise_is_told_and_forgotten_by_that(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "files", make_session(start=START), FACTS, BY_MAIL)
+    shop.work()
+    forget(shop.session, key="customer_id=1", yes=True)
+    assert shop.online("by_mail", EMAILS[1]) == [(31.5, 5.0)]
+    assert forget(shop.session, key=f"email={EMAILS[1]}", yes=True).n_online == 1
+    assert shop.online("by_mail", EMAILS[1], EMAILS[2]) == [(None, None), (42.5, 2.0)]
+    assert EMAILS[1] not in shop.offline("by_mail", "email")
+
+
 def test_somebody_who_was_never_seen_may_be_forgotten_beforehand(shop: Shop) -> None:
     shop.work()
     assert not forget(shop.session, key="customer_id=99").seen
@@ -317,6 +329,55 @@ def test_both_options_together_are_refused_and_only_owners_forget(shop: Shop) ->
         readmit(shop.session, key="customer_id=1")
 
 
+def test_what_is_held_for_the_law_keeps_the_key(shop: Shop) -> None:
+    shop.work()
+    hold_thing(shop.session, "table/people", reason="case 12/26")
+    assert forget(shop.session, key="customer_id=1").stays[0].why == "held for the law: case 12/26"
+    with pytest.raises(Conflict, match="held for the law: case 12/26"):
+        forget(shop.session, key="customer_id=1", yes=True)
+    assert shop.online("facts", 1)[0][0] == "ada-pushed-planted@x"
+    refused = list_audit(shop.session, outcome="refused")[0]
+    assert (refused.verb, refused.detail["held"]) == ("forget", "table/people")
+    lift_hold(shop.session, "table/people")
+    assert forget(shop.session, key="customer_id=1", yes=True).state == "done"
+
+
+def test_an_expression_that_a_value_does_not_fit_does_not_repeat_it(shop: Shop) -> None:
+    view = FeatureView(name="cast", source=PEOPLE, features={"n": "CAST(email AS INTEGER)"})
+    with shop.session.change("apply", thing="cast") as change:
+        register_view(shop.session, change, view, folder=shop.folder)
+    with pytest.raises(EndcapError) as error:
+        materialise(shop.session, "cast")
+    assert "planted" not in f"{error.value} {error.value.details}"
+
+
+def test_training_sets_are_sealed_kept_and_handed_out_without_the_forgotten(shop: Shop, tmp_path: Path) -> None:
+    shop.work()
+    spine = Table("asked", "asked.parquet", keys=("customer_id",), event_time="at", zone="UTC", personal=("note",))
+    at = pa.array([datetime(2026, 3, 4, 9)] * 2, pa.timestamp("us"))  # noqa: DTZ001 - plain times of the table
+    pq.write_table(pa.table({"customer_id": [1, 2], "note": ["about ada", "about bob"], "at": at}), shop.folder / "asked.parquet")
+
+    def build(name: str | None = None) -> Any:
+        out = tmp_path / name if name else None
+        return build_training_set(shop.session, spine, ["facts"], at="at", folder=shop.folder, full_names=True, out=out)
+
+    kept = build()
+    raw = shop.session.ports.tables.read(TRAINING_ROWS, partition={"workspace": "default", "training_set": kept.id})
+    assert [raw.schema.field(name).type for name in ("note", "facts__email", "facts__age")] == [pa.large_binary()] * 3
+    before = build("before.parquet")
+    assert read_training_set(shop.session, before)["facts__email"].to_pylist() == ["ada-pushed-planted@x", "pushed-planted@x"]
+    forget(shop.session, key="customer_id=1", yes=True)
+    assert read_training_set(shop.session, build())["note"].to_pylist() == [None, "about bob"]
+    after = build("after.parquet")
+    assert read_training_set(shop.session, after)["facts__email"].to_pylist() == [None, "pushed-planted@x"]
+    shop.session.tables.delete(TRAINING_ROWS, partition={"workspace": "default", "training_set": kept.id, "part": "00000"})
+    again = build("again.parquet")  # joined anew, from sources that still have them
+    rows = read_training_set(shop.session, again)
+    assert (rows["note"].to_pylist(), rows["facts__email"].to_pylist()) == ([None, "about bob"], [None, "pushed-planted@x"])
+    assert rows["customer_id"].to_pylist() == [1, 2]
+    assert any(str(tmp_path / "again.parquet") in one.why for one in forget(shop.session, key="customer_id=2").stays)
+
+
 def test_a_backup_from_before_does_not_bring_them_back(tmp_path: Path) -> None:
     session = make_session(tmp_path / "home", start=START)
     shop, place = Shop(tmp_path / "files", session), str(tmp_path / "vault")
@@ -328,7 +389,7 @@ def test_a_backup_from_before_does_not_bring_them_back(tmp_path: Path) -> None:
     (tmp_path / "master.key").write_bytes((tmp_path / "home" / "master.key").read_bytes())
     session.ports.close()
 
-    new = make_session(tmp_path / "new", start=START)
+    new = replace(make_session(tmp_path / "new", start=START), new_id=SystemIds())
     restore(new, place, backup=before.id)
     (tmp_path / "master.key").rename(tmp_path / "new" / "master.key")
     (tmp_path / "new" / "master.key").chmod(0o600)

@@ -8,18 +8,26 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from endcap.core.clock import ManualClock
-from endcap.core.errors import Conflict, InvalidInput, PermissionDenied
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.tables import Check, Contract, Table
+from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.privacy.records import SWEEPINGS
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, Notice, NoticeDelivery
 from endcap.governance.sessions import Session
 from endcap.governance.signin.records import PAGE_SESSIONS
+from endcap.loop.data.records import QUARANTINE
+from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Batch
-from endcap.loop.features.records import SNAPSHOTS, TRAINING_SETS, Snapshot, TrainingSet
+from endcap.loop.features.catalogue import register_view
+from endcap.loop.features.kept.materialisation import materialise
+from endcap.loop.features.kept.materialised import read_materialised
+from endcap.loop.features.records import MATERIALISED, SNAPSHOTS, TRAINING_SETS, Snapshot, TrainingSet
 from endcap.loop.features.training_sets import TRAINING_ROWS
 from endcap.loop.registry.records import APPROVAL_REQUESTS, ApprovalRequest
 from endcap.loop.training.tracking.experiments import create_experiment
@@ -201,6 +209,55 @@ def test_tracked_runs_and_rows_of_training_sets(session: Session) -> None:
     assert apply_retention(session).removed == {"training-sets": 1, "runs": 0}
     assert session.tables.partitions(TRAINING_ROWS) == []
     assert session.records.get(TRAINING_SETS, workspace="default", id="t1") == set_
+
+
+def test_what_is_kept_of_superseded_views_goes_unless_something_leans_on_it(session: Session, tmp_path: Path) -> None:
+    assert isinstance(session.clock, ManualClock)
+    at = pa.array([datetime(2026, 3, 1)] * 2, pa.timestamp("us"))  # noqa: DTZ001 - plain times of the table
+    pq.write_table(pa.table({"store": ["a", "b"], "units": [1, 2], "price": [1.0, 2.0], "at": at}), tmp_path / "sales.parquet")
+    sales = Table("sales", "sales.parquet", keys=("store",), event_time="at", zone="UTC")
+    versions = []
+    for features in (["units"], ["units", "price"]):
+        view = FeatureView(name="v", source=sales, features=features)
+        with session.change("apply", thing="v") as change:
+            versions.append(register_view(session, change, view, folder=tmp_path))
+        materialise(session, "v")
+    old, new = versions
+    session.clock.advance(timedelta(days=100))
+    set_retention(session, "features", "30d")
+    hold_thing(session, "view/v", reason="case")
+    report = apply_retention(session)
+    assert report.removed == {"features": 0}
+    assert f"view/{old.id}" in [kept.thing for kept in report.kept]
+    lift_hold(session, "view/v")
+    assert apply_retention(session).removed == {"features": 1}
+    assert apply_retention(session).removed == {"features": 0}
+    assert {part["version"] for part in session.tables.partitions(MATERIALISED)} == {new.version}
+    assert session.online.spaces() == [f"default/{new.id}"]
+    with pytest.raises(NotFound, match="never materialised"):
+        read_materialised(session, old)
+    assert read_materialised(session, new) is not None
+    assert materialise(session, old.id).n_rows == 2  # it can be made anew
+
+
+def test_rows_put_aside_go_by_the_period_of_their_table_and_not_while_the_table_leans_on_them(session: Session, tmp_path: Path) -> None:
+    assert isinstance(session.clock, ManualClock)
+    contract = Contract(columns={"units": Check(least=0)}, quarantine=0.9)
+    sales = Table("sales", "sales/*.csv", keys=("store",), contract=contract, retention="30d")
+    view = FeatureView(name="v", source=sales, features=["units"])
+    with session.change("apply", thing="v") as change:
+        register_view(session, change, view, folder=tmp_path)
+    (tmp_path / "sales").mkdir()
+    (tmp_path / "sales" / "1.csv").write_text("store,units\na,1\nb,-1\n", "utf-8")
+    ingest(session, sales, folder=tmp_path)
+    session.clock.advance(timedelta(days=100))
+    (kept,) = apply_retention(session).kept
+    assert kept.why == "the standing ingest leaves these rows out"
+    (tmp_path / "sales" / "1.csv").write_text("store,units\na,1\n", "utf-8")
+    ingest(session, sales, folder=tmp_path)
+    assert apply_retention(session).removed == {"quarantine": 1}
+    assert session.tables.partitions(QUARANTINE) == []
+    assert [line.period for line in show_retention(session) if line.log == "table/sales"] == ["30d"]
 
 
 def test_after_a_kill_the_same_command_goes_on(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -385,6 +385,32 @@ def test_the_queue_says_of_runs_of_closed_things_that_they_run(scene: Scene) -> 
         assert not [line for line in queue(scene.eve) if "store-day" in str(line) or "shop_units" in str(line)]
 
 
+SPY = """
+import endcap as ec
+from pathlib import Path
+
+sales = ec.Table("sales", "{folder}/data/sales/*.parquet", event_time="date", zone="Europe/Berlin")
+{source}
+spy = ec.FeatureView(name="spy", source={name}, keys=["store_id"], features={{"seen": ec.last("{column}", "7d")}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "column", "said"),
+    [
+        ("", "sales", "units", "No table 'sales' in workspace 'default'"),
+        ('answers = ec.predictions_of("store-day", keys=["store_id"])', "answers", "forecast", "No model 'store-day' in workspace 'default'"),
+    ],
+)
+def test_nobody_applies_a_view_of_what_is_closed_to_them(scene: Scene, tmp_path: Path, source: str, name: str, column: str, said: str) -> None:
+    text = SPY.format(folder=scene.project.folder, source=source, name=name, column=column)
+    (tmp_path / "project.py").write_text(text, encoding="utf-8")
+    with pytest.raises(NotFound, match=said):
+        load_verbs()["apply"].call(scene.eve, folder=tmp_path)
+    with pytest.raises(NotFound, match="No feature view 'spy'"):
+        find_view(scene.owner, "spy")
+
+
 def test_pages_of_all_views_leave_out_what_is_closed(scene: Scene, tmp_path: Path) -> None:
     with scene.owner.change("apply", thing="view/open_units") as change:
         plain = FeatureView(name="open_units", source=scene.table, features={"units_1d": Aggregate("sum", "units", window="1d")})

@@ -20,12 +20,13 @@ from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.records import Actor
 from endcap.governance.sessions import Session
+from endcap.loop.deployment.lineage import show_lineage
 from endcap.loop.features.catalogue import find_view, register_view
 from endcap.loop.features.kept.materialisation import materialise
 from endcap.loop.features.online import read_online
 from endcap.loop.features.training_sets import build_training_set, read_training_set, training_set
 from endcap.loop.registry.downloads import download
-from endcap.loop.registry.versions import get_version
+from endcap.loop.registry.versions import create_model, get_version, register_version
 from endcap.project.definitions import load_definitions
 from endcap.project.rights import restrict
 from endcap.project.sharing import list_all_shares, share, unshare
@@ -99,6 +100,17 @@ def test_a_view_that_is_shared_is_shown_read_and_joined_there(lent: Two) -> None
     assert made.record.identity != own.record.identity
     assert read_training_set(lent.web, made.record) == own.table
     assert build_training_set(lent.web, SPINE, ["default/shop_units"], at="at") == made.record
+
+
+def test_lineage_names_a_shared_view_with_its_workspace(lent: Two) -> None:
+    made = build_training_set(lent.web, SPINE, ["default/shop_units"], at="at")
+    create_model(lent.web, "visits")
+    version = msgspec.structs.replace(get_version(lent.owner, "store-day-v1"), model="visits", identity="visits", tables={}, run="", views=made.views)
+    kept = register_version(lent.web, version)
+    found = show_lineage(lent.web, kept.id, upstream=True)
+    name = f"view/default/shop_units@{made.views['default/shop_units']}"
+    assert [node.what for node in found.nodes if node.thing == name] == ["feature view of workspace 'default', as it was shared"]
+    assert not any("sales" in node.thing for node in found.nodes)
 
 
 def test_a_version_that_is_shared_is_shown_and_downloaded_there(lent: Two, tmp_path: Path) -> None:

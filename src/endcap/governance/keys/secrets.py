@@ -136,6 +136,9 @@ def _missing(session: Session, name: str) -> NotFound:
 
 def _note_use(session: Session, name: str) -> None:
     now = session.now()
+    known = session.ports.records.get(SECRET_USES, workspace=session.workspace, id=name)
+    if known is not None and now - known.at < _USE_NOTED:
+        return
     with session.ports.records.transact() as tx:
         before, version = tx.get_versioned(SECRET_USES, workspace=session.workspace, id=name) or (None, 0)
         if before is None or now - before.at >= _USE_NOTED:

@@ -32,6 +32,7 @@ _ENTRY = REF_BYTES + KEY_BYTES
 _SHELF_DIGITS = 3
 _MANY = 64  # shelves from which on all are read at once
 _TRIES = 20
+_UUID_LENGTH = 36
 NOBODY = ("", None)
 """The subject of values of which nobody can say whose they are: their key is the workspace's, and no forgetting destroys it."""
 
@@ -63,7 +64,7 @@ class Subjects:
         pepper = self.pepper
         head = kind.encode() + b"\x00"
         nobody = hmac.digest(pepper, b"\x00nobody", "sha256")[:REF_BYTES]
-        return [nobody if value is None else hmac.digest(pepper, head + value.encode(), "sha256")[:REF_BYTES] for value in values]
+        return [nobody if value is None else hmac.digest(pepper, head + _settle(value).encode(), "sha256")[:REF_BYTES] for value in values]
 
     def pseudonyms(self, space: str, keys: Sequence[bytes]) -> list[bytes]:
         """What stands for keys where they may not stand themselves: the same for the same key, and told apart by nobody without the pepper."""
@@ -187,6 +188,11 @@ class Subjects:
         plain = b"".join(ref + key for ref, key in sorted(entries.items()))
         sealed = seal(self.session, plain, about=f"subject-shelf/{shelf.id}") if entries else b""
         return msgspec.structs.replace(shelf, sealed=sealed, n=len(entries))
+
+
+def _settle(value: str) -> str:
+    """UUIDs are one whatever the case of their letters."""
+    return value.lower() if len(value) == _UUID_LENGTH and value.count("-") == 4 else value
 
 
 def _by_shelf(refs: Collection[bytes]) -> dict[str, list[bytes]]:

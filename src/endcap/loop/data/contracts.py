@@ -71,7 +71,7 @@ def scan_contract(source: Source, *, engine: duckdb.DuckDBPyConnection, now: dat
     files, counts = _count(source, asks, engine=engine)
     span = join_spans(files.values())
     broken = _broken_columns(source, span.n_rows)
-    with reading(table.name, columns=source.columns):
+    with reading(table, columns=source.columns):
         for ask, n in zip(asks, counts, strict=True):
             if n > 0 or ask.always:
                 sample = _sample(source, ask.condition, ask.shown, engine=engine) if show and n > 0 else []
@@ -150,7 +150,7 @@ def _count(source: Source, asks: list[Ask], *, engine: duckdb.DuckDBPyConnection
         for fold in ("min", "max")
     ]
     asked = ", ".join([FILE, "count(*)", *ends, *(f"count(*) FILTER (WHERE {ask.condition})" for ask in asks)])
-    with reading(source.table.name, columns=source.columns):
+    with reading(source.table, columns=source.columns):
         rows = engine.execute(f"SELECT {asked} FROM ({source.sql_by_file}) GROUP BY {FILE}").fetchall()
     return {row[0]: Span(*row[1:4]) for row in rows}, [sum(row[4 + i] for row in rows) for i in range(len(asks))]
 

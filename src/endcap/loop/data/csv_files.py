@@ -61,7 +61,7 @@ def relate_csv(
     if known is not None and known.fixed:
         types = known.all_of(names, promised=promised)
     else:
-        with reading(table.name):
+        with reading(table):
             types = detect_types(engine, raw, columns=names, promised=promised, standing=known.types if known else None)
     # Rows that are left out may be met before they are: those need not fit.
     cast = "CAST" if excluded is None else "TRY_CAST"
@@ -160,7 +160,7 @@ def count_rows(path: Path, *, table: Table, engine: duckdb.DuckDBPyConnection) -
     breaks = " + ".join(f"coalesce(length({c}) - length(replace({c}, chr(10), '')), 0)" for c in map(quote, layout.names))
     for name in ("reject_errors", "reject_scans"):
         engine.execute(f"DROP TABLE IF EXISTS {name}")
-    with reading(table.name):
+    with reading(table):
         ((n_rows, n_breaks),) = engine.execute(f"SELECT count(*), coalesce(sum({breaks}), 0) FROM ({raw})").fetchall()
     found = engine.execute(
         "SELECT line, any_value(error_type), any_value(error_message), any_value(csv_line) FROM reject_errors GROUP BY line ORDER BY line"

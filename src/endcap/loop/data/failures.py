@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import duckdb
 
+from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput, suggest, unknown
 
 # Running out of memory or disk, an interrupt or a fault of the engine is nobody's bad input: those pass through.
@@ -25,6 +27,7 @@ _BAD_INPUT = (
     duckdb.NotImplementedException,
     duckdb.SerializationException,
 )
+_ABOUT_VALUES = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException, duckdb.TypeMismatchException)
 _CSV_LINE = re.compile(r"CSV Error on Line: (\d+)")
 _CSV_FILE = re.compile(r"^\s*file = (.*)$", re.MULTILINE)
 _CSV_REASONS = (
@@ -38,17 +41,19 @@ _NO_COLUMN = re.compile(r'Referenced column "(.*?)" (?:was )?not found')
 
 
 @contextmanager
-def reading(table: str, *, columns: Iterable[str] = ()) -> Iterator[None]:
+def reading(table: str | Table | FeatureView, *, columns: Iterable[str] = ()) -> Iterator[None]:
     """Turn DuckDB's complaints about files and expressions into InvalidInput, chained.
 
-    ``table`` names the table in the message; ``columns`` are offered when a column is not found.
+    ``table`` names the table, or the view, in the message, in which no value is shown where it has personal columns; ``columns`` are offered when
+    a column is not found.
     """
     try:
         yield
     except _BAD_INPUT as error:
         if lacks_room(error):
             raise
-        raise explain(error, table=table, columns=columns) from error
+        name = table if isinstance(table, str) else table.name
+        raise explain(error, table=name, columns=columns, shy=_is_shy(table)) from error
 
 
 def lacks_room(error: duckdb.Error) -> bool:
@@ -61,8 +66,14 @@ def lacks_disk(error: duckdb.Error) -> bool:
     return _FULL.search(str(error)) is not None
 
 
-def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> InvalidInput:
-    """What a DuckDB error means: file and line of a CSV, the column that is not there, or DuckDB's first lines."""
+def _is_shy(table: str | Table | FeatureView) -> bool:
+    if isinstance(table, FeatureView):
+        return bool(table.personal) or any(source.personal for source in table.sources)
+    return isinstance(table, Table) and bool(table.personal)
+
+
+def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = (), shy: bool = False) -> InvalidInput:
+    """What a DuckDB error means: file and line of a CSV, the column that is not there, or DuckDB's first lines. ``shy``: no value is repeated."""
     text = str(error)
     line, file = _CSV_LINE.search(text), _CSV_FILE.search(text)
     if line and file:
@@ -72,6 +83,9 @@ def explain(error: duckdb.Error, *, table: str, columns: Iterable[str] = ()) -> 
         offered = list(columns)
         return InvalidInput(unknown("column", absent[1], offered, where=f"Table '{table}'"), hint=suggest(absent[1], offered))
     said = text.partition("\n\nLINE ")[0].strip()
+    if shy and isinstance(error, _ABOUT_VALUES):
+        what = said.partition(":")[0]
+        return InvalidInput(f"Table '{table}' cannot be read: {what}, of a value that is not shown, as the table has personal columns.")
     return InvalidInput(f"Table '{table}' cannot be read: {_cut(said)}")
 
 

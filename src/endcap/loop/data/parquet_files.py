@@ -98,7 +98,7 @@ def _describe(path: Path, schema: pa.Schema, *, table: Table, engine: duckdb.Duc
         rows = engine.execute(f"DESCRIBE {_SHAPE}").fetchall()
         engine.unregister(_SHAPE)
         return {row[0]: _comparable(row[1]) for row in rows}
-    with reading(table.name):
+    with reading(table):
         rows = engine.execute(f"DESCRIBE SELECT * FROM read_parquet({sql_list((path,))}, hive_partitioning = false)").fetchall()
     nulls = {field.name for field in schema if pa.types.is_null(field.type)}
     return {row[0]: "null" if row[0] in nulls else _comparable(row[1]) for row in rows}
@@ -177,7 +177,7 @@ def _known_types(
     engine: duckdb.DuckDBPyConnection,
 ) -> dict[str, str]:
     """The columns that are to be read in another type than they are stored in, with that type."""
-    with reading(table.name):
+    with reading(table):
         stored = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {relation}").fetchall() if row[0] in known.types}
     wanted = known.all_of(stored, promised=promised)
     changed = {name: type_ for name, type_ in wanted.items() if type_ != stored[name]}

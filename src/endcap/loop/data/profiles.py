@@ -35,7 +35,7 @@ def profile_source(
     given). Memory: the rows kept for the quantiles, spilled if need be. On two cores 100 M rows of six columns in Parquet take
     about ten seconds.
     """
-    with reading(source.table.name, columns=source.columns):
+    with reading(source.table, columns=source.columns):
         if n_rows is None:
             (n_rows,) = engine.execute(f"SELECT count(*) FROM ({source.sql})").fetchone() or (0,)
         sampled = n_rows > MOST_EXACT_ROWS

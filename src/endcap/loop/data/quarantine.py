@@ -115,7 +115,7 @@ def find_bad_rows(source: Source, *, n_rows: int, torn: Sequence[TornFile], now:
     mask = " || ".join(f"CASE WHEN {ask.condition} THEN '1' ELSE '0' END" for ask in asks) or "''"
     judged = f"SELECT *, {mask} AS __mask FROM ({source.sql_by_file})"
     kept = ", ".join([FILE, ROW, "__mask", *_texts(source)])
-    with reading(source.table.name, columns=source.columns):
+    with reading(source.table, columns=source.columns):
         found = [engine.sql(f"SELECT {kept} FROM ({judged}) WHERE contains(__mask, '1')").to_arrow_table()]
         if find_shared(source, n_rows, engine=engine, where=f"NOT contains({mask}, '1')"):
             same = " AND ".join(f"s.{quote(name)} = r.{quote(name)}" for name in source.table.contract.unique or ())

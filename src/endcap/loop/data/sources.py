@@ -234,7 +234,7 @@ def bind(expression: str, *, relation: str, columns: list[str], table: Table, en
     """
     # Twice, since each form stops what the other would let pass: in parentheses `a, b` is a row of two, in a cast `a AS INT) --` is whole.
     statement = f"DESCRIBE SELECT ({expression}\n) AS __bound, CAST({expression} AS VARCHAR) AS __text FROM ({relation})"
-    with reading(table.name, columns=columns):
+    with reading(table, columns=columns):
         if len(engine.extract_statements(statement)) != 1:
             raise InvalidInput(f"Table '{table.name}': {expression!r} is not one expression.")
         rows = engine.execute(statement).fetchall()
@@ -242,7 +242,7 @@ def bind(expression: str, *, relation: str, columns: list[str], table: Table, en
 
 
 def _describe(relation: str, *, table: Table, engine: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    with reading(table.name):
+    with reading(table):
         stored = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {relation}").fetchall()}
     for name in stored:
         if name.lower() in (EVENT_TIME, KNOWN_AT, EVENT_AT):

@@ -11,6 +11,7 @@ from endcap.core.durations import parse_duration
 from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.core.zones import load_zone
+from endcap.governance.privacy.rights import HIDDEN
 from endcap.loop.data.failures import reading
 from endcap.loop.data.records import FileFacts, FileIdentity, KeyVolume, VolumeDoubt
 from endcap.loop.data.sources import EVENT_TIME, Source
@@ -63,9 +64,13 @@ def check_volume(source: Source, *, interval: datetime, first_event: str, engine
     n_weeks = min(volume.weeks, (interval - _start(datetime.fromisoformat(first_event), parse_duration(volume.every))) // _WEEK)
     if n_weeks < 1:
         return []
-    with reading(table.name, columns=source.columns):
+    with reading(table, columns=source.columns):
         rows = engine.execute(_statement(source, volume, interval=interval, n_weeks=n_weeks)).fetchall()
-    judged = [KeyVolume(dict(zip(volume.by, row[2:], strict=True)), int(row[0]), float(row[1])) for row in rows]
+    hidden = {*table.personal, *(table.columns if table.personal else ())}
+    judged = [
+        KeyVolume({name: HIDDEN if name in hidden else key for name, key in zip(volume.by, row[2:], strict=True)}, int(row[0]), float(row[1]))
+        for row in rows
+    ]
     found = {
         "nothing": [key for key in judged if key.n_rows == 0],
         "few": [key for key in judged if 0 < key.n_rows < volume.least * key.usual],

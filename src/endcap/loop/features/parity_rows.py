@@ -32,7 +32,7 @@ _MARGIN = timedelta(hours=26)  # rows are looked for as far off their instant as
 def draw_keys(rows: FeatureRows, n: int, *, rng: np.random.Generator) -> list[Key]:
     """Up to ``n`` keys of a view's rows, each at most once and as likely as any other. Cost: a pass over the rows' keys, which are held once each."""
     names = ", ".join(quote(key) for key in rows.view.keys)
-    with reading(rows.view.name):
+    with reading(rows.view):
         found = rows.engine.sql(f"SELECT DISTINCT {names} FROM ({rows.sql}) ORDER BY {names}").to_arrow_table()
     chosen = np.sort(rng.permutation(found.num_rows)[:n])
     return [tuple(row.values()) for row in found.take(chosen).to_pylist()]
@@ -63,7 +63,7 @@ def read_rows(rows: FeatureRows, *, since: datetime, n_keys: int) -> list[list[F
         f"ORDER BY k.n, r.{EVENT_AT}, r.{KNOWN_AT}, r.{ORDER}"
     )
     found: list[list[FeatureRow]] = [[] for _ in range(n_keys)]
-    with reading(view.name):
+    with reading(view):
         for n, event_at, known_at, *values in rows.engine.execute(sql).fetchall():
             found[n].append(FeatureRow(event_at, known_at, tuple(values)))
     return found

@@ -25,9 +25,10 @@ _KEPT_WHOLE = ("last", "min", "max", "distinct")  # folds whose partial values a
 def find_marks(view: FeatureView) -> dict[str, Mark]:
     """The keys and features of a view that are personal, each with the column of the view that says whose it is.
 
-    That is the column which carries the ``subject`` of the table the value comes from; of a view that names personal columns itself and whose tables
-    name none, a key that is personal, else its only key. Where no column of the view says it (a store's last customer), nobody can tell: the mark
-    says None, and the values lie under the workspace's key. Cost: the parsing of a definition where something is personal, once; otherwise a look.
+    That is the column which carries the ``subject`` of the table the value comes from, else the view's one key that is personal; of a view that
+    names personal columns itself and whose tables name none, such a key, else its only key. Where no column of the view says it (a store's last
+    customer), nobody can tell: the mark says None, and the values lie under the workspace's key. Cost: the parsing of a definition where something is
+    personal, once; otherwise a look.
     """
     if not view.personal and not any(table.personal for table in view.sources):
         return {}
@@ -116,7 +117,15 @@ def _mark(view: FeatureView, sources: ViewSources, tables: list[Table]) -> Mark:
             as_it_is = name not in view.features or view.features[name].fold == "value"
             if as_it_is and {(c.table, c.column) for c in columns if c.role == VALUE} == {(table.name, whose)}:
                 return Mark(name, whose, table.name)
+    named = [key for key in view.keys if _is_personal(sources, key, tables)]
+    if len(named) == 1:  # its rows do not say whose they are, and yet name people
+        return Mark(named[0], _source_name(sources, named[0]), tables[0].name)
     return Mark(None, tables[0].whose or "", tables[0].name)
+
+
+def _is_personal(sources: ViewSources, key: str, tables: list[Table]) -> bool:
+    private = {(table.name, column) for table in tables for column in table.personal}
+    return any((column.table, column.column) in private for column in sources.keys.get(key, ()))
 
 
 def _source_name(sources: ViewSources, key: str) -> str:

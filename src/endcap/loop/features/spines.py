@@ -130,7 +130,7 @@ def _open_table(session: Session, table: Table, *, folder: Path, engine: duckdb.
     else:
         source = open_source(table, folder=folder, zone=session.zone, engine=engine, digests=lambda path: digest_file(session, path))
     names = ", ".join(quote(name) for name in source.columns)
-    with reading(table.name, columns=source.columns):
+    with reading(table, columns=source.columns):
         engine.execute("SET preserve_insertion_order = true")
         try:
             rows = engine.sql(f"SELECT {names} FROM ({source.sql})").to_arrow_table()

@@ -307,7 +307,7 @@ def _make_readable(session: Session, rows: FeatureRows, asked: Asked, *, folder:
     rows = open_view(session, view, folder=folder, engine=engine, ingests=rows.ingests, keys=asked.relation, span=span)
     from endcap.loop.data.failures import reading
 
-    with reading(view.name):
+    with reading(view):
         engine.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {rows.sql}")
     return rows, f"SELECT * FROM {name}"
 
@@ -451,6 +451,8 @@ def _identify(session: Session, spine_sha256: str, joined: Sequence[_Joined], *,
 
 def _find_standing(session: Session, identity: str, *, out: Path | None) -> TrainingSet | None:
     """A training set that is the same, with its rows where they are wanted; None where they must be joined."""
+    from endcap.governance.privacy.sealing import read_marks
+
     for record in session.records.find(TRAINING_SETS, workspace=session.workspace, where={"identity": identity}, newest_first=True):
         kept = record.path is None and bool(session.tables.partitions(TRAINING_ROWS, partition=_place(session, record.id)))
         if kept and out is None:
@@ -459,8 +461,8 @@ def _find_standing(session: Session, identity: str, *, out: Path | None) -> Trai
             rows = _read_rows(session, record)
             with _open_file(out) as sink:
                 sink(rows)
-            personal = any(field.metadata for field in rows.schema)
-            return msgspec.structs.replace(record, path=str(out.resolve()), sha256=_digest(rows) if personal else record.sha256)
+            sha256 = _digest(rows) if read_marks(rows.schema) else record.sha256  # what is kept is sealed, and the digest is of that
+            return msgspec.structs.replace(record, path=str(out.resolve()), sha256=sha256)
         if out is not None and record.path == str(out.resolve()) and _still_there(session, record):
             return record
     return None

@@ -87,7 +87,7 @@ def choose_features(rows: FeatureRows, relation: str, asked: Asked, *, max_age: 
         nothing = np.zeros(0, np.int64)
         return Chosen(np.full(len(asked.keys), MISSING, np.int64), RowTimes(nothing.astype(np.int32), nothing, nothing, nothing))
     age_us = None if max_age is None else _count_us(max_age)
-    with reading(rows.view.name):
+    with reading(rows.view):
         batches = _read_times(rows, relation, asked)
         return Chosen(*choose_rows(asked.keys, asked.at, rows=batches, n_keys=asked.n_keys, max_age_us=age_us))
 
@@ -170,7 +170,7 @@ def _look_up(rows: FeatureRows, relation: str, given: Mapping[str, NDArray[Any]]
 
     features = "".join(f", r.{quote(name)} AS f{i}" for i, name in enumerate(rows.feature_types))
     large = "arrow_large_buffer_size"  # texts of one column may hold more than 2 GiB
-    with lent(rows.engine, {name: pa.array(values) for name, values in given.items()}) as name, reading(rows.view.name):
+    with lent(rows.engine, {name: pa.array(values) for name, values in given.items()}) as name, reading(rows.view):
         wanted = name
         if keys is not None:
             named = ", ".join(f"k.{quote(key)}" for key in rows.view.keys)

@@ -20,7 +20,8 @@ from endcap.faces.http.mlflow.protocol import API as MLFLOW
 from endcap.faces.http.prefixes import choose_workspace, split_workspace
 from endcap.faces.http.sessions import SignIn
 from endcap.governance.audit import list_audit
-from endcap.governance.people import add_user, grant_role
+from endcap.governance.people import add_user, find_user, grant_role
+from endcap.governance.signin.page_sessions import make_page_session
 from endcap.governance.tokens import make_token
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
@@ -259,3 +260,20 @@ def test_without_users_the_owner_of_the_machine_chooses_by_url_too(tmp_path: Pat
         assert [e["name"] for e in client.get("/api/v1/track/experiments").json()] == ["Default"]
         assert client.get("/workspaces/a%2Fb/api/v1/ls").status_code == 400
         assert last_refusal(house)[2] == "a/b"
+
+
+def test_a_cookie_of_the_pages_chooses_by_url_and_is_refused_alike(client: TestClient, house: House) -> None:
+    made = make_page_session(house.session(), find_user(house.ports.records, "bea"))
+    cookie = {"Cookie": f"endcap-session={made.text}"}
+    assert client.get("/workspaces/shoes/api/v1/ls", headers=cookie).status_code == 200
+    told = {}
+    for workspace in ("hats", "nope"):
+        said = client.get(f"/workspaces/{workspace}/api/v1/ls", headers=cookie)
+        assert (said.status_code, last_refusal(house)) == (403, ("refused", "bea", workspace))
+        told[workspace] = said.text.replace(workspace, "NAME")
+    assert told["hats"] == told["nope"]
+    assert client.get("/workspaces/a%2Fb/api/v1/ls", headers=cookie).status_code == 400
+    assert client.get("/workspaces/shoes/sign-in").status_code == 401, "pages stand at the root alone"
+    for method, path in (("POST", "/api/v1/track/create-experiment"), ("PUT", f"{FILES}/run/x/y"), ("DELETE", f"{FILES}/run/x/y")):
+        said = client.request(method, f"/workspaces/shoes{path}", headers=cookie, json={"name": "x"})
+        assert (said.status_code, said.json()["code"]) == (403, "permission_denied"), "a cookie alone changes nothing under a prefix either"

@@ -57,7 +57,9 @@ def test_it_runs_beside_the_service_until_the_block_ends(house: House, monkeypat
 
     monkeypatch.setattr(module, "sweep_once", once)
     with sweeping(house, every_s=0.001):
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "sweeping")
         assert swept.wait(timeout=60)
-    assert not any(thread.name == "sweeping" and thread.is_alive() for thread in threading.enumerate())
+    thread.join(timeout=60)
+    assert not thread.is_alive()
     assert "the disk is away" in capfd.readouterr().err
     house.close()

@@ -238,7 +238,7 @@ def test_what_was_written_before_it_was_declared_is_read_beside_what_is_sealed(s
     assert session.tables.read("people")["email"].to_pylist() == list("abcdef") * 2
     assert session.tables.read("people", columns=["email"]).column_names == ["email"]
     assert session.tables.scan("people").to_table()["email"].to_pylist() == list("abcdef") * 2
-    with pytest.raises(InvalidInput, match="'mail'|cannot be read as one table"):
+    with pytest.raises(InvalidInput, match=r"'mail'|cannot be read as one table"):
         session.tables.read("people", columns=["mail"])
     session.ports.tables.write("mixed", partition=PLACE, table=pa.table({"a": [1]}))
     session.ports.tables.write("mixed", partition={**PLACE, "part": "1"}, table=pa.table({"a": ["x"]}))

@@ -26,6 +26,13 @@ def test_a_subject_is_named_by_a_keyed_hash_that_is_the_same_each_time() -> None
     assert "sealed" not in repr(pepper)
 
 
+def test_a_uuid_is_one_subject_whatever_its_letters() -> None:
+    subjects = Subjects(make_session())
+    text = "123E4567-e89b-12d3-a456-426614174000"
+    assert subjects.name("customer", [text]) == subjects.name("customer", [text.lower()])
+    assert subjects.name("customer", ["Ada"]) != subjects.name("customer", ["ada"])
+
+
 def test_keys_are_made_once_and_differ() -> None:
     subjects = Subjects(make_session())
     refs = subjects.name("customer", map(str, range(500)))

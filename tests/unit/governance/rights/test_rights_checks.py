@@ -13,9 +13,10 @@ import pytest
 from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Permission, Role
 from endcap.governance.audit import list_audit, verify_audit
+from endcap.governance.groups import add_group, join_group, leave_group, remove_group, rename_group
 from endcap.governance.people import add_user
 from endcap.governance.records import SYSTEM, Actor
-from endcap.governance.rights.checks import filter_seen, may_do, may_see, require_right, stamp_standing
+from endcap.governance.rights.checks import filter_seen, may_do, may_see, note_change, require_right, stamp_standing
 from endcap.governance.rights.guards import close_thing, find_guard, give_right, hand_over, open_thing, require_owner, take_right
 from endcap.governance.rights.records import GUARDS
 from endcap.governance.sessions import Session
@@ -240,6 +241,65 @@ def test_personal_columns_are_closed_unless_somebody_was_given_them(owner: Sessi
     assert not may_do(bob, "personal/sales", Permission.PERSONAL)
     with pytest.raises(InvalidInput, match=r"'read' is no right to 'personal/\*'. Rights: \['see'\]"):
         give_right(owner, "personal/*", "user/bob", "read", verb="rights grant")
+
+
+def test_a_group_keeps_its_rights_by_any_name_and_loses_them_with_its_members(owner: Session) -> None:
+    eve = someone(owner, "eve")
+    add_user(owner, "ada")
+    add_user(owner, "eve")
+    add_group(owner, "readers")
+    join_group(owner, "readers", "eve")
+    close(owner)
+    assert not may_see(eve, "model/secret")
+    give_right(owner, "model/secret", "group/readers", "read", verb="rights grant")
+    assert may_see(eve, "model/secret")
+    rename_group(owner, "readers", "analysts")
+    add_group(owner, "readers")
+    note_change()
+    assert may_see(eve, "model/secret")
+    leave_group(owner, "analysts", user="eve")
+    join_group(owner, "readers", "eve")
+    note_change()  # else within a second
+    assert not may_see(eve, "model/secret")
+    with pytest.raises(NotFound, match=r"'group/readers' has no right to 'model/secret'. Rights: \['group/analysts'\]"):
+        take_right(owner, "model/secret", "group/readers", verb="rights revoke")
+    join_group(owner, "analysts", "eve")
+    note_change()
+    assert may_see(eve, "model/secret")
+    remove_group(owner, "analysts")
+    note_change()
+    assert not may_see(eve, "model/secret")
+    take_right(owner, "model/secret", "group/analysts", verb="rights revoke")
+    with pytest.raises(NotFound, match="There is no group 'nobody'"):
+        give_right(owner, "model/secret", "group/nobody", "read", verb="rights grant")
+
+
+def test_the_greatest_of_several_rights_counts(owner: Session) -> None:
+    eve = someone(owner, "eve")
+    for name in ("ada", "eve"):
+        add_user(owner, name)
+    add_group(owner, "readers")
+    join_group(owner, "readers", "eve")
+    close(owner)
+    give_right(owner, "model/secret", "group/readers", "edit", verb="rights grant")
+    give_right(owner, "model/secret", "user/eve", "read", verb="rights grant")
+    assert may_do(eve, "model/secret", Permission.EDIT)
+    assert not may_do(eve, "model/secret", Permission.RELEASE)
+
+
+def test_whoever_lost_a_right_writes_no_more_with_a_session_from_before(owner: Session) -> None:
+    eve = someone(owner, "eve")
+    close(owner)
+    give_right(owner, "model/secret", "user/eve", "edit", verb="rights grant")
+    with eve.change("describe-model", thing="model/secret") as change:
+        change.tx.append(PARTS, workspace="default", record=Part("hers", "secret"))
+    give_right(owner, "model/secret", "user/eve", "read", verb="rights grant")
+    with pytest.raises(PermissionDenied), eve.change("describe-model", thing="model/secret"):
+        raise AssertionError("the block was entered")
+    take_right(owner, "model/secret", "user/eve", verb="rights revoke")
+    with pytest.raises(NotFound), eve.change("describe-model", thing="model/secret") as change:
+        change.tx.append(PARTS, workspace="default", record=Part("more", "secret"))
+    assert owner.records.get(PARTS, workspace="default", id="more") is None
 
 
 def test_an_owner_hands_over_and_keeps_nothing(owner: Session) -> None:

@@ -29,7 +29,7 @@ def view(source: Table | None, **given: Any) -> FeatureView:
         (view(PEOPLE, features={"n": ag.count("email", "7d"), "last": ag.last("email", "7d")}), {"last": Mark("id", "id", "people")}),
         (view(PEOPLE, keys=["store"], features={"last": ag.last("email", "7d")}), {"last": Mark(None, "id", "people")}),
         (view(PEOPLE, keys=["store"], features={"email": "email", "who": "id"}), {"email": Mark("who", "id", "people")}),
-        (view(PEOPLE, keys=["email"], features=["age"]), {"age": Mark(None, "id", "people"), "email": Mark(None, "id", "people")}),
+        (view(PEOPLE, keys=["email"], features=["age"]), {"age": Mark("email", "email", "people"), "email": Mark("email", "email", "people")}),
         (view(MAILS, keys=["email"], features=["spend"]), {"email": Mark("email", "email", "mails")}),
         (view(ORDERS, features=["note", "buyer"]), {"note": Mark("buyer", "buyer", "orders")}),
         (view(ORDERS, features=["note"]), {"note": Mark(None, "buyer", "orders")}),

@@ -75,9 +75,12 @@ def write_batch(
     rows. Writing the same again replaces it part by part, so that a run that was killed leaves nothing wrong. Memory: one part.
     """
     writing = _Writing(session, dataset, place(session, version, batch), n, find_marks(version.view) if marks is None else marks)
-    for chunk in engine.sql(sql).to_arrow_reader(_CHUNK_ROWS):
-        if chunk.num_rows and writing.add(chunk) and advance is not None:
-            advance(writing.written.n_rows)
+    from endcap.loop.data.failures import reading
+
+    with reading(version.view):
+        for chunk in engine.sql(sql).to_arrow_reader(_CHUNK_ROWS):
+            if chunk.num_rows and writing.add(chunk) and advance is not None:
+                advance(writing.written.n_rows)
     return writing.end()
 
 

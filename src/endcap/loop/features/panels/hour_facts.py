@@ -56,7 +56,7 @@ class FactReader:
                     raise InvalidInput(f"Two static tables of '{self.forecast.name}' have a column '{name}'.", hint="derive it under another name")
             chosen = ", ".join(f"min(CAST({quote(name)} AS VARCHAR)) AS {quote(name)}" for name in facts)
             keys, on = ", ".join(quote(k) for k in shared), " AND ".join(f"f.{quote(k)} = __series.{quote(k)}" for k in shared)
-            with reading(static.name, columns=source.columns):
+            with reading(static, columns=source.columns):
                 rows = newest_facts(source, keys=shared, at=self.now)
                 contradicted = find_contradictions(rows, facts=facts, keys=shared, engine=self.engine)
                 table = self.engine.sql(

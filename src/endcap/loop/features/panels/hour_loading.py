@@ -94,7 +94,7 @@ def load_hours(
     Cost: one pass over the rows read; memory: 5 bytes a cell for as many shards as fit into ``memory_limit`` bytes; with more, a pass for each
     such group of shards.
     """
-    with reading(forecast.table.name, columns=sources[forecast.table.name].columns):
+    with reading(forecast.table, columns=sources[forecast.table.name].columns):
         loading = _HourLoading(forecast, sources=sources, engine=engine, blobs=blobs, now=now, memory_limit=memory_limit)
         if standing is None:
             return loading.load_all()

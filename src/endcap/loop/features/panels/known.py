@@ -76,7 +76,7 @@ def load_known(
     keys = fit_keys(spine, rows.key_types, view=view.name, engine=engine)
     asked = ask(keys, at=at, there=there, stored=rows.stored_types, name="__series_keys", engine=engine)
     rows = open_view(session, view, folder=folder, engine=engine, ingests=rows.ingests, keys=asked.relation, span=asked.span(view.max_age))
-    with reading(view.name):
+    with reading(view):
         engine.execute(f"CREATE OR REPLACE TEMP TABLE __known_rows AS {rows.sql}")
     rows = replace(rows, standing=None)  # few of a table's rows, if any, are of these keys and days
     chosen = choose_features(rows, "SELECT * FROM __known_rows", asked, max_age=view.max_age)

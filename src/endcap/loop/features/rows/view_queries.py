@@ -79,7 +79,7 @@ def run_query(
         name += _number_shards(name, engine) if shards is not None else ""
         _name_tables(view, tables, own, shards=_read_shards(view, shards, engine))
         _lock(own, [file.path for opened in tables.values() for file in opened.source.files])
-        with _limited(own, timeout_s, view=view), reading(view.name):
+        with _limited(own, timeout_s, view=view), reading(view):
             sql, stored = _feature_rows(view, own, zone=_zone_of(view, tables))
             rows = own.sql(sql).to_arrow_reader(_BATCH_ROWS)
             engine.register(f"{name}_rows", rows)

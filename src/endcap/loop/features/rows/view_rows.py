@@ -174,7 +174,7 @@ def restrict(view: FeatureView, *, keys: str | None, span: Span | None) -> str:
 
 def plain_columns(sql: str, *, view: FeatureView, engine: duckdb.DuckDBPyConnection) -> tuple[str, dict[str, str]]:
     """Feature rows in types that travel, see ``plain_type``: the SELECT and DuckDB's type of each key and feature."""
-    with reading(view.name):
+    with reading(view):
         found = {row[0]: row[1] for row in engine.execute(f"DESCRIBE {sql}").fetchall()}
     stored, replaced = {}, {}
     for name, type_ in found.items():

@@ -117,7 +117,7 @@ def _find_interval(source: Source, *, folded: bool) -> timedelta:
 
 def _stands_at_midnights(source: Source) -> bool:
     asked = f"count(*), bool_and({EVENT_TIME} = date_trunc('day', {EVENT_TIME}))"
-    with reading(source.table.name):
+    with reading(source.table):
         n, first = source.engine.execute(f"SELECT {asked} FROM (SELECT {EVENT_TIME} FROM ({source.sql}) LIMIT {_MANY})").fetchone() or (0, None)
         if n < _MANY or not first:
             return False
