@@ -198,15 +198,23 @@ def ask_about(verb: Verb, what: str, *, home: Home) -> Iterator[dict[str, Any]]:
             if p.name == "folder":
                 values[p.name] = home.folder / "plain"
             elif p.name == asked.name:
-                values[p.name] = [what] if "Sequence" in str(p.annotation) else {what: [what]} if "Mapping" in str(p.annotation) else what
+                values[p.name] = _shape(p, what)
             elif p.default is inspect.Parameter.empty:
                 values[p.name] = _fit(p, _OWN.get(p.name, "x"))
         yield values
 
 
+def _shape(parameter: inspect.Parameter, what: str) -> Any:
+    """A name as a parameter takes it: in a list, by itself, or as what things are told of by name."""
+    kind = str(parameter.annotation)
+    if "Mapping" in kind or "dict[" in kind:
+        return {what: [what]}
+    return [what] if any(word in kind for word in ("Sequence", "list[", "tuple[")) else what
+
+
 def _fit(parameter: inspect.Parameter, name: str) -> Any:
     """Something of a parameter's type."""
-    plain = {"Sequence": [name], "Mapping": {}, "dict": {}, "int": 1, "float": 0.5, "Path": Path("x")}
+    plain = {"Mapping": {}, "dict[": {}, "Sequence": [name], "list[": [name], "tuple[": [name], "int": 1, "float": 0.5, "Path": Path("x")}
     return next((value for word, value in plain.items() if word in str(parameter.annotation)), name)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from endcap.faces.codes import HTTP_STATUSES
+from endcap.faces.http.prefixes import PREFIX
 from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
 from endcap.faces.parameters import reflow, split_union
+from endcap.governance.records import DEFAULT_WORKSPACE
 
 
 class Error(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,6 +55,14 @@ def describe_service() -> dict[str, Any]:
             "version": version("endcap"),
             "description": f"The verbs: each is POST with its parameters as a JSON object; those that read are GET too. Errors: {statuses}.",
         },
+        "servers": [
+            {"url": "/", "description": "The workspace of the token, or of the header X-Endcap-Workspace, or default."},
+            {
+                "url": f"{PREFIX}{{workspace}}",
+                "description": "The workspace that is named.",
+                "variables": {"workspace": {"default": DEFAULT_WORKSPACE}},
+            },
+        ],
         "paths": paths,
         "components": {"schemas": components, "responses": {"Failed": failed}},
     }

@@ -83,3 +83,9 @@ def test_names_of_operations_are_unique(document: Any) -> None:
 
 def test_it_is_served(tea: TestClient, document: Any) -> None:
     assert tea.get("/api/v1/openapi.json").json()["info"] == document["info"]
+
+
+def test_a_workspace_is_named_before_every_path() -> None:
+    first, named = describe_service()["servers"]
+    assert first["url"] == "/"
+    assert (named["url"], named["variables"]) == ("/workspaces/{workspace}", {"workspace": {"default": "default"}})
