@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from endcap.core.definitions.charters import Charter
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.gates import CLASS_METRICS, Gate
