@@ -26,8 +26,9 @@ from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Session
 from endcap.project.sealing import load_sealed
 from endcap.storage.ports import Ports
+from endcap.testing.blob_stores import BlobStoreContract
 from endcap.testing.sessions import make_session
-from endcap.testing.stores import BlobStoreContract, TableStoreContract
+from endcap.testing.table_stores import TableStoreContract
 
 FIRST = "8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92"
 SECOND = "03ac674216f3e15c761ee1a5e255f067953623c8b388b4459e13f978d7c846f4"

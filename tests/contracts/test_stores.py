@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from endcap.testing.blob_stores import BlobStoreContract
 from endcap.testing.filings import FilingContract
-from endcap.testing.stores import BlobStoreContract, RecordStoreContract, TableStoreContract
+from endcap.testing.stores import RecordStoreContract
+from endcap.testing.table_stores import TableStoreContract
 
 
 class TestRecords(RecordStoreContract):
