@@ -291,7 +291,8 @@ def _finish(
             raise Conflict(f"The home {session.ports.url} was written to while it was restored.", hint="give another --home")
         with ending(filler.read_records(advance=advance)) as records:
             tx.load(records)
-        change.detail["n_forgotten"] = apply_lists(session, tx, forgotten)
+        if n_forgotten := apply_lists(session, tx, forgotten):
+            change.detail["n_forgotten"] = n_forgotten
         done = msgspec.structs.replace(mark, state="done", done_at=session.now())
         tx.put(RESTORATIONS, workspace=HOUSE, record=done, expected_version=found[1])
         return sum(_verify_chain(session, workspace, head) for workspace, head in sorted(seal.heads.items()))

@@ -143,6 +143,9 @@ def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> It
             yield StayingThing(f"table/{name}", f"its source {table.source} is not Endcap's: what stands there is read again, and left missing here")
         else:
             yield StayingThing(f"table/{name}", "the database it is fetched from is not Endcap's: what stands there is left missing here")
+        if session.tables.partitions(QUARANTINE, partition={"workspace": session.workspace, "table": name}):
+            why = "lines that were put aside whole lie under the workspace's key, as nobody can tell whose each is"
+            yield StayingThing(f"quarantine/{name}", why, "until its period: endcap retention set quarantine")
         if table.keep:
             yield StayingThing(f"table/{name}", "it is to be kept by law; the key is destroyed here all the same: keep the source", table.keep)
     for record in session.records.find(TRAINING_SETS, workspace=session.workspace):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,12 +97,10 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path / "files", make_session(start=START))
 
 
-@pytest.fixture(params=["memory", "embedded"])
-def mall(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    """Views of all sorts."""
-    made = Shop(tmp_path / "files", make_session("memory://" if request.param == "memory" else tmp_path / "home", start=START), *VIEWS)
-    yield made
-    made.session.ports.close()
+@pytest.fixture
+def mall(tmp_path: Path) -> Shop:
+    """Views of all sorts, in memory; one in a folder stands below."""
+    return Shop(tmp_path / "files", make_session(start=START), *VIEWS)
 
 
 def planted(home: Path) -> list[Path]:
@@ -115,6 +112,11 @@ def test_no_byte_of_a_personal_value_lies_in_the_home(tmp_path: Path) -> None:
     shop.work()
     assert shop.online("facts", 1)[0][0] == "ada-pushed-planted@x"
     assert planted(tmp_path / "home") == []
+    found = forget(shop.session, key="customer_id=1", yes=True)
+    assert (found.state, found.n_online) == ("done", 2)
+    assert [shop.online(view, 1)[0][0] for view in ("facts", "folded")] == [None, None]
+    assert not {"ada-planted@x", "ada-pushed-planted@x"} & {*shop.offline("facts", "email"), *shop.offline("folded", "mail")}
+    verify_audit(shop.session)
     shop.session.ports.close()
     assert planted(tmp_path / "home") == []
     assert planted(tmp_path / "files") != []

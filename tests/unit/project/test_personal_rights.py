@@ -228,3 +228,17 @@ def test_predictions_keyed_by_a_person_are_sealed_refused_as_a_file_and_forgotte
     found = forget(admin, key="email=ada-planted@x", yes=True)
     assert {(rows.thing, rows.what) for rows in found.held} == {("model/calls", "logged predictions"), ("model/calls", "outcomes of predictions")}
     assert read_batch(admin, kept)["email"].to_pylist() == [None, "bob-planted@x"]
+
+
+def test_lines_put_aside_are_told_and_the_columns_of_a_person_are_forgotten(house: House, tmp_path: Path) -> None:
+    admin = house.session(actor="ada")
+    view = FeatureView(name="spent", source=BAD, features=["spend"])
+    with admin.change("apply", thing="spent") as change:
+        register_view(admin, change, view, folder=tmp_path)
+    found = forget(admin, key="customer_id=2", yes=True)
+    assert ("table/bad", "quarantined rows", 1) in [(rows.thing, rows.what, rows.n_rows) for rows in found.held]
+    assert "quarantine/bad" in [one.thing for one in found.stays]
+    (row, line) = sorted(deliver_quarantine(admin, "bad").sample, key=lambda row: "__text" in row)
+    assert "email" not in row
+    assert row["spend"] == "-5"
+    assert "planted-4@x" in line["__text"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from endcap.core.definitions.models import Model
-from endcap.core.errors import IntegrityBroken, InvalidInput
+from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound
 from endcap.governance.keys.data_keys import forget_opened
 from endcap.governance.keys.records import SEALED_BLOBS
 from endcap.governance.keys.rotation import rotate_keys
@@ -131,3 +131,23 @@ def test_a_model_of_ones_own_that_is_encrypted_takes_sealed_files_alone(session:
 def test_the_definition_says_so(tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text("import endcap as ec\nfraud = ec.Model(name='fraud', encrypted=True)\n", encoding="utf-8")
     assert load_definitions(tmp_path).own["fraud"].encrypted
+
+
+def test_after_a_master_key_was_lost_the_workspace_goes_on_and_what_was_sealed_says_so(session: Session) -> None:
+    seal_files(session)
+    run = start_run(session)
+    put_file(session, f"run/{run.id}", "a.txt", [CANARY])
+    session.tables.write("rows", partition={"day": "1"}, table=pa.table({"n": [1]}))
+    assert session.ports.folder is not None
+    (session.ports.folder / "master.key").unlink()
+    forget_opened(session)
+    rotate_keys(session, lost=True)
+    for use in (lambda: list(read_file(session, f"run/{run.id}", "a.txt")[1]), lambda: session.tables.read("rows")):
+        with pytest.raises(NotFound, match=r"was lost; what was sealed under it is gone"):
+            use()
+    put_file(session, f"run/{run.id}", "b.txt", [b"new"])
+    session.tables.write("rows", partition={"day": "1"}, table=pa.table({"n": [2]}))
+    assert session.tables.read("rows")["n"].to_pylist() == [2]
+    assert b"".join(read_file(session, f"run/{run.id}", "b.txt")[1]) == b"new"
+    put_file(session, f"run/{run.id}", "a.txt", [CANARY])
+    assert b"".join(read_file(session, f"run/{run.id}", "a.txt")[1]) == CANARY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from weakref import WeakKeyDictionary
@@ -17,7 +17,7 @@ from endcap.governance.keys.masters import Master, check_of, require_right_key
 from endcap.governance.keys.records import DATA_KEYS, MASTER_KEYS, DataKey, MasterKey
 from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Change, Session
-from endcap.storage.ports import RecordReader, RecordStore, RecordTransaction
+from endcap.storage.ports import RecordReader, RecordTransaction
 
 KEPT_OPEN = timedelta(minutes=5)
 """How long an unwrapped key stays in memory, and for how long at most a process goes on sealing under one that another process retired."""
@@ -42,7 +42,7 @@ class _Kept:
         self.newest: dict[str, tuple[str, datetime]] = {}
 
 
-_KEPT: WeakKeyDictionary[RecordStore, _Kept] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[Callable[[], object], _Kept] = WeakKeyDictionary()  # by what tells an open home from any other, whatever stands before it
 _LOCK = threading.Lock()
 
 
@@ -179,6 +179,12 @@ def unwrap_key(session: Session, record: DataKey) -> bytes:
     return require_right_key(plain, checked=record.checked, key=record.id)
 
 
+def is_gone(session: Session, key: str) -> bool:
+    """Whether a data key was destroyed, or its master key lost, so that what was sealed under it opens never again. Cost: a read."""
+    record = session.ports.records.get(DATA_KEYS, workspace=HOUSE, id=key)
+    return record is not None and (record.lost or record.destroyed_at is not None)
+
+
 def about_key(workspace: str, key: str) -> str:
     """What a wrapped key is bound to: it is no key of another workspace, and none of another id."""
     return f"endcap data key\n{workspace}\n{key}"
@@ -211,7 +217,7 @@ def _derive(key: str, plain: bytes) -> OpenKey:
 
 def _kept_of(session: Session) -> _Kept:
     with _LOCK:
-        return _KEPT.setdefault(session.ports.records, _Kept())
+        return _KEPT.setdefault(session.ports.freeze, _Kept())
 
 
 def _is_fresh(at: datetime, now: datetime) -> bool:

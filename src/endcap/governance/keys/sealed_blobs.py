@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.governance.keys.ciphers import KEY_BYTES
-from endcap.governance.keys.envelopes import seal, unseal
+from endcap.governance.keys.data_keys import is_gone
+from endcap.governance.keys.envelopes import read_key_id, seal, unseal
 from endcap.governance.keys.records import SEALED_BLOBS, SealedBlob
 from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.keys.sealings import is_sealing
@@ -46,7 +47,7 @@ class SealedBlobs:
             return self.inner.put(payload)
         digest = hashlib.sha256(payload).hexdigest()
         known = self._find(digest)
-        if known is None or not self.inner.has(known.sealed):
+        if known is None or not self._stands(known):
             self.put_stream([payload])
         return digest
 
@@ -117,11 +118,15 @@ class SealedBlobs:
     def _unseal(self, blob: SealedBlob) -> bytes:
         return unseal(self.session, blob.key, about=about_blob(blob.id))
 
+    def _stands(self, blob: SealedBlob) -> bool:
+        """Whether a record still leads to bytes that can be opened."""
+        return self.inner.has(blob.sealed) and not is_gone(self.session, read_key_id(blob.key))
+
     def _file(self, blob: SealedBlob) -> None:
         """Lead from the plain digest to the sealed one. Another's record of the same bytes stands, as long as its bytes do."""
         with self.session.ports.records.transact() as tx:
             found = tx.get_versioned(SEALED_BLOBS, workspace=self.session.workspace, id=blob.id)
-            if found is None or not self.inner.has(found[0].sealed):
+            if found is None or not self._stands(found[0]):
                 tx.put(SEALED_BLOBS, workspace=self.session.workspace, record=blob, expected_version=found[1] if found else 0)
 
     def __reduce__(self) -> NoReturn:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from endcap.core.errors import Conflict, IntegrityBroken, NotFound
 from endcap.governance.keys.ciphers import KEY_BYTES, derive_key
-from endcap.governance.keys.envelopes import seal, unseal
+from endcap.governance.keys.data_keys import is_gone
+from endcap.governance.keys.envelopes import read_key_id, seal, unseal
 from endcap.governance.keys.records import TABLE_KEYS, TableKey
 from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.keys.sealings import is_sealing
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 SEALED_TABLE_KEYS = SealedKind(TABLE_KEYS, ("key",), lambda key, _: _about(key.id))
 _COLUMN = "__endcap_sealed"
-_ONLY = "tables"
 
 
 def _about(name: str) -> str:
@@ -51,8 +51,9 @@ class SealedPartitions:
 
         plain, salt = BytesIO(), os.urandom(KEY_BYTES)
         n = write_parquet(table, sink=plain)
-        pieces = seal_stream(_derive(self._make_key(), salt), [plain.getbuffer().tobytes()], bound=_bind(dataset, partition))
-        sealed = pa.table({_COLUMN: pa.array([salt, *pieces], pa.large_binary())})
+        name, key = self._make_key()
+        pieces = seal_stream(_derive(key, salt), [plain.getbuffer().tobytes()], bound=_bind(dataset, partition))
+        sealed = pa.table({_COLUMN: pa.array([name.encode(), salt, *pieces], pa.large_binary())})
         self.inner.write(dataset, partition=partition, table=sealed)
         return n
 
@@ -99,31 +100,34 @@ class SealedPartitions:
                 yield pa.BufferReader(plain.getvalue())
 
     def _unseal(self, dataset: str, partition: Mapping[str, str], table: pa.Table) -> bytes:
-        key = self._find_key()
-        salt, *pieces = table[_COLUMN].to_pylist() or [b""]
+        name, salt, *pieces = [*table[_COLUMN].to_pylist(), b"", b""]
+        key = self.session.ports.records.get(TABLE_KEYS, workspace=self.session.workspace, id=name.decode(errors="replace"))
         if key is None:
             raise IntegrityBroken(f"A partition of '{dataset}' is sealed, and its key is gone.", hint="restore the home from a backup")
         opened = unseal(self.session, key.key, about=_about(key.id))
         try:
-            return b"".join(open_stream(_derive(opened, salt), pieces, bound=_bind(dataset, partition)))
+            return b"".join(open_stream(_derive(opened, salt), pieces[:-2], bound=_bind(dataset, partition)))
         except IntegrityBroken as error:
             raise IntegrityBroken(f"A partition of '{dataset}' was changed at rest.", hint="restore the file from a backup") from error
 
     def _find_key(self) -> TableKey | None:
-        return self.session.ports.records.get(TABLE_KEYS, workspace=self.session.workspace, id=_ONLY)
+        """The newest key of the workspace's partitions; None where nothing was ever sealed."""
+        found = self.session.ports.records.find(TABLE_KEYS, workspace=self.session.workspace, newest_first=True, limit=1)
+        return found[0] if found else None
 
-    def _make_key(self) -> bytes:
-        """The key of the workspace's partitions, made when it is first needed."""
+    def _make_key(self) -> tuple[str, bytes]:
+        """The key under which partitions are sealed now, and its name: made when it is first needed, and once the one before opens no more."""
         found = self._find_key()
-        if found is None:
-            made = TableKey(_ONLY, seal(self.session, os.urandom(KEY_BYTES), about=_about(_ONLY)))
+        if found is None or is_gone(self.session, read_key_id(found.key)):
+            name = f"{int(found.id) + 1 if found else 1:06d}"
+            made = TableKey(name, seal(self.session, os.urandom(KEY_BYTES), about=_about(name)))
             try:
                 with self.session.ports.records.transact() as tx:
                     tx.append(TABLE_KEYS, workspace=self.session.workspace, record=made)
             except Conflict:
                 made = self._find_key() or made  # another process made it
             found = made
-        return unseal(self.session, found.key, about=_about(found.id))
+        return found.id, unseal(self.session, found.key, about=_about(found.id))
 
 
 def _derive(key: bytes, salt: bytes) -> bytes:

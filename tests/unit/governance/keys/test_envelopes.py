@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from endcap.assembly import open_house
 from endcap.core.clock import ManualClock
 from endcap.core.errors import IntegrityBroken, NotFound
 from endcap.governance.audit import list_audit, verify_audit
@@ -133,3 +134,14 @@ def test_an_envelope_is_found_in_whatever_holds_it_as_base64(session: Session) -
     sealed = seal(session, b"a text", about="it")
     assert base64.b64encode(sealed).startswith(mark_of(read_key_id(sealed)))
     assert "envelopes" not in repr(open_newest(session)), "a key in memory shows its id alone"
+
+
+def test_sessions_of_an_open_home_share_what_is_open(tmp_path: Path) -> None:
+    """Each request has a session of its own, with stores of its own before those of the home."""
+    with open_house(tmp_path / "home") as house:
+        sealed = seal(house.session(), b"a text", about="it")
+        (tmp_path / "home" / "master.key").rename(tmp_path / "away")
+        assert unseal(house.session(), sealed, about="it") == b"a text"
+        assert unseal(house.session(), seal(house.session(), b"more", about="it"), about="it") == b"more"
+    with open_house(tmp_path / "home") as house, pytest.raises(NotFound, match="is missing"):
+        unseal(house.session(), sealed, about="it")
