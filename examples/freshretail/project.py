@@ -51,7 +51,7 @@ products = ec.Table("products", f"{FOLDER}/products.parquet", keys=["product_id"
 # How busy a store was lately, for whoever asks: endcap features materialise store_traffic, then endcap up. The forecasts below count such things
 # from their own panel; a daily one would read the view with features=[store_traffic].
 store_traffic = ec.FeatureView(
-    name="store_traffic",
+    "store_traffic",
     source=sales,
     keys=["store_id"],
     features={

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from endcap.core.definitions.aggregates import WINDOWED, Aggregate
+from endcap.core.definitions.named import Named
 from endcap.core.definitions.tables import Table, as_names, set_field
 from endcap.core.durations import parse_duration
 from endcap.core.errors import DefinitionError, suggest
@@ -19,7 +20,7 @@ _LATER = ("subject", "keep", "retention")
 _OWN = ("__event_at", "__known_at", "__order", "__event_time", "__file", "__row")
 
 
-class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class FeatureView(Named, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Features of a key by time. The newest value that was known at an instant is the feature at that instant.
 
     A view is of one of three sorts. A *row view* takes columns (or SQL expressions) of its source's rows as they are. A *windowed view* folds
@@ -56,7 +57,6 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         tags: words by which it is found.
     """
 
-    name: str
     source: Table | None = None
     keys: tuple[str, ...] = ()
     features: dict[str, Aggregate] = {}

@@ -7,6 +7,7 @@ import msgspec
 from endcap.core.definitions.charters import Charter
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.gates import CLASS_METRICS, Gate
+from endcap.core.definitions.named import Named
 from endcap.core.definitions.tables import as_names, set_field
 from endcap.core.errors import DefinitionError, suggest
 from endcap.core.names import require_name
@@ -19,7 +20,7 @@ DEFAULT_METRICS = {"number": "rmse", "probability": "log_loss", "class": "error_
 """What the default gate compares, by what is predicted."""
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True):
+class Model(Named, msgspec.Struct, frozen=True, kw_only=True):
     """A named task whose versions your own code trains.
 
     Args:
@@ -36,7 +37,6 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         description: what it does, for people.
     """
 
-    name: str
     predicts: str = "number"
     gate: Gate | None = None
     gates: dict[str, Gate] = {}

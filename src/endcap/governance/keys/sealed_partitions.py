@@ -1,7 +1,8 @@
 """The table store as a session sees it: partitions that are declared to be encrypted lie sealed in it, and are read as if they did not.
 
-A sealed partition is a table of one column, whose rows are the pieces of the sealed Parquet file, bound to its dataset and its values. Its key is
-derived from one of the workspace, which lies sealed among the records, and a salt of its own: keys rotate without a partition being touched.
+A sealed partition is a table of one column, whose rows are the name of a key, a salt, and the pieces of the sealed Parquet file, bound to its dataset
+and its values. Its own key is derived from the salt and that of the workspace, which lies sealed among the records: keys rotate without a partition
+being touched.
 """
 
 from __future__ import annotations
@@ -100,13 +101,14 @@ class SealedPartitions:
                 yield pa.BufferReader(plain.getvalue())
 
     def _unseal(self, dataset: str, partition: Mapping[str, str], table: pa.Table) -> bytes:
-        name, salt, *pieces = [*table[_COLUMN].to_pylist(), b"", b""]
+        rows: list[bytes] = table[_COLUMN].to_pylist()
+        name, salt = (rows[0], rows[1]) if len(rows) > 1 else (b"", b"")
         key = self.session.ports.records.get(TABLE_KEYS, workspace=self.session.workspace, id=name.decode(errors="replace"))
         if key is None:
             raise IntegrityBroken(f"A partition of '{dataset}' is sealed, and its key is gone.", hint="restore the home from a backup")
         opened = unseal(self.session, key.key, about=_about(key.id))
         try:
-            return b"".join(open_stream(_derive(opened, salt), pieces[:-2], bound=_bind(dataset, partition)))
+            return b"".join(open_stream(_derive(opened, salt), rows[2:], bound=_bind(dataset, partition)))
         except IntegrityBroken as error:
             raise IntegrityBroken(f"A partition of '{dataset}' was changed at rest.", hint="restore the file from a backup") from error
 

@@ -85,3 +85,7 @@ def test_names_are_checked(options: dict[str, Any]) -> None:
 def test_a_charter_that_says_nothing_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DefinitionError, match=message):
         Charter(**{"problem": "too much waste", **options})
+
+
+def test_a_name_may_be_said_without_a_word_before_it() -> None:
+    assert Model("churn") == Model(name="churn")
