@@ -332,3 +332,43 @@ def test_a_group_s_role_ends_with_who_leaves_it_whatever_they_hold_of_it(lent: H
         assert http.get("/api/v1/ls", headers=headers).status_code == 403
     with pytest.raises(PermissionDenied):
         lent.session("cleo", OURS)
+
+
+# Ownership
+
+
+def name_owner(folder: Path, owner: str) -> None:
+    """Write into the definition file whose the view is."""
+    file = folder / "project.py"
+    text = re.sub(r', owner="[a-z-]*"', "", file.read_text(encoding="utf-8"))
+    file.write_text(text.replace("pushed=True", f'pushed=True, owner="{owner}"') if owner else text, encoding="utf-8")
+
+
+def test_nobody_becomes_the_owner_of_a_thing_by_writing_it_into_the_definition(tmp_path: Path) -> None:
+    """An editor may apply a definition; whose a thing is, they do not say by it: the owner could lend it, and close it to others."""
+    write_project(tmp_path / "plain")
+    with opened(tmp_path) as home:
+        root, verbs, view, folder = home.house.session(actor="root", workspace=OURS), load_verbs(), "view/store_units", tmp_path / "plain"
+        add_user(root, "cleo")
+        for name, role in ((THEM, "editor"), (US, "editor"), ("cleo", "editor")):
+            grant_role(root, name, role, workspace=OURS)
+        name_owner(folder, THEM)
+        verbs["apply"].call(home.session(US, OURS), folder=folder)  # of a thing that is new, a definition says whose it is
+        assert [line.owner for line in verbs["rights ls"].call(root, view)] == [THEM]
+        for said in (US, "", "nobody-here"):
+            name_owner(folder, said)
+            with pytest.raises(PermissionDenied, match="needs the right 'own'"):
+                verbs["apply"].call(home.session(US, OURS), folder=folder)
+            row = list_audit(root)[0]
+            assert (row.verb, row.outcome, row.actor, row.thing) == ("apply", "refused", US, view)
+        assert [line.owner for line in verbs["rights ls"].call(root, view)] == [THEM]
+        for by, to in ((THEM, "cleo"), ("root", THEM)):  # its owner hands it on, and who owns the workspace
+            name_owner(folder, to)
+            verbs["apply"].call(root if by == "root" else home.session(by, OURS), folder=folder)
+            assert [line.owner for line in verbs["rights ls"].call(root, view)] == [to]
+        verbs["rights transfer"].call(root, view, to="cleo")
+        name_owner(folder, US)
+        verbs["apply"].call(home.session(US, OURS), folder=folder)
+        assert [line.owner for line in verbs["rights ls"].call(root, view)] == ["cleo"], "what was said by transfer no definition changes"
+        with pytest.raises(PermissionDenied):
+            share(home.session(US, OURS), view, to="caps")

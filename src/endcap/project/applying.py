@@ -23,6 +23,7 @@ from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, PROD, ModelD
 from endcap.loop.registry.versions import TRACKED, identify_model
 from endcap.loop.registry.view_uses import ViewUse, find_view_uses
 from endcap.project.definitions import FILE, Definitions, load_definitions, read_definition
+from endcap.project.things import read_owner, require_same_owner
 
 _NEW_VERSION = ("changed", "restored")  # of a view: what is computed is not what was
 _DOES_NOTHING = ("unchanged", "not in the file", "closed")
@@ -93,9 +94,12 @@ def _require_rights(session: Session, definitions: Definitions, planned: Plan) -
     made_of = {f"model/{name}": (task.tables, task.views) for name in definitions.models for task in (definitions.task(name),)}
     made_of |= {f"model/{name}": ((), model.features) for name, model in definitions.own.items()}
     made_of |= {f"view/{name}": (view.sources, ()) for name, view in definitions.views.items()}
+    owners = {f"model/{model.name}": read_owner(model.definition) for model in _list_models(definitions)}
+    owners |= {f"view/{name}": view.owner for name, view in definitions.views.items()}
     changing = [*(f"view/{p.name}" for p in planned.views if p.changes), *(f"model/{p.name}" for p in planned.models if p.changes)]
     for thing in changing:
         require_right(session, thing, Permission.EDIT, verb="apply")
+        require_same_owner(session, thing, owners[thing], verb="apply")
         tables, views = made_of[thing]
         for source in (*(name for table in tables for name in _name_sources(table)), *(f"view/{view.name}" for view in views)):
             require_right(session, source, Permission.READ, verb="apply")

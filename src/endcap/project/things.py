@@ -6,7 +6,7 @@ import msgspec
 
 from endcap.core.errors import InvalidInput, NotFound, suggest
 from endcap.governance.records import AUDIT_ROWS, HOUSE, USERS
-from endcap.governance.rights.guards import find_guard
+from endcap.governance.rights.guards import find_guard, require_owner
 from endcap.governance.rights.records import PERSONAL
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS
@@ -51,6 +51,33 @@ def find_thing(session: Session, text: str) -> Thing:
     return found if guard is None else msgspec.structs.replace(found, owner=guard.owner)
 
 
+def read_owner(definition: str) -> str:
+    """Whom a model's definition names its owner; '' for nobody."""
+    return msgspec.json.decode(definition, type=_Owned).owner
+
+
+def require_same_owner(session: Session, thing: str, said: str, *, verb: str) -> None:
+    """Raise PermissionDenied, audited, where a definition that names ``said`` its owner would give a thing to another than whose it is, and who
+    applies it is neither that owner nor an owner of the workspace. A thing that is new is whose its definition says. Cost: some reads.
+    """
+    try:
+        found = find_thing(session, thing)
+    except NotFound:
+        return
+    if find_guard(session, thing) is not None:  # whose it is was said by rights transfer, and no definition changes it
+        return
+    if (_named_owner(session, said) or _find_maker(session, thing)) != found.owner:
+        require_owner(session, thing, found.owner, verb=verb)
+
+
+def _find_maker(session: Session, thing: str) -> str:
+    """Whose a view or a model is where its definition names nobody."""
+    sort, _, name = thing.partition("/")
+    if sort == "view":
+        return list_versions(session, name)[-1].actor
+    return _first_maker(session, thing) or get_model(session, name).applied_by
+
+
 def _require_personal(session: Session, name: str) -> str:
     if name != "*":
         _find_table(session.without_veil(), name)
@@ -66,16 +93,16 @@ def _find_table(session: Session, name: str) -> Thing:
 
 def _find_view(session: Session, name: str) -> Thing:
     standing = find_view(session, name.partition("@")[0])
-    first = list_versions(session, standing.name)[-1]
-    return Thing(f"view/{standing.name}", _named_owner(session, standing.view.owner) or first.actor)
+    thing = f"view/{standing.name}"
+    return Thing(thing, _named_owner(session, standing.view.owner) or _find_maker(session, thing))
 
 
 def _find_model(session: Session, name: str) -> Thing:
     model = get_model(session, name)
-    said = msgspec.json.decode(model.definition, type=_Owned).owner
+    said = read_owner(model.definition)
     thing = f"model/{name}"
     also = () if name.isdecimal() else (f"experiment/{name}",)  # which its trials are kept in, and the audit calls so
-    return Thing(thing, _named_owner(session, said) or _first_maker(session, thing) or model.applied_by, also)
+    return Thing(thing, _named_owner(session, said) or _find_maker(session, thing), also)
 
 
 def _find_run(session: Session, name: str) -> Thing:
