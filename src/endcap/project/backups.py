@@ -23,6 +23,7 @@ from endcap.governance.audit_heads import check_since_signed, sign_head
 from endcap.governance.audit_keys import SigningKey, is_signed, list_audit_keys, open_key, require_public
 from endcap.governance.keys.data_keys import find_at_hand, find_master
 from endcap.governance.privacy.records import Forgetting
+from endcap.governance.quotas.storing import without_meter
 from endcap.governance.records import AUDIT_HEADS, HOUSE, RESTORATIONS, AuditHead, Restoration
 from endcap.governance.services import list_running
 from endcap.governance.sessions import Session
@@ -186,6 +187,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     a newer Endcap, StorageFull where the disk takes no more.
     """
     session.require_admin(verb="restore")
+    session = without_meter(session)
     reporter = reporter or SilentReporter()
     vault = open_vault(place)
     name, seal = read_seal(vault, backup)

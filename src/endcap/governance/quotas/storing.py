@@ -59,6 +59,20 @@ def meter(session: Session) -> Session:
     return replace(session, ports=metered)
 
 
+def without_meter(session: Session) -> Session:
+    """The session with stores that count nothing: for a restore, whose records hold what was counted of what it puts."""
+    ports = session.ports
+    return replace(
+        session,
+        ports=replace(
+            ports,
+            records=ports.records.inner if isinstance(ports.records, MeteredRecords) else ports.records,
+            blobs=ports.blobs.inner if isinstance(ports.blobs, MeteredBlobs) else ports.blobs,
+            tables=ports.tables.inner if isinstance(ports.tables, MeteredTables) else ports.tables,
+        ),
+    )
+
+
 def name_blob(digest: str) -> str:
     return f"blob/{digest}"
 
