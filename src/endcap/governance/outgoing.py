@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
@@ -106,9 +107,10 @@ def fetch(
     address = find_address(host, port, own=host in own_hosts, purpose=purpose)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     connection = _connection(host, port, address, secure=parts.scheme == "https")
-    watch = threading.Timer(WHOLE_S, _break_off, (connection,))
+    watch: threading.Timer | None = None
     try:
         connection.connect()
+        watch = threading.Timer(WHOLE_S, _break_off, (connection.sock,))  # which the connection lets go of where the answer says that it closes
         watch.start()
         connection.request(method, path, body=body, headers={"User-Agent": "Endcap", **(headers or {})})
         answer = connection.getresponse()
@@ -123,7 +125,8 @@ def fetch(
     except (OSError, HTTPException) as error:
         raise Unreachable(f"{host} does not answer: {type(error).__name__}.") from error
     finally:
-        watch.cancel()
+        if watch is not None:
+            watch.cancel()
         connection.close()
 
 
@@ -192,9 +195,9 @@ def _connection(host: str, port: int, address: str, *, secure: bool) -> HTTPConn
     return Checked(shown, port if port != (443 if secure else 80) else None, timeout=TIMEOUT_S)
 
 
-def _break_off(connection: HTTPConnection) -> None:
-    if connection.sock is not None:
-        connection.sock.shutdown(socket.SHUT_RDWR)
+def _break_off(connected: socket.socket) -> None:
+    with suppress(OSError):  # it ended meanwhile
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _read_literal(host: str) -> _Address | None:

@@ -151,7 +151,7 @@ def readmit(session: Session, *, key: str, asked_by: str = "") -> ForgottenSubje
         done = msgspec.structs.replace(found[0], state="readmitted")
         shelves = subjects.prepare_readmission(asked.refs)
         try:
-            with session.change("readmit", thing=f"subject/{asked.id}", detail={"kind": asked.kind, "asked_by": asked_by}) as change:
+            with session.change("readmit", thing=f"subject/{asked.id}", detail={"kind": asked.kind, "asked_by": asked_by[:200]}) as change:
                 subjects.put_shelves(change.tx, shelves)
                 change.tx.put(FORGETTINGS, workspace=session.workspace, record=done, expected_version=found[1])
         except Conflict:

@@ -75,7 +75,8 @@ def read_list(vault: Vault) -> Mapping[str, tuple[Forgetting, ...]]:
 def apply_lists(session: Session, tx: RecordTransaction, found: Mapping[str, tuple[Forgetting, ...]]) -> int:
     """Close the keys of all who were forgotten after the backup, in the transaction that restores it. Returns how many.
 
-    Who was readmitted by the list is not closed. What lies on the shelves is taken from them when the home is used (``finish_forgetting``).
+    Who was readmitted since the backup is closed, too: the key in it is the one that was destroyed, and comes back with what it opens. They are
+    readmitted anew. What lies on the shelves is taken from them when the home is used (``finish_forgetting``).
     """
     n = 0
     for workspace, forgettings in found.items():
@@ -83,7 +84,7 @@ def apply_lists(session: Session, tx: RecordTransaction, found: Mapping[str, tup
         closing = []
         for one in forgettings:
             standing = tx.get_versioned(FORGETTINGS, workspace=workspace, id=one.id)
-            if one.state == "readmitted" or (standing is not None and standing[0].state == "done"):
+            if standing is not None and _is_settled(standing[0], one):
                 continue
             begun = msgspec.structs.replace(one, state="begun", done_at=None)
             tx.put(FORGETTINGS, workspace=workspace, record=begun, expected_version=standing[1] if standing else 0)
@@ -92,3 +93,8 @@ def apply_lists(session: Session, tx: RecordTransaction, found: Mapping[str, tup
             Subjects(inside).mark_forgotten(tx, closing)
         n += len(closing)
     return n
+
+
+def _is_settled(standing: Forgetting, listed: Forgetting) -> bool:
+    """Whether a backup holds no key that was destroyed after it: it was gone then, or was the one of a readmission that the list has, too."""
+    return standing.state == "done" or (standing.state == listed.state == "readmitted" and standing.at >= listed.at)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from endcap.core.errors import NotFound, StepFailed
+from endcap.testing.free_ports import TRIES, find_free_port
 
 _PACKAGED = Path("/usr/lib/postgresql")
 _USERS = ("postgres", "nobody")
@@ -102,16 +102,22 @@ def serve_postgres(settings: Mapping[str, str] | None = None, *, certificate: tu
     process: subprocess.Popen[bytes] | None = None
     try:
         identity = _choose_user(folder)
-        server = PostgresServer(folder, _free_port(), "shop", "s3cret/with:odd@signs", programs=programs)
+        server = PostgresServer(folder, 0, "shop", "s3cret/with:odd@signs", programs=programs)
         _initialise(server, identity)
-        given = [*_SETTINGS, f"port={server.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
+        given = [*_SETTINGS, "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
         if certificate is not None:
             given += ["ssl=on", *_lay_certificate(folder, certificate, identity)]
         given += [f"{name}={value}" for name, value in (settings or {}).items()]
-        with (folder / "log").open("wb") as log:
-            command = [str(programs / "postgres"), "-D", str(folder / "data"), *(part for each in given for part in ("-c", each))]
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **identity)
-        _wait_until_up(server, process)
+        for n_left in reversed(range(TRIES)):
+            server = replace(server, port=find_free_port())
+            process = _start(server, given, identity)
+            try:
+                _wait_until_up(server, process)
+            except StepFailed as error:
+                if not n_left or "could not create any TCP/IP sockets" not in str(error):  # somebody else took the port meanwhile
+                    raise
+            else:
+                break
         yield server
     finally:
         if process is not None:
@@ -121,6 +127,13 @@ def serve_postgres(settings: Mapping[str, str] | None = None, *, certificate: tu
             process.kill()
             process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(server: PostgresServer, settings: Sequence[str], identity: dict[str, Any]) -> subprocess.Popen[bytes]:
+    given = (part for each in (f"port={server.port}", *settings) for part in ("-c", each))
+    with (server.folder / "log").open("wb") as log:
+        command = [str(server.programs / "postgres"), "-D", str(server.folder / "data"), *given]
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=server.folder, **identity)
 
 
 def _lay_certificate(folder: Path, certificate: tuple[Path, Path], identity: dict[str, Any]) -> list[str]:
@@ -172,9 +185,3 @@ def _wait_until_up(server: PostgresServer, process: subprocess.Popen[bytes]) -> 
             time.sleep(0.05)
         else:
             return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

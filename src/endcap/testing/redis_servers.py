@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+from endcap.testing.free_ports import TRIES, find_free_port
 
 _PROGRAMS = ("redis-server", "valkey-server")
 _STARTS_IN_S = 20.0
@@ -25,13 +26,22 @@ def why_no_redis() -> str | None:
 
 @contextmanager
 def running_secure_redis(certificate: tuple[Path, Path], *options: str) -> Iterator[int]:
-    """The port of 127.0.0.1 on which an empty server speaks TLS, and nothing else, with a certificate and its key; it asks for none."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    """The port of 127.0.0.1 on which an empty server speaks TLS, and nothing else, with a certificate and its key; it asks for none.
+
+    The server takes no port of its own choice, so one that is free is named to it; where somebody else took it meanwhile another is tried.
+    """
     cert, key = certificate
     files = ("--tls-cert-file", str(cert), "--tls-key-file", str(key), "--tls-ca-cert-file", str(cert))
-    with running_redis("--tls-port", str(port), "--tls-auth-clients", "no", "--bind", "127.0.0.1", *files, *options):
+    with ExitStack() as stack:
+        for n_left in reversed(range(TRIES)):
+            port = find_free_port()
+            try:
+                stack.enter_context(running_redis("--tls-port", str(port), "--tls-auth-clients", "no", "--bind", "127.0.0.1", *files, *options))
+            except RuntimeError as error:
+                if not n_left or "already in use" not in str(error):
+                    raise
+            else:
+                break
         yield port
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from endcap.core.errors import InvalidInput, PermissionDenied, Unreachable
 from endcap.governance import outgoing
-from endcap.governance.outgoing import check_signature, find_address, is_public, post, require_url, sign
+from endcap.governance.outgoing import check_signature, fetch, find_address, is_public, post, require_url, sign
 from endcap.testing.certificates import write_certificate
 from endcap.testing.receivers import Receiver, receiving
 
@@ -218,6 +218,31 @@ def test_who_answers_too_slowly_or_not_at_all_is_unreachable(monkeypatch: pytest
             server.shutdown()
     with pytest.raises(Unreachable, match="does not answer: ConnectionRefusedError"):
         post(f"http://127.0.0.1:{server.server_port}/", b"{}", headers={}, own_hosts=OWN)
+
+
+class Trickling(Slow):
+    """Answers at once that the connection closes behind the body, and gives that body byte by byte without end."""
+
+    def do_GET(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")
+        try:
+            while True:
+                self.wfile.write(b" ")
+                threading.Event().wait(0.01)
+        except OSError:
+            return
+
+
+def test_a_body_that_never_ends_is_broken_off_though_its_connection_was_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "WHOLE_S", 0.2)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trickling) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            answer = fetch("GET", f"http://127.0.0.1:{server.server_port}/", own_hosts=OWN, most_bytes=10_000)
+        finally:
+            server.shutdown()
+    assert set(answer.body) == {ord(" ")}
+    assert len(answer.body) < 10_000, "what had come until then"
 
 
 def test_a_signature_holds_for_its_body_its_secret_and_its_time() -> None:

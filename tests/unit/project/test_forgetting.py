@@ -409,6 +409,28 @@ def test_a_backup_from_before_does_not_bring_them_back(tmp_path: Path) -> None:
     new.ports.close()
 
 
+def test_a_backup_from_before_does_not_bring_them_back_though_they_were_readmitted_since(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "home", start=START)
+    shop, place = Shop(tmp_path / "files", session), str(tmp_path / "vault")
+    shop.work()
+    before = backup(session, place)
+    forget(session, key="customer_id=1", yes=True)
+    readmit(session, key="customer_id=1")
+    after = backup(session, place)
+    key = (tmp_path / "home" / "master.key").read_bytes()
+    session.ports.close()
+    for name, chosen, states in (("older", before, ["begun"]), ("newer", after, ["readmitted"])):
+        new = replace(make_session(tmp_path / name, start=START), new_id=SystemIds())
+        restore(new, place, backup=chosen.id)
+        (tmp_path / name / "master.key").touch(mode=0o600)
+        (tmp_path / name / "master.key").write_bytes(key)
+        shop.session = new
+        assert "ada-planted@x" not in shop.offline("facts", "email")
+        assert "bob-planted@x" in shop.offline("facts", "email")
+        assert [line.state for line in list_forgotten(new)] == states
+        new.ports.close()
+
+
 def test_a_place_of_backups_that_is_gone_is_told(tmp_path: Path) -> None:
     session = make_session(tmp_path / "home", start=START)
     shop, place = Shop(tmp_path / "files", session), tmp_path / "vault"

@@ -20,7 +20,7 @@ from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.privacy.records import SWEEPINGS
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, Notice, NoticeDelivery
 from endcap.governance.sessions import Session
-from endcap.governance.signin.records import PAGE_SESSIONS
+from endcap.governance.signin.records import PAGE_SESSIONS, USED_STATES, UsedState
 from endcap.loop.data.records import QUARANTINE
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Batch
@@ -162,6 +162,9 @@ def test_notices_snapshots_and_sessions(session: Session) -> None:
     tell("new", 1, "delivered")
     look("s1", 100)
     look("s2", 90)
+    with session.records.transact() as tx:
+        for name, days in (("old", 31), ("young", 29)):
+            tx.append(USED_STATES, workspace=HOUSE, record=UsedState(name, START - timedelta(days=days)))
     for log in ("notices", "snapshots", "sessions"):
         set_retention(session, log, "30d")
     report = apply_retention(session)
@@ -171,6 +174,7 @@ def test_notices_snapshots_and_sessions(session: Session) -> None:
     assert [one.notice for one in session.records.find(NOTICE_DELIVERIES, workspace=HOUSE)] == ["waiting", "new"]
     assert [one.id for one in session.records.find(SNAPSHOTS, workspace="default")] == ["s2"]
     assert session.records.find(PAGE_SESSIONS, workspace=HOUSE) == []
+    assert [used.id for used in session.records.find(USED_STATES, workspace=HOUSE)] == ["young"]
 
 
 def test_tracked_runs_and_rows_of_training_sets(session: Session) -> None:

@@ -28,6 +28,7 @@ from endcap.governance.quotas.scheduling import LEAST_S, describe_short, schedul
 from endcap.governance.quotas.storing import storing_for
 from endcap.governance.records import HOUSE
 from endcap.governance.rights.checks import may_see
+from endcap.governance.rights.records import name_subject
 from endcap.governance.sessions import Session
 from endcap.storage.liveness import identify_machine
 from endcap.storage.ports import RecordReader, RecordTransaction
@@ -300,7 +301,7 @@ def describe_wait(session: Session, place: Place) -> str:
     number = order.index(place.id) + 1 if place.id in order else len(order) + 1
     short = dict(shares.order).get(place.id, "")
     running = records.find(PLACES, workspace=HOUSE, where={"state": "running"})
-    seen = [other for other in running if other.workspace == place.workspace and may_see(session, other.subject)]
+    seen = [other for other in running if other.workspace == place.workspace and may_see(session, name_subject(other.subject))]
     own = [f"'{other.subject}' of '{other.actor}'" for other in seen]
     others = len(running) - len(own[:3])
     who = [*own[:3], *([f"{others} {'other' if own else 'run'}{'s' if others > 1 else ''}"] if others else [])]

@@ -111,5 +111,5 @@ def read_json(answer: Answer, kind: type[T], *, what: str) -> T:
         raise Unreachable(f"{what} was answered with status {answer.status}.", hint="look into the provider's log")
     try:
         return msgspec.json.decode(answer.body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"{what} does not read as it should: {error}.", hint="is it the URL of a provider of OpenID Connect?") from error

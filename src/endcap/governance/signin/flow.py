@@ -215,7 +215,7 @@ def _read_person(provider: Provider, claims: Mapping[str, Any]) -> Outside:
 def _read_refusal(answer: Answer) -> str:
     try:
         return _show_code(msgspec.json.decode(answer.body, type=_Refusal).error)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return f"status {answer.status}"
 
 

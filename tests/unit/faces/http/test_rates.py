@@ -93,7 +93,7 @@ def test_counts_are_written_while_the_service_runs_and_when_it_ends(house: House
     made, session = Rates(Watched(lambda: 1.0)), house.session(actor="ada")
     made.limits.refresh(session)
     with counting(made, every_s=0.001):
-        written.wait()
+        assert written.wait(timeout=60)
         assert made.limits.take(session)
     (line,) = list_costs(session, by="actor")
     assert (line.of, line.n_requests) == ("ada", 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -45,5 +46,8 @@ def test_what_cannot_be_sealed_is_not_tried_for_ever(tmp_path: Path) -> None:
 
 
 def test_it_ends_with_its_block(tmp_path: Path) -> None:
-    with open_house(tmp_path / "home") as house, resealing(house, every_s=3600.0):
-        pass
+    with open_house(tmp_path / "home") as house:
+        with resealing(house, every_s=3600.0):
+            (thread,) = (thread for thread in threading.enumerate() if thread.name == "resealing")
+        thread.join(timeout=60)
+        assert not thread.is_alive()

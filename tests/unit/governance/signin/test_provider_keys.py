@@ -80,6 +80,7 @@ def test_a_key_that_does_not_read_is_told(provider: Provider, drawn_keys: dict[s
         (Answer(200, "application/json", b"[]"), InvalidInput),
         (Answer(200, "application/json", b'{"keys": 7}'), InvalidInput),
         (Answer(200, "text/html", b"<html>"), InvalidInput),
+        (Answer(200, "application/json", b'{"keys": [{"x": ' + b"[" * 100_000), InvalidInput),
         (Answer(200, "application/json", b'{"keys": [' + b",".join([b"{}"] * 101) + b"]}"), InvalidInput),
     ],
 )
