@@ -144,10 +144,8 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
             seal = msgspec.structs.replace(seal, signature=signing.sign(seal, purpose=_PURPOSE))
         change.detail["backup"] = name = keeper.seal(seal)
     keep_list(session, vault, heads)
-    master = find_master(session.ports.records)
-    return msgspec.structs.replace(
-        _describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s, master_key=master.key if master else ""
-    )
+    made = _describe(name, vault, seal)
+    return msgspec.structs.replace(made, n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s, master_key=_name_master(session))
 
 
 @verb("backups", permission=Permission.OWN)
@@ -207,7 +205,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
         session.online.drop(space)
     with _step(reporter, "records") as advance:
         n_audit_rows = _finish(session, mark, filler, seal, forgotten, advance=advance)
-    master = find_master(session.ports.records)
+    master = _name_master(session)
     return Restored(
         backup=name,
         at=seal.at,
@@ -220,9 +218,14 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
         n_bytes=seal.n_bytes,
         n_chains=len(seal.heads),
         n_audit_rows=n_audit_rows,
-        master_key=master.key if master else "",
-        missing_key=_say_missing(session, master.key) if master else "",
+        master_key=master,
+        missing_key=_say_missing(session, master) if master else "",
     )
+
+
+def _name_master(session: Session) -> str:
+    found = find_master(session.ports.records)
+    return found.key if found else ""
 
 
 def _say_missing(session: Session, key: str) -> str:

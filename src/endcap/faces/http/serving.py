@@ -17,6 +17,7 @@ from endcap.core.errors import StorageFull
 from endcap.faces.http import PORT
 from endcap.faces.http.application import build_application
 from endcap.faces.http.calls import Calls
+from endcap.faces.http.gateway import Gateway
 from endcap.faces.http.heads import LOOPBACK
 from endcap.faces.http.listening import open_socket, require_certificate, settle_place, show_url
 from endcap.faces.http.rates import Rates, counting
@@ -76,21 +77,7 @@ def serve(
                 announce_code(code)
 
         application = build_application(house, folder=folder, calls=calls, place=place, signing_in=signing_in, rates=rates, announce=tell)
-        config = uvicorn.Config(
-            application,
-            loop="uvloop",
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # what a client says of its own address is not believed
-            timeout_graceful_shutdown=grace_s,
-            ssl_certfile=tls_cert,
-            ssl_keyfile=tls_key,
-            ssl_ciphers=CIPHERS,
-        )
+        config = _configure(application, grace_s=grace_s, tls_cert=tls_cert, tls_key=tls_key)
         # uvicorn takes the signals over while it runs, and raises those it got once more when it has ended.
         before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -100,6 +87,24 @@ def serve(
                 signal.signal(number, handler)
             if calls.n_running:
                 _abandon(calls.n_running)
+
+
+def _configure(application: Gateway, *, grace_s: int, tls_cert: Path | None, tls_key: Path | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        loop="uvloop",
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # what a client says of its own address is not believed
+        timeout_graceful_shutdown=grace_s,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+        ssl_ciphers=CIPHERS,
+    )
 
 
 def _leave(_: int, __: FrameType | None) -> None:

@@ -14,7 +14,7 @@ from endcap.governance.keys import seal, unseal
 from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.records import HOUSE
 from endcap.governance.sessions import Session
-from endcap.governance.signin.discovery import discover
+from endcap.governance.signin.discovery import Discovered, discover
 from endcap.governance.signin.id_tokens import require_library
 from endcap.governance.signin.records import PROVIDERS, Provider
 from endcap.governance.verbs import verb
@@ -72,16 +72,9 @@ def add_provider(
     require_library()
     require_name(name, what="provider")
     wanted = tuple(dict.fromkeys((_OPENID, *(scopes or _SCOPES))))
-    _require_texts(
-        client_id=client_id, name_claim=name_claim, groups_claim=groups_claim or "-", secret=password or "-", **{"a scope": " ".join(wanted)}
-    )
-    if any(not scope or set(scope) & set(' "\\') for scope in wanted):
-        raise InvalidInput(f"A scope of {list(wanted)} has a space or a quote in it.", hint="write --scopes openid,profile,groups")
-    try:
-        found = discover(issuer, own_hosts=session.settings.provider_hosts, has_secret=bool(password))
-    except PermissionDenied as error:
-        session.in_house().record_refusal("providers add", thing=f"provider/{name}", detail={"why": error.what})
-        raise
+    _require_scopes(wanted)
+    _require_texts(client_id=client_id, name_claim=name_claim, groups_claim=groups_claim or "-", secret=password or "-")
+    found = _discover(session, name, issuer, has_secret=bool(password))
     house, now = session.in_house(), session.now()
     with house.change("providers add", thing=f"provider/{name}", detail={"issuer": issuer, "lets_in": lets_in}) as change:
         standing = change.tx.find(PROVIDERS, workspace=HOUSE)
@@ -154,6 +147,21 @@ def find_provider(records: RecordReader, name: str) -> Provider:
 def open_secret(session: Session, provider: Provider) -> str:
     """The secret of our client at a provider; '' where it has none."""
     return unseal(session.in_house(), provider.secret, about=about_secret(provider)).decode() if provider.secret else ""
+
+
+def _discover(session: Session, name: str, issuer: str, *, has_secret: bool) -> Discovered:
+    """What the issuer says of itself. Raises as ``discover``; that its host is inside is audited."""
+    try:
+        return discover(issuer, own_hosts=session.settings.provider_hosts, has_secret=has_secret)
+    except PermissionDenied as error:
+        session.in_house().record_refusal("providers add", thing=f"provider/{name}", detail={"why": error.what})
+        raise
+
+
+def _require_scopes(scopes: Sequence[str]) -> None:
+    _require_texts(**{"a scope": " ".join(scopes)})
+    if any(not scope or set(scope) & set(' "\\') for scope in scopes):
+        raise InvalidInput(f"A scope of {list(scopes)} has a space or a quote in it.", hint="write --scopes openid,profile,groups")
 
 
 def _require_texts(**texts: str) -> None:

@@ -114,8 +114,7 @@ def open_view(
         found = {table.ingest.table: table.ingest}
         standing = None if view.windowed else find_stored(view, table, stored=stored)
     if pushed and view.pushed:
-        sql = add_pushed(sql, session=session, view=view, stored=stored, engine=engine, tail=restrict(view, keys=keys, span=span))
-        standing = None
+        sql, standing = add_pushed(sql, session=session, view=view, stored=stored, engine=engine, tail=restrict(view, keys=keys, span=span)), None
     return FeatureRows(
         view=view,
         key_types={name: name_type(stored[name]) for name in view.keys},
