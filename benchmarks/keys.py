@@ -55,9 +55,9 @@ def measure_files(session: Session, *, mb: int, n_bytes: int, label: str) -> dic
     told: dict[str, float] = {}
     for how, own in (("plain", session), ("sealed", replace(session, sealing=True, workspace="sealed"))):
         digests: list[str] = []
-        cpu, wall = take(lambda own=own, digests=digests: digests.extend(own.blobs.put_stream(pieces(payload))[0] for payload in payloads))  # type: ignore[misc]
+        cpu, wall = take(lambda own=own, digests=digests: digests.extend(own.blobs.put_stream(pieces(payload))[0] for payload in payloads))  # type: ignore[misc]  # the default binds
         told |= {f"{label}_put_{how}_mb_s": mb / cpu, f"{label}_put_{how}_mb_s_wall": mb / wall}
-        cpu, wall = take(lambda own=own, digests=digests: [sum(map(len, own.blobs.read_chunks(digest))) for digest in digests])  # type: ignore[misc]
+        cpu, wall = take(lambda own=own, digests=digests: [sum(map(len, own.blobs.read_chunks(digest))) for digest in digests])  # type: ignore[misc]  # the default binds
         told |= {f"{label}_read_{how}_mb_s": mb / cpu, f"{label}_read_{how}_mb_s_wall": mb / wall}
         if how == "plain":  # else the sealed ones would be read in plain, too
             shutil.rmtree(session.ports.folder / "blobs")  # type: ignore[operator]  # a folder's home
@@ -79,9 +79,9 @@ def measure_tables(session: Session) -> dict[str, float]:
     mb, told = table.nbytes / MB, {}
     for how, own in (("plain", session), ("sealed", replace(session, sealing=True, workspace="sealed"))):
         partition = {"workspace": own.workspace}
-        cpu, _ = take(lambda own=own, partition=partition: own.tables.write("rows", partition=partition, table=table))  # type: ignore[misc]
+        cpu, _ = take(lambda own=own, partition=partition: own.tables.write("rows", partition=partition, table=table))  # type: ignore[misc]  # the default binds
         told[f"table_write_{how}_mb_s"] = mb / cpu
-        cpu, _ = take(lambda own=own, partition=partition: own.tables.read("rows", partition=partition))  # type: ignore[misc]
+        cpu, _ = take(lambda own=own, partition=partition: own.tables.read("rows", partition=partition))  # type: ignore[misc]  # the default binds
         told[f"table_read_{how}_mb_s"] = mb / cpu
     return told
 

@@ -89,9 +89,9 @@ def admit_slowly(running: list[Place], waiting: list[Place], quotas: dict[str, Q
                 return other.workspace == place.workspace and whose in ("", other.actor)
 
             if quota and quota.runs is not None:
-                found.append((("runs", f"{place.workspace}/{whose}"), 1, quota.runs, lambda other, of=of: int(of(other))))  # type: ignore[misc]
+                found.append((("runs", f"{place.workspace}/{whose}"), 1, quota.runs, lambda other, of=of: int(of(other))))  # type: ignore[misc]  # the default binds
             if quota and quota.gpus is not None and place.gpus:
-                found.append((("gpus", f"{place.workspace}/{whose}"), place.gpus, quota.gpus, lambda other, of=of: other.gpus * of(other)))  # type: ignore[misc]
+                found.append((("gpus", f"{place.workspace}/{whose}"), place.gpus, quota.gpus, lambda other, of=of: other.gpus * of(other)))  # type: ignore[misc]  # the default binds
         if place.capacity.runs is not None:
             found.append((("runs", "machine"), 1, place.capacity.runs, lambda _: 1))
         if place.capacity.memory is not None and place.memory:

@@ -42,7 +42,7 @@ def is_shut(session: Session, name: str = "ada", network: str = ELSEWHERE) -> bo
 
 
 def go_on(session: Session, length: timedelta) -> None:
-    session.clock.advance(length)  # type: ignore[attr-defined]
+    session.clock.advance(length)  # type: ignore[attr-defined]  # a ManualClock
 
 
 def guess_until_shut(session: Session, name: str = "ada", network: str = ELSEWHERE) -> int:

@@ -50,7 +50,7 @@ def hook(session: Session, receiver: Receiver, **given: Any) -> MadeWebhook:
 
 
 def advance(session: Session, step: timedelta) -> None:
-    session.clock.advance(step)  # type: ignore[attr-defined]
+    session.clock.advance(step)  # type: ignore[attr-defined]  # a ManualClock
 
 
 def test_a_notice_stands_with_its_change_or_not_at_all(session: Session, receiver: Receiver) -> None:

@@ -81,7 +81,7 @@ def test_a_forged_truncated_or_expired_code_sets_nothing_up_and_is_audited(owner
         with pytest.raises(NotSignedIn, match="The set-up code is wrong, was used, or has expired") as refused:
             set_up(stranger(owner), code, "eve", password=GOOD)
         assert secret not in str(refused.value.to_dict())
-    owner.clock.advance(timedelta(minutes=1))  # type: ignore[attr-defined]
+    owner.clock.advance(timedelta(minutes=1))  # type: ignore[attr-defined]  # a ManualClock
     with pytest.raises(NotSignedIn):
         set_up(stranger(owner), other.code, "eve", password=GOOD)
     rows = list_audit(owner, house=True, outcome="refused")

@@ -108,10 +108,10 @@ def test_a_token_runs_out_and_its_last_use_is_told_to_a_quarter_of_an_hour(owner
     assert list_tokens(owner)[0].used_at is None
     used = owner.now()
     assert note_use(owner, made.id)
-    owner.clock.advance(timedelta(minutes=14))  # type: ignore[attr-defined]
+    owner.clock.advance(timedelta(minutes=14))  # type: ignore[attr-defined]  # a ManualClock
     assert not note_use(owner, made.id)
     assert (list_tokens(owner)[0].used_at, list_tokens(owner)[0].state) == (used, "active")
-    owner.clock.advance(timedelta(minutes=46))  # type: ignore[attr-defined]
+    owner.clock.advance(timedelta(minutes=46))  # type: ignore[attr-defined]  # a ManualClock
     assert list_tokens(owner)[0].state == "expired"
     assert note_use(owner, made.id)
 
@@ -123,7 +123,7 @@ def role_of(session: Session, text: str) -> str:
 def test_a_token_is_rotated_with_its_rights_and_the_old_one_ends_after_the_overlap(owner: Session) -> None:
     bob = as_user(owner, "bob", Role.EDITOR)
     old = make_token(bob, "nightly", role="viewer", expires="30d")
-    owner.clock.advance(timedelta(days=29))  # type: ignore[attr-defined]
+    owner.clock.advance(timedelta(days=29))  # type: ignore[attr-defined]  # a ManualClock
     new = rotate_token(bob, old.id, overlap="2h")
     assert (new.label, new.user, new.workspace, new.role, new.replaces) == ("nightly", "bob", "default", "viewer", old.id)
     assert new.expires_at == owner.now() + timedelta(days=30), "as long as the one before was made for"
@@ -131,7 +131,7 @@ def test_a_token_is_rotated_with_its_rights_and_the_old_one_ends_after_the_overl
     assert (role_of(owner, old.token), role_of(owner, new.token)) == ("viewer", "viewer")
     lines = {line.id: line for line in list_tokens(owner)}
     assert (lines[old.id].replaced_by, lines[old.id].expires_at, lines[new.id].replaced_by) == (new.id, new.overlaps_until, "")
-    owner.clock.advance(timedelta(hours=2))  # type: ignore[attr-defined]
+    owner.clock.advance(timedelta(hours=2))  # type: ignore[attr-defined]  # a ManualClock
     with pytest.raises(NotSignedIn, match="expired") as replayed:
         role_of(owner, old.token)
     assert (replayed.value.user, replayed.value.token) == ("bob", old.id), "the audit says whose it was"
@@ -174,7 +174,7 @@ def test_what_cannot_be_rotated_is_refused(owner: Session) -> None:
     with pytest.raises(Conflict, match="was revoked by 'bob'"):
         rotate_token(bob, later.id)
     ended = make_token(bob, "short", expires="1h")
-    owner.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    owner.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]  # a ManualClock
     with pytest.raises(Conflict, match="expired at"):
         rotate_token(bob, ended.id)
     assert len(owner.records.find(TOKENS, workspace=HOUSE)) == 3

@@ -104,7 +104,7 @@ def test_a_token_that_ended_ends_what_it_began(owner: Session) -> None:
     with pytest.raises(PermissionDenied, match=f"The token '{token}' was revoked, so 'apply' was stopped"):
         work(first)
     work(second)
-    owner.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    owner.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]  # a ManualClock
     with pytest.raises(PermissionDenied, match="expired, so 'apply' was stopped"):
         work(second)
     work(signed_in(owner, "bob"))

@@ -47,7 +47,7 @@ class Project:
         write_plan(self.folder, self.chain, start + timedelta(days=days))
 
     def run(self, **options: object) -> RunResult:
-        return run(self.session, "store-day", folder=self.folder, **options)  # type: ignore[arg-type]
+        return run(self.session, "store-day", folder=self.folder, **options)  # type: ignore[arg-type]  # options by name
 
 
 def lay_out(folder: Path, *, home: str | Path = "memory://") -> Project:

@@ -199,7 +199,7 @@ def test_a_share_that_is_revoked_never_was(lent: Two, tmp_path: Path) -> None:
         call("shop_units")
     unshare(lent.owner, "view/shop_units", to="web")
     for call in calls:
-        revoked, never = missed(lambda call=call: call("shop_units")), missed(lambda call=call: call("never_was"))  # type: ignore[misc]
+        revoked, never = missed(lambda call=call: call("shop_units")), missed(lambda call=call: call("never_was"))  # type: ignore[misc]  # the default binds
         assert revoked == never.replace("never_was", "shop_units")
     unshare(lent.owner, "version/store-day-v1", to="web")
     for call in (

@@ -13,11 +13,11 @@ from endcap.core.identity import identify
 
 def test_a_table_takes_one_key_as_a_list_of_one() -> None:
     assert Table("sales", "a.csv", keys="store").keys == ("store",)  # type: ignore[arg-type]  # what users write
-    assert Table("sales", "a.csv", keys=["store", "item"]).keys == ("store", "item")  # type: ignore[arg-type]
+    assert Table("sales", "a.csv", keys=["store", "item"]).keys == ("store", "item")  # type: ignore[arg-type]  # what users write
 
 
 def test_equal_tables_are_equal_and_have_one_identity() -> None:
-    first = Table("sales", "a.csv", keys=["store"], columns={"a": "1", "b": "2"})  # type: ignore[arg-type]
+    first = Table("sales", "a.csv", keys=["store"], columns={"a": "1", "b": "2"})  # type: ignore[arg-type]  # what users write
     second = Table("sales", "a.csv", keys=("store",), columns={"b": "2", "a": "1"})
     assert first == second
     assert identify(first) == identify(second)
@@ -113,7 +113,7 @@ def test_a_password_may_not_stand_in_a_definition_nor_in_the_error_that_says_so(
 
 @pytest.mark.parametrize("source", [SHOP, "postgresql://db/shop", "postgresql://ada@/shop?host=/run", "postgresql://ada:${A}$B@db/shop", "$SHOP_URL"])
 def test_a_database_is_named_by_its_url(source: str) -> None:
-    assert Table("orders", source, relation="public.orders", watermark="at", overlap="1h", select="at").is_landed  # type: ignore[arg-type]
+    assert Table("orders", source, relation="public.orders", watermark="at", overlap="1h", select="at").is_landed  # type: ignore[arg-type]  # what users write
     assert not Table("orders", "orders/*.parquet").is_landed
 
 

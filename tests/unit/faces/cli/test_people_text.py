@@ -86,7 +86,7 @@ def test_people_and_tokens_are_tables(session: Session, capsys: pytest.CaptureFi
     made = make_token(session, "nightly", user="ada", expires="1h")
     assert shown(list_tokens(session))[1] == f"{made.id} nightly ada owner active 2026-01-05 09:00:00 never root"
     note_use(session, made.id)
-    session.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    session.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]  # a ManualClock
     assert shown(list_tokens(session))[1] == f"{made.id} nightly ada owner expired 2026-01-05 09:00:00 2026-01-05 08:00:00 root"
     assert render(list_tokens(session), as_json=True) == 0
     assert '"state":"expired"' in capsys.readouterr().out

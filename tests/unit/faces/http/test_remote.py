@@ -171,7 +171,7 @@ def sweeten(session: Session, sugar: Mapping[str, int] | None = None, honey: dic
 
 
 def test_what_no_query_can_say_is_not_for_get() -> None:
-    entry: Any = make_remote(sweeten.__verb__)  # type: ignore[attr-defined]
+    entry: Any = make_remote(sweeten.__verb__)  # type: ignore[attr-defined]  # what the decorator hung on it
     assert not entry.by_query
     values: Any = entry.parse_body(b'{"sugar": {"a": 2}, "honey": {"b": [1, null, "c"]}}')
     assert (values.sugar, values.honey) == ({"a": 2}, {"b": [1, None, "c"]})
@@ -180,7 +180,7 @@ def test_what_no_query_can_say_is_not_for_get() -> None:
 
 
 def test_a_verb_that_changes_something_is_not_for_get_and_its_optional_numbers_are_held_too() -> None:
-    entry: Any = make_remote(serve_guests.__verb__)  # type: ignore[attr-defined]
+    entry: Any = make_remote(serve_guests.__verb__)  # type: ignore[attr-defined]  # what the decorator hung on it
     assert not entry.by_query
     assert entry.parse_query(b"guests=a&guests=b&cups=4") == entry.parameters(guests=("a", "b"), cups=4)
     assert entry.parse_query(b"") == entry.parameters()

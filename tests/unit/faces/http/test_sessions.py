@@ -136,7 +136,7 @@ def test_what_was_taken_away_is_gone_within_a_second(connect: Connect, house: Ho
     disable_user(owner, "bob")
     hands.now += sessions.KEPT_S
     assert ask(client, bearer(made[1].token)).status_code == 401
-    house.clock.advance(timedelta(days=91))  # type: ignore[attr-defined]
+    house.clock.advance(timedelta(days=91))  # type: ignore[attr-defined]  # a ManualClock
 
 
 def test_a_token_runs_out_while_it_is_used(connect: Connect, house: House, hands: Hands) -> None:
@@ -144,7 +144,7 @@ def test_a_token_runs_out_while_it_is_used(connect: Connect, house: House, hands
     token = make_token(house.session(), "nightly", user="ada", expires="1h").token
     client = connect()
     assert ask(client, bearer(token)).status_code == 200
-    house.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    house.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]  # a ManualClock
     hands.now += 3600
     said = ask(client, bearer(token))
     assert (said.status_code, "expired" in said.json()["error"]) == (401, True)
@@ -231,7 +231,7 @@ def test_a_workspace_is_the_tokens_or_named_by_a_header(connect: Connect, house:
 
 @pytest.mark.parametrize("name", ["_house", "../other", "%00", "x" * 300, "", "가나"])
 def test_a_workspace_that_cannot_be_is_refused(connect: Connect, name: str) -> None:
-    said = connect().post(WHO, json=TEA, headers=[(b"x-endcap-workspace", name.encode())])  # type: ignore[arg-type]
+    said = connect().post(WHO, json=TEA, headers=[(b"x-endcap-workspace", name.encode())])  # type: ignore[arg-type]  # the client takes pairs of bytes, too
     assert said.status_code == (200 if name == "" else 400)
 
 
@@ -384,7 +384,7 @@ def test_a_name_is_locked_after_many_wrong_passwords_whatever_process_and_addres
     assert [(row.thing, row.outcome, row.actor, row.detail["n_wrong"]) for row in rows] == [
         (thing, "refused", "nobody", FREE) for thing in ("house", "user/ada")
     ]
-    house.clock.advance(FIRST_WAIT)  # type: ignore[attr-defined]
+    house.clock.advance(FIRST_WAIT)  # type: ignore[attr-defined]  # a ManualClock
     assert ask(client, basic("ada", GOOD)).status_code == 200
     hands.now += sessions.KEPT_S
     assert guess_everywhere("ada") == [401] * FREE + [429] * (20 - FREE), "counted anew, and from elsewhere"
@@ -466,7 +466,7 @@ def test_a_rotated_token_opens_for_the_overlap_and_is_refused_and_audited_after(
     new = rotate_token(owner, old.id, overlap="1h")
     client = connect()
     assert [ask(client, bearer(token)).status_code for token in (old.token, new.token)] == [200, 200]
-    house.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]
+    house.clock.advance(timedelta(hours=1))  # type: ignore[attr-defined]  # a ManualClock
     hands.now += 3600
     assert [ask(client, bearer(token)).status_code for token in (old.token, new.token)] == [401, 200]
     row = list_audit(owner, house=True, limit=1)[0]

@@ -46,7 +46,7 @@ def as_person(session: Session, name: str, role: Role = Role.VIEWER) -> Session:
 
 
 def advance(session: Session, by: timedelta) -> None:
-    session.clock.advance(by)  # type: ignore[attr-defined]
+    session.clock.advance(by)  # type: ignore[attr-defined]  # a ManualClock
 
 
 def test_a_session_opens_by_its_text_and_by_nothing_else(admin: Session) -> None:

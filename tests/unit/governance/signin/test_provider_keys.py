@@ -59,7 +59,7 @@ def test_keys_that_should_not_be_shown_or_are_too_short_are_not_used(provider: P
         {**public, "kty": "EC"},
     ]
     for key in bad:
-        keys = ProviderKeys(asking=lambda _, key=key: Answer(200, "application/json", json.dumps({"keys": [key]}).encode()))  # type: ignore[misc]
+        keys = ProviderKeys(asking=lambda _, key=key: Answer(200, "application/json", json.dumps({"keys": [key]}).encode()))  # type: ignore[misc]  # the default binds
         with pytest.raises(NotSignedIn, match="no key"):
             keys.find(provider, key_id="RS256", algorithm="RS256", now=now)
 

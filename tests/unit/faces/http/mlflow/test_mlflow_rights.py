@@ -93,10 +93,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 Body = Callable[[Names], dict[str, Any]]
 OF_EXPERIMENT: Body = lambda n: {"experiment_id": n.experiment}  # noqa: E731 - rows of a table
-OF_RUN: Body = lambda n: {"run_id": n.run}  # noqa: E731
-OF_MODEL: Body = lambda n: {"name": n.model}  # noqa: E731
-OF_VERSION: Body = lambda n: {"name": n.model, "version": "1"}  # noqa: E731
-OF_LOGGED: Body = lambda n: {"model_id": n.logged}  # noqa: E731
+OF_RUN: Body = lambda n: {"run_id": n.run}  # noqa: E731 - as above
+OF_MODEL: Body = lambda n: {"name": n.model}  # noqa: E731 - as above
+OF_VERSION: Body = lambda n: {"name": n.model, "version": "1"}  # noqa: E731 - as above
+OF_LOGGED: Body = lambda n: {"model_id": n.logged}  # noqa: E731 - as above
 
 
 def of(body: Body, **more: Any) -> Body:

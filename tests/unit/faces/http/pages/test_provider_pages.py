@@ -217,7 +217,7 @@ def test_who_was_disabled_unlinked_or_whose_provider_is_gone_is_out(provider: Co
     remove_provider(admin, "corp")
     assert browser.get("/").status_code == 303
     add_provider(admin, "corp", issuer=provider.issuer, client_id=CLIENT, password=SECRET)
-    house.clock.advance(timedelta(seconds=1))  # type: ignore[attr-defined]
+    house.clock.advance(timedelta(seconds=1))  # type: ignore[attr-defined]  # a ManualClock
     go_round(browser)
     assert browser.get("/").status_code == 200
     disable_user(admin, "bob")
