@@ -13,6 +13,7 @@ import pytest
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken
+from endcap.governance.privacy.subjects import Subjects
 from endcap.governance.sessions import Session
 from endcap.loop.features.catalogue import register_view
 from endcap.loop.features.online import open_online, sample_online, write_online
@@ -109,3 +110,17 @@ def test_a_row_that_was_altered_is_told_and_one_of_another_space_does_not_open(s
     session.online.write(space, keys=[key], rows=[row[:-1] + bytes([row[-1] ^ 1])])
     with pytest.raises(IntegrityBroken, match="was altered"):
         open_store(session, [version]).sample(space, 10)
+
+
+def test_a_row_under_another_key_of_the_same_person_does_not_open(session: Session) -> None:
+    version = stand(session)
+    write_online(session, version, rows(*PEOPLE))
+    store, space = open_store(session, [version]), f"default/{version.id}"
+    ada = [key for key, row in store.sample(space, 10) if b"planted" in row]
+    held = dict(session.online.sample(space, 10))
+    places = Subjects(session).pseudonyms(space, ada)
+    session.online.remove(space, places)
+    session.online.write(space, keys=places, rows=[held[place] for place in reversed(places)])
+    for key in ada:
+        with pytest.raises(IntegrityBroken, match="stood elsewhere"):
+            store.get(space, key)
