@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 from endcap.assembly import House
 from endcap.core.permissions import Role
+from endcap.faces.http.rounds import going_round
 from endcap.governance.keys.records import DATA_KEYS
 from endcap.governance.records import HOUSE, SYSTEM
 from endcap.project.sealing import rewrap
@@ -19,17 +16,9 @@ EVERY_S = 1800.0
 _TRIED_FOR = timedelta(days=7)
 
 
-@contextmanager
-def resealing(house: House, *, every_s: float = EVERY_S) -> Iterator[None]:
+def resealing(house: House, *, every_s: float = EVERY_S) -> AbstractContextManager[None]:
     """Seal anew while the block runs. What is being done when it ends is left, and goes on with the next that runs."""
-    stopped = threading.Event()
-    thread = threading.Thread(target=_reseal, args=(house, stopped, every_s), name="resealing", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join(timeout=1.0)
+    return going_round(lambda: reseal_once(house), name="resealing", every_s=every_s, failed="keys were not sealed anew")
 
 
 def reseal_once(house: House) -> int:
@@ -44,12 +33,3 @@ def reseal_once(house: House) -> int:
     for workspace in workspaces:
         rewrap(session if workspace == HOUSE else house.admit(SYSTEM, role=Role.OWNER, workspace=workspace))
     return len(workspaces)
-
-
-def _reseal(house: House, stopped: threading.Event, every_s: float) -> None:
-    while not stopped.wait(every_s):
-        try:
-            reseal_once(house)
-        except Exception:  # noqa: BLE001 - the edge of a worker: whatever a round met, the next one is tried, and people read why
-            if not stopped.is_set():
-                sys.stderr.write(f"keys were not sealed anew:\n{traceback.format_exc()}")

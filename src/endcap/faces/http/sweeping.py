@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from endcap.assembly import House
 from endcap.core.permissions import Role
+from endcap.faces.http.rounds import going_round
 from endcap.governance.privacy.records import RETENTION_RULES
 from endcap.governance.records import DEFAULT_WORKSPACE, GRANTS, HOUSE, SYSTEM
 from endcap.project.retention import sweep_when_due
@@ -18,17 +15,9 @@ EVERY_S = 300.0
 """How often is looked whether the time has come."""
 
 
-@contextmanager
-def sweeping(house: House, *, every_s: float = EVERY_S) -> Iterator[None]:
+def sweeping(house: House, *, every_s: float = EVERY_S) -> AbstractContextManager[None]:
     """Sweep while the block runs. What is being done when it ends is left, and done again by the next that runs."""
-    stopped = threading.Event()
-    thread = threading.Thread(target=_sweep, args=(house, stopped, every_s), name="sweeping", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join(timeout=1.0)
+    return going_round(lambda: sweep_once(house), name="sweeping", every_s=every_s, failed="retention was not applied")
 
 
 def sweep_once(house: House) -> dict[str, int]:
@@ -46,12 +35,3 @@ def sweep_once(house: House) -> dict[str, int]:
         if report is not None:
             swept[workspace] = sum(report.removed.values())
     return swept
-
-
-def _sweep(house: House, stopped: threading.Event, every_s: float) -> None:
-    while not stopped.wait(every_s):
-        try:
-            sweep_once(house)
-        except Exception:  # noqa: BLE001 - the edge of a worker: whatever a round met, the next one is tried, and people read why
-            if not stopped.is_set():
-                sys.stderr.write(f"retention was not applied:\n{traceback.format_exc()}")
