@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from endcap.assembly import House
+from endcap.core.errors import EndcapError
 from endcap.core.permissions import Role
 from endcap.faces.http.rounds import going_round
 from endcap.governance.privacy.records import RETENTION_RULES
-from endcap.governance.records import DEFAULT_WORKSPACE, GRANTS, HOUSE, SYSTEM
+from endcap.governance.records import DEFAULT_WORKSPACE, GRANTS, GROUP_GRANTS, HOUSE, SYSTEM
 from endcap.project.retention import sweep_when_due
 
 EVERY_S = 300.0
@@ -23,15 +24,24 @@ def sweeping(house: House, *, every_s: float = EVERY_S) -> AbstractContextManage
 def sweep_once(house: House) -> dict[str, int]:
     """Sweep every workspace whose time has come and that no process swept yet today. Returns how many things went, by workspace.
 
-    Cost where nothing is due: some reads a workspace.
+    What goes wrong in one keeps no other waiting: it is raised, as an ExceptionGroup, once all had their turn. Cost where nothing is due: some reads
+    a workspace.
     """
     records = house.ports.records
     workspaces = {DEFAULT_WORKSPACE}
     workspaces |= {grant.workspace for grant in records.find(GRANTS, workspace=HOUSE) if grant.role}
+    workspaces |= {grant.workspace for grant in records.find(GROUP_GRANTS, workspace=HOUSE) if grant.role}
     workspaces |= {rules.id for rules in records.find(RETENTION_RULES, workspace=HOUSE)}
-    swept = {}
+    swept: dict[str, int] = {}
+    failed: list[EndcapError] = []
     for workspace in sorted(workspaces - {HOUSE}):
-        report = sweep_when_due(house.admit(SYSTEM, role=Role.OWNER, workspace=workspace))
+        try:
+            report = sweep_when_due(house.admit(SYSTEM, role=Role.OWNER, workspace=workspace))
+        except EndcapError as error:
+            failed.append(error)
+            continue
         if report is not None:
             swept[workspace] = sum(report.removed.values())
+    if failed:
+        raise ExceptionGroup("not all workspaces were swept", failed)
     return swept

@@ -8,9 +8,12 @@ import pytest
 
 from endcap.assembly import House, open_house
 from endcap.core.clock import ManualClock
+from endcap.core.errors import IntegrityBroken
 from endcap.faces.http import sweeping as module
 from endcap.faces.http.sweeping import sweep_once, sweeping
 from endcap.governance.audit import list_audit
+from endcap.governance.groups import add_group, grant_group
+from endcap.governance.sessions import Session
 from endcap.loop.features.records import SNAPSHOTS, Snapshot
 from endcap.project.retention import set_retention
 
@@ -41,6 +44,26 @@ def test_each_workspace_is_swept_by_its_own_rules_once_a_day(house: House) -> No
     assert len(house.ports.records.find(SNAPSHOTS, workspace="shop")) == 2
     row = list_audit(house.session())[0]
     assert (row.actor, row.verb, row.detail) == ("system", "retention apply", {"n_snapshots": 1})
+    house.close()
+
+
+def test_a_workspace_that_only_a_group_has_a_role_in_is_swept_and_one_that_fails_keeps_no_other_waiting(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_group(house.session(), "team")
+    grant_group(house.session(workspace="hats"), "team", "viewer")
+    asked: list[str] = []
+
+    def sweep(session: Session) -> None:
+        asked.append(session.workspace)
+        if session.workspace == "default":
+            raise IntegrityBroken("It was changed at rest.")
+
+    monkeypatch.setattr(module, "sweep_when_due", sweep)
+    with pytest.raises(ExceptionGroup, match="not all workspaces") as caught:
+        sweep_once(house)
+    assert [str(error) for error in caught.value.exceptions] == ["It was changed at rest."]
+    assert asked == ["default", "hats"]
     house.close()
 
 

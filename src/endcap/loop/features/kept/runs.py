@@ -138,7 +138,7 @@ class ViewRun:
         rows = self._write_rows(advance, added, id_, n=n)
         self.reporter.step_ended("compute", status="done", wall_s=time.perf_counter() - began_s, note=f"{rows.n_rows:,} rows")
         merged_from = self._merge(advance, version, id_, n_rows=rows.n_rows, n=n)
-        newest = self._write_newest(advance, version, id_, n=n, rows=rows)
+        newest = self._write_newest(advance, version, id_, rows=rows)
         snapshot = self._profile(advance, version, id_, newest)
         visible = rows.last_visible.replace(tzinfo=UTC) if rows.last_visible else None
         waits = [at for at in (added.waits_until, visible, last.waits_until if last else None) if at is not None and at > advance.until]
@@ -222,7 +222,7 @@ class ViewRun:
         write_batch(self.session, MATERIALISED, version, name_merged(id_), sql=f"SELECT * FROM __apart ORDER BY {ORDER}", engine=advance.engine)
         return apart[-1].n if apart else n
 
-    def _write_newest(self, advance: Advance, version: ViewVersion, id_: str, *, n: int, rows: Written) -> Written:
+    def _write_newest(self, advance: Advance, version: ViewVersion, id_: str, *, rows: Written) -> Written:
         """Of each key the newest row that counts: those that stood, and what came or began to count."""
         engine, last, until = advance.engine, advance.last, plain(advance.until)
         columns = ", ".join([*map(quote, version.view.keys), EVENT_AT, KNOWN_AT, ORDER, *(quote(name) for name in version.feature_types)])
