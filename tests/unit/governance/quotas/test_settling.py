@@ -14,10 +14,12 @@ from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit
 from endcap.governance.people import add_user
 from endcap.governance.quotas.limits import find_limits, require_cpu, require_memory
+from endcap.governance.quotas.places import describe_wait, limit_settings
 from endcap.governance.quotas.queue import leave_queue, list_queue
 from endcap.governance.quotas.settling import QuotaLine, clear_quota, list_quotas, set_quota, show_quota
 from endcap.governance.quotas.usage import count_use
 from endcap.governance.records import Actor
+from endcap.governance.rights.guards import close_thing
 from endcap.governance.sessions import Session
 from endcap.testing.places import put_elsewhere
 from endcap.testing.sessions import make_session
@@ -216,9 +218,16 @@ def test_the_queue_is_seen_by_all_and_left_by_its_own(admin: Session) -> None:
         leave_queue(bob, "nothing")
 
 
-def test_what_is_asked_for_by_the_settings_stays_where_no_quota_is_less(admin: Session) -> None:
-    from endcap.governance.quotas.places import limit_settings
+def test_who_waits_for_a_run_of_a_closed_view_is_told_that_one_goes_on(admin: Session) -> None:
+    put_elsewhere(admin, subject="features/pay@1a2b3c4d5e6f")
+    waiting = put_elsewhere(admin, state="waiting")
+    eve = replace(admin, admin=False, actor=Actor("eve"), role=Role.EDITOR)
+    assert describe_wait(eve, waiting).endswith("; 'features/pay@1a2b3c4d5e6f' of 'bob' goes on")
+    close_thing(admin, "view/pay", owner="bob", verb="rights restrict")
+    assert describe_wait(eve, waiting).endswith("; 1 run goes on")
 
+
+def test_what_is_asked_for_by_the_settings_stays_where_no_quota_is_less(admin: Session) -> None:
     session = replace(admin, settings=Settings(memory_limit=1000))
     set_quota(session, memory="4GB")
     assert limit_settings(session, find_limits(session)) is session.settings
