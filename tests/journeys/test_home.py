@@ -244,7 +244,7 @@ def test_webhooks_are_told_while_the_service_runs(tmp_path: Path, said: Callable
 def test_people_and_notices_in_postgres(tmp_path: Path, postgres_home: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The service looks people up beside what it answers, as it does so over a wire. A home without a folder is told where its master key is."""
     url, key = postgres_home(), tmp_path / "master.key"
-    key.write_text("ab" * 32)
+    key.write_text(bytes(range(32)).hex())
     key.chmod(0o600)
     monkeypatch.setenv("ENDCAP_MASTER_KEY_FILE", str(key))
     monkeypatch.setenv("ENDCAP_WEBHOOK_HOSTS", "127.0.0.1")
