@@ -261,7 +261,7 @@ def test_people_and_notices_in_postgres(tmp_path: Path, postgres_home: Callable[
                 assert service.ask("GET", "/api/v1/ls", **headers).status == 200
             assert service.ask("GET", "/api/v1/ls", **bearer(token[:-1])).status == 401
             assert receiver.arrived.wait(30)
-        assert [row.verb for row in list_audit(owner, house=True)] == ["sign-in", "users add"]
+        assert [row.verb for row in list_audit(owner, house=True)] == ["sign-in", "make-data-key", "begin-master-key", "users add"]
         verify_audit(owner, house=True)
 
 
