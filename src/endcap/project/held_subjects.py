@@ -120,7 +120,7 @@ def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> It
 
     loss = Subjects(session).find_loss()
     if loss is not None:
-        why = f"what was sealed before {loss:%Y-%m-%d %H:%M} UTC reads as missing, theirs or not: its keys were lost with a master key (endcap keys ls)"
+        why = f"what was sealed before {loss:%Y-%m-%d %H:%M} UTC reads as missing, whosever: its keys were lost with a master key"
         yield StayingThing(f"workspace/{session.workspace}", why, "for ever; whose it was, and who was forgotten before, cannot be known any more")
     tables: dict[str, Table] = {}
     for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace):

@@ -10,7 +10,7 @@ from endcap.storage.ports import Kind
 
 
 class SubjectPepper(msgspec.Struct, frozen=True):
-    """What the names of a workspace's subjects are hashed with, sealed. ``lost_at`` is when it followed one that opened no more (None: it is the first)."""
+    """What the names of a workspace's subjects are hashed with, sealed; ``lost_at`` is when the one before was lost (None: it is the first)."""
 
     id: str
     sealed: bytes
