@@ -197,9 +197,10 @@ class Subjects:
     def _empty_lost(self, tx: RecordTransaction) -> int:
         """Take what opens no more from the shelves, and mark the forgotten as lost. Returns how many keys that were."""
         n, workspace = 0, self.session.workspace
-        gone = {key: is_gone(self.session, key, records=tx) for key in {read_key_id(s.sealed) for s in tx.find(SHELVES, workspace=workspace) if s.n}}
-        for shelf in tx.find(SHELVES, workspace=workspace):
-            if shelf.n and gone[read_key_id(shelf.sealed)]:
+        shelves = [shelf for shelf in tx.find(SHELVES, workspace=workspace) if shelf.n]
+        gone = {key: is_gone(self.session, key, records=tx) for key in {read_key_id(shelf.sealed) for shelf in shelves}}
+        for shelf in shelves:
+            if gone[read_key_id(shelf.sealed)]:
                 _, version = tx.get_versioned(SHELVES, workspace=workspace, id=shelf.id) or (shelf, 0)
                 tx.put(SHELVES, workspace=workspace, record=msgspec.structs.replace(shelf, sealed=b"", n=0), expected_version=version)
                 n += shelf.n
