@@ -28,7 +28,7 @@ def find_all_dropped(session: Session, definitions: Definitions) -> dict[str, tu
 
 def require_standing(session: Session, task: Task, *, verb: str) -> None:
     """Raise PermissionDenied, audited, for a task by which less is personal than by what stands, unless it stands itself or who acts may apply it."""
-    standing = session.ports.records.get(MODELS, workspace=session.workspace, id=task.name)
+    standing = session.records.get(MODELS, workspace=session.workspace, id=task.name)
     if standing is None or standing.definition != task.definition:
         require_may_drop(session, find_dropped(task.tables, _find_declared(session)), verb=verb)
 
@@ -38,7 +38,7 @@ def _find_declared(session: Session) -> dict[str, Declared]:
 
 
 def _list_model_tables(session: Session) -> Iterator[Table]:
-    for record in session.ports.records.find(MODELS, workspace=session.workspace):
+    for record in session.without_veil().records.find(MODELS, workspace=session.workspace):
         with suppress(InvalidInput, IntegrityBroken):  # of another kind, or not read: to apply it again must not be refused for that
             definition = read_definition(record)
             yield from _read_tables(definition) if isinstance(definition, Model) else definition.tables

@@ -17,7 +17,7 @@ from endcap.assembly import House, open_house
 from endcap.core.clock import ManualClock
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import PermissionDenied
+from endcap.core.errors import NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.people import add_user, grant_role
@@ -30,7 +30,7 @@ from endcap.loop.features.training_sets import build_training_set, training_set
 from endcap.loop.registry.records import MODELS
 from endcap.project.applying import apply, plan
 from endcap.project.definitions import load_definitions
-from endcap.project.rights import grant_right
+from endcap.project.rights import grant_right, restrict
 from endcap.project.running import run_task
 
 START = datetime(2026, 3, 4, 9, tzinfo=UTC)
@@ -184,3 +184,17 @@ def test_a_definition_that_says_as_much_is_used_and_that_of_another_table_too(sh
     build_training_set(shop.be("bea"), SPINE, [load_definitions(shop.folder).views["facts"]], at="at", folder=shop.folder)
     rows = training_set(shop.be("olga"), SPINE, [VIEW], at="at", folder=shop.folder).table
     assert rows["email"].to_pylist() == ["ada-planted@x", "bob-planted@x"]
+
+
+def test_a_closed_view_counts_and_of_a_closed_table_nothing_is_told(shop: Shop) -> None:
+    restrict(shop.admin, "view/facts")
+    shop.write(PROJECT.replace(DROPPED, "").replace('"facts"', '"others"'))
+    with pytest.raises(PermissionDenied, match="less than what stands"):
+        apply(shop.be("bea"), folder=shop.folder)
+    with pytest.raises(PermissionDenied, match="less than what stands"):
+        build_training_set(shop.be("bea"), SPINE, [VIEW], at="at", folder=shop.folder)
+    restrict(shop.admin, "table/people")
+    assert not any("no longer" in line for one in plan(shop.be("bea"), folder=shop.folder).views for line in one.differences)
+    for call in (lambda: apply(shop.be("bea"), folder=shop.folder), lambda: build_training_set(shop.be("bea"), SPINE, [VIEW], at="at")):
+        with pytest.raises(NotFound, match="No table 'people'"):
+            call()

@@ -10,7 +10,7 @@ from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import PermissionDenied
 from endcap.core.permissions import Permission, permissions_of
-from endcap.governance.rights.checks import may_do
+from endcap.governance.rights.checks import may_do, require_right
 from endcap.governance.rights.records import PERSONAL, SEE
 from endcap.governance.sessions import Session
 from endcap.loop.features.personal import find_marks
@@ -41,7 +41,7 @@ def find_declared(session: Session, *, further: Iterable[Table] = ()) -> dict[st
     """What the views that stand say of their tables, closed ones too, and ``further`` definitions that stand, by the names of tables with personal
     columns. Cost: a read and the decoding of each view that stands.
     """
-    records, workspace = session.ports.records, session.workspace
+    records, workspace = session.without_veil().records, session.workspace
     kept = (records.get(VIEW_VERSIONS, workspace=workspace, id=head.id) for head in records.find(VIEW_HEADS, workspace=workspace))
     tables = [*(table for version in kept if version is not None for table in version.view.sources), *further]
     found: dict[str, Declared] = {}
@@ -68,7 +68,7 @@ def find_dropped(tables: Iterable[Table], declared: Mapping[str, Declared]) -> t
 
 def find_unmarked(session: Session, view: FeatureView) -> tuple[Dropped, ...]:
     """What the standing version of a view names personal itself and this definition, which has it still, does not. Cost: two reads."""
-    records, workspace = session.ports.records, session.workspace
+    records, workspace = session.records, session.workspace
     head = records.get(VIEW_HEADS, workspace=workspace, id=view.name)
     kept = records.get(VIEW_VERSIONS, workspace=workspace, id=head.id) if head is not None else None
     if kept is None or not kept.view.personal:
@@ -79,10 +79,14 @@ def find_unmarked(session: Session, view: FeatureView) -> tuple[Dropped, ...]:
 
 
 def require_may_drop(session: Session, dropped: Sequence[Dropped], *, verb: str) -> None:
-    """Raise PermissionDenied, audited, unless who acts may see the personal columns of these tables and owns the workspace, or the house."""
+    """Raise PermissionDenied, audited, unless who acts may see the personal columns of these tables and owns the workspace, or the house.
+
+    Raises NotFound for a table that is closed to them.
+    """
     owns = session.admin or Permission.OWN in permissions_of(session.role)
     for one in dropped:
         thing = f"{PERSONAL}/{one.table}"
+        require_right(session, f"table/{one.table}", Permission.READ, verb=verb)  # of a closed one nothing is told
         if owns and may_do(session, thing, Permission.PERSONAL):
             continue
         session.record_refusal(verb, thing=thing, detail={"needs": f"{Permission.OWN}, {SEE} on {thing}", "why": str(one)})
@@ -95,7 +99,7 @@ def require_may_drop(session: Session, dropped: Sequence[Dropped], *, verb: str)
 
 def require_as_declared(session: Session, views: Iterable[FeatureView] = (), tables: Iterable[Table] = (), *, verb: str) -> None:
     """``require_may_drop`` for definitions that are handed in and need not stand. Nothing is read of others where all views are those that stand."""
-    records, workspace = session.ports.records, session.workspace
+    records, workspace = session.records, session.workspace
     heads = ((view, records.get(VIEW_HEADS, workspace=workspace, id=view.name)) for view in views)
     foreign = [view for view, head in heads if head is None or head.version != view.version]
     given = [*tables, *(table for view in foreign for table in view.sources)]
