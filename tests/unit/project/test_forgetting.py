@@ -18,7 +18,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import Conflict, EndcapError, InvalidInput, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
-from endcap.governance.keys.data_keys import forget_opened
+from endcap.governance.keys.data_keys import KEPT_OPEN, forget_opened
 from endcap.governance.keys.rotation import rotate_keys
 from endcap.governance.privacy.records import FORGETTINGS
 from endcap.governance.privacy.subjects import Subjects
@@ -462,4 +462,22 @@ def test_after_a_lost_master_key_all_reads_as_missing_and_work_goes_on(tmp_path:
     assert len([row for row in list_audit(session, limit=1000) if row.verb == "begin-pepper"]) == 1
     verify_audit(session)
     assert planted(tmp_path / "home") == [] if kept == "folder" else True
+    session.ports.close()
+
+
+def test_a_reader_that_was_open_when_the_master_key_was_lost_finds_new_rows_within_minutes(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "home", start=START)
+    shop = Shop(tmp_path / "files", session, BY_MAIL)
+    materialise(session, "by_mail")
+    reader = open_online(session, ["by_mail"])
+    assert reader.read(["ada-planted@x"])[0].columns["spend"] == [5.0]
+    (tmp_path / "home" / "master.key").unlink()
+    forget_opened(session)
+    rotate_keys(session, lost=True)
+    assert reader.read(["ada-planted@x"])[0].columns["spend"] == [None]
+    shop.write(n=1)
+    materialise(session, "by_mail")
+    assert isinstance(session.clock, ManualClock)
+    session.clock.advance(KEPT_OPEN)
+    assert reader.read(["ada-planted@x"])[0].columns["spend"] == [6.0]
     session.ports.close()
