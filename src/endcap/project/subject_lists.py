@@ -83,7 +83,7 @@ def apply_lists(session: Session, tx: RecordTransaction, found: Mapping[str, tup
         closing = []
         for one in forgettings:
             standing = tx.get_versioned(FORGETTINGS, workspace=workspace, id=one.id)
-            if one.state == "readmitted" or (standing is not None and standing[0].state == "done"):
+            if one.state == "readmitted" or (standing is not None and standing[0].state in ("done", "lost")):
                 continue
             begun = msgspec.structs.replace(one, state="begun", done_at=None)
             tx.put(FORGETTINGS, workspace=workspace, record=begun, expected_version=standing[1] if standing else 0)
