@@ -49,7 +49,7 @@ check: setup  ## lint, types, import law, reference pages up to date
 	@$(PY) -m endcap.faces.cli.reference --check docs/reference.md
 	@$(PY) -m endcap.faces.cli.access --check docs/access.md
 
-bench: setup  ## a benchmark with its peers: NAME=panel | store-day | start-up | kill-storm | members | freshretail | hourly | scale | comparison | bad-input | drift | materialisation | online | join | postgres | access | tracking | registry | backup | mlflow-clients | tracking-http | quotas | keys
+bench: setup  ## a benchmark with its peers: NAME=panel | store-day | start-up | kill-storm | members | freshretail | hourly | scale | comparison | bad-input | drift | materialisation | online | join | postgres | access | tracking | registry | backup | mlflow-clients | tracking-http | quotas | keys | privacy
 	@$(PY) benchmarks/$(subst -,_,$(NAME)).py
 
 docs: setup  ## write docs/reference.md and docs/access.md from the table of verbs

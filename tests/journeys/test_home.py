@@ -242,8 +242,11 @@ def test_webhooks_are_told_while_the_service_runs(tmp_path: Path, said: Callable
 
 
 def test_people_and_notices_in_postgres(tmp_path: Path, postgres_home: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the URL alone; the service looks people up beside what it answers, as it does so over a wire."""
-    url = postgres_home()
+    """The service looks people up beside what it answers, as it does so over a wire. A home without a folder is told where its master key is."""
+    url, key = postgres_home(), tmp_path / "master.key"
+    key.write_text(bytes(range(32)).hex())
+    key.chmod(0o600)
+    monkeypatch.setenv("ENDCAP_MASTER_KEY_FILE", str(key))
     monkeypatch.setenv("ENDCAP_WEBHOOK_HOSTS", "127.0.0.1")
     with receiving() as receiver, open_house(url) as house:
         owner = house.session()
@@ -258,7 +261,7 @@ def test_people_and_notices_in_postgres(tmp_path: Path, postgres_home: Callable[
                 assert service.ask("GET", "/api/v1/ls", **headers).status == 200
             assert service.ask("GET", "/api/v1/ls", **bearer(token[:-1])).status == 401
             assert receiver.arrived.wait(30)
-        assert [row.verb for row in list_audit(owner, house=True)] == ["sign-in", "users add"]
+        assert [row.verb for row in list_audit(owner, house=True)] == ["sign-in", "make-data-key", "begin-master-key", "users add"]
         verify_audit(owner, house=True)
 
 

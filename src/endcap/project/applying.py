@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,11 +17,13 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.data.landed_predictions import SCHEME
 from endcap.loop.features.catalogue import find_columns, register_view, require_zone
+from endcap.loop.features.declared import Dropped, require_may_drop
 from endcap.loop.features.differences import describe_differences
 from endcap.loop.features.records import VIEW_HEADS, VIEW_VERSIONS, ViewHead
 from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, PROD, ModelDefinition, ModelRecord
 from endcap.loop.registry.versions import TRACKED, identify_model
 from endcap.loop.registry.view_uses import ViewUse, find_view_uses
+from endcap.project.declassifying import find_all_dropped
 from endcap.project.definitions import FILE, Definitions, load_definitions, read_definition
 from endcap.project.things import read_owner, require_same_owner
 
@@ -64,7 +66,8 @@ class Plan(msgspec.Struct, frozen=True):
 @verb("plan", permission=Permission.READ)
 def plan(session: Session, *, folder: Path = Path()) -> Plan:
     """Show what ``apply`` would do, and do nothing: differences field by field, and the models and releases that a changed view touches."""
-    return _compare(session, load_definitions(folder))
+    planned, _ = _compare(session, load_definitions(folder))
+    return planned
 
 
 @verb("apply", permission=Permission.EDIT)
@@ -73,23 +76,25 @@ def apply(session: Session, *, folder: Path = Path()) -> Plan:
 
     Models and views that are not in the file stay as they are. A changed definition of a model is trained at the next run; that of a view is
     a new version beside the old one, which models that were trained on it keep. Views are checked as far as that goes without reading a row.
+    What stands as personal is declared so no longer by an owner of the workspace alone who may see it: raises PermissionDenied, audited, for others.
     """
     definitions = load_definitions(folder)
-    planned = _compare(session, definitions)
-    _require_rights(session, definitions, planned)
+    planned, dropped = _compare(session, definitions)
+    _require_rights(session, definitions, planned, dropped)
     for change in planned.views:
         if change.changes:
             view = definitions.views[change.name]
-            with session.change("apply", thing=f"view/{view.name}", detail={"change": change.change, "definition": view.version}) as open_change:
+            detail = {"change": change.change, "definition": view.version, **_tell_dropped(dropped.get(f"view/{view.name}", ()))}
+            with session.change("apply", thing=f"view/{view.name}", detail=detail) as open_change:
                 register_view(session, open_change, view, folder=definitions.folder)
     defined = {model.name: model for model in _list_models(definitions)}
     for change in planned.models:
         if change.changes:
-            _apply_model(session, defined[change.name], change=change.change)
+            _apply_model(session, defined[change.name], change=change.change, dropped=dropped.get(f"model/{change.name}", ()))
     return planned
 
 
-def _require_rights(session: Session, definitions: Definitions, planned: Plan) -> None:
+def _require_rights(session: Session, definitions: Definitions, planned: Plan, dropped: Mapping[str, Sequence[Dropped]]) -> None:
     """Raise, before anything is written, unless what changes may be changed, and what it is made of may be read."""
     made_of = {f"model/{name}": (task.tables, task.views) for name in definitions.models for task in (definitions.task(name),)}
     made_of |= {f"model/{name}": ((), model.features) for name, model in definitions.own.items()}
@@ -103,6 +108,7 @@ def _require_rights(session: Session, definitions: Definitions, planned: Plan) -
         tables, views = made_of[thing]
         for source in (*(name for table in tables for name in _name_sources(table)), *(f"view/{view.name}" for view in views)):
             require_right(session, source, Permission.READ, verb="apply")
+        require_may_drop(session, dropped.get(thing, ()), verb="apply")
 
 
 def _name_sources(table: Table) -> tuple[str, ...]:
@@ -133,9 +139,10 @@ def _list_models(definitions: Definitions) -> Iterator[_Defined]:
         yield _Defined(name, TRACKED, identify_model(model), msgspec.json.encode(model).decode(), tuple(sources), gates)
 
 
-def _apply_model(session: Session, model: _Defined, *, change: str) -> None:
+def _apply_model(session: Session, model: _Defined, *, change: str, dropped: Sequence[Dropped]) -> None:
     record = ModelRecord(model.name, model.solution, model.identity, model.definition, session.now(), session.actor.name)
-    with session.change("apply", thing=f"model/{model.name}", detail={"change": change, "definition": model.identity}) as open_change:
+    detail = {"change": change, "definition": model.identity, **_tell_dropped(dropped)}
+    with session.change("apply", thing=f"model/{model.name}", detail=detail) as open_change:
         found = open_change.tx.get_versioned(MODELS, workspace=session.workspace, id=model.name)
         if found is not None:
             open_change.detail.update(_tell_approvals(found[0], model))
@@ -143,6 +150,10 @@ def _apply_model(session: Session, model: _Defined, *, change: str) -> None:
         if open_change.tx.get(MODEL_DEFINITIONS, workspace=session.workspace, id=model.identity) is None:
             kept = ModelDefinition(model.identity, model.name, model.solution, model.definition, session.now(), session.actor.name)
             open_change.tx.append(MODEL_DEFINITIONS, workspace=session.workspace, record=kept)
+
+
+def _tell_dropped(dropped: Sequence[Dropped]) -> dict[str, str | int | float | bool | None]:
+    return {"declassified": "; ".join(map(str, dropped))} if dropped else {}
 
 
 def _tell_approvals(before: ModelRecord, model: _Defined) -> dict[str, int]:
@@ -156,8 +167,17 @@ def _tell_approvals(before: ModelRecord, model: _Defined) -> dict[str, int]:
     return told
 
 
-def _compare(session: Session, definitions: Definitions) -> Plan:
-    return Plan(str(definitions.folder / FILE), tuple(_compare_models(session, definitions)), tuple(_compare_views(session, definitions)))
+def _compare(session: Session, definitions: Definitions) -> tuple[Plan, dict[str, tuple[Dropped, ...]]]:
+    """What applying would do, and what would be personal no longer, by thing."""
+    models, views = tuple(_compare_models(session, definitions)), tuple(_compare_views(session, definitions))
+    dropped = find_all_dropped(session, definitions)
+
+    def tell(sort: str, planned: Planned) -> Planned:
+        told = [str(one) for one in dropped.get(f"{sort}/{planned.name}", ()) if may_see(session, f"table/{one.table}")]
+        return msgspec.structs.replace(planned, differences=(*planned.differences, *told)) if planned.changes and told else planned
+
+    found = Plan(str(definitions.folder / FILE), tuple(tell("model", one) for one in models), tuple(tell("view", one) for one in views))
+    return found, dropped
 
 
 # Models

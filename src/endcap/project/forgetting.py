@@ -54,7 +54,9 @@ class ForgetReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForgottenSubject(msgspec.Struct, frozen=True):
-    """Somebody who was forgotten, by the keyed hash; ``state`` is begun, done or readmitted."""
+    """Somebody who was forgotten, by the keyed hash; ``state`` is begun, done, readmitted, or lost: what the hash was made with was lost
+    with a master key, so that nobody can say any more who it was.
+    """
 
     subject: str
     kind: str

@@ -12,7 +12,7 @@ import msgspec
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import NotFound
 from endcap.governance.privacy.records import LEGAL_HOLDS
-from endcap.governance.privacy.subjects import REF_BYTES
+from endcap.governance.privacy.subjects import REF_BYTES, Subjects
 from endcap.governance.records import AUDIT_ROWS, HOUSE
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import QUARANTINE
@@ -118,6 +118,10 @@ def list_staying(session: Session, kind: str, *, held: Sequence[HeldRows]) -> It
     """What the destruction of a key cannot undo for subjects of a kind, and what must be kept."""
     from endcap.loop.features.lineage import find_personal, find_sources
 
+    loss = Subjects(session).find_loss()
+    if loss is not None:
+        why = f"what was sealed before {loss:%Y-%m-%d %H:%M} UTC reads as missing, whosever: its keys were lost with a master key"
+        yield StayingThing(f"workspace/{session.workspace}", why, "for ever; whose it was, and who was forgotten before, cannot be known any more")
     tables: dict[str, Table] = {}
     for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace):
         view = version.view

@@ -21,6 +21,7 @@ from endcap.loop.retraining.records import Judged
 from endcap.pipelines.graph import Reporter
 from endcap.pipelines.records import Run
 from endcap.project.applying import apply
+from endcap.project.declassifying import require_standing
 from endcap.project.definitions import load_definitions
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def run_task(
     from endcap.loop.retraining.cycle import turn
 
     require_right(session, f"model/{task.name}", Permission.EDIT, verb="run")
+    require_standing(session, task, verb="run")
     if origin is not None:
         parse_moment(origin)  # before a run begins
     forced = True if train else None

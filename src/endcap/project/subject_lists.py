@@ -97,4 +97,4 @@ def apply_lists(session: Session, tx: RecordTransaction, found: Mapping[str, tup
 
 def _is_settled(standing: Forgetting, listed: Forgetting) -> bool:
     """Whether a backup holds no key that was destroyed after it: it was gone then, or was the one of a readmission that the list has, too."""
-    return standing.state == "done" or (standing.state == listed.state == "readmitted" and standing.at >= listed.at)
+    return standing.state in ("done", "lost") or (standing.state == listed.state == "readmitted" and standing.at >= listed.at)

@@ -173,7 +173,7 @@ def open_vault(place: str) -> Vault:
         raise InvalidInput(f"{hide_password(place)} names no place for backups. Schemes: {['file', *_CONNECTS]}.", hint="give a folder, or s3://...")
     import pyarrow.fs
 
-    shown = hide_password(place)
+    shown = hide_password(place)[1:-1]  # without its quotes
     with telling_remote(shown):
         try:
             system, path = pyarrow.fs.FileSystem.from_uri(place)

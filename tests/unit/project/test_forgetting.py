@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,8 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import Conflict, EndcapError, InvalidInput, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
+from endcap.governance.keys.data_keys import KEPT_OPEN, forget_opened
+from endcap.governance.keys.rotation import rotate_keys
 from endcap.governance.privacy.records import FORGETTINGS
 from endcap.governance.privacy.subjects import Subjects
 from endcap.governance.sessions import Session
@@ -444,4 +447,59 @@ def test_a_place_of_backups_that_is_gone_is_told(tmp_path: Path) -> None:
     assert (place / "notes-forgotten.json").exists()
     (record,) = session.records.find(FORGETTINGS, workspace="default")
     assert record.id in (place / "notes-forgotten.json").read_text()
+    session.ports.close()
+
+
+@pytest.mark.parametrize("kept", ["memory", "folder"])
+def test_after_a_lost_master_key_all_reads_as_missing_and_work_goes_on(tmp_path: Path, kept: str) -> None:
+    session = make_session("memory://" if kept == "memory" else tmp_path / "home", start=START)
+    if kept == "memory":
+        session = replace(session, settings=msgspec.structs.replace(session.settings, master_key_file=tmp_path / "master.key"))
+    shop = Shop(tmp_path / "files", session, *VIEWS)
+    shop.work()
+    record = shop.train()
+    forget(session, key="customer_id=3", yes=True)
+    (tmp_path / ("" if kept == "memory" else "home") / "master.key").unlink()
+    forget_opened(session)
+    rotate_keys(session, lost=True)
+
+    assert set(shop.offline("facts", "email")) == {None}, "read before anything is written"
+    assert 2.0 in shop.offline("facts", "spend"), "what is not personal stays"
+    assert read_training_set(session, record)["email"].to_pylist() == [None] * 3
+    assert {shop.online(view, 1)[0][0] for view in ("facts", "folded")} == {None}
+    assert sample_online(session, find_view(session, "by_mail"), 10) == {"email": []}
+    shop.write(n=1)
+    for view in shop.views:
+        materialise(session, view.name)
+    push(session, "facts", [{"customer_id": 2, "email": "new-planted@x", "age": 43.0, "spend": 9.0, "__event_at": "2026-03-04T08:30:00Z"}])
+    assert shop.online("facts", 2)[0][0] == "new-planted@x"
+    assert "ada-planted@x" in shop.offline("facts", "email")
+
+    planned = forget(session, key="customer_id=3")
+    assert (planned.state, planned.seen) == ("planned", True), "the source brought them back: under the new pepper nobody knows them again"
+    assert any("were lost with a master key" in one.why for one in planned.stays)
+    assert [one.state for one in list_forgotten(session)] == ["lost"]
+    assert forget(session, key="customer_id=3", yes=True).state == "done"
+    assert sorted(one.state for one in list_forgotten(session)) == ["done", "lost"]
+    assert len([row for row in list_audit(session, limit=1000) if row.verb == "begin-pepper"]) == 1
+    verify_audit(session)
+    assert planted(tmp_path / "home") == [] if kept == "folder" else True
+    session.ports.close()
+
+
+def test_a_reader_that_was_open_when_the_master_key_was_lost_finds_new_rows_within_minutes(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "home", start=START)
+    shop = Shop(tmp_path / "files", session, BY_MAIL)
+    materialise(session, "by_mail")
+    reader = open_online(session, ["by_mail"])
+    assert reader.read(["ada-planted@x"])[0].columns["spend"] == [5.0]
+    (tmp_path / "home" / "master.key").unlink()
+    forget_opened(session)
+    rotate_keys(session, lost=True)
+    assert reader.read(["ada-planted@x"])[0].columns["spend"] == [None]
+    shop.write(n=1)
+    materialise(session, "by_mail")
+    assert isinstance(session.clock, ManualClock)
+    session.clock.advance(KEPT_OPEN)
+    assert reader.read(["ada-planted@x"])[0].columns["spend"] == [6.0]
     session.ports.close()

@@ -23,7 +23,8 @@ def tell_backup(made: Backup) -> Iterator[tuple[str, str]]:
             f"the master key {made.master_key} is not in it, and nothing that is sealed opens without it: keep a copy elsewhere (docs/keys.md)",
             "yellow",
         )
-    yield f"endcap restore {shlex.quote(made.place)} --backup {made.id} --home NEW_FOLDER", "dim"
+    place = made.place.replace("***", "...") if "://" in made.place else shlex.quote(made.place)  # what was hidden is to be written again
+    yield f"endcap restore {place} --backup {made.id} --home NEW_FOLDER", "dim"
 
 
 def tell_restored(made: Restored) -> Iterator[tuple[str, str]]:

@@ -179,9 +179,12 @@ def unwrap_key(session: Session, record: DataKey) -> bytes:
     return require_right_key(plain, checked=record.checked, key=record.id)
 
 
-def is_gone(session: Session, key: str) -> bool:
-    """Whether a data key was destroyed, or its master key lost, so that what was sealed under it opens never again. Cost: a read."""
-    record = session.ports.records.get(DATA_KEYS, workspace=HOUSE, id=key)
+def is_gone(session: Session, key: str, *, records: RecordReader | None = None) -> bool:
+    """Whether a data key was destroyed, or its master key lost, so that what was sealed under it opens never again. Cost: a read.
+
+    ``records`` is the open transaction of the caller, where there is one.
+    """
+    record = (records or session.ports.records).get(DATA_KEYS, workspace=HOUSE, id=key)
     return record is not None and (record.lost or record.destroyed_at is not None)
 
 

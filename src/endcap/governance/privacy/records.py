@@ -10,10 +10,11 @@ from endcap.storage.ports import Kind
 
 
 class SubjectPepper(msgspec.Struct, frozen=True):
-    """What the names of a workspace's subjects are hashed with, sealed."""
+    """What the names of a workspace's subjects are hashed with, sealed; ``lost_at`` is when the one before was lost (None: it is the first)."""
 
     id: str
     sealed: bytes
+    lost_at: datetime | None = None
 
     def __repr__(self) -> str:
         return f"SubjectPepper(id={self.id!r})"
@@ -42,7 +43,8 @@ class SubjectKind(msgspec.Struct, frozen=True):
 class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
     """A subject that was forgotten, by its keyed hash, and how far that came.
 
-    ``kind`` is the column that names such subjects. ``state`` is begun (the key is destroyed, copies are being dropped), done, or readmitted.
+    ``kind`` is the column that names such subjects. ``state`` is begun (the key is destroyed, copies are being dropped), done, readmitted, or lost
+    (the pepper of the hash was lost: nobody can say any more who it was).
     ``asked_by`` is who asked for it, ``by`` the actor. ``n_online`` counts the online rows that were dropped.
     """
 

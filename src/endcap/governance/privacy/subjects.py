@@ -6,26 +6,34 @@ the records tell nobody who is in them. A number and its text are the same subje
 Keys are 32 random bytes. They lie on 4,096 shelves by the first 12 bits of the name, each shelf sealed as one under the workspace's data key: a
 batch of many subjects costs a look at 4,096 records, not one for each, and to destroy a key is to write one shelf without it. Measured: the
 keys of 100,000 new subjects take 0.3 s of CPU, those of a million 5 s (``benchmarks/privacy.py``).
+
+Where the data key under which pepper and shelves lie is gone (its master key was lost), all that was sealed reads as missing, and another pepper
+begins, audited once. Who was forgotten stays on the shelves by the names of the lost pepper; under the new one everybody has another name.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 
 import msgspec
 
-from endcap.core.errors import Conflict, IntegrityBroken
+from endcap.core.errors import Conflict, IntegrityBroken, NotFound
 from endcap.governance.keys import seal, unseal
+from endcap.governance.keys.data_keys import forget_opened, is_gone, open_newest
+from endcap.governance.keys.envelopes import read_key_id
 from endcap.governance.keys.resealing import SealedKind
-from endcap.governance.privacy.records import PEPPERS, SHELVES, SUBJECT_KINDS, SubjectKind, SubjectPepper, SubjectShelf
+from endcap.governance.privacy.records import FORGETTINGS, PEPPERS, SHELVES, SUBJECT_KINDS, SubjectKind, SubjectPepper, SubjectShelf
 from endcap.governance.sessions import Session
 from endcap.storage.ports import RecordTransaction
 
+_LOG = logging.getLogger(__name__)
 REF_BYTES = 16
 KEY_BYTES = 32
 _ENTRY = REF_BYTES + KEY_BYTES
@@ -45,19 +53,27 @@ class Subjects:
 
     @cached_property
     def pepper(self) -> bytes:
-        """What names are hashed with, made at first use. Cost: a read and an unsealing."""
+        """What names are hashed with, made at first use, and anew where the one before opens no more. Cost: two reads and an unsealing."""
         session = self.session
         for _ in range(_TRIES):
             found = session.ports.records.get(PEPPERS, workspace=session.workspace, id="pepper")
-            if found is not None:
+            if found is not None and not is_gone(session, read_key_id(found.sealed)):
                 return unseal(session, found.sealed, about="subject-pepper")
-            made = SubjectPepper("pepper", seal(session, os.urandom(KEY_BYTES), about="subject-pepper"))
             try:
-                with session.ports.records.transact() as tx:
-                    tx.append(PEPPERS, workspace=session.workspace, record=made)
+                if found is None:
+                    made = SubjectPepper("pepper", seal(session, os.urandom(KEY_BYTES), about="subject-pepper"))
+                    with session.ports.records.transact() as tx:
+                        tx.append(PEPPERS, workspace=session.workspace, record=made)
+                else:
+                    self._begin_again(found)
             except Conflict:
                 continue  # another process made it
         raise _crowded()
+
+    def find_loss(self) -> datetime | None:
+        """Since when what was sealed before is lost, and names are others; None where nothing ever was. Cost: a read."""
+        found = self.session.ports.records.get(PEPPERS, workspace=self.session.workspace, id="pepper")
+        return found.lost_at if found is not None else None
 
     def name(self, kind: str, values: Iterable[str | None]) -> list[bytes]:
         """The names of subjects by their values as text, None for nobody. Cost: a microsecond each."""
@@ -72,7 +88,7 @@ class Subjects:
         return [hmac.digest(pepper, head + key, "sha256") for key in keys]
 
     def find(self, refs: Collection[bytes]) -> dict[bytes, bytes]:
-        """The keys that there are, by name; those of subjects who were forgotten, or never seen, are missing."""
+        """The keys that there are, by name; those of subjects who were forgotten, or never seen, and those that were lost are missing."""
         found: dict[bytes, bytes] = {}
         for shelf, asked in self._look(refs):
             if shelf is not None:
@@ -86,7 +102,7 @@ class Subjects:
         Cost: a look at their shelves, and the writing of those that get new ones, in one transaction.
         """
         found: dict[bytes, bytes] = {}
-        rest = set(refs)
+        rest, standing = set(refs), False
         for _ in range(_TRIES):
             written: list[tuple[SubjectShelf, int]] = []
             made: dict[bytes, bytes] = {}
@@ -96,6 +112,8 @@ class Subjects:
                 entries = {ref: key for ref, key in self._open(shelf).items() if ref not in gone}
                 new = {ref: os.urandom(KEY_BYTES) for ref in asked if ref not in entries and ref not in gone}
                 found.update((ref, entries[ref]) for ref in asked if ref in entries)
+                if new and not standing:
+                    standing = self._require_standing_key()
                 if new:
                     made |= new
                     written.append((self._seal(shelf, {**entries, **new}), expected))
@@ -158,6 +176,45 @@ class Subjects:
         """How many subjects have a key. Cost: a look at all shelves."""
         return sum(shelf.n for shelf in self.session.ports.records.find(SHELVES, workspace=self.session.workspace))
 
+    def _begin_again(self, lost: SubjectPepper) -> None:
+        """Put another pepper in the place of one that opens no more, and empty the shelves that do not either: who is forgotten stays on them.
+
+        Raises Conflict where another process did meanwhile. Cost: a look at all shelves, and the writing of those that are emptied.
+        """
+        session = self.session
+        forget_opened(session)  # a key that was lost may be open here still: nothing more is sealed under it
+        with session.change("begin-pepper", thing="subject-pepper", detail={"lost": read_key_id(lost.sealed)}) as change:
+            found = change.tx.get_versioned(PEPPERS, workspace=session.workspace, id="pepper")
+            if found is None or found[0].sealed != lost.sealed:
+                raise Conflict("Another process began it.")
+            n_lost = self._empty_lost(change.tx)
+            sealed = seal(session, os.urandom(KEY_BYTES), about="subject-pepper", change=change)
+            made = SubjectPepper("pepper", sealed, lost_at=session.now())
+            change.tx.put(PEPPERS, workspace=session.workspace, record=made, expected_version=found[1])
+            change.detail["n_subjects"] = n_lost
+        _LOG.warning("The keys of %d subjects of workspace '%s' were lost: what was sealed under them reads as missing.", n_lost, session.workspace)
+
+    def _empty_lost(self, tx: RecordTransaction) -> int:
+        """Take what opens no more from the shelves, and mark the forgotten as lost. Returns how many keys that were."""
+        n, workspace = 0, self.session.workspace
+        shelves = [shelf for shelf in tx.find(SHELVES, workspace=workspace) if shelf.n]
+        gone = {key: is_gone(self.session, key, records=tx) for key in {read_key_id(shelf.sealed) for shelf in shelves}}
+        for shelf in shelves:
+            if gone[read_key_id(shelf.sealed)]:
+                _, version = tx.get_versioned(SHELVES, workspace=workspace, id=shelf.id) or (shelf, 0)
+                tx.put(SHELVES, workspace=workspace, record=msgspec.structs.replace(shelf, sealed=b"", n=0), expected_version=version)
+                n += shelf.n
+        for one in tx.find(FORGETTINGS, workspace=workspace):
+            _, version = tx.get_versioned(FORGETTINGS, workspace=workspace, id=one.id) or (one, 0)
+            tx.put(FORGETTINGS, workspace=workspace, record=msgspec.structs.replace(one, state="lost"), expected_version=version)
+        return n
+
+    def _require_standing_key(self) -> bool:
+        """Let go of a data key that this process has open and that was lost since, before anything is sealed under it. Cost: a read."""
+        if is_gone(self.session, open_newest(self.session).id):
+            forget_opened(self.session)
+        return True
+
     def _without(self, shelf_id: str, versioned: tuple[SubjectShelf, int] | None, asked: Collection[bytes]) -> tuple[SubjectShelf, int]:
         shelf, expected = versioned or (SubjectShelf(id=shelf_id, sealed=b"", n=0), 0)
         entries = {ref: key for ref, key in self._open(shelf).items() if ref not in asked}
@@ -179,7 +236,12 @@ class Subjects:
     def _open(self, shelf: SubjectShelf) -> dict[bytes, bytes]:
         if not shelf.n:
             return {}
-        plain = unseal(self.session, shelf.sealed, about=f"subject-shelf/{shelf.id}")
+        try:
+            plain = unseal(self.session, shelf.sealed, about=f"subject-shelf/{shelf.id}")
+        except NotFound:
+            if not is_gone(self.session, read_key_id(shelf.sealed)):
+                raise  # the master key is not at hand, and may be again
+            return {}
         if len(plain) != shelf.n * _ENTRY:
             raise IntegrityBroken(f"The shelf {shelf.id} of subjects' keys is cut off.", hint="restore the home from a backup")
         return {plain[at : at + REF_BYTES]: plain[at + REF_BYTES : at + _ENTRY] for at in range(0, len(plain), _ENTRY)}

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from endcap.core.errors import IntegrityBroken
+from endcap.governance.keys.data_keys import KEPT_OPEN
 from endcap.governance.privacy.subjects import NOBODY, REF_BYTES, Subjects
 from endcap.governance.sessions import Session
 from endcap.loop.features.personal import find_marks
@@ -57,7 +58,18 @@ class SealedOnline:
     """An ``OnlineStore`` before another one. Spaces without a seat pass through."""
 
     def __init__(self, session: Session, inner: OnlineStore, seats: Mapping[str, Seat]) -> None:
-        self._subjects, self._inner, self._seats = Subjects(session), inner, dict(seats)
+        self._session, self._inner, self._seats = session, inner, dict(seats)
+        self._named = Subjects(session), session.now()
+
+    @property
+    def _subjects(self) -> Subjects:
+        """The subjects, whose pepper is looked at anew after some minutes: it may have been lost since."""
+        known, since = self._named
+        now = self._session.now()
+        if abs(now - since) < KEPT_OPEN:
+            return known
+        self._named = fresh, _ = Subjects(self._session), now
+        return fresh
 
     @property
     def n_rows_at_once(self) -> int:

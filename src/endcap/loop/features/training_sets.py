@@ -26,6 +26,7 @@ from endcap.governance.quotas.usage import count_use
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import Spoken, verb
 from endcap.loop.data.records import Ingest
+from endcap.loop.features.declared import require_as_declared
 from endcap.loop.features.lending import AskedView, resolve_views
 from endcap.loop.features.personal import find_marks, mark_tables
 from endcap.loop.features.records import PUSHES, TRAINING_SETS, TrainingSet
@@ -113,7 +114,8 @@ def build_training_set(
 
     The same spine, views and ingests are not joined twice: the record that stands is returned. Raises InvalidInput for what does not fit
     (a key that is not there or of another type, instants without a zone, features that share a name), NotFound for a view that is not known,
-    PermissionDenied, audited, for a purpose that is not allowed; then nothing is written. Cost: a reading of the views' keys and times, and one of
+    PermissionDenied, audited, for a purpose that is not allowed, and for definitions by which less is personal than by those that stand, from who may
+    not apply them; then nothing is written. Cost: a reading of the views' keys and times, and one of
     their features, in time in line with rows; in memory in line with the spine's rows, features that do not fit into the limit are read by turns.
     """
     began = time.perf_counter(), time.process_time()
@@ -122,6 +124,8 @@ def build_training_set(
 
     wanted = resolve_views(session, views, folder=folder, verb="training-set")
     _require_purpose(session, purpose, [asked.view for asked in wanted], spine)
+    given_tables = [spine] if isinstance(spine, Table) else []
+    require_as_declared(session, [asked.view for asked in wanted if asked.lender is None], given_tables, verb="training-set")
     with hold_place(session, "training-set", capacity=find_capacity(session.settings), verb="training-set") as own:
         with open_engine(own.settings) as engine:
             given = open_spine(own, spine, folder=folder, engine=engine)

@@ -7,9 +7,12 @@ import msgspec
 import pytest
 
 from endcap.core.errors import IntegrityBroken, NotFound
+from endcap.governance.audit import list_audit
 from endcap.governance.keys.data_keys import forget_opened
+from endcap.governance.keys.rotation import rotate_keys
 from endcap.governance.privacy.records import PEPPERS, SHELVES
 from endcap.governance.privacy.subjects import Subjects
+from endcap.governance.sessions import Session
 from endcap.testing.sessions import make_session
 
 
@@ -111,4 +114,81 @@ def test_without_the_master_key_nothing_opens_and_nobody_reads_as_missing(tmp_pa
     forget_opened(session)
     with pytest.raises(NotFound, match="master key"):
         Subjects(session).find(refs)
+    session.ports.close()
+
+
+def lose_master(session: Session, home: Path) -> None:
+    (home / "master.key").unlink()
+    forget_opened(session)
+    rotate_keys(session, lost=True)
+
+
+def test_after_a_lost_master_key_old_subjects_are_missing_and_new_ones_have_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    session = make_session(tmp_path / "home")
+    refs = Subjects(session).name("customer", ["1", "2"])
+    Subjects(session).obtain(refs)
+    with session.records.transact() as tx:
+        Subjects(session).put_shelves(tx, Subjects(session).prepare_forgetting(refs[:1]))
+    lose_master(session, tmp_path / "home")
+    assert Subjects(session).find(refs) == {}, "read before another pepper began"
+    assert Subjects(session).find_loss() is None
+    named = Subjects(session).name("customer", ["1", "2"])
+    assert not set(named) & set(refs)
+    assert len(Subjects(session).obtain(named)) == 2
+    assert Subjects(session).find(named) == Subjects(session).obtain(named)
+    assert Subjects(session).find(refs) == {}
+    assert Subjects(session).obtain(refs).keys() == {refs[1]}, "by its old name, who was forgotten stays so"
+    assert Subjects(session).is_forgotten(refs) == {refs[0]}
+    assert Subjects(session).find_loss() == session.now()
+    rows = [row for row in list_audit(session) if row.verb == "begin-pepper"]
+    assert [(row.thing, row.detail["n_subjects"]) for row in rows] == [("subject-pepper", 1)]
+    assert [record.message for record in caplog.records if "were lost" in record.message] == [
+        "The keys of 1 subjects of workspace 'default' were lost: what was sealed under them reads as missing."
+    ]
+    session.ports.close()
+
+
+def test_shelves_of_lost_keys_are_written_and_closed_before_another_pepper_begins(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "home")
+    refs = Subjects(session).name("customer", ["1", "2"])
+    before = Subjects(session).obtain(refs)
+    lose_master(session, tmp_path / "home")
+    made = Subjects(session).obtain(refs[:1])
+    assert made[refs[0]] != before[refs[0]]
+    shelves = Subjects(session).prepare_forgetting(refs)
+    with session.records.transact() as tx:
+        Subjects(session).put_shelves(tx, shelves)
+    assert Subjects(session).find(refs) == {}
+    assert Subjects(session).is_forgotten(refs) == set(refs)
+    session.ports.close()
+
+
+def test_a_process_that_has_the_lost_key_open_seals_nothing_more_under_it(tmp_path: Path) -> None:
+    home, other = tmp_path / "home", make_session(tmp_path / "home")
+    refs = Subjects(other).name("customer", ["1"])
+    Subjects(other).obtain(refs)
+    session = make_session(home)
+    lose_master(session, home)
+    named = Subjects(other).name("customer", ["1"])
+    assert named != refs
+    made = Subjects(other).obtain(named)
+    forget_opened(other)
+    assert Subjects(session).find(named) == made
+    session.ports.close()
+    other.ports.close()
+
+
+def test_threads_that_find_the_pepper_lost_begin_one(tmp_path: Path) -> None:
+    session = make_session(tmp_path / "home")
+    Subjects(session).name("customer", ["1"])
+    lose_master(session, tmp_path / "home")
+    found: list[list[bytes]] = []
+    threads = [threading.Thread(target=lambda: found.append(Subjects(session).name("customer", ["1"]))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert found == [found[0]] * 4
+    assert len([row for row in list_audit(session) if row.verb == "begin-pepper"]) == 1
     session.ports.close()
