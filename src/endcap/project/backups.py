@@ -144,8 +144,7 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
             seal = msgspec.structs.replace(seal, signature=signing.sign(seal, purpose=_PURPOSE))
         change.detail["backup"] = name = keeper.seal(seal)
     keep_list(session, vault, heads)
-    made = _describe(name, vault, seal)
-    return msgspec.structs.replace(made, n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s, master_key=_name_master(session))
+    return msgspec.structs.replace(_describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s, master_key=_name_master(session))
 
 
 @verb("backups", permission=Permission.OWN)

@@ -142,13 +142,18 @@ def build_training_set(
             record = _write(own, given, joined, out=out, marks=marks)
         wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
         record = msgspec.structs.replace(record, identity=identity, spine_sha256=spine_sha256, purpose=purpose, wall_s=wall_s, cpu_s=cpu_s)
-        detail = {"rows": record.n_rows, "purpose": purpose}
-        with own.change("training-set", thing=f"training-set/{record.id}", detail=detail) as change:
-            change.tx.append(TRAINING_SETS, workspace=own.workspace, record=record)
-            count_use(own, change.tx, "training-set", cpu_s=cpu_s, wall_s=wall_s, n_runs=1)
-            _tell(own, change.tx, record)
+        _file(own, record)
     send_events(session)
     return record
+
+
+def _file(session: Session, record: TrainingSet) -> None:
+    """Put a training set on record, what it cost and where its rows come from, in one change."""
+    detail = {"rows": record.n_rows, "purpose": record.purpose}
+    with session.change("training-set", thing=f"training-set/{record.id}", detail=detail) as change:
+        change.tx.append(TRAINING_SETS, workspace=session.workspace, record=record)
+        count_use(session, change.tx, "training-set", cpu_s=record.cpu_s, wall_s=record.wall_s, n_runs=1)
+        _tell(session, change.tx, record)
 
 
 def _tell(session: Session, tx: RecordTransaction, record: TrainingSet) -> None:
