@@ -13,7 +13,7 @@ import msgspec
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Permission, Role, greatest_role, parse_role, permissions_of
-from endcap.governance.people import find_user, settle_workspace
+from endcap.governance.people import find_user, has_users, settle_workspace
 from endcap.governance.records import GRANTS, GROUP_GRANTS, HOUSE, MEMBERSHIPS, TOKEN_USES, TOKENS, USERS, Token, TokenUse, grant_id
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
@@ -83,7 +83,7 @@ def make_token(
     length = parse_duration(expires)
     if not timedelta(minutes=1) <= length <= LONGEST:
         raise InvalidInput(f"expires is {expires!r}; a token opens for 1min to 366d.", hint="write 90d")
-    if user is None and session.records.get(USERS, workspace=HOUSE, id=name) is None:
+    if user is None and has_users(session.records) and session.records.get(USERS, workspace=HOUSE, id=name) is None:
         raise InvalidInput(f"{name!r}, who asks, is no user, and a token acts as one.", hint=f'say whose: endcap tokens make "{label}" --user NAME')
     find_user(session.records, name, asked_by=session)
     held = held_role(session.records, user=name, workspace=wanted)

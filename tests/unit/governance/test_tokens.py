@@ -79,6 +79,8 @@ def test_an_admin_makes_tokens_for_programs_in_any_workspace(owner: Session) -> 
     with pytest.raises(InvalidInput, match="'root', who asks, is no user") as refused:
         make_token(owner, "nightly")
     assert refused.value.hint == 'say whose: endcap tokens make "nightly" --user NAME'
+    with pytest.raises(NotFound, match=r"There is no user 'ada'\. Hint: make one: endcap users add NAME"):
+        make_token(make_session(), "nightly")
 
 
 def test_a_token_makes_no_tokens(owner: Session) -> None:
