@@ -162,7 +162,7 @@ def read_witnesses(path: Path, *, workspace: str, keys: Sequence[AuditKey]) -> l
             f"{path} is of the workspace '{head.workspace}', not of '{workspace}'.", hint="give --workspace, or --house for the house's"
         )
     require_head(head, workspace=workspace, keys=tuple(keys))
-    said = [Witness(head.n, head.hash, f"{path}, signed at {head.at.isoformat(timespec='seconds')},")]
+    said = [Witness(head.n, head.hash, f"{path}, signed at {head.at:%Y-%m-%d %H:%M:%S} UTC,")]
     if isinstance(found, AuditManifest):
         _require_signature(found, path, key=head.key)
         if whole is not None:
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     span = f"rows {found.first} to {found.last}" if found.n_rows else "no rows"
     sys.stdout.write(
-        f"{given.file} is what was signed: {span} of workspace '{found.workspace}', exported by {found.by} at {found.at.isoformat()}, "
+        f"{given.file} is what was signed: {span} of workspace '{found.workspace}', exported by {found.by} at {found.at:%Y-%m-%d %H:%M:%S} UTC, "
         f"when the chain ended in row {found.head.n}.\n"
     )
     return 0

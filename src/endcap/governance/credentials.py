@@ -50,7 +50,7 @@ def open_by_token(records: RecordReader, text: str, *, workspace: str | None, no
             _WRONG_TOKEN, hint="make another: endcap tokens make LABEL", user=found.user if found else "", token=found.id if found else ""
         )
     if now >= found.expires_at:
-        what = f"The token '{found.id}' expired at {found.expires_at.isoformat(timespec='seconds')}."
+        what = f"The token '{found.id}' expired at {found.expires_at:%Y-%m-%d %H:%M:%S} UTC."
         raise NotSignedIn(what, hint="make another: endcap tokens make LABEL", user=found.user, token=found.id)
     user = records.get(USERS, workspace=HOUSE, id=found.user)
     if user is None or user.disabled:

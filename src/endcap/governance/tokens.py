@@ -13,8 +13,8 @@ import msgspec
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Permission, Role, greatest_role, parse_role, permissions_of
-from endcap.governance.people import find_user, settle_workspace
-from endcap.governance.records import GRANTS, GROUP_GRANTS, HOUSE, MEMBERSHIPS, TOKEN_USES, TOKENS, Token, TokenUse, grant_id
+from endcap.governance.people import find_user, has_users, settle_workspace
+from endcap.governance.records import GRANTS, GROUP_GRANTS, HOUSE, MEMBERSHIPS, TOKEN_USES, TOKENS, USERS, Token, TokenUse, grant_id
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.storage.ports import RecordReader
@@ -83,10 +83,12 @@ def make_token(
     length = parse_duration(expires)
     if not timedelta(minutes=1) <= length <= LONGEST:
         raise InvalidInput(f"expires is {expires!r}; a token opens for 1min to 366d.", hint="write 90d")
+    if user is None and has_users(session.records) and session.records.get(USERS, workspace=HOUSE, id=name) is None:
+        raise InvalidInput(f"{name!r}, who asks, is no user, and a token acts as one.", hint=f'say whose: endcap tokens make "{label}" --user NAME')
     find_user(session.records, name, asked_by=session)
     held = held_role(session.records, user=name, workspace=wanted)
     if held is None:
-        raise Conflict(f"'{name}' has no role in workspace '{wanted}'.", hint=f"endcap users grant {name} editor")
+        raise Conflict(f"'{name}' has no role in workspace '{wanted}'.", hint=f"endcap users grant {name} editor --workspace {wanted}")
     given = parse_role(role) if role else held
     if not permissions_of(given) <= permissions_of(held):
         raise InvalidInput(
@@ -182,10 +184,10 @@ def _draw(session: Session, *, label: str, user: str, workspace: str, role: str,
 
 def _tell_end(token: Token) -> str:
     if token.revoked_at is not None:
-        return f"was revoked by '{token.revoked_by}' at {token.revoked_at.isoformat()}"
+        return f"was revoked by '{token.revoked_by}' at {token.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
     if token.replaced_by:
         return f"was rotated: the token '{token.replaced_by}' is in its place"
-    return f"expired at {token.expires_at.isoformat()}"
+    return f"expired at {token.expires_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _no_token(session: Session, token: str) -> NotFound:

@@ -62,13 +62,17 @@ _NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 class RetentionLine(msgspec.Struct, frozen=True):
-    """How long a log, or the rows of a table that were put aside, are kept ('': for ever); ``n_expired`` would go now, ``n_kept`` are leant on."""
+    """How long a log, or the rows of a table that were put aside, are kept ('': for ever); ``n_expired`` would go now, ``n_kept`` are leant on.
+
+    A thing that is held for the law has a line of its own, with the reason in ``held``: nothing of it goes, whatever its period.
+    """
 
     log: str
     period: str
     what: str
     n_expired: int
     n_kept: int
+    held: str = ""
 
 
 class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +87,10 @@ class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @verb("retention show", permission=Permission.READ)
 def show_retention(session: Session) -> list[RetentionLine]:
-    """How long each log of the workspace is kept, and how much of it is older. Cost: that of a dry run."""
+    """How long each log of the workspace is kept, and how much of it is older. Cost: that of a dry run.
+
+    Behind the logs come the things that are held for the law, with the reason.
+    """
     rules, tables = read_rules(session), _find_tables(session)
     expired = {found.log: found for found in _find(session, rules, tables)}
     lines = []
@@ -91,6 +98,8 @@ def show_retention(session: Session) -> list[RetentionLine]:
         found = expired.get(log)
         lines.append(RetentionLine(log, rules.periods.get(log, ""), what, found.n if found else 0, len(found.kept) if found else 0))
     lines += [RetentionLine(f"table/{name}", period, "rows of it that were put aside", 0, 0) for name, period in sorted(tables.items())]
+    holds = [held for held in session.records.find(LEGAL_HOLDS, workspace=session.workspace) if held.lifted_at is None]
+    lines += [RetentionLine(held.id, "", "held for the law", 0, 0, held.reason) for held in sorted(holds, key=lambda held: held.id)]
     return lines
 
 
@@ -102,14 +111,17 @@ def set_retention(session: Session, log: str, period: str, *, at: str | None = N
     the service applies all of them (None: as it was, 03:30 at first). Nothing is removed before that, or endcap retention apply. The sessions of
     pages are the house's: for its admins. Raises InvalidInput for another log, a period that is none, and a time that no clock shows.
     """
+    if log == "audit":
+        raise InvalidInput(
+            "The audit is kept for ever: a chain from which rows are taken proves nothing.", hint=f"logs that have a period: {', '.join(LOGS)}"
+        )
     if log not in LOGS:
         raise InvalidInput(
             f"There is no log {log[:100]!r}. Logs: {list(LOGS)}.", hint=suggest(log, LOGS) or "a table says it itself: Table(retention=...)"
         )
     if log in _HOUSEWIDE:
         session.require_admin(verb="retention set")
-    if period != "ever" and parse_duration(period) < timedelta(days=1):
-        raise InvalidInput(f"The period {period!r} is less than a day.", hint="write 400d, or ever")
+    _require_period(period)
     chosen = _require_time(at) if at is not None else None
     with session.change("retention set", thing=f"workspace/{session.workspace}", detail={"log": log, "period": period, "at": at}) as change:
         found = change.tx.get_versioned(RETENTION_RULES, workspace=HOUSE, id=session.workspace)
@@ -164,7 +176,7 @@ def lift_hold(session: Session, thing: str) -> LegalHold:
     """Lift the hold of a thing, so that its periods count again. Raises InvalidInput for one that is not held."""
     found = session.records.get(LEGAL_HOLDS, workspace=session.workspace, id=thing)
     if found is None or found.lifted_at is not None:
-        raise InvalidInput(f"{thing[:100]!r} is not held.", hint="see: endcap retention apply --dry-run")
+        raise InvalidInput(f"{thing[:100]!r} is not held.", hint="what is held: endcap retention show")
     return _put_hold(session, msgspec.structs.replace(found, lifted_at=session.now(), lifted_by=session.actor.name), verb_name="retention lift")
 
 
@@ -224,6 +236,17 @@ def _find_tables(session: Session) -> dict[str, str]:
             if table.retention is not None:
                 found[table.name] = table.retention
     return found
+
+
+def _require_period(text: str) -> None:
+    if text == "ever":
+        return
+    try:
+        length = parse_duration(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{text[:40]!r} is no period.", hint="write 400d, or ever") from error
+    if length < timedelta(days=1):
+        raise InvalidInput(f"The period {text!r} is less than a day.", hint="write 400d, or ever")
 
 
 def _require_time(text: str) -> str:

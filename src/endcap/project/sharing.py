@@ -23,7 +23,10 @@ _SORTS = ("view", "model", "version")
 
 
 class ShareLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A share as either side sees it: a ``thing`` of ``workspace`` that ``to`` reads under ``name``. ``given``: it is this workspace that shares."""
+    """A share as either side sees it: a ``thing`` of ``workspace`` that ``to`` reads under ``name``. ``given``: it is this workspace that shares.
+
+    ``revoked_at`` is when it was taken back (None: it stands).
+    """
 
     thing: str
     workspace: str
@@ -32,6 +35,7 @@ class ShareLine(msgspec.Struct, frozen=True, kw_only=True):
     given: bool
     at: datetime
     by: str
+    revoked_at: datetime | None = None
 
 
 @verb("share", permission=Permission.EDIT)
@@ -97,4 +101,5 @@ def _line(session: Session, found: Share) -> ShareLine:
         given=found.workspace == session.workspace,
         at=found.at,
         by=found.by,
+        revoked_at=found.revoked_at,
     )

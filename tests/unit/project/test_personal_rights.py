@@ -98,10 +98,12 @@ def test_features_online_are_masked_for_who_has_no_right(house: House) -> None:
     admin = house.session(actor="ada")
     assert read(be(house, "bea")) == {"email": [None, None], "spend": [1.0, 2.0]}
     assert read(be(house, "owner", Role.OWNER)) == {"email": [None, None], "spend": [1.0, 2.0]}
-    assert seen(admin) == []
+    assert read_online(be(house, "bea"), ["facts"], {"customer_id": [1]}).views[0].hidden == ("email",), "a null that is no missing value says so"
+    assert read_online(admin, ["facts"], {"customer_id": [1]}).views[0].hidden == ()
+    assert seen(admin) == [("ada", "features online")]
     assert read(be(house, "cleo")) == {"email": ["ada-planted@x", "홍-planted@x"], "spend": [1.0, 2.0]}
     assert read(admin)["email"] == ["ada-planted@x", "홍-planted@x"]
-    assert seen(admin) == [("ada", "features online"), ("cleo", "features online")]
+    assert seen(admin) == [("ada", "features online"), ("cleo", "features online"), ("ada", "features online")]
     assert not any("planted" in repr(row) for row in list_audit(admin, limit=1000))
 
 

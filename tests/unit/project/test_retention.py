@@ -121,8 +121,12 @@ def test_what_is_held_for_the_law_stays_until_the_hold_is_lifted(session: Sessio
     hold_thing(session, "model/m", reason="case 12/26")
     (kept,) = apply_retention(session).kept
     assert kept.why == "held for the law: case 12/26"
+    assert [(line.log, line.held) for line in show_retention(session) if line.held] == [("model/m", "case 12/26")]
     assert list_batches(session) == days_ago(500, 3)
     lift_hold(session, "model/m")
+    assert [line for line in show_retention(session) if line.held] == []
+    with pytest.raises(InvalidInput, match=r"'model/m' is not held\. Hint: what is held: endcap retention show"):
+        lift_hold(session, "model/m")
     apply_retention(session)
     assert list_batches(session) == days_ago(3)
     assert [row.verb for row in list_audit(session) if row.thing == "model/m"] == ["retention lift", "retention hold"]
@@ -324,12 +328,12 @@ def test_a_sweep_that_was_killed_is_done_again(session: Session, monkeypatch: py
 @pytest.mark.parametrize(
     ("log", "period", "at", "says"),
     [
-        ("audit", "30d", None, "There is no log 'audit'"),
+        ("audit", "30d", None, "The audit is kept for ever: a chain from which rows are taken proves nothing."),
         ("prediction", "30d", None, "There is no log"),
         ("predictions", "1h", None, "less than a day"),
         ("predictions", "0d", None, "less than a day"),
-        ("predictions", "long", None, "not a length of time"),
-        ("predictions", "", None, "not a length of time"),
+        ("predictions", "long", None, "'long' is no period. Hint: write 400d, or ever"),
+        ("predictions", "", None, "'' is no period. Hint: write 400d, or ever"),
         ("predictions", "30d", "25:00", "no time of the day"),
         ("../predictions", "30d", None, "There is no log"),
     ],

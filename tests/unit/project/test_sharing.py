@@ -201,6 +201,7 @@ def test_a_share_that_is_revoked_never_was(lent: Two, tmp_path: Path) -> None:
     for call in calls:
         revoked, never = missed(lambda call=call: call("shop_units")), missed(lambda call=call: call("never_was"))  # type: ignore[misc]  # the default binds
         assert revoked == never.replace("never_was", "shop_units")
+        assert revoked.endswith("Hint: what is shared is listed by: endcap shares ls")
     unshare(lent.owner, "version/store-day-v1", to="web")
     for call in (
         lambda: verbs["show"].call(lent.reader, "default/store-day-v1"),
@@ -238,7 +239,7 @@ def test_what_hands_out_data_is_audited_by_its_owners_once_a_day(lent: Two, tmp_
 
 def test_only_owners_share(two: Two) -> None:
     eve = replace(two.owner, actor=Actor("eve"), role=Role.APPROVER, admin=False)
-    with pytest.raises(PermissionDenied, match="'share' needs the right 'own' on it"):
+    with pytest.raises(PermissionDenied, match=r"^'eve' does not own 'view/shop_units', and 'share' needs the right 'own' on it"):
         share(eve, "view/shop_units", to="web")
     assert list_audit(two.owner, limit=1)[0].outcome == "refused"
     with pytest.raises(PermissionDenied, match="'unshare' needs the right 'own' on it"):

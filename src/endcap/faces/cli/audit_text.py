@@ -7,7 +7,7 @@ from typing import Any
 
 from endcap.governance.audit import AuditCheck
 from endcap.governance.audit_exports import AuditExport
-from endcap.governance.records import AuditKey, SignedHead
+from endcap.governance.records import HOUSE, AuditKey, SignedHead
 
 
 def row_of_key(key: AuditKey) -> dict[str, Any]:
@@ -17,10 +17,12 @@ def row_of_key(key: AuditKey) -> dict[str, Any]:
 
 def tell_check(check: AuditCheck) -> Iterator[tuple[str, str]]:
     """What was walked, how much of it is signed, and what that is worth."""
-    yield f"the audit chain of '{check.workspace}' is intact: {check.n_rows:,} rows", "bold"
+    whose = "the house" if check.workspace == HOUSE else f"'{check.workspace}'"
+    yield f"the audit chain of {whose} is intact: {check.n_rows:,} rows", "bold"
     yield f"  ends in    {check.head}", ""
     if check.signed_at is None:
-        yield "  no head is signed yet, so a tail that is cut would not be found: endcap sign-audit", "yellow"
+        command = "endcap sign-audit --house" if check.workspace == HOUSE else "endcap sign-audit"
+        yield f"  no head is signed yet, so a tail that is cut would not be found: {command}", "yellow"
     else:
         yield f"  signed     the last of {check.n_signed_heads:,} heads covers row {check.signed_n:,} at {check.signed_at:%Y-%m-%d %H:%M:%S} UTC", ""
         yield f"  by the key {check.key}", ""

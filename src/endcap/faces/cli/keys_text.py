@@ -14,11 +14,11 @@ def tell_rotated(rotated: Rotated) -> Iterator[tuple[str, str]]:
     """What follows what, and what to do with the old one."""
     yield f"{rotated.sort} key {rotated.key} follows {rotated.before or 'none'}", "bold"
     if rotated.n_lost:
-        yield f"{rotated.n_lost} data keys are lost, and what was sealed under them: set the secrets anew, and add the webhooks again.", "red"
+        yield f"{_count(rotated.n_lost, 'data key')} lost, and what was sealed under them: set the secrets anew, and add the webhooks again.", "red"
     elif rotated.sort == "data" and rotated.before:
         yield "What was sealed before goes on to open. endcap keys rewrap seals it anew.", "dim"
     elif rotated.sort == "master":
-        yield f"{rotated.n_wrapped} data keys are wrapped under it. {_AFTERWARDS[rotated.source]}", "dim"
+        yield f"{_count(rotated.n_wrapped, 'data key')} wrapped under it. {_AFTERWARDS[rotated.source]}", "dim"
 
 
 _AFTERWARDS = {
@@ -30,11 +30,11 @@ _AFTERWARDS = {
 
 def tell_resealed(resealed: Resealed) -> Iterator[tuple[str, str]]:
     """How much was sealed anew, and which keys may go."""
-    yield f"{resealed.n_records} records were sealed anew", ""
+    yield f"{_count(resealed.n_records, 'record', was=True)} sealed anew", ""
     for key in resealed.free:
         yield f"nothing leans on data key {key}: endcap keys destroy {key}", "dim"
     for key, n in resealed.leaning.items():
-        yield f"{n} records still lean on data key {key}", "yellow"
+        yield f"{n:,} {'record still leans' if n == 1 else 'records still lean'} on data key {key}", "yellow"
 
 
 def tell_destroyed(destroyed: Destroyed) -> Iterator[tuple[str, str]]:
@@ -49,6 +49,11 @@ def tell_sealed(found: SealedFrom) -> Iterator[tuple[str, str]]:
     )
 
 
+def _count(n: int, word: str, *, was: bool = False) -> str:
+    one, many = ("was", "were") if was else ("is", "are")
+    return f"{n:,} {word} {one}" if n == 1 else f"{n:,} {word}s {many}"
+
+
 def row_of_key(line: KeyLine) -> dict[str, Any]:
     return {
         "id": line.id,
@@ -61,6 +66,18 @@ def row_of_key(line: KeyLine) -> dict[str, Any]:
         "made by": line.made_by,
         "retired at": line.retired_at or "",
     }
+
+
+def tell_secret(line: SecretLine) -> Iterator[tuple[str, str]]:
+    """A secret that was set: how a definition says it, and where it may go; or that it is gone."""
+    if line.removed:
+        yield f"the secret '{line.name}' is gone: definitions that name it fail from now on", ""
+        return
+    yield f"the secret '{line.name}' is sealed; a definition says $secret:{line.name}", ""
+    if line.hosts:
+        yield f"It may be sent to {', '.join(line.hosts)} alone.", "dim"
+    else:
+        yield f"It may be sent to any host. To hold it to some: endcap secrets set {line.name} --hosts db.example.com", "dim"
 
 
 def row_of_secret(line: SecretLine) -> dict[str, Any]:
@@ -78,6 +95,7 @@ TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     Resealed: tell_resealed,
     Destroyed: tell_destroyed,
     SealedFrom: tell_sealed,
+    SecretLine: tell_secret,
 }
 ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {
     KeyLine: row_of_key,

@@ -26,7 +26,8 @@ def tell_forget(report: ForgetReport) -> Iterator[tuple[str, str]]:
     for rows in report.held:
         yield f"  {rows.thing}: {rows.n_rows:,} {rows.what}", ""
     if report.n_online:
-        yield f"  online: {report.n_online:,} rows {'to be dropped' if report.state == 'planned' else 'dropped'}", ""
+        unit, done = "row" if report.n_online == 1 else "rows", "to be dropped" if report.state == "planned" else "dropped"
+        yield f"  online: {report.n_online:,} {unit} {done}", ""
     for version in report.versions:
         where = f", answers in {version.answers}" if version.answers else ""
         again = f"; trained again by: {version.retrain}" if version.retrain else "; its files came from outside, so nothing here trains it again"
@@ -39,12 +40,23 @@ def tell_forget(report: ForgetReport) -> Iterator[tuple[str, str]]:
         yield "The same command with --yes does it.", "dim"
 
 
+def tell_forgotten(line: ForgottenSubject) -> Iterator[tuple[str, str]]:
+    """What became of somebody who was forgotten."""
+    name = f"{line.kind} {line.subject[:16]}"
+    if line.state == "readmitted":
+        yield f"{name} is readmitted: what comes of them from now on is kept again, under a new key", ""
+        yield f"What was sealed before they were forgotten, at {line.at:%Y-%m-%d %H:%M} UTC, stays closed.", "dim"
+    else:
+        yield f"{name} was forgotten at {line.at:%Y-%m-%d %H:%M} UTC by {line.by}", ""
+
+
 def row_of_forgotten(line: ForgottenSubject) -> dict[str, Any]:
     return {"subject": line.subject, "of": line.kind, "since": line.at, "by": line.by, "asked by": line.asked_by or "-", "state": line.state}
 
 
 def row_of_retention(line: RetentionLine) -> dict[str, Any]:
-    return {"log": line.log, "kept for": line.period or "ever", "what": line.what, "older": line.n_expired, "of it leant on": line.n_kept}
+    kept_for, what = ("until lifted", f"{line.what}: {line.held}") if line.held else (line.period or "ever", line.what)
+    return {"log": line.log, "kept for": kept_for, "what": what, "older": line.n_expired, "of it leant on": line.n_kept}
 
 
 def tell_retention(report: RetentionReport) -> Iterator[tuple[str, str]]:
@@ -78,6 +90,7 @@ def tell_hold(held: LegalHold) -> Iterator[tuple[str, str]]:
 
 TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     ForgetReport: tell_forget,
+    ForgottenSubject: tell_forgotten,
     RetentionReport: tell_retention,
     RetentionRules: tell_rules,
     LegalHold: tell_hold,

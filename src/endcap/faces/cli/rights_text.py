@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,11 +17,16 @@ def tell_rights(rights: Rights) -> Iterator[tuple[str, str]]:
     for holder, level in rights.may.items():
         yield f"  {holder} may {level}{'' if rights.closed else ' once it is closed again'}", ""
     if rights.closed and not rights.may:
-        yield f"endcap rights grant {rights.thing} --to user/NAME --may {'see' if rights.thing.startswith('personal/') else 'read'} opens it.", "dim"
+        level = "see" if rights.thing.startswith("personal/") else "read"
+        yield f"endcap rights grant {shlex.quote(rights.thing)} --to user/NAME --may {level} opens it.", "dim"
 
 
 def tell_share(line: ShareLine) -> Iterator[tuple[str, str]]:
-    """One share, and how it is read."""
+    """One share, and how it is read; or that it was taken back."""
+    if line.revoked_at is not None:
+        yield f"{line.thing} of workspace {line.workspace} is not there any more for workspace {line.to}", ""
+        yield "What was made of it there, training sets and files, stays there.", "dim"
+        return
     yield f"{line.thing} of workspace {line.workspace}, to read for workspace {line.to}, by {line.by}", ""
     yield f"There it is called {line.name}. endcap unshare {line.thing} --to {line.to} takes it back.", "dim"
 

@@ -24,7 +24,7 @@ from endcap.faces.http.online import OnlineReads
 from endcap.faces.http.openapi import describe_service
 from endcap.faces.http.pages.pages import Pages
 from endcap.faces.http.rates import Rates
-from endcap.faces.http.remote import API, RemoteVerb, remote_verbs
+from endcap.faces.http.remote import API, RemoteVerb, local_verbs, remote_verbs
 from endcap.faces.http.route_table import RouteTable
 from endcap.faces.http.sessions import SignIn, session_of
 from endcap.governance.groups import set_groups_from_provider
@@ -103,11 +103,18 @@ async def _tell_http(request: Request, error: HTTPException) -> Response:
         allowed = (error.headers or {}).get("Allow", "POST")
         told = InvalidInput(f"{request.url.path} takes {allowed}, not {request.method}.", hint=f"send it by {allowed.rpartition(', ')[2]}")
     else:
-        paths = [remote.path for remote in remote_verbs().values()]
-        told = NotFound(
-            f"There is nothing at {request.url.path!r}.", hint=suggest(request.url.path, paths) or f"the paths stand in {API}/openapi.json"
-        )
+        told = _tell_missing(request.url.path)
     return Response(encode_error(told), status_code=error.status_code, media_type="application/json", headers=error.headers)
+
+
+def _tell_missing(path: str) -> NotFound:
+    """A path that there is not: of a verb that no request calls, with the reason; else with the path that is near."""
+    name = path.removeprefix(f"{API}/").replace("/", " ")
+    reason = local_verbs().get(name) if path.startswith(f"{API}/") else None
+    if reason is not None:
+        return NotFound(f"'{name}' is not called over HTTP: {reason}.", hint="call it where the home is, by command or in Python")
+    paths = [remote.path for remote in remote_verbs().values()]
+    return NotFound(f"There is nothing at {path!r}.", hint=suggest(path, paths) or f"the paths stand in {API}/openapi.json")
 
 
 async def _tell_unforeseen(_: Request, error: Exception) -> Response:

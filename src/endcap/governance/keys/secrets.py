@@ -26,14 +26,17 @@ _MOST = 1000
 _USE_NOTED = timedelta(minutes=15)
 
 
-class SecretLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A secret as it is listed, without its value. ``hosts`` is where it may be sent (none: anywhere), ``used_at`` None: never."""
+class SecretLine(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """A secret as it is listed, without its value. ``hosts`` is where it may be sent (none: anywhere), ``used_at`` None: never; ``removed``: it was
+    there until now.
+    """
 
     name: str
     hosts: tuple[str, ...]
     set_at: datetime
     set_by: str
     used_at: datetime | None
+    removed: bool = False
 
 
 def about_secret(secret: Secret, field_name: str = "value") -> str:
@@ -147,4 +150,11 @@ def _note_use(session: Session, name: str) -> None:
 
 def _line(session: Session, secret: Secret) -> SecretLine:
     used = session.ports.records.get(SECRET_USES, workspace=session.workspace, id=secret.name)
-    return SecretLine(name=secret.name, hosts=secret.hosts, set_at=secret.set_at, set_by=secret.set_by, used_at=used.at if used is not None else None)
+    return SecretLine(
+        name=secret.name,
+        hosts=secret.hosts,
+        set_at=secret.set_at,
+        set_by=secret.set_by,
+        used_at=used.at if used is not None else None,
+        removed=not secret.value,
+    )

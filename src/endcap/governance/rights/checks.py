@@ -147,8 +147,9 @@ def denied(actor: str, thing: str, permission: Permission, *, verb: str) -> Perm
             f"'{actor}' may not see personal columns: '{verb}' needs the right '{SEE}' on '{thing}'.",
             hint=f"an owner of the workspace gives it: endcap rights grant {thing} --to user/{actor} --may {SEE}",
         )
+    stands = f"'{actor}' does not own '{thing}'," if permission is Permission.OWN else f"'{thing}' is closed: '{actor}' may read it,"
     return PermissionDenied(
-        f"'{thing}' is closed: '{actor}' may read it, and '{verb}' needs the right '{permission}' on it.",
+        f"{stands} and '{verb}' needs the right '{permission}' on it.",
         hint=f"ask who owns it: endcap rights ls {thing}",
     )
 

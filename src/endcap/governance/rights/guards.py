@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 import msgspec
@@ -82,7 +83,10 @@ def take_right(session: Session, thing: str, from_: str, *, verb: str) -> Guard:
         named = {name_holder(session, holder): holder for holder in given}
         holder = named.get(from_)
         if guard is None or holder is None:
-            raise NotFound(f"'{from_[:100]}' has no right to '{thing}'. Rights: {sorted(named)[:20]}.", hint=suggest(from_, named))
+            raise NotFound(
+                f"'{from_[:100]}' has no right to '{thing}'. Rights: {sorted(named)[:20]}.",
+                hint=suggest(from_, named) or f"endcap rights ls {shlex.quote(thing)}",
+            )
         return msgspec.structs.replace(guard, may={name: level for name, level in given.items() if name != holder})
 
     return _change(session, thing, verb, take, detail={"from": from_[:200]})

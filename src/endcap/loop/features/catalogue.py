@@ -61,7 +61,8 @@ def find_head(session: Session, name: str, *, reader: RecordReader | None = None
         shown = f"{names[:20]}{' and more' if len(names) > 20 else ''}"
         raise NotFound(
             f"No feature view {name!r} in workspace '{session.workspace}'. Views: {shown}.",
-            hint=suggest(name, names) or "define it in project.py, then: endcap apply",
+            hint=suggest(name, names)
+            or ("what is shared is listed by: endcap shares ls" if "/" in name else "define it in project.py, then: endcap apply"),
         )
     return found
 

@@ -59,21 +59,26 @@ class OnlineRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class OnlineRows(msgspec.Struct, frozen=True):
-    """What one view says of many keys, in their order; see ``OnlineRow``. ``columns`` holds a list for each feature, None where it is missing."""
+    """What one view says of many keys, in their order; see ``OnlineRow``. ``columns`` holds a list for each feature, None where it is missing.
+
+    ``hidden`` names the personal features that whoever asks has no right to see: None in every row.
+    """
 
     view: str
     columns: dict[str, list[Any]]
     event_us: list[int | None]
     known_us: list[int | None]
     reasons: list[str | None]
+    hidden: tuple[str, ...] = ()
 
 
-class ViewAnswer(msgspec.Struct, frozen=True):
+class ViewAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one version of a view says of the keys asked for, in their order.
 
     ``features`` are its values by name, null where one is missing (and in JSON where it is no number); ``reasons`` says why a key has none (no key,
     absent, expired, outdated), null where it has. ``event_at`` and ``known_at`` are the instants of each row; a fact without a time has no
-    ``event_at`` and no ``age_s``.
+    ``event_at`` and no ``age_s``. ``hidden`` names the personal features that whoever asks has no right to see, null for all keys; it is left out
+    where there is none.
     """
 
     view: str
@@ -83,6 +88,7 @@ class ViewAnswer(msgspec.Struct, frozen=True):
     known_at: list[datetime | None]
     age_s: list[float | None]
     reasons: list[str | None]
+    hidden: tuple[str, ...] = ()
 
 
 class OnlineAnswer(msgspec.Struct, frozen=True):
@@ -142,7 +148,9 @@ class _View:
                     reasons[place] = EXPIRED
                     for column in columns:
                         column[place] = None
-        return OnlineRows(self.id, dict(zip(self.features, columns, strict=True)), event_us, known_us, reasons)
+        return OnlineRows(
+            self.id, dict(zip(self.features, columns, strict=True)), event_us, known_us, reasons, tuple(self.features[place] for place in self.hidden)
+        )
 
 
 class OnlineReader:
@@ -370,7 +378,7 @@ def _answer(rows: OnlineRows, now_us: int) -> ViewAnswer:
     name, _, version = rows.view.partition("@")
     event_at = [_instant(us) for us in rows.event_us]
     ages = [None if us is None or us == _ALWAYS_US else (now_us - us) / 1e6 for us in rows.event_us]
-    return ViewAnswer(name, version, rows.columns, event_at, [_instant(us) for us in rows.known_us], ages, rows.reasons)
+    return ViewAnswer(name, version, rows.columns, event_at, [_instant(us) for us in rows.known_us], ages, rows.reasons, rows.hidden)
 
 
 def _instant(us: int | None) -> datetime | None:

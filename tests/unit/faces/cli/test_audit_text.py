@@ -27,7 +27,10 @@ def test_what_a_check_is_worth_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     act(session, 2)
     text = shown(verify_audit(session), capsys)
     assert "the audit chain of 'default' is intact: 2 rows" in text
-    assert "no head is signed yet, so a tail that is cut would not be found: endcap sign-audit" in text
+    assert "no head is signed yet, so a tail that is cut would not be found: endcap sign-audit\n" in text
+    house = shown(verify_audit(session, house=True), capsys)
+    assert "the audit chain of the house is intact" in house
+    assert "would not be found: endcap sign-audit --house" in house
     made = export_audit(session, tmp_path / "a.jsonl")
     text = shown(verify_audit(session), capsys)
     assert "the last of 1 heads covers row 2 at 2026-01-05 10:00:00 UTC" in text

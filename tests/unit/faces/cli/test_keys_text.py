@@ -13,7 +13,7 @@ from endcap.faces.cli.rendering import show
 from endcap.governance.keys import masters
 from endcap.governance.keys.data_keys import forget_opened
 from endcap.governance.keys.rotation import list_keys, rotate_keys
-from endcap.governance.keys.secrets import list_secrets, set_secret
+from endcap.governance.keys.secrets import list_secrets, remove_secret, set_secret
 from endcap.governance.sessions import Session
 from endcap.project.sealing import destroy, rewrap
 from endcap.testing.sessions import make_session
@@ -53,15 +53,26 @@ def test_what_is_lost_is_said(session: Session) -> None:
     assert place is not None
     place.unlink()
     forget_opened(session)
-    assert "1 data keys are lost" in shown(rotate_keys(session, lost=True))[1]
+    assert "1 data key is lost" in shown(rotate_keys(session, lost=True))[1]
 
 
 def test_sealing_anew_says_which_keys_may_go(session: Session) -> None:
     old = rotate_keys(session).before
-    assert shown(rewrap(session)) == ["1 records were sealed anew", f"nothing leans on data key {old}: endcap keys destroy {old}"]
+    assert shown(rewrap(session)) == ["1 record was sealed anew", f"nothing leans on data key {old}: endcap keys destroy {old}"]
     assert isinstance(session.clock, ManualClock)
     session.clock.advance(timedelta(hours=1))
     assert shown(destroy(session, old)) == [f"data key {old} of workspace default is destroyed; backups from before hold it still, wrapped"]
+
+
+def test_a_secret_is_told_with_how_it_is_said_and_where_it_may_go(session: Session) -> None:
+    assert shown(set_secret(session, "DB", password="c4nary", hosts=["db.example", "b.example"])) == [
+        "the secret 'DB' is sealed; a definition says $secret:DB",
+        "It may be sent to b.example, db.example alone.",
+    ]
+    assert shown(set_secret(session, "URL", password="c4nary"))[1] == (
+        "It may be sent to any host. To hold it to some: endcap secrets set URL --hosts db.example.com"
+    )
+    assert shown(remove_secret(session, "URL")) == ["the secret 'URL' is gone: definitions that name it fail from now on"]
 
 
 def test_keys_and_secrets_are_tables(session: Session) -> None:

@@ -3,12 +3,13 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime
 
+import msgspec
 from rich.console import Console
 
 from endcap.faces.cli.rendering import show
 from endcap.governance.privacy.subjects import Subjects
 from endcap.project.expiry import KeptThing
-from endcap.project.forgetting import ForgetReport, forget, list_forgotten
+from endcap.project.forgetting import ForgetReport, forget, list_forgotten, readmit
 from endcap.project.held_subjects import HeldRows, StayingThing, TrainedVersion
 from endcap.project.retention import RetentionReport, hold_thing, lift_hold, set_retention, show_retention
 from endcap.testing.sessions import make_session
@@ -48,6 +49,10 @@ def test_what_forgetting_would_touch_is_told_line_by_line() -> None:
     ]
 
 
+def test_one_row_is_told_as_one() -> None:
+    assert "online: 1 row to be dropped" in shown(msgspec.structs.replace(REPORT, n_online=1))
+
+
 def test_who_was_forgotten_is_told_by_hash() -> None:
     session = make_session()
     Subjects(session).note_kind("customer_id")
@@ -57,6 +62,11 @@ def test_who_was_forgotten_is_told_by_hash() -> None:
     assert shown(list_forgotten(session)) == [
         "subject of since by asked by state",
         f"{done.subject} customer_id 2026-01-05 08:00:00 ada ticket 7 done",
+    ]
+    again = readmit(session, key="customer_id=planted")
+    assert shown(again) == [
+        f"customer_id {done.subject[:16]} is readmitted: what comes of them from now on is kept again, under a new key",
+        "What was sealed before they were forgotten, at 2026-01-05 08:00 UTC, stays closed.",
     ]
     assert not any("planted" in line for line in [*shown(done), *shown(list_forgotten(session))])
 
@@ -82,4 +92,5 @@ def test_retention_is_told_with_what_stays_and_why() -> None:
 def test_a_hold_is_told_with_how_it_ends() -> None:
     session = make_session()
     assert shown(hold_thing(session, "model/m", reason="case 12")) == ["model/m is held: case 12", "endcap retention lift model/m ends it."]
+    assert shown(show_retention(session))[-1] == "model/m until lifted held for the law: case 12 0 0"
     assert shown(lift_hold(session, "model/m")) == ["model/m is held no more: its periods count again"]

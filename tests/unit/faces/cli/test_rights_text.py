@@ -10,8 +10,8 @@ from endcap.governance.sessions import Session
 from endcap.loop.registry.downloads import Download
 from endcap.loop.registry.records import VersionFile
 from endcap.loop.registry.versions import create_model
-from endcap.project.rights import grant_right, list_rights, open_again, restrict, transfer
-from endcap.project.sharing import list_all_shares, share
+from endcap.project.rights import grant_right, list_rights, open_again, restrict, revoke_right, transfer
+from endcap.project.sharing import list_all_shares, share, unshare
 from endcap.testing.sessions import make_session
 
 
@@ -47,6 +47,9 @@ def test_rights_to_a_thing_are_told_one_a_line() -> None:
         "personal/*: closed; owner the owners of the workspace",
         "user/bob may see",
     ]
+    assert shown(revoke_right(session, "personal/*", to="user/bob"))[1] == ("endcap rights grant 'personal/*' --to user/NAME --may see opens it."), (
+        "as a shell takes it"
+    )
 
 
 def test_a_share_is_told_with_how_it_is_read_and_taken_back() -> None:
@@ -58,6 +61,10 @@ def test_a_share_is_told_with_how_it_is_read_and_taken_back() -> None:
     assert shown(list_all_shares(session)) == [
         "thing of for called there since by",
         "model/fraud default web default/fraud 2026-01-05 08:00:00 ada",
+    ]
+    assert shown(unshare(session, "model/fraud", to="web")) == [
+        "model/fraud of workspace default is not there any more for workspace web",
+        "What was made of it there, training sets and files, stays there.",
     ]
 
 

@@ -80,6 +80,19 @@ def test_a_path_that_is_nearly_one_is_suggested(tea: TestClient) -> None:
     assert tea.get("/api/v1/tea/brwe").json()["hint"] == "did you mean '/api/v1/tea/brew'?"
 
 
+def test_a_verb_that_no_request_calls_says_why(client: TestClient) -> None:
+    said = client.post("/api/v1/backup", json={})
+    assert (said.status_code, said.json()) == (
+        404,
+        {
+            "error": "'backup' is not called over HTTP: copies what all workspaces hold to a place that the server can reach.",
+            "code": "not_found",
+            "hint": "call it where the home is, by command or in Python",
+        },
+    )
+    assert client.get("/api/v1/features/page").json()["error"].startswith("'features page' is not called over HTTP")
+
+
 def test_it_says_that_it_is_up(client: TestClient) -> None:
     assert client.get("/healthz").json()["status"] == "up"
 

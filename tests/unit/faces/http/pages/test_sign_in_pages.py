@@ -346,7 +346,9 @@ def test_without_users_there_is_nobody_to_sign_in(open_browser: Open) -> None:
     with open_house("memory://") as empty:
         browser = open_browser(given=empty)
         assert "has no users yet" in browser.get("/sign-in").text
-        assert "is its owner" in browser.get("/").text
+        page = browser.get("/").text
+        assert "is its owner, and programs need no token" in page
+        assert "endcap tokens make" not in page, "which asks for a user"
         assert browser.get("/api/v1/ls", Cookie=f"{SESSION}=x").status_code == 200, "an old cookie is none"
 
 
