@@ -1,6 +1,6 @@
 """Tracking over HTTP by the real MLflow client: our service, with MLflow's own server on SQLite beside it in the same run.
 
-    python benchmarks/tracking_http.py [--rounds 3] [--only endcap mlflow] [--memory]
+    python benchmarks/tracking_http.py [--rounds 3] [--only endcap mlflow at-once] [--memory]
 
 What is measured, with the unmodified client 3.17 on loopback, call by call: `log_metric` (one point), `log_batch` (100 points), setting an alias
 that is a name to one version and the other in turn, and loading a LightGBM model of 50 trees by `models:/NAME@ALIAS`, which is a dozen requests.
@@ -11,7 +11,8 @@ those of its best round. Milliseconds are wall times, medians and 95th percentil
 of the client, stand beside them, which other work on the machine disturbs less. What logs is on the disk when it is answered, by both
 servers: `fsync_ms` is what the disk takes to say so, and with `--memory` the homes are in a piece of memory (`/dev/shm`), which says it
 at once. What a server costs until it answers is its CPU time, and its resident memory then and at the end. MLflow stands in the
-environment that `make bench NAME=mlflow-clients` makes; where it cannot be installed nothing is measured, aloud.
+environment that `make bench NAME=mlflow-clients` makes; where it cannot be installed nothing is measured, aloud. For loads the client also asks a
+server that says what ours said before, from memory and at once (`at_once.py`): what it takes then is its own time, below which no server brings it.
 
 The last line printed is one JSON object.
 """
@@ -37,7 +38,8 @@ import psutil
 
 from mlflow_clients import make_environment
 
-SIDES = ("endcap", "mlflow")
+SIDES = ("endcap", "at-once", "mlflow")
+_LOADS = "load_by_alias"
 LIMITS = {"log_metric": 3.0, "log_batch": 6.0, "set_alias": 5.0, "load_by_alias": 30.0}
 READY_CPU_S, READY_MB = 3.0, 300.0
 MEMORY = Path("/dev/shm")
@@ -132,6 +134,19 @@ def read_cost(process: psutil.Process) -> tuple[float, float]:
 
 
 @contextmanager
+def replay(url: str) -> Iterator[tuple[str, psutil.Process]]:
+    """A server that says at once what another said before."""
+    port = find_port()
+    command = [sys.executable, str(Path(__file__).with_name("at_once.py")), str(port), url.rpartition(":")[2]]
+    with subprocess.Popen(command) as process:
+        try:
+            wait(f"http://127.0.0.1:{port}/health", process)
+            yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+@contextmanager
 def start(side: str, python: Path, folder: Path) -> Iterator[tuple[str, psutil.Process, dict[str, float]]]:
     """A server that answers: its address, its process, and what it cost until then."""
     port = find_port()
@@ -218,11 +233,17 @@ def run(sides: list[str], *, rounds: int, within: Path | None) -> dict[str, Any]
         for side in sides:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=within)))
             figures["fsync_ms"] = time_fsync(folder)
+            if side == "at-once":
+                servers[side] = (*stack.enter_context(replay(servers["endcap"][0])), {}, folder)
+                figures[side] = {}
+                continue
             servers[side] = (*stack.enter_context(start(side, python, folder)), folder)
             figures[side] = dict(servers[side][2])
         for _ in range(rounds):
             for side, (url, server, _, folder) in servers.items():
                 for name, told in measure_round(python, side, url, server, folder).items():
+                    if side == "at-once" and name != _LOADS:
+                        continue
                     if name not in figures[side] or told["p50_ms"] < figures[side][name]["p50_ms"]:
                         figures[side][name] = told
         for side, (_, server, _, _) in servers.items():
@@ -236,12 +257,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=SIDES, default=list(SIDES))
     parser.add_argument("--memory", action="store_true")
     given = parser.parse_args()
+    if "at-once" in given.only and "endcap" not in given.only:
+        parser.error("at-once says again what endcap said: --only endcap at-once")
     try:
-        figures = run(given.only, rounds=given.rounds, within=MEMORY if given.memory else None)
+        figures = run([side for side in SIDES if side in given.only], rounds=given.rounds, within=MEMORY if given.memory else None)
     except subprocess.CalledProcessError as error:
         raise SystemExit(f"The MLflow client cannot be installed: {error}") from error
     for name, limit in LIMITS.items():
-        told = {side: figures[side][name] for side in given.only}
+        told = {side: figures[side][name] for side in given.only if name in figures[side]}
         shown = [f"{side} {each['p50_ms']:.2f} ms (CPU {each['server_cpu_ms']} + {each['client_cpu_ms']})" for side, each in told.items()]
         print(f"{name:14} {'   '.join(shown)}   limit {limit:g}")
     ours = figures.get("endcap", {})
