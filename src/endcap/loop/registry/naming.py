@@ -114,14 +114,18 @@ def find_named(session: Session, model: str, alias: str) -> str:
     return words.aliases[alias]
 
 
-def list_names(session: Session, model: str) -> dict[str, str]:
-    """Every name by which a version of a model goes: those that were given, and those that releases give."""
-    names = dict(read_model_words(session, model).aliases)
+def list_names(session: Session, model: str, *, words: ModelWords | None = None) -> dict[str, str]:
+    """Every name by which a version of a model goes: those that were given, and those that releases give.
+
+    ``words`` is what is said of the model, where that was read already. Cost: a record an environment, and three.
+    """
+    names = dict((words or read_model_words(session, model)).aliases)
+    names |= {seat.role: seat.version for seat in get_seats(session, model)}
     for name in _released_names(session).values():
-        found = _find_released(session, model, name)
+        found = None if name in ROLES else _find_released(session, model, name)
         if found is not None:
             names[name] = found
-    return names
+    return names | ({ROLES[0]: names[PROD]} if PROD in names else {})
 
 
 def read_model_words(session: Session, model: str) -> ModelWords:

@@ -121,7 +121,7 @@ def read_latest(session: Session, asked: LatestVersions) -> dict[str, Any]:
 def tell_model(session: Session, record: ModelRecord) -> dict[str, Any]:
     """A model in MLflow's shape."""
     words = naming.read_model_words(session, record.name)
-    names = Names.read(session, record.name)
+    names = Names.read(session, record.name, words=words)
     return {
         "name": record.name,
         "creation_timestamp": count_ms(record.applied_at),

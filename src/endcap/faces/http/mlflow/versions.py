@@ -16,7 +16,7 @@ from endcap.faces.http.mlflow.sources import parse_source
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.registering import register_run
 from endcap.loop.registry import naming
-from endcap.loop.registry.records import VERSIONS, Version, VersionWords
+from endcap.loop.registry.records import VERSIONS, ModelWords, Version, VersionWords
 from endcap.loop.registry.versions import get_model, get_version
 from endcap.loop.training.tracking.searching import Attribute, Vocabulary, parse_filter, parse_order
 from endcap.storage.track_search import meets, sort_tracks
@@ -146,9 +146,9 @@ class Names(NamedTuple):
     ids: Mapping[str, str]
 
     @classmethod
-    def read(cls, session: Session, model: str) -> Names:
-        """The names as they stand. Cost: two records an environment."""
-        return cls(naming.list_names(session, model))
+    def read(cls, session: Session, model: str, *, words: ModelWords | None = None) -> Names:
+        """The names as they stand; see ``list_names``."""
+        return cls(naming.list_names(session, model, words=words))
 
     def tell(self, session: Session, version: Version) -> dict[str, Any]:
         """A version in MLflow's shape. Cost: a record."""
