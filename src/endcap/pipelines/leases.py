@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -26,11 +26,11 @@ from endcap.core.errors import Conflict, EndcapError, LeaseLost
 from endcap.governance.holders import HOLDS, Holder
 from endcap.governance.sessions import Session
 from endcap.pipelines.graph import Reporter, SilentReporter
-from endcap.storage.ports import Kind, R, RecordReader, RecordStore, RecordTransaction, TableStore
+from endcap.storage.ports import Kind, RecordReader, RecordTransaction
+from endcap.storage.wrapped import WrappedRecords, WrappedTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.dataset as pads
 
 logger = logging.getLogger(__name__)
 
@@ -246,29 +246,10 @@ def _held(lease: Lease, now: datetime, *, waited: float) -> Conflict:
 
 
 @dataclass(frozen=True)
-class FencedRecords:
+class FencedRecords(WrappedRecords):
     """Records whose every transaction first looks whether the hold still stands."""
 
-    inner: RecordStore
     hold: Hold
-
-    def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
-        return self.inner.get(kind, workspace=workspace, id=id)
-
-    def get_versioned(self, kind: Kind[R], *, workspace: str, id: str) -> tuple[R, int] | None:  # noqa: A002 - the port's word
-        return self.inner.get_versioned(kind, workspace=workspace, id=id)
-
-    def find(
-        self,
-        kind: Kind[R],
-        *,
-        workspace: str,
-        where: Mapping[str, object] | None = None,
-        newest_first: bool = False,
-        after: str | None = None,
-        limit: int | None = None,
-    ) -> list[R]:
-        return self.inner.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
 
     @contextmanager
     def transact(self) -> Iterator[RecordTransaction]:
@@ -276,19 +257,15 @@ class FencedRecords:
             self.hold.require(tx)
             yield tx
 
-    def close(self) -> None:
-        self.inner.close()
-
 
 @dataclass(frozen=True)
-class FencedTables:
+class FencedTables(WrappedTables):
     """Tables that are written only while the hold stands.
 
     A partition is no part of a transaction: who is paused between the look and the write still writes. What counts is the record that
     names the partition, and that is fenced for good.
     """
 
-    inner: TableStore
     hold: Hold
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
@@ -296,25 +273,10 @@ class FencedTables:
         self.hold.require_warrant()
         return self.inner.write(dataset, partition=partition, table=table)
 
-    def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        return self.inner.read(dataset, partition=partition, columns=columns)
-
-    def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
-        return self.inner.scan(dataset, partition=partition)
-
-    def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        return self.inner.partitions(dataset, partition=partition)
-
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self.hold.require(self.hold.session.records)
         self.hold.require_warrant()
         self.inner.delete(dataset, partition=partition)
-
-    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
-        return self.inner.measure(dataset, partition=partition)
-
-    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
-        return self.inner.list_sizes(partition=partition)
 
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
         self.hold.require(self.hold.session.records)

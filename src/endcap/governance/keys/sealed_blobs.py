@@ -22,6 +22,7 @@ from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.keys.sealings import is_sealing
 from endcap.governance.keys.streams import cut, open_stream, seal_stream
 from endcap.storage.ports import CHUNK_BYTES, BlobStore, changed_bytes, missing_bytes, require_chunk_bytes, too_many_bytes
+from endcap.storage.wrapped import WrappedBlobs
 
 if TYPE_CHECKING:
     from endcap.governance.sessions import Session
@@ -36,10 +37,9 @@ def about_blob(digest: str) -> str:
 
 
 @dataclass(frozen=True)
-class SealedBlobs:
+class SealedBlobs(WrappedBlobs):
     """A ``BlobStore`` before another one, for a session: what is put is sealed where the session or its workspace declares so."""
 
-    inner: BlobStore
     session: Session
 
     def put(self, payload: bytes) -> str:
@@ -93,9 +93,6 @@ class SealedBlobs:
         known = self._find(digest)
         return known is not None and self.inner.has(known.sealed)
 
-    def list_digests(self) -> Iterator[tuple[str, int]]:
-        return self.inner.list_digests()
-
     def carry(self, digests: Sequence[str]) -> BlobStore:
         """A store of the same that reads these digests and can be sent to another process. It holds the keys of those that are sealed."""
         if not self.session.ports.records.find(SEALED_BLOBS, workspace=self.session.workspace, limit=1):
@@ -134,10 +131,9 @@ class SealedBlobs:
 
 
 @dataclass(frozen=True)
-class CarriedBlobs:
+class CarriedBlobs(WrappedBlobs):
     """Blobs for another process, which reads those that were named and puts none. ``keys`` gives the sealed digest and the key by the plain one."""
 
-    inner: BlobStore
     keys: Mapping[str, tuple[str, bytes]]
 
     def __repr__(self) -> str:
@@ -153,9 +149,6 @@ class CarriedBlobs:
 
     def has(self, digest: str) -> bool:
         return digest in self.keys or self.inner.has(digest)
-
-    def list_digests(self) -> Iterator[tuple[str, int]]:
-        return self.inner.list_digests()
 
     def put(self, payload: bytes) -> str:
         raise Conflict("Carried blobs are read, not written.")

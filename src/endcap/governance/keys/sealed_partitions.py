@@ -8,7 +8,7 @@ being touched.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -22,7 +22,8 @@ from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.keys.sealings import is_sealing
 from endcap.governance.keys.streams import open_stream, seal_stream
 from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
-from endcap.storage.ports import TableStore, partition_folders
+from endcap.storage.ports import partition_folders
+from endcap.storage.wrapped import WrappedTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,10 +40,9 @@ def _about(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class SealedPartitions:
+class SealedPartitions(WrappedTables):
     """A ``TableStore`` before another one, for a session: what is written is sealed where the session or its workspace declares so."""
 
-    inner: TableStore
     session: Session
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
@@ -68,21 +68,6 @@ class SealedPartitions:
         if self._find_key() is None:
             return self.inner.scan(dataset, partition=partition)
         return open_parquet(list(self._open(dataset, partition)), dataset=dataset, partition=partition)
-
-    def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        return self.inner.partitions(dataset, partition=partition)
-
-    def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
-        self.inner.delete(dataset, partition=partition)
-
-    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
-        return self.inner.measure(dataset, partition=partition)
-
-    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
-        return self.inner.list_sizes(partition=partition)
-
-    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
-        self.inner.place(dataset, partition=partition, chunks=chunks)
 
     def _open(self, dataset: str, wanted: Mapping[str, str] | None) -> Iterator[pa.NativeFile]:
         """The Parquet files of partitions, opened where they are sealed. A partition that goes away meanwhile is left out."""

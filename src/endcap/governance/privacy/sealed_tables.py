@@ -6,12 +6,12 @@ their columns' names. What was read of a sealed column says still that it is per
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from endcap.core.errors import InvalidInput
-from endcap.storage.ports import TableStore
+from endcap.storage.wrapped import WrappedTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SealedTables:
+class SealedTables(WrappedTables):
     """A ``TableStore`` before another one."""
 
-    inner: TableStore
     session: Session
 
     def seal(self, table: pa.Table) -> pa.Table:
@@ -103,18 +102,3 @@ class SealedTables:
         if not any(is_sealed(part.schema) for part in parts):
             return None
         return pa.concat_tables([self.unseal(part) for part in parts], promote_options="default")
-
-    def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        return self.inner.partitions(dataset, partition=partition)
-
-    def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
-        self.inner.delete(dataset, partition=partition)
-
-    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
-        return self.inner.measure(dataset, partition=partition)
-
-    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
-        return self.inner.list_sizes(partition=partition)
-
-    def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
-        self.inner.place(dataset, partition=partition, chunks=chunks)

@@ -9,7 +9,7 @@ counted, is found by ``endcap quotas recount``, which looks at everything that t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -24,11 +24,11 @@ from endcap.governance.quotas.limits import NO_LIMITS, Limits, find_limits, requ
 from endcap.governance.quotas.records import HELD, STORED, Held, Stored, Usage
 from endcap.governance.quotas.usage import add_usage
 from endcap.governance.sessions import Session
-from endcap.storage.ports import BlobStore, Kind, R, RecordStore, RecordTransaction, TableStore, partition_folders
+from endcap.storage.ports import RecordTransaction, partition_folders
+from endcap.storage.wrapped import WrappedBlobs, WrappedRecords, WrappedTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.dataset as pads
 
 S = TypeVar("S")
 
@@ -147,29 +147,10 @@ class _Account:
 
 
 @dataclass(frozen=True)
-class MeteredRecords:
+class MeteredRecords(WrappedRecords):
     """Records whose transactions write down what their session put."""
 
-    inner: RecordStore
     account: _Account
-
-    def get(self, kind: Kind[R], *, workspace: str, id: str) -> R | None:  # noqa: A002 - the port's word
-        return self.inner.get(kind, workspace=workspace, id=id)
-
-    def get_versioned(self, kind: Kind[R], *, workspace: str, id: str) -> tuple[R, int] | None:  # noqa: A002 - the port's word
-        return self.inner.get_versioned(kind, workspace=workspace, id=id)
-
-    def find(
-        self,
-        kind: Kind[R],
-        *,
-        workspace: str,
-        where: Mapping[str, object] | None = None,
-        newest_first: bool = False,
-        after: str | None = None,
-        limit: int | None = None,
-    ) -> list[R]:
-        return self.inner.find(kind, workspace=workspace, where=where, newest_first=newest_first, after=after, limit=limit)
 
     @contextmanager
     def transact(self) -> Iterator[RecordTransaction]:
@@ -179,15 +160,11 @@ class MeteredRecords:
         if written:
             self.account.forget(written)
 
-    def close(self) -> None:
-        self.inner.close()
-
 
 @dataclass(frozen=True)
-class MeteredBlobs:
+class MeteredBlobs(WrappedBlobs):
     """Blobs that are counted where they are put. Another process that is handed them has them as they are, and counts nothing."""
 
-    inner: BlobStore
     account: _Account
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -199,30 +176,17 @@ class MeteredBlobs:
         self.account.note(name_blob(digest), len(payload))
         return digest
 
-    def get(self, digest: str) -> bytes:
-        return self.inner.get(digest)
-
     def put_stream(self, chunks: Iterable[bytes], *, most_bytes: int | None = None) -> tuple[str, int]:
         left = self.account.require_room(0)
         digest, n_bytes = self.inner.put_stream(chunks if left is None else _end_at(chunks, left), most_bytes=most_bytes)
         self.account.note(name_blob(digest), n_bytes)
         return digest, n_bytes
 
-    def read_chunks(self, digest: str, *, n_bytes: int = 1 << 20) -> Iterator[bytes]:
-        return self.inner.read_chunks(digest, n_bytes=n_bytes)
-
-    def has(self, digest: str) -> bool:
-        return self.inner.has(digest)
-
-    def list_digests(self) -> Iterator[tuple[str, int]]:
-        return self.inner.list_digests()
-
 
 @dataclass(frozen=True)
-class MeteredTables:
+class MeteredTables(WrappedTables):
     """Tables that are counted where they are written; as ``MeteredBlobs``."""
 
-    inner: TableStore
     account: _Account
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -234,24 +198,9 @@ class MeteredTables:
         self._note(dataset, partition)
         return n_rows
 
-    def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        return self.inner.read(dataset, partition=partition, columns=columns)
-
-    def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
-        return self.inner.scan(dataset, partition=partition)
-
-    def partitions(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-        return self.inner.partitions(dataset, partition=partition)
-
     def delete(self, dataset: str, *, partition: Mapping[str, str]) -> None:
         self.inner.delete(dataset, partition=partition)
         self.account.note(name_partition(dataset, partition), 0)
-
-    def measure(self, dataset: str, *, partition: Mapping[str, str]) -> int:
-        return self.inner.measure(dataset, partition=partition)
-
-    def list_sizes(self, *, partition: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str], int]]:
-        return self.inner.list_sizes(partition=partition)
 
     def place(self, dataset: str, *, partition: Mapping[str, str], chunks: Iterable[bytes]) -> None:
         self.inner.place(dataset, partition=partition, chunks=chunks)
