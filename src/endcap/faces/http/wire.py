@@ -1,9 +1,11 @@
-"""What comes over the wire before there is a request: its head, which may neither be endless nor come drop by drop."""
+"""What goes over the wire beside a request and its answer: heads of requests may neither be endless nor come drop by drop, and those of answers
+go together with what follows them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -16,6 +18,43 @@ HEAD_S = 30.0
 """How long a head may take from its first byte."""
 
 
+_HEAD = b"HTTP/1.1 "
+
+
+class JoiningTransport:
+    """A transport that writes the head of an answer together with the first of its body, so that one packet wakes the client once.
+
+    A body that does not follow within the same turn of the loop is not waited for.
+    """
+
+    def __init__(self, inner: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._inner = inner
+        self._loop = loop
+        self._held: bytes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def write(self, data: bytes) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._inner.write(held + data)
+        elif data.startswith(_HEAD):
+            self._held = data
+            self._loop.call_soon(self._flush)
+        else:
+            self._inner.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._inner.close()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self._inner.write(held)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """HTTP/1.1 as uvicorn speaks it, which keeps whatever comes until a head ends."""
 
@@ -24,6 +63,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._n_head = 0
         self._in_head = False
         self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
+        super().connection_made(transport)
+        self.transport = cast("asyncio.Transport", JoiningTransport(transport, self.loop))
 
     def on_message_begin(self) -> None:
         self._in_head, self._n_head = True, 0
