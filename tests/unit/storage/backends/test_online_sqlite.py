@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -136,8 +137,8 @@ def test_a_file_of_a_newer_layout_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "online.sqlite")
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(InvalidInput, match=r"online.sqlite was written by a newer Endcap \(layout 99"):
-        open_ports(tmp_path).online.get("space", b"a")
+    with closing(open_ports(tmp_path)) as ports, pytest.raises(InvalidInput, match=r"online.sqlite was written by a newer Endcap \(layout 99"):
+        ports.online.get("space", b"a")
 
 
 def test_each_thread_has_a_connection_that_goes_with_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -166,8 +167,8 @@ def test_a_file_that_is_no_database_or_of_a_newer_layout_is_told(tmp_path: Path)
     connection = sqlite3.connect(file)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(InvalidInput, match=r"tracks.sqlite was written by a newer Endcap \(layout 99"):
-        look(open_ports(tmp_path))
+    with closing(open_ports(tmp_path)) as newer, pytest.raises(InvalidInput, match=r"tracks.sqlite was written by a newer Endcap \(layout 99"):
+        look(newer)
 
 
 def test_a_search_looks_at_no_track_that_does_not_meet_its_conditions(tmp_path: Path) -> None:
