@@ -20,7 +20,6 @@ from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.privacy.records import SWEEPINGS
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, Notice, NoticeDelivery
 from endcap.governance.sessions import Session
-from endcap.governance.signin.records import PAGE_SESSIONS, USED_STATES, UsedState
 from endcap.loop.data.records import QUARANTINE
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Batch
@@ -88,7 +87,7 @@ def test_nothing_goes_unless_somebody_says_how_long_it_is_kept(session: Session)
     report = apply_retention(session)
     assert (report.removed, report.kept) == ({}, ())
     assert len(list_batches(session)) == 3
-    assert {line.period for line in show_retention(session)} == {""}
+    assert {line.log: line.period for line in show_retention(session) if line.period} == {"sessions": "90d"}
 
 
 def test_predictions_older_than_their_period_go_and_the_newest_stays(session: Session) -> None:
@@ -147,7 +146,7 @@ def test_what_waits_at_a_gate_stays(session: Session) -> None:
     assert list_batches(session) == days_ago(490, 3)
 
 
-def test_notices_snapshots_and_sessions(session: Session) -> None:
+def test_notices_and_snapshots(session: Session) -> None:
     def tell(id_: str, days: int, state: str) -> None:
         with session.records.transact() as tx:
             notice = Notice(id=id_, at=START - timedelta(days=days), kind="k", thing="model/m", sentence="s", actor="ada")
@@ -166,19 +165,14 @@ def test_notices_snapshots_and_sessions(session: Session) -> None:
     tell("new", 1, "delivered")
     look("s1", 100)
     look("s2", 90)
-    with session.records.transact() as tx:
-        for name, days in (("old", 31), ("young", 29)):
-            tx.append(USED_STATES, workspace=HOUSE, record=UsedState(name, START - timedelta(days=days)))
-    for log in ("notices", "snapshots", "sessions"):
+    for log in ("notices", "snapshots"):
         set_retention(session, log, "30d")
     report = apply_retention(session)
-    assert report.removed == {"notices": 1, "snapshots": 1, "sessions": 0}
+    assert report.removed == {"notices": 1, "snapshots": 1}
     assert [kept.why for kept in report.kept] == ["it waits to be sent"]
     assert [notice.id for notice in session.records.find(NOTICES, workspace="default")] == ["waiting", "new"]
     assert [one.notice for one in session.records.find(NOTICE_DELIVERIES, workspace=HOUSE)] == ["waiting", "new"]
     assert [one.id for one in session.records.find(SNAPSHOTS, workspace="default")] == ["s2"]
-    assert session.records.find(PAGE_SESSIONS, workspace=HOUSE) == []
-    assert [used.id for used in session.records.find(USED_STATES, workspace=HOUSE)] == ["young"]
 
 
 def test_tracked_runs_and_rows_of_training_sets(session: Session) -> None:
@@ -341,7 +335,7 @@ def test_a_sweep_that_was_killed_is_done_again(session: Session, monkeypatch: py
 def test_rules_that_are_none(session: Session, log: str, period: str, at: str | None, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         set_retention(session, log, period, at=at)
-    assert {line.period for line in show_retention(session)} == {""}
+    assert {line.log for line in show_retention(session) if line.period} == {"sessions"}
 
 
 def test_a_rule_is_taken_back(session: Session) -> None:
@@ -375,5 +369,5 @@ def test_two_who_apply_at_once(session: Session) -> None:
 def test_every_log_has_a_finder() -> None:
     from endcap.project.retention import _FINDERS, LOGS
 
-    assert set(LOGS) == {*_FINDERS, "quarantine"}
+    assert set(LOGS) == {*_FINDERS, "quarantine", "sessions"}
     assert msgspec.structs.fields(expiry.KeptThing)[0].name == "log"

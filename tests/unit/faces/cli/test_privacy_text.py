@@ -85,6 +85,9 @@ def test_retention_is_told_with_what_stays_and_why() -> None:
     report = RetentionReport(workspace="default", at=AT, dry_run=True, removed={"notices": 1200, "runs": 0}, kept=kept)
     assert shown(report)[:2] == ["1,200 notices would go of workspace default", "batch/0 stays: it answers now"]
     assert shown(report)[-1] == "and 2 more"
+    assert (
+        shown(msgspec.structs.replace(report, leftovers={"places": 1200, "tokens": 2}))[1] == "Of the house, over since long: 1,200 places, 2 tokens"
+    )
     nothing = RetentionReport(workspace="default", at=AT, dry_run=False, removed={}, kept=())
     assert shown(nothing) == ["nothing went of workspace default", "No log has a period: endcap retention set LOG 400d"]
 
