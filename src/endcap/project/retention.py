@@ -36,6 +36,7 @@ from endcap.project.expiry import (
 )
 from endcap.project.forgetting import finish_forgetting
 from endcap.project.leftovers import EVER, SESSIONS, read_sessions_period, remove_leftovers
+from endcap.project.things import require_thing
 
 _FINDERS: dict[str, Callable[[Session, Leaning, datetime], Expired]] = {
     "predictions": find_predictions,
@@ -172,23 +173,28 @@ def hold_thing(session: Session, thing: str, *, reason: str) -> LegalHold:
     """Hold a thing for the law: nothing of it is removed until the hold is lifted, whatever its period.
 
     ``thing`` is model/NAME, table/NAME, view/NAME, run/ID or training-set/ID; ``reason`` is kept with it. Nobody of whom
-    it holds rows is forgotten meanwhile. Raises InvalidInput for another sort of thing and an empty reason.
+    it holds rows is forgotten meanwhile. Raises InvalidInput for another sort of thing and an empty reason, NotFound for a
+    thing of which nothing is kept.
     """
     sort, _, name = thing.partition("/")
     if sort not in ("model", "table", "view", "run", "training-set") or not name:
         raise InvalidInput(f"{thing[:100]!r} is nothing that is held.", hint="model/NAME, table/NAME, view/NAME, run/ID or training-set/ID")
     if not reason.strip():
         raise InvalidInput("A hold needs a reason.", hint="--reason 'case 12/26'")
+    standing = session.records.get(LEGAL_HOLDS, workspace=session.workspace, id=thing)
+    if standing is None or standing.lifted_at is not None:  # of what is held the reason may be told anew, whatever became of it
+        require_thing(session, sort, name)
     held = LegalHold(id=thing, at=session.now(), by=session.actor.name, reason=reason[:500])
     return _put_hold(session, held, verb_name="retention hold")
 
 
 @verb("retention lift", permission=Permission.OWN)
 def lift_hold(session: Session, thing: str) -> LegalHold:
-    """Lift the hold of a thing, so that its periods count again. Raises InvalidInput for one that is not held."""
+    """Lift the hold of a thing, so that its periods count again, also of one that is not there any more. Raises InvalidInput for one not held."""
     found = session.records.get(LEGAL_HOLDS, workspace=session.workspace, id=thing)
     if found is None or found.lifted_at is not None:
-        raise InvalidInput(f"{thing[:100]!r} is not held.", hint="what is held: endcap retention show")
+        held = [each.id for each in session.records.find(LEGAL_HOLDS, workspace=session.workspace) if each.lifted_at is None]
+        raise InvalidInput(f"{thing[:100]!r} is not held.", hint=suggest(thing, held) or "what is held: endcap retention show")
     return _put_hold(session, msgspec.structs.replace(found, lifted_at=session.now(), lifted_by=session.actor.name), verb_name="retention lift")
 
 

@@ -17,7 +17,7 @@ from endcap.core.definitions.tables import Check, Contract, Table
 from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
-from endcap.governance.privacy.records import SWEEPINGS
+from endcap.governance.privacy.records import LEGAL_HOLDS, SWEEPINGS, LegalHold
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, Notice, NoticeDelivery
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import QUARANTINE
@@ -28,7 +28,7 @@ from endcap.loop.features.kept.materialisation import materialise
 from endcap.loop.features.kept.materialised import read_materialised
 from endcap.loop.features.records import MATERIALISED, SNAPSHOTS, TRAINING_SETS, Snapshot, TrainingSet
 from endcap.loop.features.training_sets import TRAINING_ROWS
-from endcap.loop.registry.records import APPROVAL_REQUESTS, ApprovalRequest
+from endcap.loop.registry.records import APPROVAL_REQUESTS, MODELS, ApprovalRequest, ModelRecord
 from endcap.loop.training.tracking.experiments import create_experiment
 from endcap.loop.training.tracking.tracked_runs import start_run, update_run
 from endcap.pipelines.leases import hold_lease
@@ -75,6 +75,24 @@ def list_batches(session: Session) -> list[str]:
     kept = [batch.moment for batch in session.records.find(BATCHES, workspace="default")]
     assert sorted(kept) == sorted(part["origin"] for part in session.tables.partitions(PREDICTIONS, partition={"workspace": "default"}))
     return sorted(kept)
+
+
+def training_set(id_: str) -> TrainingSet:
+    return TrainingSet(
+        id=id_,
+        identity="i",
+        at=START,
+        views={},
+        ingests={},
+        spine_sha256="",
+        sha256="",
+        n_rows=1,
+        n_missing={},
+        profiles=(),
+        path=None,
+        cpu_s=0,
+        wall_s=0,
+    )
 
 
 def days_ago(*days: int) -> list[str]:
@@ -181,21 +199,7 @@ def test_tracked_runs_and_rows_of_training_sets(session: Session) -> None:
     old = start_run(session, experiment=experiment.id)
     update_run(session, old.id, status="finished", ended_us=int(START.timestamp() * 1e6))
     goes_on = start_run(session, experiment=experiment.id)
-    set_ = TrainingSet(
-        id="t1",
-        identity="i",
-        at=START,
-        views={},
-        ingests={},
-        spine_sha256="",
-        sha256="",
-        n_rows=1,
-        n_missing={},
-        profiles=(),
-        path=None,
-        cpu_s=0,
-        wall_s=0,
-    )
+    set_ = training_set("t1")
     session.tables.write(TRAINING_ROWS, partition={"workspace": "default", "training_set": "t1", "part": "0"}, table=ROWS)
     with session.records.transact() as tx:
         tx.append(TRAINING_SETS, workspace="default", record=set_)
@@ -358,6 +362,47 @@ def test_holds_that_are_none_and_who_may(session: Session) -> None:
     for call in (lambda: set_retention(editor, "notices", "30d"), lambda: apply_retention(editor), lambda: hold_thing(editor, "model/m", reason="r")):
         with pytest.raises(PermissionDenied):
             call()
+
+
+@pytest.mark.parametrize(
+    ("thing", "says"),
+    [
+        ("model/mm", r"No model 'mm' in workspace 'default'"),
+        ("model/web", r"No model 'web' .*Hint: did you mean 'webs'\?"),
+        ("table/sale", r"No table 'sale' in workspace 'default'\. Hint: did you mean 'sales'\?"),
+        ("table/zzz", r"No table 'zzz' .*Hint: tables that were let in: endcap list-ingests"),
+        ("view/vv", r"No feature view 'vv' .*Hint: did you mean 'v'\?"),
+        ("view/v@0123456789ab", r"No feature view 'v@0123456789ab'"),
+        ("run/run_999", r"There is no run 'run_999' .*endcap track search"),
+        ("training-set/t12", r"No training set 't12' .*did you mean 't1'\?"),
+        ("model/../m", "No model"),
+    ],
+)
+def test_what_is_not_there_is_not_held(session: Session, tmp_path: Path, thing: str, says: str) -> None:
+    view = FeatureView(name="v", source=Table("sales", "sales.csv", keys=("store",)), features=["units"])
+    model = ModelRecord(name="webs", solution="tabular", definition="{}", identity="i", applied_at=START, applied_by="ada")
+    with session.change("apply", thing="v") as change:
+        register_view(session, change, view, folder=tmp_path)
+        change.tx.append(MODELS, workspace="default", record=model)
+        change.tx.append(TRAINING_SETS, workspace="default", record=training_set("t1"))
+    n_rows = len(list_audit(session))
+    with pytest.raises(NotFound, match=says):
+        hold_thing(session, thing, reason="r")
+    assert (session.records.find(LEGAL_HOLDS, workspace="default"), len(list_audit(session))) == ([], n_rows)
+    for known in ("model/webs", "table/sales", "view/v", "training-set/t1"):
+        hold_thing(session, known, reason="r")
+
+
+def test_a_hold_outlives_its_thing_and_is_told_anew_and_lifted(session: Session) -> None:
+    held = LegalHold(id="training-set/gone", at=START, by="bob", reason="case 1")
+    with session.records.transact() as tx:
+        tx.append(LEGAL_HOLDS, workspace="default", record=held)
+    assert hold_thing(session, "training-set/gone", reason="case 2").reason == "case 2"
+    with pytest.raises(InvalidInput, match=r"'training-set/gon' is not held\. Hint: did you mean 'training-set/gone'\?"):
+        lift_hold(session, "training-set/gon")
+    assert lift_hold(session, "training-set/gone").lifted_by == "ada"
+    with pytest.raises(NotFound):
+        hold_thing(session, "training-set/gone", reason="case 3")
 
 
 def test_two_who_apply_at_once(session: Session) -> None:

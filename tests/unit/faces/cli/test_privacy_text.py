@@ -8,6 +8,7 @@ from rich.console import Console
 
 from endcap.faces.cli.rendering import show
 from endcap.governance.privacy.subjects import Subjects
+from endcap.loop.registry.records import MODELS, ModelRecord
 from endcap.project.expiry import KeptThing
 from endcap.project.forgetting import ForgetReport, forget, list_forgotten, readmit
 from endcap.project.held_subjects import HeldRows, StayingThing, TrainedVersion
@@ -94,6 +95,9 @@ def test_retention_is_told_with_what_stays_and_why() -> None:
 
 def test_a_hold_is_told_with_how_it_ends() -> None:
     session = make_session()
+    model = ModelRecord(name="m", solution="tabular", definition="{}", identity="i", applied_at=AT, applied_by="ada")
+    with session.records.transact() as tx:
+        tx.append(MODELS, workspace="default", record=model)
     assert shown(hold_thing(session, "model/m", reason="case 12")) == ["model/m is held: case 12", "endcap retention lift model/m ends it."]
     assert shown(show_retention(session))[-1] == "model/m until lifted held for the law: case 12 0 0"
     assert shown(lift_hold(session, "model/m")) == ["model/m is held no more: its periods count again"]
