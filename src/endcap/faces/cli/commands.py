@@ -254,7 +254,7 @@ def _callback(verb: Verb) -> Any:
             if verb.name == "apply" and not yes and not _confirm(session, project, as_json=as_json):
                 return 0
             result = chosen.call(session, **values)
-            instead = _describe_miss(session, values) if chosen.name == "audit" and not result and values["limit"] else []
+            instead = _describe_miss(session, values) if chosen.name == "audit" and not result and values.get("limit") else []
         return render(result, as_json=as_json, instead=instead)
 
     return call
