@@ -195,9 +195,7 @@ def test_rollbacks_go_back_once_unless_asked_again_and_history_keeps_every_step(
     shop.pass_time(hours=1)
     assert rollback(shop.session, MODEL, reason="complaints").version == "store-day-v2"
     shop.pass_time(hours=1)
-    with pytest.raises(
-        Conflict, match="It went back already: ada rolled model 'store-day' back to store-day-v2 at 2026-01-05 12:00:00"
-    ) as caught:
+    with pytest.raises(Conflict, match="It went back already: ada rolled model 'store-day' back to store-day-v2 at 2026-01-05 12:00:00") as caught:
         rollback(shop.session, MODEL)
     assert caught.value.hint == "if that one is bad too, go back one further with: endcap rollback store-day --again"
     (verb, why), *_ = refused(shop)
