@@ -106,7 +106,8 @@ def rotate_token(session: Session, token: str, *, overlap: str = "1h") -> MadeTo
     """Put a new token in the place of one: of the same user, label, workspace and role, for as long as that one was made for; shown this once.
 
     ``token`` is its id, as it is listed: one's own, as an admin of the house anybody's. ``overlap`` is how long the old one still opens beside it, 0s
-    (it is over at once) to 30d, and never beyond its own end. A token that leaked is better revoked. One that ended, or was rotated before, is not rotated.
+    (it is over at once) to 30d, and never beyond its own end. A token that leaked is better revoked. One that ended, or was rotated before, is not
+    rotated.
     """
     _require_person(session, verb="tokens rotate")
     beside = parse_duration(overlap)
