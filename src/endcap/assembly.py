@@ -23,6 +23,9 @@ from endcap.pipelines.machine import limit_memory
 from endcap.storage.opening import open_ports
 from endcap.storage.ports import Ports
 
+HOME_VARIABLE = "ENDCAP_HOME"
+"""The variable of the environment that says where the home is, where nothing else does."""
+
 
 @dataclass(frozen=True)
 class House:
@@ -54,8 +57,16 @@ class House:
         self.close()
 
 
+def choose_home(home: str | Path | None, *, beside: Path | None = None) -> str | Path:
+    """Where a home is: as it is given, else what the environment says (``ENDCAP_HOME``), else ``.endcap`` in the folder ``beside`` (None: here).
+
+    An empty variable says nothing; a folder in it that is not absolute is looked for from here, as one that is given.
+    """
+    return home if home is not None else os.environ.get(HOME_VARIABLE, "").strip() or str((beside or Path()) / ".endcap")
+
+
 def open_house(
-    home: str | Path = ".endcap",
+    home: str | Path | None = None,
     *,
     clock: Clock | None = None,
     new_id: Ids | None = None,
@@ -63,7 +74,7 @@ def open_house(
     settings: Settings | None = None,
     restoring: bool = False,
 ) -> House:
-    """Open a home: a folder, made if it is not there, ``memory://``, or ``postgresql://...`` (see ``open_ports``).
+    """Open a home: a folder, made if it is not there, ``memory://``, or ``postgresql://...`` (see ``open_ports``). None: see ``choose_home``.
 
     ``clock`` and ``new_id`` None are the machine's. ``zone`` is the workspace's: where tables and times say none, it counts.
     ``settings`` None are read from the environment; a memory limit that they leave open is filled in from the machine. ``restoring`` is for the
@@ -72,7 +83,7 @@ def open_house(
     load_zone(zone)
     given = settings or read_settings(os.environ)
     measured = msgspec.structs.replace(given, memory_limit=limit_memory(given))
-    house = House(open_ports(home, online=given.online), clock or SystemClock(), new_id or SystemIds(), zone, measured)
+    house = House(open_ports(choose_home(home), online=given.online), clock or SystemClock(), new_id or SystemIds(), zone, measured)
     if not restoring:
         _require_whole(house)
     return house

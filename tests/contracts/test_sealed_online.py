@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -13,12 +16,14 @@ import pytest
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import IntegrityBroken
+from endcap.governance.keys.data_keys import forget_opened
+from endcap.governance.keys.rotation import rotate_keys
 from endcap.governance.privacy.subjects import Subjects
 from endcap.governance.sessions import Session
 from endcap.loop.features.catalogue import register_view
 from endcap.loop.features.online import open_online, sample_online, write_online
 from endcap.loop.features.records import VIEW_VERSIONS, ViewVersion
-from endcap.loop.features.sealed_online import open_store
+from endcap.loop.features.sealed_online import SealedOnline, open_store
 from endcap.project.forgetting import forget
 from endcap.testing.redis_servers import running_redis, why_no_redis
 from endcap.testing.sessions import make_session
@@ -100,6 +105,40 @@ def test_all_rows_of_who_is_forgotten_are_dropped_and_none_comes_again(session: 
     (found,) = open_online(session, ["seen"]).read({"email": ["ada@x", "ada@x", "bob@x"], "shop": [1, 3, 1]})
     assert found.reasons == ["absent", "absent", None]
     assert sorted(sample_online(session, version, 10)["email"]) == ["bob@x", "홍길동@x"]
+
+
+def test_who_goes_on_after_the_master_key_was_lost_writes_what_opens(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = replace(session, settings=msgspec.structs.replace(session.settings, master_key_file=tmp_path / "keys" / "master.key"))
+    there = replace(session, ports=replace(session.ports, freeze=partial(session.ports.freeze)))  # as another process, with keys of its own open
+    version = stand(session)
+    write_online(there, version, rows(*PEOPLE))
+    store, space = open_store(there, [version]), f"default/{version.id}"
+    plain = dict(store.sample(space, 10))
+
+    def lose() -> None:
+        (tmp_path / "keys" / "master.key").unlink()
+        forget_opened(session)
+        rotate_keys(session, lost=True)
+
+    def readable() -> set[bytes]:
+        forget_opened(session)
+        return {key for key, _ in open_store(session, [version]).sample(space, 20)}
+
+    lose()
+    assert store.write(space, keys=list(plain), rows=list(plain.values())) == 4, "before it was found out"
+    assert readable() == set(plain)
+    inner, lost = SealedOnline._seal, list[int]()
+
+    def seal(*args: Any) -> Any:
+        sealed = inner(*args)
+        if not lost:
+            lost.append(1)
+            lose()
+        return sealed
+
+    monkeypatch.setattr(SealedOnline, "_seal", seal)
+    assert store.write(space, keys=list(plain), rows=list(plain.values())) == 4, "while it was sealed"
+    assert readable() == set(plain)
 
 
 def test_a_row_that_was_altered_is_told_and_one_of_another_space_does_not_open(session: Session) -> None:

@@ -353,7 +353,18 @@ def test_the_audit_tells_who_did_what(lived: Lived, cli: Cli) -> None:
     assert [entry for entry in done if entry[0] in ("promote", "rollback")] == wanted
     about = cli("audit", "--thing", f"model/{MODEL}", "--limit", "3", "--json", *lived.where).json
     assert [row["n"] for row in about] == [row["n"] for row in rows if row["thing"] == f"model/{MODEL}"][:3]
-    assert cli("audit", "--actor", "nobody-here", *lived.where).out == "nothing yet\n"
+    missed = cli("audit", "--actor", "nobody-here", "--verb", "promot", *lived.where)
+    assert (missed.code, missed.out.splitlines()) == (
+        0,
+        [
+            "No row of the audit of workspace 'default' is found by actor 'nobody-here', verb 'promot'.",
+            "No row has the actor 'nobody-here' at all.",
+            "No row has the verb 'promot' at all: did you mean 'promote'?",
+        ],
+    )
+    machine = cli("audit", "--verb", "promot", "--json", *lived.where)
+    assert (machine.json, "did you mean 'promote'?" in machine.err) == ([], True)
+    assert cli("audit", "--limit", "0", *lived.where).out == "nothing yet\n"
     checked = cli("audit", "--verify", "--json", *lived.where)
     assert checked.code == 0
     assert (checked.json["n_rows"], checked.json["intact"], checked.json["head"]) == (len(rows), True, rows[0]["hash"])

@@ -114,3 +114,27 @@ def test_a_house_left_by_an_error_is_closed(tmp_path: Path) -> None:
         fail()
     with open_house(tmp_path) as house:
         assert verify_audit(house.session()).n_rows == 1
+
+
+def test_a_home_that_is_not_given_is_the_one_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ENDCAP_HOME", raising=False)
+    for said, given, found in (
+        (None, None, ".endcap"),
+        ("", None, ".endcap"),
+        ("shared", None, "shared"),
+        (str(tmp_path / "far"), None, "far"),
+        ("shared", "given", "given"),
+    ):
+        if said is not None:
+            monkeypatch.setenv("ENDCAP_HOME", said)
+        with open_house(given) as house:
+            assert house.ports.folder is not None
+            assert house.ports.folder.resolve() == tmp_path / found
+    monkeypatch.setenv("ENDCAP_HOME", "memory://")
+    with open_house() as house:
+        assert house.ports.url == "memory://"
+    monkeypatch.setenv("ENDCAP_HOME", "mysql://ada:secret-word@db.example/endcap")
+    with pytest.raises(EndcapError) as refused:
+        open_house()
+    assert "secret-word" not in str(refused.value)

@@ -51,7 +51,7 @@ class ManualClock:
         """Move to ``instant``. Raises InvalidInput when that lies behind."""
         instant = require_instant(instant, what="clock instant")
         if instant < self._now:
-            raise InvalidInput(f"The clock stands at {self._now.isoformat()} and was asked back to {instant.isoformat()}.")
+            raise InvalidInput(f"The clock stands at {describe_instant(self._now)} and was asked back to {describe_instant(instant)}.")
         self._now = instant
         return instant
 
@@ -101,7 +101,7 @@ def draw_hex(new_id: Ids, prefix: str) -> str:
 def require_instant(value: datetime, *, what: str) -> datetime:
     """The same instant in UTC. Raises InvalidInput for a time without a zone, which names no instant."""
     if value.tzinfo is None:
-        raise InvalidInput(f"The {what} {value.isoformat()} has no zone, so it names no instant.", hint="write 2026-03-03T14:05Z")
+        raise InvalidInput(f"The {what} {value:%Y-%m-%d %H:%M:%S} has no zone, so it names no instant.", hint="write 2026-03-03T14:05Z")
     return value.astimezone(UTC)
 
 
@@ -120,3 +120,32 @@ def parse_instant(text: str, *, zone: str = "UTC") -> datetime:
         return value.astimezone(UTC)
     except (ValueError, OverflowError) as error:  # overflow: the first and last hours that a calendar has, in a zone off UTC
         raise InvalidInput(f"{text!r} is not a time.", hint="write 2026-03-03 or 2026-03-03T14:05 or 2026-03-03T14:05+01:00") from error
+
+
+def describe_instant(at: datetime) -> str:
+    """An instant as people read it, to the second: what is written by programs for programs keeps ISO's form.
+
+    >>> describe_instant(datetime(2026, 3, 3, 14, 5, 20, 123456, tzinfo=UTC))
+    '2026-03-03 14:05:20 UTC'
+    """
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def describe_local(text: str | None) -> str:
+    """A day or a time of a table, kept as ISO text in the table's own zone, as people read it; '-' for none.
+
+    >>> describe_local("2026-03-03T14:05:20.123456"), describe_local("2026-03-03"), describe_local(None)
+    ('2026-03-03 14:05:20', '2026-03-03', '-')
+    """
+    if not text or "T" not in text:
+        return text or "-"
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S}"
+
+
+def describe_span(first: str | None, last: str | None) -> str:
+    """The first and the last time of a table as people read them.
+
+    >>> describe_span("2026-03-03T14:05:20", "2026-03-04T00:00:00")
+    '2026-03-03 14:05:20 to 2026-03-04 00:00:00'
+    """
+    return f"{describe_local(first)} to {describe_local(last)}"

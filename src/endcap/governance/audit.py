@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
-from endcap.core.clock import parse_instant
+from endcap.core.clock import describe_instant, parse_instant
 from endcap.core.errors import IntegrityBroken, InvalidInput, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.audit_chain import PAGE_ROWS, read_head, walk_chain
@@ -167,7 +167,7 @@ def verify_audit(session: Session, *, against: Path | None = None, key: str | No
     before = read_head(session.records, session.workspace)
     trusted = trust_keys(session, pinned=key)
     heads = read_signed_heads(session, keys=trusted.keys)
-    witnesses = [Witness(head.n, head.hash, f"head {head.number}, signed at {_write(head.at)}") for head in heads]
+    witnesses = [Witness(head.n, head.hash, f"head {head.number}, signed at {describe_instant(head.at)}") for head in heads]
     witnesses += read_witnesses(against, workspace=session.workspace, keys=trusted.keys) if against is not None else []
     n, last = _walk(session, before=before, witnesses=witnesses, n_signed_heads=len(heads))
     after = read_head(session.records, session.workspace)  # others may write meanwhile: the rows read end at one head or the other, or between
@@ -228,7 +228,3 @@ def _wrong_end(workspace: str, n: int, said: int) -> IntegrityBroken:
         hint="rows were cut off or added behind the head: compare with a backup",
         row=min(n, said),
     )
-
-
-def _write(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

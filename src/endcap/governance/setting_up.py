@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from endcap.core.clock import describe_instant
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, InvalidInput, NotSignedIn
 from endcap.core.permissions import Permission, Role
@@ -39,7 +40,7 @@ class MadeSetUpCode(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
 
     def __repr__(self) -> str:
-        return f"MadeSetUpCode(expires_at={self.expires_at.isoformat()})"
+        return f"MadeSetUpCode(expires_at={describe_instant(self.expires_at)})"
 
 
 @verb("setup-code", permission=Permission.OWN)

@@ -31,7 +31,7 @@ _GREATEST = str(Role.OWNER)
 
 class MadeToken(msgspec.Struct, frozen=True, kw_only=True):
     """A token, with the text to sign in with: this once, as only its hash is kept. ``replaces`` is the id of the one that it follows, '' for none;
-    that one opens until ``overlaps_until``.
+    that one opens until ``overlaps_until`` (None: it opens nothing any more).
     """
 
     id: str
@@ -106,7 +106,8 @@ def rotate_token(session: Session, token: str, *, overlap: str = "1h") -> MadeTo
     """Put a new token in the place of one: of the same user, label, workspace and role, for as long as that one was made for; shown this once.
 
     ``token`` is its id, as it is listed: one's own, as an admin of the house anybody's. ``overlap`` is how long the old one still opens beside it, 0s
-    to 30d and never beyond its own end. A token that leaked is better revoked. One that ended, or was rotated before, is not rotated.
+    (it is over at once) to 30d, and never beyond its own end. A token that leaked is better revoked. One that ended, or was rotated before, is not
+    rotated.
     """
     _require_person(session, verb="tokens rotate")
     beside = parse_duration(overlap)
@@ -128,7 +129,7 @@ def rotate_token(session: Session, token: str, *, overlap: str = "1h") -> MadeTo
         change.tx.append(TOKENS, workspace=HOUSE, record=after)
         change.tx.put(TOKENS, workspace=HOUSE, record=ending, expected_version=version)
         change.detail.update(replaced_by=after.id, overlaps_until=until.isoformat(), expires_at=after.expires_at.isoformat())
-    return msgspec.structs.replace(made, replaces=token, overlaps_until=until)
+    return msgspec.structs.replace(made, replaces=token, overlaps_until=until if until > now else None)
 
 
 @verb("tokens ls", permission=Permission.READ)

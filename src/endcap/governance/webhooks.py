@@ -16,7 +16,7 @@ from endcap.governance.keys.envelopes import seal_text, unseal_text
 from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.outgoing import require_url
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, WEBHOOKS, Webhook
-from endcap.governance.sessions import Session
+from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 
 _MOST = 20
@@ -26,11 +26,11 @@ def _about(hook: Webhook, field: str) -> str:
     return f"webhook/{hook.id}/{field}"
 
 
-def _seal_older(session: Session, hook: Webhook) -> Webhook | None:
+def _seal_older(session: Session, hook: Webhook, change: Change | None = None) -> Webhook | None:
     """A record from before webhooks were sealed, sealed; None for any other."""
     if hook.place:
         return None
-    sealed = {field: seal_text(session, getattr(hook, field), about=_about(hook, field)) for field in ("url", "secret")}
+    sealed = {field: seal_text(session, getattr(hook, field), about=_about(hook, field), change=change) for field in ("url", "secret")}
     return msgspec.structs.replace(hook, place=hide_path(hook.url), **sealed)
 
 
@@ -135,8 +135,8 @@ def hide_path(url: str) -> str:
 
 def _file_sealed(session: Session, hook: Webhook) -> Webhook:
     """An older record, sealed and put in its own place."""
-    sealed = _seal_older(session, hook) or hook
     with session.records.transact() as tx:
+        sealed = _seal_older(session, hook, Change(tx)) or hook
         found = tx.get_versioned(WEBHOOKS, workspace=HOUSE, id=hook.id)
         if found is not None and found[0] == hook:
             tx.put(WEBHOOKS, workspace=HOUSE, record=sealed, expected_version=found[1])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from endcap.core.clock import describe_instant
 from endcap.core.durations import format_duration
 from endcap.core.errors import Conflict, EndcapError, LeaseLost
 from endcap.governance.holders import HOLDS, Holder
@@ -234,7 +235,7 @@ def _held(lease: Lease, now: datetime, *, waited: float) -> Conflict:
     after = f" after {format_duration(waited)} of waiting" if waited else ""
     left = max(0.0, (lease.expires_at - now).total_seconds())
     return Conflict(
-        f"'{lease.subject}' is held{after} by {_describe(lease)}, since {lease.since.isoformat(timespec='seconds')}.",
+        f"'{lease.subject}' is held{after} by {_describe(lease)}, since {describe_instant(lease.since)}.",
         hint=f"wait for it with --wait 10min; should that process be lost with its machine, the hold ends by itself in {left:.0f} s",
         subject=lease.subject,
         run=lease.run,

@@ -19,7 +19,6 @@ from endcap.core.durations import parse_duration
 from endcap.governance.privacy.records import LEGAL_HOLDS
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES
 from endcap.governance.sessions import Session
-from endcap.governance.signin.records import PAGE_SESSION_USES, PAGE_SESSIONS, USED_STATES
 from endcap.loop.data.records import INGESTS, QUARANTINE
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Batch
 from endcap.loop.features.kept.feature_batches import place
@@ -256,18 +255,6 @@ def find_notices(session: Session, leaning: Leaning, before: datetime) -> Expire
         found.n += 1
         found.records.append((NOTICES, session.workspace, notice.id))
         found.records += [(NOTICE_DELIVERIES, HOUSE, one.id) for one in sent]
-    return found
-
-
-def find_sessions(session: Session, _: Leaning, before: datetime) -> Expired:
-    """Sessions of pages that ended or expired before an instant, of the whole house, and the marks of sign-ins that were used up before it."""
-    found = Expired("sessions")
-    for one in session.ports.records.find(PAGE_SESSIONS, workspace=HOUSE):
-        if min(one.expires_at, one.ended_at or one.expires_at) < before:
-            found.n += 1
-            found.records += [(PAGE_SESSIONS, HOUSE, one.id), (PAGE_SESSION_USES, HOUSE, one.id)]
-    used = session.ports.records.find(USED_STATES, workspace=HOUSE)  # each was refused for its age long before
-    found.records += [(USED_STATES, HOUSE, one.id) for one in used if one.at < before]
     return found
 
 

@@ -10,7 +10,9 @@ from endcap.governance.rights.guards import find_guard, require_owner
 from endcap.governance.rights.records import PERSONAL
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import INGESTS
-from endcap.loop.features.catalogue import find_view, list_versions
+from endcap.loop.deployment.records import BATCHES
+from endcap.loop.features.catalogue import find_head, find_view, list_versions
+from endcap.loop.features.records import TRAINING_SETS, VIEW_VERSIONS
 from endcap.loop.registry.versions import get_model
 from endcap.loop.training.tracking.experiments import choose_experiment
 from endcap.loop.training.tracking.records import DEFAULT_EXPERIMENT
@@ -19,6 +21,8 @@ from endcap.pipelines.records import RUNS
 
 SORTS = ("table", "view", "model", "run", "experiment")
 """What can be closed; beside them, whose personal columns are seen: ``personal/TABLE``."""
+_MOST_NEAR = 1000
+"""Among how many ids, the newest, a near one is looked for."""
 
 
 class Thing(msgspec.Struct, frozen=True):
@@ -49,6 +53,40 @@ def find_thing(session: Session, text: str) -> Thing:
     found = {"table": _find_table, "view": _find_view, "model": _find_model, "run": _find_run, "experiment": _find_experiment}[sort](session, name)
     guard = find_guard(session, found.name)
     return found if guard is None else msgspec.structs.replace(found, owner=guard.owner)
+
+
+def require_thing(session: Session, sort: str, name: str) -> None:
+    """Raise NotFound, with the nearest name, unless something of a thing is kept: its record, or rows that the house wrote of it.
+
+    ``sort`` is model, table, view, run or training-set. Cost: a read or two; where it is not there, and for a table that was never let in, a look
+    at all of its sort.
+    """
+    records, workspace = session.records, session.workspace
+    if sort == "model":
+        if not records.find(BATCHES, workspace=workspace, where={"model": name}, limit=1):
+            get_model(session, name)
+    elif sort == "view":
+        find_head(session, name)  # of a view all versions are held, or none
+    elif sort == "run":
+        _find_run(session, name)
+    elif sort == "table":
+        if not records.find(INGESTS, workspace=workspace, where={"table": name}, limit=1):
+            _require_read_table(session, name)
+    elif records.get(TRAINING_SETS, workspace=workspace, id=name) is None:
+        known = [found.id for found in records.find(TRAINING_SETS, workspace=workspace, newest_first=True, limit=_MOST_NEAR)]
+        raise NotFound(
+            f"No training set {name[:100]!r} in workspace '{workspace}'.",
+            hint=suggest(name, known) or "endcap show VERSION says of which it was made",
+        )
+
+
+def _require_read_table(session: Session, name: str) -> None:
+    """Raise NotFound unless a view reads the table, as it may do in place."""
+    names = {table.name for version in session.records.find(VIEW_VERSIONS, workspace=session.workspace) for table in version.view.sources}
+    if name not in names:
+        names |= {record.table for record in session.records.find(INGESTS, workspace=session.workspace)}
+        what = f"No table {name[:100]!r} in workspace '{session.workspace}'."
+        raise NotFound(what, hint=suggest(name, sorted(names)) or "tables that were let in: endcap list-ingests")
 
 
 def read_owner(definition: str) -> str:

@@ -18,13 +18,14 @@ def track(
     name: str = "",
     tags: Mapping[str, str] | None = None,
     session: Session | None = None,
-    home: str | Path = ".endcap",
+    home: str | Path | None = None,
     workspace: str = "default",
 ) -> Iterator[TrackedRun]:
     """Track a run of your training code, in an experiment that is made where there is none.
 
     What is logged in the block is on the disk when each call returns; with it is kept on what the run ran (Python, packages, git commit, machine)
-    and what it cost. The run is finished when the block ends, failed when it raises. ``session`` None: the ``home`` is opened for it.
+    and what it cost. The run is finished when the block ends, failed when it raises. ``session`` None: the ``home`` is opened for it, as
+    ``open_house`` does.
 
     >>> with track("staffing", home="memory://") as run:
     ...     run.log_params({"model": "trees", "depth": 6})

@@ -79,7 +79,7 @@ class LeaseContract:
         session = open_session(ports)
         lease_elsewhere(session)
         pass_time(session, 10)
-        with pytest.raises(Conflict, match=r"'model/store-day' is held by run_9 of 'bob' \(process 1 on far\), since 2026-01-05T08:00:00") as caught:
+        with pytest.raises(Conflict, match=r"'model/store-day' is held by run_9 of 'bob' \(process 1 on far\), since 2026-01-05 08:00") as caught:
             take(session)
         assert "--wait" in str(caught.value)
         assert "ends by itself in 50 s" in str(caught.value)

@@ -17,10 +17,9 @@ from endcap.core.definitions.tables import Check, Contract, Table
 from endcap.core.errors import Conflict, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
-from endcap.governance.privacy.records import SWEEPINGS
+from endcap.governance.privacy.records import LEGAL_HOLDS, SWEEPINGS, LegalHold
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, Notice, NoticeDelivery
 from endcap.governance.sessions import Session
-from endcap.governance.signin.records import PAGE_SESSIONS, USED_STATES, UsedState
 from endcap.loop.data.records import QUARANTINE
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Batch
@@ -29,7 +28,7 @@ from endcap.loop.features.kept.materialisation import materialise
 from endcap.loop.features.kept.materialised import read_materialised
 from endcap.loop.features.records import MATERIALISED, SNAPSHOTS, TRAINING_SETS, Snapshot, TrainingSet
 from endcap.loop.features.training_sets import TRAINING_ROWS
-from endcap.loop.registry.records import APPROVAL_REQUESTS, ApprovalRequest
+from endcap.loop.registry.records import APPROVAL_REQUESTS, MODELS, ApprovalRequest, ModelRecord
 from endcap.loop.training.tracking.experiments import create_experiment
 from endcap.loop.training.tracking.tracked_runs import start_run, update_run
 from endcap.pipelines.leases import hold_lease
@@ -78,6 +77,24 @@ def list_batches(session: Session) -> list[str]:
     return sorted(kept)
 
 
+def training_set(id_: str) -> TrainingSet:
+    return TrainingSet(
+        id=id_,
+        identity="i",
+        at=START,
+        views={},
+        ingests={},
+        spine_sha256="",
+        sha256="",
+        n_rows=1,
+        n_missing={},
+        profiles=(),
+        path=None,
+        cpu_s=0,
+        wall_s=0,
+    )
+
+
 def days_ago(*days: int) -> list[str]:
     return sorted((START - timedelta(days=n)).date().isoformat() for n in days)
 
@@ -88,7 +105,7 @@ def test_nothing_goes_unless_somebody_says_how_long_it_is_kept(session: Session)
     report = apply_retention(session)
     assert (report.removed, report.kept) == ({}, ())
     assert len(list_batches(session)) == 3
-    assert {line.period for line in show_retention(session)} == {""}
+    assert {line.log: line.period for line in show_retention(session) if line.period} == {"sessions": "90d"}
 
 
 def test_predictions_older_than_their_period_go_and_the_newest_stays(session: Session) -> None:
@@ -147,7 +164,7 @@ def test_what_waits_at_a_gate_stays(session: Session) -> None:
     assert list_batches(session) == days_ago(490, 3)
 
 
-def test_notices_snapshots_and_sessions(session: Session) -> None:
+def test_notices_and_snapshots(session: Session) -> None:
     def tell(id_: str, days: int, state: str) -> None:
         with session.records.transact() as tx:
             notice = Notice(id=id_, at=START - timedelta(days=days), kind="k", thing="model/m", sentence="s", actor="ada")
@@ -166,19 +183,14 @@ def test_notices_snapshots_and_sessions(session: Session) -> None:
     tell("new", 1, "delivered")
     look("s1", 100)
     look("s2", 90)
-    with session.records.transact() as tx:
-        for name, days in (("old", 31), ("young", 29)):
-            tx.append(USED_STATES, workspace=HOUSE, record=UsedState(name, START - timedelta(days=days)))
-    for log in ("notices", "snapshots", "sessions"):
+    for log in ("notices", "snapshots"):
         set_retention(session, log, "30d")
     report = apply_retention(session)
-    assert report.removed == {"notices": 1, "snapshots": 1, "sessions": 0}
+    assert report.removed == {"notices": 1, "snapshots": 1}
     assert [kept.why for kept in report.kept] == ["it waits to be sent"]
     assert [notice.id for notice in session.records.find(NOTICES, workspace="default")] == ["waiting", "new"]
     assert [one.notice for one in session.records.find(NOTICE_DELIVERIES, workspace=HOUSE)] == ["waiting", "new"]
     assert [one.id for one in session.records.find(SNAPSHOTS, workspace="default")] == ["s2"]
-    assert session.records.find(PAGE_SESSIONS, workspace=HOUSE) == []
-    assert [used.id for used in session.records.find(USED_STATES, workspace=HOUSE)] == ["young"]
 
 
 def test_tracked_runs_and_rows_of_training_sets(session: Session) -> None:
@@ -187,21 +199,7 @@ def test_tracked_runs_and_rows_of_training_sets(session: Session) -> None:
     old = start_run(session, experiment=experiment.id)
     update_run(session, old.id, status="finished", ended_us=int(START.timestamp() * 1e6))
     goes_on = start_run(session, experiment=experiment.id)
-    set_ = TrainingSet(
-        id="t1",
-        identity="i",
-        at=START,
-        views={},
-        ingests={},
-        spine_sha256="",
-        sha256="",
-        n_rows=1,
-        n_missing={},
-        profiles=(),
-        path=None,
-        cpu_s=0,
-        wall_s=0,
-    )
+    set_ = training_set("t1")
     session.tables.write(TRAINING_ROWS, partition={"workspace": "default", "training_set": "t1", "part": "0"}, table=ROWS)
     with session.records.transact() as tx:
         tx.append(TRAINING_SETS, workspace="default", record=set_)
@@ -341,7 +339,7 @@ def test_a_sweep_that_was_killed_is_done_again(session: Session, monkeypatch: py
 def test_rules_that_are_none(session: Session, log: str, period: str, at: str | None, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         set_retention(session, log, period, at=at)
-    assert {line.period for line in show_retention(session)} == {""}
+    assert {line.log for line in show_retention(session) if line.period} == {"sessions"}
 
 
 def test_a_rule_is_taken_back(session: Session) -> None:
@@ -366,6 +364,47 @@ def test_holds_that_are_none_and_who_may(session: Session) -> None:
             call()
 
 
+@pytest.mark.parametrize(
+    ("thing", "says"),
+    [
+        ("model/mm", r"No model 'mm' in workspace 'default'"),
+        ("model/web", r"No model 'web' .*Hint: did you mean 'webs'\?"),
+        ("table/sale", r"No table 'sale' in workspace 'default'\. Hint: did you mean 'sales'\?"),
+        ("table/zzz", r"No table 'zzz' .*Hint: tables that were let in: endcap list-ingests"),
+        ("view/vv", r"No feature view 'vv' .*Hint: did you mean 'v'\?"),
+        ("view/v@0123456789ab", r"No feature view 'v@0123456789ab'"),
+        ("run/run_999", r"There is no run 'run_999' .*endcap track search"),
+        ("training-set/t12", r"No training set 't12' .*did you mean 't1'\?"),
+        ("model/../m", "No model"),
+    ],
+)
+def test_what_is_not_there_is_not_held(session: Session, tmp_path: Path, thing: str, says: str) -> None:
+    view = FeatureView(name="v", source=Table("sales", "sales.csv", keys=("store",)), features=["units"])
+    model = ModelRecord(name="webs", solution="tabular", definition="{}", identity="i", applied_at=START, applied_by="ada")
+    with session.change("apply", thing="v") as change:
+        register_view(session, change, view, folder=tmp_path)
+        change.tx.append(MODELS, workspace="default", record=model)
+        change.tx.append(TRAINING_SETS, workspace="default", record=training_set("t1"))
+    n_rows = len(list_audit(session))
+    with pytest.raises(NotFound, match=says):
+        hold_thing(session, thing, reason="r")
+    assert (session.records.find(LEGAL_HOLDS, workspace="default"), len(list_audit(session))) == ([], n_rows)
+    for known in ("model/webs", "table/sales", "view/v", "training-set/t1"):
+        hold_thing(session, known, reason="r")
+
+
+def test_a_hold_outlives_its_thing_and_is_told_anew_and_lifted(session: Session) -> None:
+    held = LegalHold(id="training-set/gone", at=START, by="bob", reason="case 1")
+    with session.records.transact() as tx:
+        tx.append(LEGAL_HOLDS, workspace="default", record=held)
+    assert hold_thing(session, "training-set/gone", reason="case 2").reason == "case 2"
+    with pytest.raises(InvalidInput, match=r"'training-set/gon' is not held\. Hint: did you mean 'training-set/gone'\?"):
+        lift_hold(session, "training-set/gon")
+    assert lift_hold(session, "training-set/gone").lifted_by == "ada"
+    with pytest.raises(NotFound):
+        hold_thing(session, "training-set/gone", reason="case 3")
+
+
 def test_two_who_apply_at_once(session: Session) -> None:
     set_retention(session, "predictions", "30d")
     with hold_lease(replace(session), "retention"), pytest.raises(Conflict):
@@ -375,5 +414,5 @@ def test_two_who_apply_at_once(session: Session) -> None:
 def test_every_log_has_a_finder() -> None:
     from endcap.project.retention import _FINDERS, LOGS
 
-    assert set(LOGS) == {*_FINDERS, "quarantine"}
+    assert set(LOGS) == {*_FINDERS, "quarantine", "sessions"}
     assert msgspec.structs.fields(expiry.KeptThing)[0].name == "log"

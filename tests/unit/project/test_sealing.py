@@ -59,7 +59,7 @@ def test_what_is_sealed_comes_under_the_newest_key_and_the_old_one_goes(session:
     assert (told.n_records, told.free, told.leaning) == (2, (rotated.before,), {})
     assert rewrap(session).n_records == 0
     assert [line.state for line in list_keys(session)] == ["free", "seals"]
-    with pytest.raises(Conflict, match="may still seal under it"):
+    with pytest.raises(Conflict, match="may still go on"):
         destroy(session, rotated.before)
     advance(session, GRACE)
     assert destroy(session, rotated.before).key == rotated.before

@@ -33,3 +33,12 @@ def test_a_home_that_cannot_be_opened_is_told_before_the_block_begins(tmp_path: 
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InvalidInput, match="is a file"), track("staffing", home=tmp_path / "file"):
         raise AssertionError("the block does not begin")
+
+
+def test_a_run_is_tracked_in_the_home_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENDCAP_HOME", str(tmp_path / "shared"))
+    with track("staffing"):
+        pass
+    assert (tmp_path / "shared" / "records.sqlite").exists()
+    assert not (tmp_path / ".endcap").exists()

@@ -254,9 +254,17 @@ def _callback(verb: Verb) -> Any:
             if verb.name == "apply" and not yes and not _confirm(session, project, as_json=as_json):
                 return 0
             result = chosen.call(session, **values)
-        return render(result, as_json=as_json)
+            instead = _describe_miss(session, values) if chosen.name == "audit" and not result and values.get("limit") else []
+        return render(result, as_json=as_json, instead=instead)
 
     return call
+
+
+def _describe_miss(session: Any, asked: dict[str, Any]) -> list[str]:
+    """What is said of a search of the audit that found nothing."""
+    from endcap.governance.audit_misses import describe_miss
+
+    return describe_miss(session, asked, verbs=[entry.name for entry in read_index()])
 
 
 def _find_beside(verb: Verb, name: str) -> Verb:

@@ -18,7 +18,9 @@ def tell_token(made: MadeToken) -> Iterator[tuple[str, str]]:
     yield made.token, "bold"
     yield "It is shown this once. A program says it as MLFLOW_TRACKING_TOKEN, or in the header Authorization: Bearer TOKEN.", "dim"
     if made.overlaps_until is not None:
-        yield f"The token {made.replaces}, in whose place it is, opens until {made.overlaps_until:%Y-%m-%d %H:%M} UTC.", ""
+        yield f"The token {made.replaces}, in whose place it is, opens until {made.overlaps_until:%Y-%m-%d %H:%M:%S} UTC.", ""
+    elif made.replaces:
+        yield f"The token {made.replaces}, in whose place it is, is over: it opens nothing any more.", ""
     yield f"endcap tokens revoke {made.id} ends it.", "dim"
 
 

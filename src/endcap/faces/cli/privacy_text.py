@@ -64,6 +64,8 @@ def tell_retention(report: RetentionReport) -> Iterator[tuple[str, str]]:
     n = sum(report.removed.values())
     removed = ", ".join(f"{count:,} {log}" for log, count in report.removed.items() if count) or "nothing"
     yield f"{removed} {'would go' if report.dry_run else 'went'} of workspace {report.workspace}", "bold" if n else ""
+    if report.leftovers:
+        yield f"Of the house, over since long: {', '.join(f'{count:,} {name}' for name, count in report.leftovers.items())}", ""
     if not report.removed:
         yield "No log has a period: endcap retention set LOG 400d", "dim"
     for kept in report.kept[:_SHOWN]:
@@ -73,7 +75,7 @@ def tell_retention(report: RetentionReport) -> Iterator[tuple[str, str]]:
 
 
 def tell_rules(rules: RetentionRules) -> Iterator[tuple[str, str]]:
-    """How long a workspace keeps its logs."""
+    """How long a workspace, or the house, keeps its logs."""
     for log, period in sorted(rules.periods.items()):
         yield f"{log}: {period}", ""
     yield f"Applied by endcap up at {rules.at} ({rules.zone}), or now: endcap retention apply. All else is kept for ever.", "dim"

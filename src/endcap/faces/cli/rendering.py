@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -69,13 +69,19 @@ class _Paper(Console):
         super().print(*(Text(tame(o.plain), style=o.style) if isinstance(o, Text) else o for o in objects), **given)
 
 
-def render(result: Any, *, as_json: bool) -> int:
-    """Print a result and return the exit code: 6 where a run ended without a version that may answer or parity did not pass, otherwise 0."""
+def render(result: Any, *, as_json: bool, instead: Sequence[str] = ()) -> int:
+    """Print a result and return the exit code: 6 where a run ended without a version that may answer or parity did not pass, otherwise 0.
+
+    ``instead`` is what people read in the place of an empty list; beside JSON they read it on standard error.
+    """
     if as_json:
         sys.stdout.write(msgspec.json.encode(result, order="deterministic").decode() + "\n")
+        sys.stderr.write("".join(f"{tame(line)}\n" for line in instead))
     else:
         # What is not read on a terminal is read by a program or later: nothing is folded there.
-        show(result, _Paper(highlight=False) if sys.stdout.isatty() else _Paper(highlight=False, width=240, soft_wrap=True))
+        paper = _Paper(highlight=False) if sys.stdout.isatty() else _Paper(highlight=False, width=240, soft_wrap=True)
+        for found in instead or [result]:
+            show(found, paper)
     outcome = result.run if isinstance(result, FirstForecast) else result
     failed = not outcome.passed if isinstance(outcome, ParityReport | Verdict) else isinstance(outcome, RunResult) and outcome.champion is None
     return _NOT_PASSED if failed else 0

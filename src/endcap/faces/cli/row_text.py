@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from endcap.core.clock import describe_span
 from endcap.core.durations import format_duration
 from endcap.faces.cli.values import tell_number, tell_percent
 from endcap.governance.records import AuditRow
@@ -76,7 +77,7 @@ def row_of_run(done: Run) -> dict[str, Any]:
 
 
 def row_of_ingest(ingest: Ingest) -> dict[str, Any]:
-    span = f"{ingest.first_event or '-'} to {ingest.last_event or '-'}"
+    span = f"{describe_span(ingest.first_event, ingest.last_event)}"
     broken = "; ".join(f"{check.check} {check.column or ''} in {check.n_rows:,} rows" for check in ingest.broken)
     aside = "; ".join(f"{check.check} {check.column or ''}".strip() + f" {check.n_rows:,}" for check in ingest.quarantined)
     return {

@@ -26,15 +26,14 @@ Another --host asks for a certificate or --behind-proxy; without users it prints
 UP_OPTIONS = ("--port", "--host", "--name", "--tls-cert", "--tls-key", "--behind-proxy")
 
 WORKSPACE_VARIABLE = "ENDCAP_WORKSPACE"
+_HOME_HELP = "Where the state rests: a folder, or postgresql://...  [default: the variable ENDCAP_HOME, or .endcap in the project]"
 
 
 def where_options() -> list[click.Parameter]:
     """The options of every command that say which project it works on."""
     return [
         click.Option(["--project", "project"], type=click.Path(path_type=Path), default=Path(), help="The folder of project.py.  [default: here]"),
-        click.Option(
-            ["--home", "home"], type=str, default=None, help="Where the state rests: a folder, or postgresql://...  [default: .endcap in the project]"
-        ),
+        click.Option(["--home", "home"], type=str, default=None, help=_HOME_HELP),
         click.Option(["--workspace-zone", "workspace_zone"], type=str, default="UTC", help="The zone of times that say none.", show_default=True),
     ]
 
@@ -47,11 +46,11 @@ def workspace_option() -> click.Parameter:
 
 def open_project(project: Path, *, home: str | None, zone: str, laying_out: bool = False, restoring: bool = False) -> House:
     """The home of a project. Raises NotFound when there is no such folder, unless the command is ``laying_out`` one or ``restoring`` a home."""
-    from endcap.assembly import open_house
+    from endcap.assembly import choose_home, open_house
 
     if not (laying_out or restoring) and not project.is_dir():
         raise NotFound(f"There is no folder {project}.", hint="give --project the folder of project.py")
-    return open_house(home if home is not None else str(project / ".endcap"), zone=zone, restoring=restoring)
+    return open_house(choose_home(home, beside=project), zone=zone, restoring=restoring)
 
 
 def build_up() -> click.Command:

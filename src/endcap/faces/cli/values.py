@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
 
 
 def tell_number(value: float | None) -> str:
@@ -31,4 +34,6 @@ def tell_value(value: Any) -> str:
         return ", ".join(tell_value(item) for item in value)
     if isinstance(value, msgspec.Struct):
         return "; ".join(f"{name} {tell_value(getattr(value, name))}" for name in value.__struct_fields__)
+    if isinstance(value, str) and _INSTANT.fullmatch(value):  # as details of the audit have it
+        return tell_value(datetime.fromisoformat(value).astimezone(UTC))
     return str(value)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from endcap.core.clock import describe_local
 from endcap.core.durations import format_duration
 from endcap.loop.data.records import ColumnProfile
 from endcap.loop.features.records import ParityReport
@@ -106,7 +107,9 @@ def _tell_table(table: TableLine) -> Iterator[str]:
     when = f"event time {table.event_time} in {table.zone}; known {table.known}" if table.event_time else "no event time"
     yield f"  {table.name}  {table.source}  keys {', '.join(table.keys) or '-'}; {when}"
     read = (
-        "not read yet" if table.read_at is None else f"{table.n_rows or 0:,} rows to {table.last_event or '-'}, read {table.read_at:%Y-%m-%d %H:%M}"
+        "not read yet"
+        if table.read_at is None
+        else f"{table.n_rows or 0:,} rows to {describe_local(table.last_event)}, read {table.read_at:%Y-%m-%d %H:%M}"
     )
     purposes = f"; for {', '.join(table.purposes)} only" if table.purposes else ""
     said = f"; {_one_line(table.description)}" if table.description else ""

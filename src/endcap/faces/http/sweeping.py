@@ -1,4 +1,6 @@
-"""What runs beside the service: once a day, at the time that a workspace's rules say, what outlived its period is removed, in a thread of its own."""
+"""What runs beside the service: once a day, at the time that a workspace's rules say, what outlived its period is removed, and of
+the house what is over since long and serves nobody, in a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from endcap.core.permissions import Role
 from endcap.faces.http.rounds import going_round
 from endcap.governance.privacy.records import RETENTION_RULES
 from endcap.governance.records import DEFAULT_WORKSPACE, GRANTS, GROUP_GRANTS, HOUSE, SYSTEM
-from endcap.project.retention import sweep_when_due
+from endcap.project.retention import sweep_house_when_due, sweep_when_due
 
 EVERY_S = 300.0
 """How often is looked whether the time has come."""
@@ -22,7 +24,7 @@ def sweeping(house: House, *, every_s: float = EVERY_S) -> AbstractContextManage
 
 
 def sweep_once(house: House) -> dict[str, int]:
-    """Sweep every workspace whose time has come and that no process swept yet today. Returns how many things went, by workspace.
+    """Sweep every workspace whose time has come and that no process swept yet today, then the house. Returns how many things went, by workspace.
 
     What goes wrong in one keeps no other waiting: it is raised, as an ExceptionGroup, once all had their turn. Cost where nothing is due: some reads
     a workspace.
@@ -42,6 +44,12 @@ def sweep_once(house: House) -> dict[str, int]:
             continue
         if report is not None:
             swept[workspace] = sum(report.removed.values())
+    try:
+        removed = sweep_house_when_due(house.admit(SYSTEM, role=Role.OWNER, workspace=DEFAULT_WORKSPACE), sorted(workspaces - {HOUSE}))
+    except EndcapError as error:
+        failed.append(error)
+    else:
+        swept.update({HOUSE: sum(removed.values())} if removed else {})
     if failed:
         raise ExceptionGroup("not all workspaces were swept", failed)
     return swept

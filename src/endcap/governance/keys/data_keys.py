@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from weakref import WeakKeyDictionary
 
-from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.governance.audit_chain import append_audit_row
 from endcap.governance.keys import masters
 from endcap.governance.keys.ciphers import KEY_BYTES, derive_key
@@ -20,7 +20,7 @@ from endcap.governance.sessions import Change, Session
 from endcap.storage.ports import RecordReader, RecordTransaction
 
 KEPT_OPEN = timedelta(minutes=5)
-"""How long an unwrapped key stays in memory, and for how long at most a process goes on sealing under one that another process retired."""
+"""How long an unwrapped key stays in memory, and opens there what was sealed under it. Whether it still seals is asked of the records each time."""
 ID_BYTES = 12
 
 
@@ -39,7 +39,7 @@ class _Kept:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.opened: dict[tuple[str, str], tuple[OpenKey, datetime]] = {}
-        self.newest: dict[str, tuple[str, datetime]] = {}
+        self.newest: dict[str, str] = {}
 
 
 _KEPT: WeakKeyDictionary[Callable[[], object], _Kept] = WeakKeyDictionary()  # by what tells an open home from any other, whatever stands before it
@@ -47,16 +47,18 @@ _LOCK = threading.Lock()
 
 
 def open_newest(session: Session, change: Change | None = None) -> OpenKey:
-    """The key under which the session's workspace seals now, made when there is none.
+    """The key under which the session's workspace seals now, made when there is none. Cost: a read, and an unwrapping every five minutes.
 
-    ``change`` is the open transaction of the caller, where there is one: a key that must be made is made in it. Raises NotFound where the master
-    key is not at hand, InvalidInput where the home has no place for one.
+    ``change`` is the open transaction of the caller, where there is one: a key that must be made is made in it, and the one that is given seals until
+    it ends. Without one it may be retired, or lost, the next moment: whoever keeps what they seal asks ``require_sealing`` in the transaction that
+    keeps it. Raises NotFound where the master key is not at hand, InvalidInput where the home has no place for one.
     """
     kept, now = _kept_of(session), session.now()
-    found = kept.newest.get(session.workspace)
-    if found is not None and _is_fresh(found[1], now):
-        return open_key(session, found[0], change)
-    standing = find_newest(change.tx if change else session.ports.records, session.workspace)
+    records = change.tx if change else session.ports.records
+    known = kept.newest.get(session.workspace)
+    if known is not None and _is_sealing(records, known):
+        return open_key(session, known, change)
+    standing = find_newest(records, session.workspace)
     if standing is not None:
         opened = open_key(session, standing.id, change)
     elif change is not None:
@@ -66,9 +68,16 @@ def open_newest(session: Session, change: Change | None = None) -> OpenKey:
             standing = find_newest(tx, session.workspace)
             opened = _open(session, standing, tx) if standing is not None else make_key(session, tx)
     with kept.lock:
-        kept.newest[session.workspace] = (opened.id, now)
+        kept.newest[session.workspace] = opened.id
         kept.opened[session.workspace, opened.id] = (opened, now)
     return opened
+
+
+def require_sealing(session: Session, tx: RecordTransaction, key: str) -> None:
+    """Raise Conflict, in the transaction that would keep what was sealed under a data key, where the key is not the one that seals any more."""
+    if not _is_sealing(tx, key):
+        what = f"The data key {key} of workspace '{session.workspace}' was retired or lost while something was sealed under it."
+        raise Conflict(what, hint="give the same command again")
 
 
 def open_key(session: Session, key: str, change: Change | None = None) -> OpenKey:
@@ -221,6 +230,12 @@ def _derive(key: str, plain: bytes) -> OpenKey:
 def _kept_of(session: Session) -> _Kept:
     with _LOCK:
         return _KEPT.setdefault(session.ports.freeze, _Kept())
+
+
+def _is_sealing(records: RecordReader, key: str) -> bool:
+    """Whether a data key is the one that seals: one that is retired, lost or destroyed never is again."""
+    record = records.get(DATA_KEYS, workspace=HOUSE, id=key)
+    return record is not None and record.retired_at is None and not record.lost and record.destroyed_at is None
 
 
 def _is_fresh(at: datetime, now: datetime) -> bool:

@@ -12,21 +12,22 @@ import binascii
 
 from endcap.core.errors import IntegrityBroken
 from endcap.governance.keys.ciphers import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
-from endcap.governance.keys.data_keys import ID_BYTES, open_key, open_newest
+from endcap.governance.keys.data_keys import ID_BYTES, OpenKey, open_key, open_newest
 from endcap.governance.sessions import Change, Session
 
 _MARK = b"EK\x01"
 _HEAD = len(_MARK) + ID_BYTES
 
 
-def seal(session: Session, plain: bytes, *, about: str, change: Change | None = None) -> bytes:
-    """Bytes sealed under the newest data key of the session's workspace, which is made when it is first needed.
+def seal(session: Session, plain: bytes, *, about: str, change: Change | None = None, key: OpenKey | None = None) -> bytes:
+    """Bytes sealed under the data key of the session's workspace that seals, which is made when it is first needed.
 
     ``about`` is what they belong to, such as ``webhook/ID``: nothing sealed for one thing opens as another's. Inside an open ``session.change`` hand
-    in the ``change``: a first key is made in its transaction. Raises NotFound where the master key is not at hand. Cost: some 30 us and 1 ns a byte;
-    every five minutes a read and an unwrapping.
+    in the ``change``: a first key is made in its transaction, and what is sealed lies under the key that seals when it ends. What is sealed before
+    the transaction that keeps it is checked in it (``require_sealing``); ``key`` is then the one for many (``open_newest``). Raises NotFound where
+    the master key is not at hand. Cost: some 30 us and 1 ns a byte, without ``key`` a read; every five minutes an unwrapping.
     """
-    key = open_newest(session, change)
+    key = key or open_newest(session, change)
     head = _MARK + bytes.fromhex(key.id)
     return head + encrypt(key.envelopes, plain, bound=_bind(head, session.workspace, about))
 

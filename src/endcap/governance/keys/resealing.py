@@ -18,11 +18,11 @@ from endcap.governance.keys.data_keys import KEPT_OPEN, find_newest, forget_open
 from endcap.governance.keys.envelopes import mark_of, read_key_id, seal, unseal
 from endcap.governance.keys.records import DATA_KEYS, DataKey
 from endcap.governance.records import HOUSE
-from endcap.governance.sessions import Session
+from endcap.governance.sessions import Change, Session
 from endcap.storage.ports import Kind, R, RecordTransaction
 
 GRACE = max(timedelta(hours=1), 2 * KEPT_OPEN)
-"""How long after a data key was retired it may be destroyed: many times what a process may go on sealing under it."""
+"""How long after a data key was retired it may be destroyed: what was begun under it has ended by then, and nothing new is sealed under it."""
 _AT_ONCE = 200
 
 
@@ -38,7 +38,7 @@ class SealedKind(Generic[R]):
     fields: tuple[str, ...]
     about: Callable[[R, str], str]
     workspace_of: Callable[[R], str] | None = None
-    seal_older: Callable[[Session, R], R | None] | None = None
+    seal_older: Callable[[Session, R, Change | None], R | None] | None = None
     """Seals a record that was written before its kind was sealed, and gives None for any other. None: there are none such."""
 
     def find(self, session: Session) -> list[R]:
@@ -54,19 +54,19 @@ class SealedKind(Generic[R]):
 
     def is_old(self, session: Session, record: R, newest: str) -> bool:
         """Whether a record leans on another key than the newest, or holds in plain what should be sealed."""
-        if self.seal_older is not None and self.seal_older(session, record) is not None:
+        if self.seal_older is not None and self.seal_older(session, record, None) is not None:
             return True
         return bool(self.keys_of(record) - {newest})
 
-    def reseal(self, session: Session, record: R) -> R:
-        """The same record with its envelopes under the newest key."""
-        if self.seal_older is not None and (done := self.seal_older(session, record)) is not None:
+    def reseal(self, session: Session, record: R, change: Change) -> R:
+        """The same record with its envelopes under the newest key, for the transaction that keeps it."""
+        if self.seal_older is not None and (done := self.seal_older(session, record, change)) is not None:
             return done
         changed: dict[str, Any] = {}
         for field in self.fields:
             if value := getattr(record, field):
                 about = self.about(record, field)
-                sealed = seal(session, unseal(session, _as_bytes(value), about=about), about=about)
+                sealed = seal(session, unseal(session, _as_bytes(value), about=about), about=about, change=change)
                 changed[field] = sealed if isinstance(value, bytes) else base64.b64encode(sealed).decode()
         return msgspec.structs.replace(record, **changed)
 
@@ -128,7 +128,7 @@ def destroy_key(session: Session, tx: RecordTransaction, key: str) -> DataKey:
         raise Conflict(f"The data key {key} is the one that seals.", hint="endcap keys rotate, then endcap keys rewrap")
     if not record.lost and session.now() < record.retired_at + GRACE:
         raise Conflict(
-            f"The data key {key} was retired at {record.retired_at:%Y-%m-%d %H:%M} UTC; a process may still seal under it.",
+            f"The data key {key} was retired at {record.retired_at:%Y-%m-%d %H:%M} UTC; what was begun under it may still go on.",
             hint=f"destroy it after {record.retired_at + GRACE:%Y-%m-%d %H:%M} UTC",
         )
     destroyed = msgspec.structs.replace(record, wrapped=b"", destroyed_at=session.now(), destroyed_by=session.actor.name)
@@ -142,7 +142,7 @@ def _reseal(session: Session, tx: RecordTransaction, sealed: SealedKind[Any], re
     if found is None:
         return False
     try:
-        anew = sealed.reseal(session, found[0])
+        anew = sealed.reseal(session, found[0], Change(tx))
     except (NotFound, IntegrityBroken):
         return False  # it opens for nobody: whoever needs it is told so
     tx.put(sealed.kind, workspace=place, record=anew, expected_version=found[1])

@@ -11,21 +11,19 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound
 from endcap.governance.keys.ciphers import KEY_BYTES
-from endcap.governance.keys.data_keys import is_gone
+from endcap.governance.keys.data_keys import is_gone, open_newest
 from endcap.governance.keys.envelopes import read_key_id, seal, unseal
 from endcap.governance.keys.records import SEALED_BLOBS, SealedBlob
 from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.keys.sealings import is_sealing
 from endcap.governance.keys.streams import cut, open_stream, seal_stream
+from endcap.governance.sessions import Change, Session
 from endcap.storage.ports import CHUNK_BYTES, BlobStore, changed_bytes, missing_bytes, require_chunk_bytes, too_many_bytes
 from endcap.storage.wrapped import WrappedBlobs
-
-if TYPE_CHECKING:
-    from endcap.governance.sessions import Session
 
 SEALED_FILES = SealedKind(SEALED_BLOBS, ("key",), lambda blob, _: about_blob(blob.id))
 _BOUND = b"endcap blob"
@@ -74,8 +72,7 @@ class SealedBlobs(WrappedBlobs):
 
         sealed, _ = self.inner.put_stream(seal_stream(key, watch(), bound=_BOUND))
         digest = total.hexdigest()
-        blob = SealedBlob(digest, sealed, n_bytes, seal(self.session, key, about=about_blob(digest)))
-        self._file(blob)
+        self._file(digest, sealed, n_bytes, key)
         return digest, n_bytes
 
     def read_chunks(self, digest: str, *, n_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -119,11 +116,13 @@ class SealedBlobs(WrappedBlobs):
         """Whether a record still leads to bytes that can be opened."""
         return self.inner.has(blob.sealed) and not is_gone(self.session, read_key_id(blob.key))
 
-    def _file(self, blob: SealedBlob) -> None:
+    def _file(self, digest: str, sealed: str, n_bytes: int, key: bytes) -> None:
         """Lead from the plain digest to the sealed one. Another's record of the same bytes stands, as long as its bytes do."""
+        open_newest(self.session)  # unwrapped before the transaction, as that may take its time
         with self.session.ports.records.transact() as tx:
-            found = tx.get_versioned(SEALED_BLOBS, workspace=self.session.workspace, id=blob.id)
+            found = tx.get_versioned(SEALED_BLOBS, workspace=self.session.workspace, id=digest)
             if found is None or not self._stands(found[0]):
+                blob = SealedBlob(digest, sealed, n_bytes, seal(self.session, key, about=about_blob(digest), change=Change(tx)))
                 tx.put(SEALED_BLOBS, workspace=self.session.workspace, record=blob, expected_version=found[1] if found else 0)
 
     def __reduce__(self) -> NoReturn:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from endcap.core.errors import Conflict, IntegrityBroken, NotFound
 from endcap.governance.keys.ciphers import KEY_BYTES, derive_key
-from endcap.governance.keys.data_keys import is_gone
+from endcap.governance.keys.data_keys import is_gone, open_newest
 from endcap.governance.keys.envelopes import read_key_id, seal, unseal
 from endcap.governance.keys.records import TABLE_KEYS, TableKey
 from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.keys.sealings import is_sealing
 from endcap.governance.keys.streams import open_stream, seal_stream
+from endcap.governance.sessions import Change, Session
 from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
 from endcap.storage.ports import partition_folders
 from endcap.storage.wrapped import WrappedTables
@@ -29,10 +31,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-    from endcap.governance.sessions import Session
 
 SEALED_TABLE_KEYS = SealedKind(TABLE_KEYS, ("key",), lambda key, _: _about(key.id))
 _COLUMN = "__endcap_sealed"
+_TRIES = 5
 
 
 def _about(name: str) -> str:
@@ -50,13 +52,17 @@ class SealedPartitions(WrappedTables):
             return self.inner.write(dataset, partition=partition, table=table)
         import pyarrow as pa
 
-        plain, salt = BytesIO(), os.urandom(KEY_BYTES)
+        plain = BytesIO()
         n = write_parquet(table, sink=plain)
-        name, key = self._make_key()
-        pieces = seal_stream(_derive(key, salt), [plain.getbuffer().tobytes()], bound=_bind(dataset, partition))
-        sealed = pa.table({_COLUMN: pa.array([name.encode(), salt, *pieces], pa.large_binary())})
-        self.inner.write(dataset, partition=partition, table=sealed)
-        return n
+        for _ in range(_TRIES):
+            name, key, data_key = self._make_key()
+            salt = os.urandom(KEY_BYTES)
+            pieces = seal_stream(_derive(key, salt), [plain.getbuffer().tobytes()], bound=_bind(dataset, partition))
+            sealed = pa.table({_COLUMN: pa.array([name.encode(), salt, *pieces], pa.large_binary())})
+            self.inner.write(dataset, partition=partition, table=sealed)
+            if not is_gone(self.session, data_key):  # else it was lost while this was sealed: it is written again
+                return n
+        raise _crowded()
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         if self._find_key() is None:
@@ -102,19 +108,24 @@ class SealedPartitions(WrappedTables):
         found = self.session.ports.records.find(TABLE_KEYS, workspace=self.session.workspace, newest_first=True, limit=1)
         return found[0] if found else None
 
-    def _make_key(self) -> tuple[str, bytes]:
-        """The key under which partitions are sealed now, and its name: made when it is first needed, and once the one before opens no more."""
-        found = self._find_key()
-        if found is None or is_gone(self.session, read_key_id(found.key)):
+    def _make_key(self) -> tuple[str, bytes, str]:
+        """The key under which partitions are sealed now, its name, and the data key it lies under: made when it is first needed, and once the one
+        before opens no more.
+        """
+        for _ in range(_TRIES):
+            found = self._find_key()
+            if found is not None and not is_gone(self.session, read_key_id(found.key)):
+                return found.id, unseal(self.session, found.key, about=_about(found.id)), read_key_id(found.key)
+            open_newest(self.session)  # unwrapped before the transaction, as that may take its time
             name = f"{int(found.id) + 1 if found else 1:06d}"
-            made = TableKey(name, seal(self.session, os.urandom(KEY_BYTES), about=_about(name)))
-            try:
-                with self.session.ports.records.transact() as tx:
-                    tx.append(TABLE_KEYS, workspace=self.session.workspace, record=made)
-            except Conflict:
-                made = self._find_key() or made  # another process made it
-            found = made
-        return found.id, unseal(self.session, found.key, about=_about(found.id))
+            with suppress(Conflict), self.session.ports.records.transact() as tx:  # another process made it
+                made = TableKey(name, seal(self.session, os.urandom(KEY_BYTES), about=_about(name), change=Change(tx)))
+                tx.append(TABLE_KEYS, workspace=self.session.workspace, record=made)
+        raise _crowded()
+
+
+def _crowded() -> Conflict:
+    return Conflict(f"The keys of sealed tables were lost {_TRIES} times meanwhile.", hint="give the same command again")
 
 
 def _derive(key: bytes, salt: bytes) -> bytes:

@@ -31,9 +31,9 @@ class SealedTables(WrappedTables):
         if not any(field.metadata for field in table.schema):
             return table
         from endcap.governance.privacy.sealing import seal_table
-        from endcap.governance.privacy.subjects import Subjects
+        from endcap.governance.privacy.subjects import seal_standing
 
-        return seal_table(table, Subjects(self.session))
+        return seal_standing(self.session, lambda subjects: seal_table(table, subjects))
 
     def blank(self, table: pa.Table) -> pa.Table:
         """The table without the personal values of subjects who were forgotten: for what leaves the house as it is."""

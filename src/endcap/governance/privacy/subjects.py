@@ -16,23 +16,25 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import TypeVar
 
 import msgspec
 
 from endcap.core.errors import Conflict, IntegrityBroken, NotFound
 from endcap.governance.keys import seal, unseal
-from endcap.governance.keys.data_keys import forget_opened, is_gone, open_newest
+from endcap.governance.keys.data_keys import OpenKey, forget_opened, is_gone, open_newest, require_sealing
 from endcap.governance.keys.envelopes import read_key_id
 from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.privacy.records import FORGETTINGS, PEPPERS, SHELVES, SUBJECT_KINDS, SubjectKind, SubjectPepper, SubjectShelf
-from endcap.governance.sessions import Session
+from endcap.governance.sessions import Change, Session
 from endcap.storage.ports import RecordTransaction
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 REF_BYTES = 16
 KEY_BYTES = 32
@@ -51,24 +53,36 @@ class Subjects:
 
     session: Session
 
-    @cached_property
+    @property
     def pepper(self) -> bytes:
-        """What names are hashed with, made at first use, and anew where the one before opens no more. Cost: two reads and an unsealing."""
+        """What names are hashed with, made at first use, and anew where the one before opens no more. Cost: two reads and an unsealing, once."""
+        return self._begun[0]
+
+    @cached_property
+    def _begun(self) -> tuple[bytes, datetime | None]:
+        """The pepper, and when the one before was lost."""
         session = self.session
         for _ in range(_TRIES):
             found = session.ports.records.get(PEPPERS, workspace=session.workspace, id="pepper")
             if found is not None and not is_gone(session, read_key_id(found.sealed)):
-                return unseal(session, found.sealed, about="subject-pepper")
+                return unseal(session, found.sealed, about="subject-pepper"), found.lost_at
             try:
                 if found is None:
-                    made = SubjectPepper("pepper", seal(session, os.urandom(KEY_BYTES), about="subject-pepper"))
+                    open_newest(session)  # unwrapped before the transaction, as that may take its time
                     with session.ports.records.transact() as tx:
+                        sealed = seal(session, os.urandom(KEY_BYTES), about="subject-pepper", change=Change(tx))
+                        made = SubjectPepper("pepper", sealed)
                         tx.append(PEPPERS, workspace=session.workspace, record=made)
                 else:
                     self._begin_again(found)
             except Conflict:
                 continue  # another process made it
         raise _crowded()
+
+    def stands(self) -> bool:
+        """Whether names are still what they were when they were first asked for here: nothing that they led to was lost since. Cost: two reads."""
+        found = self.session.ports.records.get(PEPPERS, workspace=self.session.workspace, id="pepper")
+        return found is not None and found.lost_at == self._begun[1] and not is_gone(self.session, read_key_id(found.sealed))
 
     def find_loss(self) -> datetime | None:
         """Since when what was sealed before is lost, and names are others; None where nothing ever was. Cost: a read."""
@@ -99,11 +113,13 @@ class Subjects:
     def obtain(self, refs: Collection[bytes]) -> dict[bytes, bytes]:
         """The keys of subjects, made for those that have none; missing only for those who were forgotten.
 
-        Cost: a look at their shelves, and the writing of those that get new ones, in one transaction.
+        Cost: a look at their shelves, and the writing of those that get new ones, in one transaction. Raises Conflict where what names are hashed
+        with was lost meanwhile.
         """
         found: dict[bytes, bytes] = {}
-        rest, standing = set(refs), False
+        rest = set(refs)
         for _ in range(_TRIES):
+            own: OpenKey | None = None
             written: list[tuple[SubjectShelf, int]] = []
             made: dict[bytes, bytes] = {}
             for shelf_id, versioned, asked in self._look_versioned(rest):
@@ -112,20 +128,22 @@ class Subjects:
                 entries = {ref: key for ref, key in self._open(shelf).items() if ref not in gone}
                 new = {ref: os.urandom(KEY_BYTES) for ref in asked if ref not in entries and ref not in gone}
                 found.update((ref, entries[ref]) for ref in asked if ref in entries)
-                if new and not standing:
-                    standing = self._require_standing_key()
                 if new:
+                    own = own or open_newest(self.session)
                     made |= new
-                    written.append((self._seal(shelf, {**entries, **new}), expected))
-            if not written:
+                    written.append((self._seal(shelf, {**entries, **new}, key=own), expected))
+            if own is None:
                 return found
             try:
                 with self.session.ports.records.transact() as tx:
+                    require_sealing(self.session, tx, own.id)
                     for shelf, expected in written:
                         tx.put(SHELVES, workspace=self.session.workspace, record=shelf, expected_version=expected)
             except Conflict:
+                if not self.stands():
+                    raise
                 rest -= found.keys()
-                continue  # others put keys on the same shelves
+                continue  # others put keys on the same shelves, or another data key seals now
             return found | made
         raise _crowded()
 
@@ -148,7 +166,9 @@ class Subjects:
         return found
 
     def put_shelves(self, tx: RecordTransaction, shelves: Sequence[tuple[SubjectShelf, int]]) -> None:
-        """Write shelves in a transaction. Raises Conflict where somebody wrote them since: prepare them anew."""
+        """Write shelves in a transaction. Raises Conflict where somebody wrote them since, or another data key seals now: prepare them anew."""
+        for key in {read_key_id(shelf.sealed) for shelf, _ in shelves if shelf.sealed and not self._is_as_it_was(tx, shelf)}:
+            require_sealing(self.session, tx, key)
         for shelf, expected in shelves:
             tx.put(SHELVES, workspace=self.session.workspace, record=shelf, expected_version=expected)
 
@@ -182,7 +202,7 @@ class Subjects:
         Raises Conflict where another process did meanwhile. Cost: a look at all shelves, and the writing of those that are emptied.
         """
         session = self.session
-        forget_opened(session)  # a key that was lost may be open here still: nothing more is sealed under it
+        forget_opened(session)  # a key that was lost may be open here still
         with session.change("begin-pepper", thing="subject-pepper", detail={"lost": read_key_id(lost.sealed)}) as change:
             found = change.tx.get_versioned(PEPPERS, workspace=session.workspace, id="pepper")
             if found is None or found[0].sealed != lost.sealed:
@@ -209,11 +229,10 @@ class Subjects:
             tx.put(FORGETTINGS, workspace=workspace, record=msgspec.structs.replace(one, state="lost"), expected_version=version)
         return n
 
-    def _require_standing_key(self) -> bool:
-        """Let go of a data key that this process has open and that was lost since, before anything is sealed under it. Cost: a read."""
-        if is_gone(self.session, open_newest(self.session).id):
-            forget_opened(self.session)
-        return True
+    def _is_as_it_was(self, tx: RecordTransaction, shelf: SubjectShelf) -> bool:
+        """Whether what a shelf holds sealed was not sealed anew."""
+        before = tx.get(SHELVES, workspace=self.session.workspace, id=shelf.id)
+        return before is not None and before.sealed == shelf.sealed
 
     def _without(self, shelf_id: str, versioned: tuple[SubjectShelf, int] | None, asked: Collection[bytes]) -> tuple[SubjectShelf, int]:
         shelf, expected = versioned or (SubjectShelf(id=shelf_id, sealed=b"", n=0), 0)
@@ -246,10 +265,25 @@ class Subjects:
             raise IntegrityBroken(f"The shelf {shelf.id} of subjects' keys is cut off.", hint="restore the home from a backup")
         return {plain[at : at + REF_BYTES]: plain[at + REF_BYTES : at + _ENTRY] for at in range(0, len(plain), _ENTRY)}
 
-    def _seal(self, shelf: SubjectShelf, entries: dict[bytes, bytes]) -> SubjectShelf:
+    def _seal(self, shelf: SubjectShelf, entries: dict[bytes, bytes], *, key: OpenKey | None = None) -> SubjectShelf:
         plain = b"".join(ref + key for ref, key in sorted(entries.items()))
-        sealed = seal(self.session, plain, about=f"subject-shelf/{shelf.id}") if entries else b""
+        sealed = seal(self.session, plain, about=f"subject-shelf/{shelf.id}", key=key) if entries else b""
         return msgspec.structs.replace(shelf, sealed=sealed, n=len(entries))
+
+
+def seal_standing(session: Session, work: Callable[[Subjects], T]) -> T:
+    """What ``work`` seals by the keys of subjects; done again where these were lost meanwhile, so that nothing is kept that nobody can open."""
+    for _ in range(_TRIES):
+        subjects = Subjects(session)
+        try:
+            sealed = work(subjects)
+        except Conflict:
+            if subjects.stands():
+                raise
+            continue
+        if subjects.stands():
+            return sealed
+    raise _crowded()
 
 
 def _settle(value: str) -> str:

@@ -202,7 +202,7 @@ def read_quotas(reader: RecordReader, places: Iterable[Place]) -> dict[str, Quot
 def put_place(tx: RecordTransaction, identity: str, **changes: object) -> Place:
     """Change a place."""
     found = tx.get_versioned(PLACES, workspace=HOUSE, id=identity)
-    assert found is not None, "a place is never taken away"
+    assert found is not None, "it stands: only those that ended long ago are taken away"
     changed = msgspec.structs.replace(found[0], **changes)
     tx.put(PLACES, workspace=HOUSE, record=changed, expected_version=found[1])
     return changed

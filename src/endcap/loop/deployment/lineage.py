@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from endcap.core.clock import describe_span
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput, NotFound, suggest
@@ -271,7 +272,9 @@ class _Chart:
             return
         thing = f"ingest/{ingest.id}"
         self.what.setdefault(table, "table")
-        self.what[thing] = f"{ingest.n_rows} rows from {ingest.first_event} to {ingest.last_event}, ingested at {ingest.at:%Y-%m-%d %H:%M}Z"
+        self.what[thing] = (
+            f"{ingest.n_rows} rows from {describe_span(ingest.first_event, ingest.last_event)}, ingested at {ingest.at:%Y-%m-%d %H:%M}Z"
+        )
         self.join(thing, table)
         for file in ingest.files:
             self.what[f"file/{file.path}"] = f"{file.n_bytes} bytes, sha256 {file.sha256}"

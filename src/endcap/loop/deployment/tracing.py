@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from endcap.core.clock import describe_instant, describe_span
 from endcap.core.errors import NotFound
 from endcap.core.permissions import Permission
 from endcap.governance.privacy.rights import HIDDEN, show_personal
@@ -40,10 +41,10 @@ def trace(session: Session, thing: str) -> list[TraceStep]:
         steps.append(TraceStep(f"verdict/{verdict.id}", "verdict", f"{word}: {verdict.sentence}"))
     for release in session.records.find(RELEASES, workspace=session.workspace, where={"version": version.id}):
         word = f"{ON_AN_OVERRIDE}; " if release.overridden else ""
-        what = f"{word}by {release.actor} at {release.at.isoformat()} {release.reason}".rstrip()
+        what = f"{word}by {release.actor} at {describe_instant(release.at)} {release.reason}".rstrip()
         steps.append(TraceStep(f"release/{release.id}", release.how, what))
     for comparison in session.records.find(COMPARISONS, workspace=session.workspace, where={"challenger": version.id}):
-        since = f"by {comparison.started_by} since {comparison.since.isoformat()}"
+        since = f"by {comparison.started_by} since {describe_instant(comparison.since)}"
         what = f"challenger of {comparison.champion} for {comparison.n_b} members, {since} {comparison.how}".rstrip()
         steps.append(TraceStep(f"comparison/{comparison.id}", "comparison", what))
     steps.append(TraceStep(f"training-set/{version.training_set}", "training set", f"days up to {version.trained_until}"))
@@ -80,7 +81,7 @@ def read_prediction(session: Session, prediction: str) -> tuple[Batch, str]:
 
 def _trace_prediction(session: Session, prediction: str) -> list[TraceStep]:
     batch, answer = read_prediction(session, prediction)
-    made = f"{batch.n_rows} rows from the origin {batch.moment}, predicted at {batch.predicted_at.isoformat()}, run {batch.run}"
+    made = f"{batch.n_rows} rows from the origin {batch.moment}, predicted at {describe_instant(batch.predicted_at)}, run {batch.run}"
     steps = [TraceStep(f"prediction/{prediction}", "prediction", answer), TraceStep(f"batch/{batch.id}", "batch", made)]
     if batch.data != get_version(session, batch.version).training_set:
         # The forecast was made from newer rows than the version was trained on: both ways lead back to files.
@@ -96,6 +97,6 @@ def _trace_table(session: Session, table: str, ingest_id: str) -> list[TraceStep
     ingest = session.records.get(INGESTS, workspace=session.workspace, id=ingest_id)
     if ingest is None:
         return [TraceStep(f"table/{table}", "table", f"its ingest {ingest_id} is not kept here")]
-    what = f"{ingest.n_rows} rows from {ingest.first_event} to {ingest.last_event}, ingested at {ingest.at.isoformat()}"
+    what = f"{ingest.n_rows} rows from {describe_span(ingest.first_event, ingest.last_event)}, ingested at {describe_instant(ingest.at)}"
     files = [TraceStep(f"source/{f.path}", "file", f"{f.n_bytes} bytes, sha256 {f.sha256}") for f in ingest.files]
     return [TraceStep(f"table/{table}", "table", what), *files]

@@ -21,7 +21,9 @@ from uuid import UUID
 
 import msgspec
 
+from endcap.core.clock import describe_instant
 from endcap.core.definitions.feature_views import FeatureView
+from endcap.core.durations import format_duration
 from endcap.core.errors import Conflict, InvalidInput, NotFound, StorageFull, suggest
 from endcap.core.identity import identify
 from endcap.core.permissions import Permission
@@ -346,8 +348,9 @@ class _Checker:
         late = pc.greater(instants, pa.scalar(self._now, pa.timestamp("us", "UTC")))
         if pc.any(late).as_py():
             place = pc.index(late, True).as_py()
+            about = instants[place].as_py()
             raise self._wrong(
-                f"is about {instants[place].as_py().isoformat()} in row {place}, and it is {self._now.isoformat()}",
+                f"is about {describe_instant(about)} in row {place}, {format_duration((about - self._now).total_seconds())} from now",
                 hint="push what has happened; is the clock of the program right, and the zone?",
             )
         return instants.cast(pa.timestamp("us"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from endcap.core.errors import IntegrityBroken
+from endcap.core.errors import Conflict, IntegrityBroken
 from endcap.governance.keys.data_keys import KEPT_OPEN
 from endcap.governance.privacy.subjects import NOBODY, REF_BYTES, Subjects
 from endcap.governance.sessions import Session
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from endcap.loop.features.online_rows import RowCodec
 
 _NONCE, _LENGTH = 12, 2
+_TRIES = 5
 _HEAD = STAMP_BYTES + REF_BYTES + _NONCE
 
 
@@ -80,19 +81,17 @@ class SealedOnline:
         seat = self._seats.get(space)
         if seat is None or not keys:
             return self._inner.write(space, keys=keys, rows=rows)
-        refs = self._name(seat, keys, rows)
-        known = self._subjects.obtain(set(refs))
-        self._subjects.note_kind(seat.kind)
-        nonces = os.urandom(_NONCE * len(keys))
-        cuts = pairwise(range(0, _NONCE * len(keys) + 1, _NONCE))
-        own = [(key, row, ref, nonces[a:b]) for key, row, ref, (a, b) in zip(keys, rows, refs, cuts, strict=True) if ref in known]
-        ciphers, places = _make_ciphers(known), self._hide(space, [key for key, *_ in own])
-        sealed = []
-        for place, (key, row, ref, nonce) in zip(places, own, strict=True):
-            stamp, rest = row[:STAMP_BYTES], row[STAMP_BYTES:]
-            plain = len(key).to_bytes(_LENGTH, "big") + key + rest if seat.hidden else rest
-            sealed.append(stamp + ref + nonce + ciphers[ref].encrypt(nonce, plain, _bind(stamp, place, space)))
-        return self._inner.write(space, keys=places, rows=sealed)
+        for _ in range(_TRIES):
+            try:
+                sealed = self._seal(space, seat, keys, rows)
+            except Conflict:
+                if self._subjects.stands():
+                    raise
+            else:
+                if self._subjects.stands():
+                    return self._inner.write(space, keys=sealed[0], rows=sealed[1])
+            self._named = Subjects(self._session), self._session.now()  # what names lead to was lost meanwhile
+        raise Conflict(f"The keys of subjects were lost {_TRIES} times while rows of '{space}' were sealed.", hint="give the same command again")
 
     def read(self, requests: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
         places = [(space, self._hide(space, keys)) for space, keys in requests]
@@ -126,6 +125,22 @@ class SealedOnline:
 
     def close(self) -> None:
         self._inner.close()
+
+    def _seal(self, space: str, seat: Seat, keys: Sequence[bytes], rows: Sequence[bytes]) -> tuple[Sequence[bytes], list[bytes]]:
+        """The places and the sealed rows of those whose subjects were not forgotten."""
+        refs = self._name(seat, keys, rows)
+        known = self._subjects.obtain(set(refs))
+        self._subjects.note_kind(seat.kind)
+        nonces = os.urandom(_NONCE * len(keys))
+        cuts = pairwise(range(0, _NONCE * len(keys) + 1, _NONCE))
+        own = [(key, row, ref, nonces[a:b]) for key, row, ref, (a, b) in zip(keys, rows, refs, cuts, strict=True) if ref in known]
+        ciphers, places = _make_ciphers(known), self._hide(space, [key for key, *_ in own])
+        sealed = []
+        for place, (key, row, ref, nonce) in zip(places, own, strict=True):
+            stamp, rest = row[:STAMP_BYTES], row[STAMP_BYTES:]
+            plain = len(key).to_bytes(_LENGTH, "big") + key + rest if seat.hidden else rest
+            sealed.append(stamp + ref + nonce + ciphers[ref].encrypt(nonce, plain, _bind(stamp, place, space)))
+        return places, sealed
 
     def _name(self, seat: Seat, keys: Sequence[bytes], rows: Sequence[bytes]) -> list[bytes]:
         texts = seat.name_subjects(keys, rows)

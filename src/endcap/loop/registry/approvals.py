@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from endcap.core.clock import describe_instant
 from endcap.core.durations import parse_duration
 from endcap.core.errors import Conflict, EndcapError, GateRefused, InvalidInput, NotFound, PermissionDenied, suggest
 from endcap.core.permissions import Permission
@@ -131,7 +132,7 @@ def open_request(
             continue
         if waiting.verdict == verdict.id and waiting.expires_at > now:
             raise Conflict(
-                f"'{version.id}' waits for approval already: {waiting.id}, since {waiting.at.isoformat()}.", hint=f"endcap approve {version.id}"
+                f"'{version.id}' waits for approval already: {waiting.id}, since {describe_instant(waiting.at)}.", hint=f"endcap approve {version.id}"
             )
         _close(session, change, waiting, status="expired")
     request = ApprovalRequest(
@@ -233,7 +234,7 @@ def _find_refusal(
     if state.status != "pending":
         when = state.closed_at or state.expires_at
         hint = again if state.status != "approved" else f"endcap promote {version.id}"
-        return Conflict(f"The request {request.id} for '{version.id}' is {state.status} since {when.isoformat()}.", hint=hint)
+        return Conflict(f"The request {request.id} for '{version.id}' is {state.status} since {describe_instant(when)}.", hint=hint)
     if answer == "rejected":
         return None
     newest = find_gate_verdict(session, version.id, environment=request.environment, reader=reader)

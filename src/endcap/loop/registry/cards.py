@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from endcap.core.clock import describe_span
 from endcap.core.definitions.charters import Charter
 from endcap.loop.data.records import Ingest
 from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict, name_metric
@@ -310,7 +311,7 @@ def _tell_data(facts: Facts) -> Section:
         rows = []
         for table, identity in version.tables.items():
             ingest = facts.ingests.get(table)
-            span = f"{ingest.first_event} to {ingest.last_event}" if ingest and ingest.first_event else ""
+            span = f"{describe_span(ingest.first_event, ingest.last_event)}" if ingest and ingest.first_event else ""
             rows.append((table, identity, f"{ingest.n_rows:,}" if ingest else "", span))
         grids.append(Grid(("table", "as it was", "rows", "from, to"), tuple(rows)))
     if version.views:

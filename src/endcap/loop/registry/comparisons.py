@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from endcap.core.clock import describe_instant
 from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound, suggest, unknown
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Session
@@ -196,7 +197,7 @@ def end_comparison(session: Session, change: Change, comparison: Comparison, *, 
     found = change.tx.get_versioned(COMPARISONS, workspace=session.workspace, id=comparison.id)
     assert found is not None, "a comparison is never deleted"
     if found[0].until is not None:
-        raise Conflict(f"The comparison '{comparison.id}' has ended: {found[0].how}, by {found[0].ended_by} at {found[0].until.isoformat()}.")
+        raise Conflict(f"The comparison '{comparison.id}' has ended: {found[0].how}, by {found[0].ended_by} at {describe_instant(found[0].until)}.")
     ended = msgspec.structs.replace(found[0], until=session.now(), ended_by=session.actor.name, how=how, finding=finding)
     change.tx.put(COMPARISONS, workspace=session.workspace, record=ended, expected_version=found[1])
     change.detail.update(comparison=comparison.id, comparison_ended=how)
@@ -254,6 +255,6 @@ def _require_plan(*, metric: str, smallest: float, n_days: int) -> None:
 def _runs_already(comparison: Comparison) -> Conflict:
     what = f"{comparison.champion} against {comparison.challenger}"
     return Conflict(
-        f"Model '{comparison.model}' is compared already: '{comparison.id}', {what}, since {comparison.since.isoformat()}.",
+        f"Model '{comparison.model}' is compared already: '{comparison.id}', {what}, since {describe_instant(comparison.since)}.",
         hint=f"see it with: endcap comparison {comparison.model}; end it with: endcap stop-comparison {comparison.model} --keep a",
     )

@@ -8,7 +8,7 @@ from itertools import chain, islice, pairwise
 
 import msgspec
 
-from endcap.core.clock import parse_instant
+from endcap.core.clock import describe_instant, parse_instant
 from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Detail, Session
@@ -126,7 +126,7 @@ def _promote_beside(session: Session, candidate: Version, place: Environment, *,
         )
     if champion.version == candidate.id:
         hint = f"see others with: endcap versions {candidate.model}"
-        raise Conflict(f"'{candidate.id}' is the champion itself, since {champion.since.isoformat()}.", hint=hint)
+        raise Conflict(f"'{candidate.id}' is the champion itself, since {describe_instant(champion.since)}.", hint=hint)
     seats = get_seats(session, candidate.model, environment=place.name)
     asked = _choose_share(seats, candidate, role=role, share=share)
     if any((seat.version, seat.role, seat.share) == (candidate.id, role, asked) for seat in seats):
@@ -292,11 +292,11 @@ def _find_standing(releases: Sequence[Release]) -> Iterator[Release]:
 
 
 def _describe_nothing(model: str, environment: str, instant: datetime, releases: Sequence[Release], rows: Sequence[Release]) -> str:
-    first = f"its first release was at {releases[-1].at.isoformat()}" if releases else "it was never released"
+    first = f"its first release was at {describe_instant(releases[-1].at)}" if releases else "it was never released"
     elsewhere = sorted({row.environment for row in rows if row.at <= instant} - {environment})
     also = f"; something answered in {', '.join(elsewhere)}" if elsewhere else ""
     where = "" if environment in (PROD, EVERY) else f" in '{environment}'"
-    return f"Nothing answered for model '{model}'{where} at {instant.isoformat()}: {first}{also}."
+    return f"Nothing answered for model '{model}'{where} at {describe_instant(instant)}: {first}{also}."
 
 
 def _follow(session: Session, releases: Sequence[Release], member: str) -> Iterator[Release]:
@@ -310,7 +310,7 @@ def _follow(session: Session, releases: Sequence[Release], member: str) -> Itera
 
 def _describe_standing(champion: Champion, candidate: Version, chosen: tuple[str, ...] | None) -> str:
     if chosen is None:
-        return f"'{candidate.id}' is the champion already, since {champion.since.isoformat()}."
+        return f"'{candidate.id}' is the champion already, since {describe_instant(champion.since)}."
     return f"'{candidate.id}' answers for all of these {len(chosen):,} members already."
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import msgspec
 
+from endcap.core.clock import describe_instant
 from endcap.core.errors import Conflict, EndcapError
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Detail, Session
@@ -151,8 +152,8 @@ def _require_first(session: Session, champion: Champion, chosen: tuple[str, ...]
             who = "It" if gone is None else f"{len(gone.intersection(chosen or ())):,} of these members"
             where = "" if row.environment == PROD else f" --environment {row.environment}"
             raise Conflict(
-                f"{who} went back already: {row.actor} rolled model '{row.model}' back to {row.version} at {row.at.isoformat()}, and nothing was"
-                " released since.",
+                f"{who} went back already: {row.actor} rolled model '{row.model}' back to {row.version} at {describe_instant(row.at)}, and"
+                " nothing was released since.",
                 hint=f"if that one is bad too, go back one further with: endcap rollback {row.model}{where} --again",
             )
 

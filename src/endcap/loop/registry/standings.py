@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from endcap.core.clock import describe_instant
 from endcap.core.errors import Conflict
 from endcap.governance.sessions import Session
 from endcap.loop.registry.records import PINS, PROD, SEATS, Pin, Seat
@@ -17,7 +18,7 @@ def find_pin(session: Session, model: str, *, environment: str = PROD, reader: R
 def describe_pin(pin: Pin) -> str:
     """Who pinned what since when, in a sentence without its end."""
     because = f": {pin.reason}" if pin.reason else ""
-    return f"{pin.by} has pinned what answers for model '{pin.model}' in '{pin.environment}' since {pin.at.isoformat()}{because}"
+    return f"{pin.by} has pinned what answers for model '{pin.model}' in '{pin.environment}' since {describe_instant(pin.at)}{because}"
 
 
 def hint_at_pin(pin: Pin) -> str:

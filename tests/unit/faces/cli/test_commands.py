@@ -63,7 +63,8 @@ def brewed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     def run(*arguments: str) -> dict[str, Any]:
         kept: list[Any] = []
 
-        def keep(result: Any, *, as_json: bool) -> int:
+        def keep(result: Any, *, as_json: bool, instead: Sequence[str]) -> int:
+            assert not instead
             kept.append(result)
             return 0
 

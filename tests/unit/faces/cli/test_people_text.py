@@ -6,7 +6,9 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
+from endcap.core.errors import NotSignedIn
 from endcap.faces.cli.rendering import render, show
+from endcap.governance.credentials import open_by_token
 from endcap.governance.groups import add_group, grant_group, join_group, list_groups, remove_group, set_groups_from_provider, show_group
 from endcap.governance.lockout import FREE, begin_attempt
 from endcap.governance.people import add_user, disable_user, grant_role, list_people
@@ -56,8 +58,20 @@ def test_a_set_up_code_is_shown_with_what_to_do_with_it() -> None:
 def test_a_rotated_token_says_until_when_the_old_one_opens(session: Session) -> None:
     old = make_token(session, "nightly", user="bob")
     new = rotate_token(session, old.id, overlap="2h")
-    assert f"The token {old.id}, in whose place it is, opens until 2026-01-05 10:00 UTC." in shown(new)
+    assert f"The token {old.id}, in whose place it is, opens until 2026-01-05 10:00:00 UTC." in shown(new)
     assert f"{old.id} nightly bob editor active, rotated 2026-01-05 10:00:00 never root" in shown(list_tokens(session))
+
+
+def test_a_token_that_is_rotated_without_an_overlap_is_over_at_once(session: Session) -> None:
+    old = make_token(session, "nightly", user="bob")
+    new = rotate_token(session, old.id, overlap="0s")
+    assert new.overlaps_until is None
+    told = " ".join(shown(new))
+    assert f"The token {old.id}, in whose place it is, is over: it opens nothing any more." in told
+    assert "opens until" not in told
+    assert f"{old.id} nightly bob editor expired, rotated 2026-01-05 08:00:00 never root" in shown(list_tokens(session))
+    with pytest.raises(NotSignedIn):
+        open_by_token(session.records, old.token, workspace=None, now=session.now())
 
 
 def test_a_name_that_waits_is_marked(session: Session) -> None:

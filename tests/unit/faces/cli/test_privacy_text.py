@@ -8,6 +8,7 @@ from rich.console import Console
 
 from endcap.faces.cli.rendering import show
 from endcap.governance.privacy.subjects import Subjects
+from endcap.loop.registry.records import MODELS, ModelRecord
 from endcap.project.expiry import KeptThing
 from endcap.project.forgetting import ForgetReport, forget, list_forgotten, readmit
 from endcap.project.held_subjects import HeldRows, StayingThing, TrainedVersion
@@ -85,12 +86,18 @@ def test_retention_is_told_with_what_stays_and_why() -> None:
     report = RetentionReport(workspace="default", at=AT, dry_run=True, removed={"notices": 1200, "runs": 0}, kept=kept)
     assert shown(report)[:2] == ["1,200 notices would go of workspace default", "batch/0 stays: it answers now"]
     assert shown(report)[-1] == "and 2 more"
+    assert (
+        shown(msgspec.structs.replace(report, leftovers={"places": 1200, "tokens": 2}))[1] == "Of the house, over since long: 1,200 places, 2 tokens"
+    )
     nothing = RetentionReport(workspace="default", at=AT, dry_run=False, removed={}, kept=())
     assert shown(nothing) == ["nothing went of workspace default", "No log has a period: endcap retention set LOG 400d"]
 
 
 def test_a_hold_is_told_with_how_it_ends() -> None:
     session = make_session()
+    model = ModelRecord(name="m", solution="tabular", definition="{}", identity="i", applied_at=AT, applied_by="ada")
+    with session.records.transact() as tx:
+        tx.append(MODELS, workspace="default", record=model)
     assert shown(hold_thing(session, "model/m", reason="case 12")) == ["model/m is held: case 12", "endcap retention lift model/m ends it."]
     assert shown(show_retention(session))[-1] == "model/m until lifted held for the law: case 12 0 0"
     assert shown(lift_hold(session, "model/m")) == ["model/m is held no more: its periods count again"]

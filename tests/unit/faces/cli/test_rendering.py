@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from endcap.faces.cli.rendering import render
+from endcap.faces.cli.values import tell_value
 from endcap.governance.audit import AuditCheck
 from endcap.governance.records import AuditRow
 from endcap.loop.data.records import BrokenCheck, ColumnDistance, FileIdentity, Ingest, KeyVolume, QuarantineView, VolumeDoubt
@@ -317,8 +318,8 @@ LISTS: dict[str, tuple[list[Any], list[str]]] = {
         [INGEST, LENIENT],
         [
             "table at status rows read put aside span broken warnings",
-            "sales 2026-03-03 14:05:06 refused 1,602 0 - 2025-01-06T00:00:00 to - least units in 1,200 rows -",
-            "sales 2026-03-03 14:05:06 accepted 1,602 24 3 (line 1; least units 2) 2025-01-06T00:00:00 to - - " + SAID_NOTHING,
+            "sales 2026-03-03 14:05:06 refused 1,602 0 - 2025-01-06 00:00:00 to - least units in 1,200 rows -",
+            "sales 2026-03-03 14:05:06 accepted 1,602 24 3 (line 1; least units 2) 2025-01-06 00:00:00 to - - " + SAID_NOTHING,
         ],
     ),
     "readings": (
@@ -650,3 +651,10 @@ class _Foreign:
 def test_what_has_no_form_is_said_in_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert render(_Foreign("[b]x[/b]"), as_json=False) == 0
     assert capsys.readouterr().out == "_Foreign(name='[b]x[/b]')\n"
+
+
+def test_instants_in_texts_are_told_as_instants_are() -> None:
+    for text in ("2026-11-21T20:31:20.123456+00:00", "2026-11-21T20:31:20Z", "2026-11-21T22:31:20+02:00"):
+        assert tell_value({"expires_at": text}) == "expires_at=2026-11-21 20:31:20"
+    for text in ("2026-11-21", "2026-11-21T20:31", "at 2026-11-21T20:31:20Z", "store~2026-01-05T00:00"):
+        assert tell_value(text) == text

@@ -28,6 +28,25 @@ def test_a_home_is_made_in_the_folder_of_the_project(tmp_path: Path) -> None:
         assert (tmp_path / "home").is_dir()
 
 
+def test_the_environment_says_where_the_home_is_where_no_option_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENDCAP_HOME", str(tmp_path / "of the environment"))
+    with open_project(tmp_path, home=None, zone="UTC") as house:
+        assert house.ports.folder == tmp_path / "of the environment"
+    with open_project(tmp_path, home=str(tmp_path / "given"), zone="UTC") as house:
+        assert house.ports.folder == tmp_path / "given"
+    assert not (tmp_path / ".endcap").exists()
+    monkeypatch.setenv("ENDCAP_HOME", " ")
+    with open_project(tmp_path, home=None, zone="UTC") as house:
+        assert house.ports.folder == tmp_path / ".endcap"
+
+
+@pytest.mark.parametrize("name", ["ls", "up", "restore"])
+def test_the_help_of_a_command_names_the_variable(name: str) -> None:
+    command = build_group().commands[name]
+    (option,) = (one for one in command.params if isinstance(one, click.Option) and one.name == "home")
+    assert "ENDCAP_HOME" in (option.help or "")
+
+
 def test_a_project_that_is_not_there_has_no_home_unless_it_is_laid_out(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="There is no folder"):
         open_project(tmp_path / "absent", home=None, zone="UTC")

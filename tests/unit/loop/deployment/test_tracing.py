@@ -75,7 +75,7 @@ def test_a_prediction_leads_to_the_files_it_was_made_from(shop: Any, version: An
     assert said[f"prediction/{prediction}"] == "store_id=S2, 2026-01-05 00:00:00: 11 (6 to 21)"
     assert said["version/store-day-v1"] == "naive, WAPE 0.1000 in validation, trained by ada"
     assert said["verdict/verdict_000001"] == "passed: all 1 checks passed"
-    assert said["release/release_000001"] == "by ada at 2026-01-05T08:00:00+00:00 first"
+    assert said["release/release_000001"] == "by ada at 2026-01-05 08:00:00 UTC first"
     assert said["table/sales"].startswith("5 rows from 2025-01-01 to 2026-01-04")
     assert said["source//data/b.csv"] == f"20 bytes, sha256 {'b' * 64}"
     assert said["table/plan"] == "its ingest ingest_9 is not kept here"

@@ -93,7 +93,7 @@ def test_a_verdict_against_an_older_champion_does_not_count(shop: Any) -> None:
 
 def test_the_champion_is_not_promoted_again(shop: Any) -> None:
     v1 = release(shop, "a")
-    with pytest.raises(Conflict, match="'store-day-v1' is the champion already, since 2026-01-05T09:00"):
+    with pytest.raises(Conflict, match="'store-day-v1' is the champion already, since 2026-01-05 09:00:00 UTC"):
         promote(shop.session, v1)
     assert len(show_history(shop.session, MODEL)) == 1
 
@@ -195,7 +195,7 @@ def test_rollbacks_go_back_once_unless_asked_again_and_history_keeps_every_step(
     shop.pass_time(hours=1)
     assert rollback(shop.session, MODEL, reason="complaints").version == "store-day-v2"
     shop.pass_time(hours=1)
-    with pytest.raises(Conflict, match="It went back already: ada rolled model 'store-day' back to store-day-v2 at 2026-01-05T12") as caught:
+    with pytest.raises(Conflict, match="It went back already: ada rolled model 'store-day' back to store-day-v2 at 2026-01-05 12:00:00") as caught:
         rollback(shop.session, MODEL)
     assert caught.value.hint == "if that one is bad too, go back one further with: endcap rollback store-day --again"
     (verb, why), *_ = refused(shop)
@@ -253,7 +253,7 @@ def test_before_the_first_release_nothing_answered(shop: Any) -> None:
     with pytest.raises(NotFound, match=r"Nothing answered .* it was never released"):
         show_history(shop.session, MODEL, at="2026-01-05")
     release(shop, "a")
-    with pytest.raises(NotFound, match=r"at 2026-01-05T08:59:59\+00:00: its first release was at 2026-01-05T09:00:00"):
+    with pytest.raises(NotFound, match=r"at 2026-01-05 08:59:59 UTC: its first release was at 2026-01-05 09:00:00 UTC"):
         show_history(shop.session, MODEL, at="2026-01-05T08:59:59")
 
 

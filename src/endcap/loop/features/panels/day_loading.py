@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from endcap.core.clock import describe_instant
 from endcap.core.definitions.aggregates import Aggregate
 from endcap.core.definitions.forecasts import Forecast
 from endcap.core.definitions.tables import Table
@@ -168,7 +169,7 @@ class _Loading:
         )[0]
         if known is None:
             raise InvalidInput(
-                f"At the origin, {self.at.isoformat()}, no row of table '{self.source.table.name}' was known yet.",
+                f"At the origin, {describe_instant(self.at)}, no row of table '{self.source.table.name}' was known yet.",
                 hint="choose a later origin, or look at known_at",
             )
         return known

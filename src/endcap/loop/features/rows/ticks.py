@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
+from endcap.core.clock import describe_instant
 from endcap.core.durations import parse_duration
 from endcap.core.errors import InvalidInput
 from endcap.core.zones import load_zone, start_of_day
@@ -121,7 +122,7 @@ def make_ticks(every: str, *, zone: str, first: datetime, last: datetime, before
 
 def _too_far(first: datetime, last: datetime) -> InvalidInput:
     return InvalidInput(
-        f"Event times from {first.isoformat()} to {last.isoformat()} span more ticks than are kept ({MOST_TICKS:,}).",
+        f"Event times from {describe_instant(first)} to {describe_instant(last)} span more ticks than are kept ({MOST_TICKS:,}).",
         hint="look for event times that are far off, or leave them out with where=...",
     )
 
