@@ -19,7 +19,7 @@ from endcap.core.durations import parse_duration
 from endcap.governance.privacy.records import LEGAL_HOLDS
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES
 from endcap.governance.sessions import Session
-from endcap.governance.signin.records import PAGE_SESSION_USES, PAGE_SESSIONS, USED_STATES
+from endcap.governance.signin.records import PAGE_SESSION_USES, PAGE_SESSIONS, SIGNED_OUT, USED_STATES
 from endcap.loop.data.records import INGESTS, QUARANTINE
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Batch
 from endcap.loop.features.kept.feature_batches import place
@@ -268,6 +268,8 @@ def find_sessions(session: Session, _: Leaning, before: datetime) -> Expired:
             found.records += [(PAGE_SESSIONS, HOUSE, one.id), (PAGE_SESSION_USES, HOUSE, one.id)]
     used = session.ports.records.find(USED_STATES, workspace=HOUSE)  # each was refused for its age long before
     found.records += [(USED_STATES, HOUSE, one.id) for one in used if one.at < before]
+    signed_out = session.ports.records.find(SIGNED_OUT, workspace=HOUSE)  # as these: what they are held against is younger
+    found.records += [(SIGNED_OUT, HOUSE, one.id) for one in signed_out if one.at < before]
     return found
 
 

@@ -20,7 +20,7 @@ from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.privacy.records import SWEEPINGS
 from endcap.governance.records import HOUSE, NOTICE_DELIVERIES, NOTICES, Notice, NoticeDelivery
 from endcap.governance.sessions import Session
-from endcap.governance.signin.records import PAGE_SESSIONS, USED_STATES, UsedState
+from endcap.governance.signin.records import PAGE_SESSIONS, SIGNED_OUT, USED_STATES, SignedOut, UsedState
 from endcap.loop.data.records import QUARANTINE
 from endcap.loop.data.verbs import ingest
 from endcap.loop.deployment.records import ANSWERED, BATCHES, PREDICTIONS, Batch
@@ -169,6 +169,7 @@ def test_notices_snapshots_and_sessions(session: Session) -> None:
     with session.records.transact() as tx:
         for name, days in (("old", 31), ("young", 29)):
             tx.append(USED_STATES, workspace=HOUSE, record=UsedState(name, START - timedelta(days=days)))
+            tx.append(SIGNED_OUT, workspace=HOUSE, record=SignedOut(name, START - timedelta(days=days)))
     for log in ("notices", "snapshots", "sessions"):
         set_retention(session, log, "30d")
     report = apply_retention(session)
@@ -179,6 +180,7 @@ def test_notices_snapshots_and_sessions(session: Session) -> None:
     assert [one.id for one in session.records.find(SNAPSHOTS, workspace="default")] == ["s2"]
     assert session.records.find(PAGE_SESSIONS, workspace=HOUSE) == []
     assert [used.id for used in session.records.find(USED_STATES, workspace=HOUSE)] == ["young"]
+    assert [mark.id for mark in session.records.find(SIGNED_OUT, workspace=HOUSE)] == ["young"]
 
 
 def test_tracked_runs_and_rows_of_training_sets(session: Session) -> None:
