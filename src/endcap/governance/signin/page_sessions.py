@@ -11,12 +11,13 @@ import hmac
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
 
-from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, NotSignedIn
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, NotSignedIn, Unreachable
 from endcap.core.permissions import Permission, Role
 from endcap.governance.credentials import SignedIn, no_role
 from endcap.governance.keys import seal, unseal
@@ -134,7 +135,8 @@ def make_page_session(session: Session, user: User, *, vouching: Vouching | None
     """
     now, secret = session.now(), secrets.token_urlsafe(32)  # never from chances that are handed in: those could be drawn again
     made, house = session.new_id("session").removeprefix("session_"), session.in_house()
-    by = vouching.by if vouching is not None else PASSWORD
+    by, token = (vouching.by, vouching.id_token) if vouching is not None else (PASSWORD, "")
+    sealed = _seal_token(house, made, token) if token else b""
     with house.change("sign-in", thing=f"user/{user.name}", detail={"by": by, "session": made}) as change:
         found = change.tx.get_versioned(USERS, workspace=HOUSE, id=user.name)
         if found is None or found[0] != user or user.disabled:
@@ -151,10 +153,7 @@ def make_page_session(session: Session, user: User, *, vouching: Vouching | None
         )
         if vouching is not None:
             _use_up(change.tx, vouching, user, now)
-            kept = msgspec.structs.replace(kept, identity=vouching.identity, sid=vouching.sid)
-            if vouching.id_token:
-                sealed = seal(house, vouching.id_token.encode(), about=about_token(kept), change=change)
-                kept = msgspec.structs.replace(kept, id_token=sealed)
+            kept = msgspec.structs.replace(kept, identity=vouching.identity, sid=vouching.sid, id_token=sealed)
         change.tx.append(PAGE_SESSIONS, workspace=HOUSE, record=kept)
     return MadePageSession(id=made, text=f"{made}_{secret}", user=user.name, expires_at=kept.expires_at)
 
@@ -171,20 +170,28 @@ def _use_up(tx: RecordTransaction, vouching: Vouching, user: User, now: datetime
         raise NotSignedIn("The provider has signed you out meanwhile.", hint=_HINT, user=user.name)
 
 
-def about_token(kept: PageSession, _: str = "id_token") -> str:
+def _about(id_: str) -> str:
     """What a session's token is sealed for: it opens as no other's."""
-    return f"page-session/{kept.id}/id_token"
+    return f"page-session/{id_}/id_token"
 
 
-SEALED_PAGE_SESSIONS = SealedKind(PAGE_SESSIONS, ("id_token",), about_token, workspace_of=lambda _: HOUSE)
+SEALED_PAGE_SESSIONS = SealedKind(PAGE_SESSIONS, ("id_token",), lambda kept, _: _about(kept.id), workspace_of=lambda _: HOUSE)
+_NO_KEY = (NotFound, InvalidInput, IntegrityBroken, Unreachable)
+"""What is raised where the keys of the house are not at hand: people sign in and out all the same, as the token is a hint and nothing more."""
+
+
+def _seal_token(house: Session, id_: str, token: str) -> bytes:
+    with suppress(*_NO_KEY):
+        return seal(house, token.encode(), about=_about(id_))
+    return b""
 
 
 def open_token_of(session: Session, found: PageSession) -> str:
     """What the provider signed when a session was begun; '' where it was not kept, or does not open any more."""
-    try:
-        return unseal(session.in_house(), found.id_token, about=about_token(found)).decode() if found.id_token else ""
-    except (IntegrityBroken, NotFound):  # its data key was destroyed: it is a hint and nothing more
-        return ""
+    if found.id_token:
+        with suppress(*_NO_KEY):
+            return unseal(session.in_house(), found.id_token, about=_about(found.id)).decode()
+    return ""
 
 
 def find_page_session(records: RecordReader, text: str, *, now: datetime) -> PageSession:

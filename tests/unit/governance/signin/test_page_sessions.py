@@ -3,13 +3,16 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from endcap.assembly import open_house
 from endcap.core.errors import Conflict, InvalidInput, NotFound, NotSignedIn, PermissionDenied
 from endcap.core.permissions import Role
+from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit
 from endcap.governance.groups import add_group, grant_group, join_group
 from endcap.governance.people import add_user, disable_user, find_user, grant_role
@@ -181,6 +184,16 @@ def test_what_a_provider_signed_is_sealed_and_goes_with_its_session(admin: Sessi
     assert open_token_of(admin, msgspec.structs.replace(kept, id="another")) == "", "it opens for its own session alone"
     end_sessions(admin, user="ada")
     assert [each.id_token for each in admin.records.find(PAGE_SESSIONS, workspace=HOUSE)] == [b""]
+
+
+def test_without_a_good_master_key_people_sign_in_and_the_token_is_not_kept(tmp_path: Path) -> None:
+    (key := tmp_path / "master.key").write_text("read by all")
+    key.chmod(0o644)
+    with open_house("memory://", settings=Settings(master_key_file=key)) as house:
+        add_user(house.session(), "ada")
+        made = make_page_session(house.session(), find_user(house.ports.records, "ada"), vouching=vouch(house.session(), id_token="a.b.c"))
+        (kept,) = house.ports.records.find(PAGE_SESSIONS, workspace=HOUSE)
+        assert (kept.id, kept.id_token, open_token_of(house.session(), kept)) == (made.id, b"", "")
 
 
 def test_workspaces_are_those_of_roles_of_ones_own_and_of_groups(admin: Session) -> None:
