@@ -202,6 +202,9 @@ def test_without_a_quota_nothing_is_read_of_what_was_used(admin: Session, monkey
 
     monkeypatch.setattr("endcap.governance.quotas.limits.sum_cpu_s", fail)
     require_cpu(admin, find_limits(admin), verb="run")
+    set_quota(admin, cpu_minutes="1/1d")
+    with pytest.raises(AssertionError, match="usage was read"):
+        require_cpu(admin, find_limits(admin), verb="run")
 
 
 def test_the_queue_is_seen_by_all_and_left_by_its_own(admin: Session) -> None:
