@@ -310,7 +310,7 @@ class Pages:
 
     async def _send_out(self, request: _Request, provider: Provider, token: str) -> None:
         """Send the browser, which is signed out here, to a provider to sign out there: by a page, as what a form leads to is held to this site."""
-        browser, uri = new_browser(), self._redirect_uri(request, provider.name, way=_OUT)
+        browser, uri = self._find_browser(request) or new_browser(), self._redirect_uri(request, provider.name, way=_OUT)
         url = begin_sign_out(provider, browser=browser, back_uri=uri, id_token=token, now=self._house.clock.now())
         kept = set_cookie(SESSION, "", place=self._place, max_age_s=0), set_cookie(BROWSER, browser, place=self._place, max_age_s=AWAY_S)
         await send_page(request.send, "signed_out.html", {"provider": provider.name, "go": url}, headers=kept)

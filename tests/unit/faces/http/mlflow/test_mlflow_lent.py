@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 from endcap.assembly import House, open_house
 from endcap.core.clock import ManualClock
+from endcap.core.errors import NotFound
 from endcap.faces.http.application import build_application
 from endcap.faces.http.mlflow.artefacts import FILES
 from endcap.faces.http.mlflow.protocol import API
@@ -19,6 +21,7 @@ from endcap.faces.http.mlflow.routes import list_calls
 from endcap.faces.http.sessions import SignIn
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.people import add_user, grant_role
+from endcap.governance.rights.shares import enter_model, enter_models, hand_out
 from endcap.governance.sessions import Session
 from endcap.governance.tokens import make_token
 from endcap.loop.deployment.registering import register_run
@@ -264,6 +267,32 @@ def test_each_version_that_is_handed_out_is_audited_by_its_owners_once_a_day(two
     two.fetch(f"version/shoes~trees-v1/{FILE}")
     assert len(two.uses()) == before + 3
     verify_audit(two.owner)
+
+
+def test_of_many_that_fetch_at_once_one_is_written_down(two: Two) -> None:
+    """As the client does, which fetches files side by side."""
+    share(two.owner, "model/trees", to="web")
+    before = len(two.uses())
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(lambda _: two.fetch(f"version/shoes~trees-v1/{FILE}").status_code, range(16)))
+    assert said == [200] * 16
+    assert len(two.uses()) == before + 1
+    verify_audit(two.owner)
+
+
+def test_a_share_that_is_taken_back_between_a_look_and_a_hand_hands_nothing_out(two: Two) -> None:
+    share(two.owner, "model/trees", to="web")
+    reader = two.house.session(actor="vera", workspace="web")
+    where = enter_model(reader, "shoes", "trees")
+    assert where is not None
+    assert (where.lent_to, enter_model(where, "shoes", "trees"), enter_models(where)) == ("web", None, []), "what is lent lends nothing on"
+    hand_out(where, "version/trees-v1", verb="download")
+    unshare(two.owner, "model/trees", to="web")
+    with pytest.raises(NotFound, match="No version 'trees-v1' in workspace 'shoes'"):
+        hand_out(where, "version/trees-v1", verb="download")
+    before = two.uses()
+    hand_out(reader, "version/own-v1", verb="download")
+    assert two.uses() == before, "what is one's own is handed out without a word"
 
 
 def test_what_was_shared_stays_so_when_it_is_closed_at_home(two: Two) -> None:
