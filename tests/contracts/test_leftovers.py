@@ -31,7 +31,16 @@ from endcap.governance.records import (
 from endcap.governance.rights.records import SHARE_USES, SHARES, Share, ShareUse
 from endcap.governance.services import list_running, note_service
 from endcap.governance.sessions import Session
-from endcap.governance.signin.records import PAGE_SESSION_USES, PAGE_SESSIONS, USED_STATES, PageSession, PageSessionUse, UsedState
+from endcap.governance.signin.records import (
+    PAGE_SESSION_USES,
+    PAGE_SESSIONS,
+    SIGNED_OUT,
+    USED_STATES,
+    PageSession,
+    PageSessionUse,
+    SignedOut,
+    UsedState,
+)
 from endcap.pipelines.open_lineage import LINEAGE_EVENTS, LineageEvent
 from endcap.project import leftovers
 from endcap.project.leftovers import OF_HOUSE, OF_WORKSPACES, remove_leftovers
@@ -106,6 +115,7 @@ CASES: dict[str, tuple[Kind[Any], list[Any], list[str]]] = {
     ),
     "set-up-codes": (SET_UP_CODES, [code("old", ago(31)), code("young", ago(29))], ["young"]),
     "sign-ins": (USED_STATES, [UsedState("old", ago(2)), UsedState("young", ago(0.5))], ["young"]),
+    "sign-outs": (SIGNED_OUT, [SignedOut("old", ago(2)), SignedOut("young", ago(0.5))], ["young"]),
     "wrong-passwords": (
         WRONG_PASSWORDS,
         [WrongPasswords("old", 20, ago(2), ago(1.9), "locked"), WrongPasswords("young", 20, ago(0.5), ago(0.4), "locked")],

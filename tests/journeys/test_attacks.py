@@ -289,18 +289,29 @@ def test_a_share_is_passed_on_to_nobody(lent: Home) -> None:
         load_verbs()["show"].call(lent.session(US, "caps"), MODEL)
 
 
-def test_what_is_lent_is_no_file_and_no_run_of_mlflow(lent: Home) -> None:
-    """Its clients know no names of other workspaces: nothing is lent to them, by no call that carries files either."""
+def test_by_mlflow_what_is_lent_is_there_under_its_own_name_alone(lent: Home) -> None:
+    """Its files and its names while it is lent; no name without the sign, no run, and nothing beside it."""
     app = build_application(lent.house, folder=lent.folder / "plain", signing_in=SignIn(lent.house))
     token = make_token(lent.house.session(), "test", user=US, workspace=OURS).token
+    model = MODEL.replace("/", "~")
     with TestClient(app, base_url="http://127.0.0.1:8420", headers={"Authorization": f"Bearer {token}"}) as http:
+
+        def look() -> list[int]:
+            asked = (f"{MLFLOW}/registered-models/get?name={model}", f"{FILES}?path=version/{model}-v1", f"{FILES}/version/{model}-v1/rates.npz")
+            return [http.get(path).status_code for path in asked]
+
         for path in (f"{FILES}/version/{VERSION}/rates.npz", f"{FILES}/version/{SEALED_NAME}-day-v1/rates.npz", f"{FILES}?path=version/{VERSION}"):
             assert http.get(path).status_code in (400, 404)
-        for name in (MODEL, f"{SEALED_NAME}-day"):
+        for name in (MODEL, f"{SEALED_NAME}-day", f"{THEIRS}~{SEALED_NAME}-fraud", f"{THEIRS}~{THEIRS}~{SEALED_NAME}-day"):
             assert http.get(f"{MLFLOW}/registered-models/get", params={"name": name}).status_code == 404
-            assert http.get(f"{MLFLOW}/model-versions/get", params={"name": name, "version": "1"}).status_code == 404
+        run = lent.tracked[THEIRS, SEALED_NAME]
+        for owner in (f"run/{THEIRS}~{run}", f"run/{run}", f"logged-model/{THEIRS}~{run}"):
+            assert http.get(f"{FILES}?path={owner}").status_code == 404
+        assert look() == [200, 200, 200]
+        unshare(lent.session(THEM, THEIRS), f"model/{SEALED_NAME}-day", to=OURS)
+        assert look() == [404, 404, 404]
         found = http.get(f"{MLFLOW}/registered-models/search").json()["registered_models"]
-        assert not {model["name"] for model in found} & {MODEL, f"{SEALED_NAME}-day", f"{SEALED_NAME}-fraud"}
+        assert not [one["name"] for one in found if SEALED_NAME in one["name"]]
 
 
 # Roles that ended

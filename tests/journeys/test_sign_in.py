@@ -154,7 +154,7 @@ def test_from_page_to_page_by_a_provider(home: Path, tmp_path: Path, provider_pr
         here = browser.send(there, name="lea", password=PASSWORD)
         assert (here.url, here.status) == (f"{url}/", 200)
         assert [word in here.text for word in ("<dd>lea</dd>", "<dd>default</dd>", "<dd>editor</dd>", "by provider corp")] == [True] * 4
-        kept = {cookie.name: cookie for cookie in browser.cookies}
+        kept = {cookie.name: cookie for cookie in browser.cookies if cookie.name != "at-the-provider"}
         assert set(kept) == {"__Host-endcap-session"}
         assert (kept["__Host-endcap-session"].secure, kept["__Host-endcap-session"].path) == (True, "/")
         assert json.loads(browser.open(f"{url}/api/v1/sessions/ls").text)[0]["by"] == "provider/corp"
@@ -169,7 +169,7 @@ def test_from_page_to_page_by_a_provider(home: Path, tmp_path: Path, provider_pr
     with served(home, certificate) as url:  # another process: what is signed in stays so
         here = browser.open(f"{url}/")
         assert "<dd>lea</dd>" in here.text
-        replayed = f"__Host-endcap-session={next(iter(browser.cookies)).value}"
+        replayed = next(f"{cookie.name}={cookie.value}" for cookie in browser.cookies if cookie.name == "__Host-endcap-session")
         assert browser.send(here).url == f"{url}/sign-in"
         assert browser.open(f"{url}/").url == f"{url}/sign-in?next=%2F"
         thief = Browser(certificate[0])
@@ -192,3 +192,34 @@ def test_from_page_to_page_by_a_provider(home: Path, tmp_path: Path, provider_pr
     ]
     assert cli("audit", "--verify", "--house", "--json", "--home", home).code == 0
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+
+
+def test_a_sign_out_there_too_reaches_every_browser(home: Path, tmp_path: Path, provider_process: Provider, cli: Callable[..., Any]) -> None:
+    """The provider is sent to, tells the service by itself, and asks for a password again; a sign-out here alone leaves it as it was."""
+    certificate = write_certificate(tmp_path)
+    with served(home, certificate) as url:
+        known = {"redirect_uris": [f"{url}/sign-in/callback/corp"], "sign_out_uris": [f"{url}/sign-out/callback/corp"], "people": {"lea": LEA}}
+        provider_process.tell(**known, back_channel_uri=f"{url}/sign-out/back-channel/corp")
+        browser = Browser(certificate[0])
+        there = browser.follow(browser.open(f"{url}/"), "Sign in with corp")
+        browser.send(there, name="lea", password=PASSWORD)
+        first = next(f"{cookie.name}={cookie.value}" for cookie in browser.cookies if cookie.name == "__Host-endcap-session")
+        assert browser.send(browser.open(f"{url}/")).url == f"{url}/sign-in"
+        here = browser.follow(browser.open(f"{url}/sign-in"), "Sign in with corp")
+        assert (here.url, "<dd>lea</dd>" in here.text) == (f"{url}/", True), "no password was asked for"
+        other = next(f"{cookie.name}={cookie.value}" for cookie in browser.cookies if cookie.name == "__Host-endcap-session")
+        again = browser.follow(browser.open(f"{url}/sign-in"), "Sign in with corp")
+        gone = browser.send(again, there="yes")
+        assert (urlsplit(gone.url).path, gone.status) == ("/sign-out/callback/corp", 200)
+        assert "You are signed out here and at corp" in gone.text
+        stranger = Browser(certificate[0])
+        for cookie in (first, other):
+            assert stranger.open(f"{url}/api/v1/ls", headers={"Cookie": cookie}).status == 401, "what another browser held of it is over, too"
+        assert browser.follow(browser.open(f"{url}/sign-in"), "Sign in with corp").url.startswith(f"{provider_process.issuer}/authorize?")
+    rows = [row for row in reversed(cli("audit", "--house", "--json", "--home", home).json) if row["verb"] == "sign-out"]
+    assert [(row["actor"], row["detail"].get("n_sessions"), row["detail"].get("there")) for row in rows] == [
+        ("lea", None, None),
+        ("lea", None, "corp"),
+        ("provider/corp", 1, None),
+    ]
+    assert cli("audit", "--verify", "--house", "--json", "--home", home).code == 0

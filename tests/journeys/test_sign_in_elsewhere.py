@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -70,3 +71,12 @@ def test_somebody_comes_in_with_their_groups(issuer: str) -> None:
         assert "<dd>mia</dd>" in client.get("/").text
         assert find_user(house.ports.records, "mia").made_by == "provider/mock"
         assert list_groups_of(house.ports.records, "mia") == ("shoes",)
+        page = client.get("/sign-out").text
+        (key,) = re.findall(r'name="key" value="([^"]+)"', page)
+        said = client.post("/sign-out", data={"key": key, "there": "yes"}, headers={"Origin": "http://127.0.0.1:8420"})
+        (url,) = re.findall(r'content="0; url=([^"]+)"', said.text)
+        with urllib.request.build_opener(_Staying).open(unescape(url), timeout=30) as answer:
+            asked = answer.read().decode()
+        (back,) = re.findall(r'name="redirect_uri"[^>]*value="([^"]+)"', asked)
+        place = urlsplit(unescape(back))
+        assert "You are signed out here and at mock" in client.get(f"{place.path}?{place.query}").text

@@ -819,6 +819,36 @@ def a_viewer_s_token_writes_nothing() -> None:
     refusal(lambda: client.log_text(os.environ["RUN_ELSEWHERE"], "x", "x.txt"))
 
 
+@check(ours=True, signed=True)
+def what_another_workspace_shares_is_found_and_loaded() -> None:
+    """As WORKSPACE~NAME, a spelling that the client hands on as it is; nothing else of that workspace is there."""
+    import mlflow
+    import numpy as np
+
+    client, name = mlflow.MlflowClient(), "shoes~trees"
+    assert [model.name for model in client.search_registered_models()] == [name]
+    assert [model.name for model in client.search_registered_models(filter_string=f"name = '{name}'")] == [name]
+    assert sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'")) == [1, 2, 3]
+    found = client.get_registered_model(name)
+    assert (found.aliases, [version.version for version in found.latest_versions]) == ({"blue": "2"}, ["3"])
+    assert client.get_model_version_by_alias(name, "blue").version == "2"
+    assert client.get_model_version(name, "3").run_id in ("", None)
+    third = mlflow.lightgbm.load_model(f"models:/{name}/3")
+    rows = np.zeros((2, third.num_feature()))
+    assert third.predict(rows).shape == (2,)
+    for uri, version in (("latest", "3"), ("@blue", "2")):
+        address = f"models:/{name}{uri if uri[0] == '@' else '/' + uri}"
+        assert list(mlflow.lightgbm.load_model(address).predict(rows)) == list(mlflow.lightgbm.load_model(f"models:/{name}/{version}").predict(rows))
+    assert mlflow.pyfunc.load_model(f"models:/{name}/1").metadata.flavors["lightgbm"]
+    with tempfile.TemporaryDirectory() as folder:
+        done = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/1", dst_path=folder)
+        assert (Path(done) / "MLmodel").exists()
+    for missing in ("shoes~secret", "shoes~never", "nowhere~trees", "trees", "secret"):
+        refusal(lambda: client.get_registered_model(missing), code="RESOURCE_DOES_NOT_EXIST")  # noqa: B023 - called at once
+        refusal(lambda: mlflow.lightgbm.load_model(f"models:/{missing}/1"), code="RESOURCE_DOES_NOT_EXIST")  # noqa: B023 - called at once
+    refusal(lambda: client.set_model_version_tag(name, "1", "a", "b"), code="PERMISSION_DENIED")
+
+
 def main() -> None:
     import mlflow
 

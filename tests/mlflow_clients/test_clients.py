@@ -22,7 +22,11 @@ import pytest
 from endcap.assembly import open_house
 from endcap.governance.people import add_user, grant_role
 from endcap.governance.tokens import make_token
+from endcap.loop.deployment.registering import register_run
+from endcap.loop.registry.naming import name_version
 from endcap.loop.training.tracking.tracked_runs import start_run
+from endcap.project.sharing import share
+from endcap.testing.packages import log_package, make_lightgbm_package
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("client_checks.py")
@@ -117,12 +121,20 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Signed]:
         add_user(first, "ada", password=PASSWORD)
         grant_role(first, "ada", "owner", workspace="other")
         grant_role(first, "ada", "owner", workspace="third")
+        grant_role(first, "ada", "owner", workspace="web")
         tokens = {
             "a_token_opens_and_nothing_else_does": make_token(first, "laptop").token,
             "a_viewer_s_token_writes_nothing": make_token(first, "board", role="viewer").token,
             "a_token_of_another_workspace_sees_nothing": make_token(first, "elsewhere", workspace="third").token,
             "the_address_chooses_the_workspace": make_token(first, "other", workspace="other").token,
+            "what_another_workspace_shares_is_found_and_loaded": make_token(first, "reader", workspace="web", role="viewer").token,
         }
+        shoes = house.session(actor="ada", workspace="shoes")
+        for seed in range(3):
+            register_run(shoes, log_package(shoes, make_lightgbm_package(seed=seed)), "model", model="trees")
+        register_run(shoes, log_package(shoes, make_lightgbm_package(seed=9)), "model", model="secret")
+        name_version(shoes, "trees-v2", "blue")
+        share(shoes, "model/trees", to="web")
         run = start_run(first, name="there").id
     with started(folder) as url:
         yield Signed(url, tokens, run)

@@ -76,6 +76,8 @@ class Session:
     """What is asked again before each change. None: nobody signed in, but opened the home's own files."""
     only: frozenset[str] | None = None
     """The things that are there for the session, where another workspace was lent some; None: all that rights leave it."""
+    lent_to: str = ""
+    """The workspace that was lent ``only``."""
     acting_for: Actor | None = None
     """Whose rights on closed things count, where that is not the actor."""
     unveiled: bool = False

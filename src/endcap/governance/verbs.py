@@ -76,12 +76,12 @@ def find_permission(name: str) -> Permission:
 
 
 def verb(
-    name: str, *, permission: Permission, lent: Mapping[str, Sequence[str]] | None = None, hands_out: bool = False
+    name: str, *, permission: Permission, lent: Mapping[str, Sequence[str]] | None = None
 ) -> Callable[[Callable[Concatenate[Session, P], T]], Callable[Concatenate[Session, P], T]]:
     """Make a room's function a verb: before each call its permission is checked, and the right to change what it names; refusals are audited.
 
     ``lent`` are the parameters that may name what another workspace shares, as ``WORKSPACE/NAME``, each with the sorts of thing it may be; the call
-    is then made there. ``hands_out`` is whether it hands out data, which is audited there.
+    is then made there. One that hands out data says so by ``hand_out``.
     """
 
     def decorate(function: Callable[Concatenate[Session, P], T]) -> Callable[Concatenate[Session, P], T]:
@@ -91,7 +91,7 @@ def verb(
             if permission in _CHANGES:
                 require_named(session, function, args, kwargs, needs=permission, verb=name)
             if lent is not None:
-                session, moved, given = enter_named(session, function, args, kwargs, lent=lent, hands_out=name if hands_out else "")
+                session, moved, given = enter_named(session, function, args, kwargs, lent=lent)
                 return function(session, *moved, **given)
             return function(session, *args, **kwargs)
 

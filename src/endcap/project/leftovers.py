@@ -18,7 +18,7 @@ from endcap.governance.privacy.records import RETENTION_RULES
 from endcap.governance.quotas.records import PLACES
 from endcap.governance.records import HOUSE, SERVICES, SET_UP_CODES, TOKEN_USES, TOKENS, WRONG_PASSWORDS, Service, Token
 from endcap.governance.rights.records import SHARE_USES, SHARES, ShareUse
-from endcap.governance.signin.records import PAGE_SESSION_USES, PAGE_SESSIONS, USED_STATES, PageSession
+from endcap.governance.signin.records import PAGE_SESSION_USES, PAGE_SESSIONS, SIGNED_OUT, USED_STATES, PageSession
 from endcap.pipelines.open_lineage import LINEAGE_EVENTS
 from endcap.storage.liveness import has_ended, identify_machine
 from endcap.storage.ports import Kind, RecordStore
@@ -71,6 +71,7 @@ OF_HOUSE = (
     Leftover("places", PLACES, _A_WEEK, lambda place: place.ended_at, where={"state": "ended"}),
     Leftover("set-up-codes", SET_UP_CODES, _A_MONTH, lambda code: code.expires_at),
     Leftover("sign-ins", USED_STATES, _BRIEFLY, lambda used: used.at),  # each is refused for its age after ten minutes
+    Leftover("sign-outs", SIGNED_OUT, _BRIEFLY, lambda out: out.at),  # as these: what they are held against is younger
     Leftover("wrong-passwords", WRONG_PASSWORDS, FORGOTTEN_AFTER, lambda wrong: wrong.last_at),  # the longest wait is an hour
     Leftover("share-uses", SHARE_USES, _BRIEFLY, _end_of_share_use),
     Leftover("shares", SHARES, _A_YEAR, lambda share: share.revoked_at),

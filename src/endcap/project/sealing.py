@@ -21,6 +21,7 @@ MODULES = (
     "endcap.governance.keys.sealed_partitions",
     "endcap.governance.keys.secrets",
     "endcap.governance.privacy.subjects",
+    "endcap.governance.signin.page_sessions",
     "endcap.governance.signin.providers",
     "endcap.governance.webhooks",
 )

@@ -1,23 +1,27 @@
 """A provider of OpenID Connect on the own machine: a process of its own that speaks the protocol over HTTP, strictly, and lies when it is told to.
 
 It holds its clients to what they registered: an exact redirect URI, the authorization code flow with PKCE by S256, codes that are used once, a secret
-as Basic. Its people sign in on a page. What tokens hold and how they are signed is changed by ``Provider.tell``. Needs ``endcap[sso]``.
+as Basic. Its people sign in on a page, and a browser that did is asked for no password again until it is signed out. What tokens hold and how they
+are signed is changed by ``Provider.tell``. Needs ``endcap[sso]``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import html
 import secrets
 import socket
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 CLIENT, SECRET = "endcap", "s3cret of the client: &=%+"
 _WAIT_S = 60.0  # it makes its keys first
+LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
+_COOKIE = "at-the-provider"
 PASSWORD = "walnut"
 """The password of all its people."""
 
@@ -43,6 +49,10 @@ class Story(msgspec.Struct, kw_only=True):
     """
 
     redirect_uris: list[str] = []
+    sign_out_uris: list[str] = []
+    """Where its browsers may be sent after a sign-out there."""
+    back_channel_uri: str = ""
+    """Where it says whom it signed out ('': it tells nobody)."""
     people: dict[str, dict[str, Any]] = {}
     claims: dict[str, Any] = {}
     shift_s: dict[str, float] = {}
@@ -70,6 +80,13 @@ class Provider:
         request = urllib.request.Request(f"{self.issuer}/story", data=body, method="POST")
         with urllib.request.urlopen(request, timeout=_WAIT_S) as answer:
             answer.read()
+
+    def make_logout_token(self, **claims: Any) -> str:
+        """A logout token with these claims over those that are right (None: taken out), signed as it was told."""
+        request = urllib.request.Request(f"{self.issuer}/story/logout", data=msgspec.json.encode(claims), method="POST")
+        with urllib.request.urlopen(request, timeout=_WAIT_S) as answer:
+            token: str = answer.read().decode()
+        return token
 
     def count(self) -> Mapping[str, int]:
         """How often each of its paths was asked."""
@@ -103,6 +120,8 @@ class _Service:
         self.story = Story()
         self.codes: dict[str, dict[str, str]] = {}
         self.access: dict[str, str] = {}
+        self.signed_in: dict[str, str] = {}
+        """Who is signed in here, by the name of their session, which a browser holds as a cookie."""
         self.n_asked: dict[str, int] = {}
         self.make_keys()
 
@@ -113,8 +132,12 @@ class _Service:
         self.ec = ECKey.generate_key("P-256", {"kid": secrets.token_hex(4), "use": "sig"})
         self.stranger = RSAKey.generate_key(2048, {"kid": self.rsa.kid, "use": "sig"})
 
-    def claims_of(self, name: str, nonce: str, access_token: str) -> dict[str, Any]:
-        now = time.time() if self.story.at_s is None else self.story.at_s
+    @property
+    def at_s(self) -> float:
+        return time.time() if self.story.at_s is None else self.story.at_s
+
+    def claims_of(self, name: str, nonce: str, access_token: str, sid: str) -> dict[str, Any]:
+        now = self.at_s
         half = hashlib.sha256(access_token.encode()).digest()[:16]
         claims: dict[str, Any] = {
             "iss": self.issuer,
@@ -122,6 +145,7 @@ class _Service:
             "iat": int(now),
             "exp": int(now) + 300,
             "nonce": nonce,
+            "sid": sid,
             "at_hash": base64.urlsafe_b64encode(half).rstrip(b"=").decode(),
             **{key: value for key, value in self.story.people[name].items() if key not in self.story.thin},
             **self.story.claims,
@@ -130,16 +154,21 @@ class _Service:
             claims[key] = claims.get(key, int(now)) + shift
         return {key: value for key, value in claims.items() if value is not None}
 
-    def sign(self, claims: dict[str, Any]) -> str:
+    def logout_claims_of(self, **claims: Any) -> dict[str, Any]:
+        now = int(self.at_s)
+        right = {"iss": self.issuer, "aud": CLIENT, "iat": now, "exp": now + 120, "jti": secrets.token_hex(8), "events": {LOGOUT_EVENT: {}}}
+        return {key: value for key, value in {**right, **claims}.items() if value is not None}
+
+    def sign(self, claims: dict[str, Any], *, sort: str = "JWT") -> str:
         """A token: rs256, es256; or none (unsigned), hs256-public (by the public key, taken for a secret), hs256-secret (by the client's), stranger
         (another key under the right name), inside (by a key that stands in its own head), cut (the signature is).
         """
         from joserfc import jwt
 
         how = self.story.signing
-        head = {"alg": "RS256", "kid": self.rsa.kid}
+        head = {"alg": "RS256", "kid": self.rsa.kid, "typ": sort}
         if how == "es256":
-            return jwt.encode({"alg": "ES256", "kid": self.ec.kid}, claims, self.ec, algorithms=["ES256"])
+            return jwt.encode({**head, "alg": "ES256", "kid": self.ec.kid}, claims, self.ec, algorithms=["ES256"])
         if how == "none":
             return ".".join((_encode(b'{"alg":"none","typ":"JWT"}'), _encode(msgspec.json.encode(claims)), ""))
         if how in ("hs256-public", "hs256-secret"):
@@ -169,6 +198,9 @@ class _Service:
             "token_endpoint": f"{self.issuer}/token",
             "jwks_uri": f"{self.issuer}/jwks",
             "userinfo_endpoint": f"{self.issuer}/userinfo",
+            "end_session_endpoint": f"{self.issuer}/sign-out",
+            "backchannel_logout_supported": True,
+            "backchannel_logout_session_supported": True,
             "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["RS256", "ES256", "HS256", "none"],
@@ -194,6 +226,9 @@ class _Service:
         right = (said.get("response_type"), said.get("code_challenge_method")) == ("code", "S256") and "openid" in said.get("scope", "").split()
         if not (right and said.get("state") and said.get("nonce") and len(said.get("code_challenge", "")) == 43):
             return PlainTextResponse("no authorization code flow with PKCE, state and nonce", 400)
+        sid = request.cookies.get(_COOKIE, "")
+        if request.method == "GET" and sid in self.signed_in:
+            return self.send_back(said, self.signed_in[sid], sid)
         if request.method == "GET":
             hidden = "".join(f'<input type="hidden" name="{html.escape(key)}" value="{html.escape(value)}">' for key, value in said.items())
             page = f'<form method="post" action="/authorize">{hidden}<input name="name"><input name="password" type="password"></form>'
@@ -201,10 +236,52 @@ class _Service:
         back = {"state": said["state"], "iss": self.issuer}
         if said.get("name") not in self.story.people or said.get("password") != PASSWORD:
             back["error"] = "access_denied"
-        else:
-            back["code"] = secrets.token_urlsafe(16)
-            self.codes[back["code"]] = said
+            return RedirectResponse(f"{said['redirect_uri']}?{urlencode({**back, **self.story.answer})}", 302)
+        sid = secrets.token_urlsafe(16)
+        self.signed_in[sid] = said["name"]
+        answer = self.send_back(said, said["name"], sid)
+        answer.set_cookie(_COOKIE, sid, httponly=True)
+        return answer
+
+    def send_back(self, said: Mapping[str, str], name: str, sid: str) -> Response:
+        """Send a browser back with a code for who it is."""
+        from starlette.responses import RedirectResponse
+
+        code = secrets.token_urlsafe(16)
+        self.codes[code] = {**said, "name": name, "sid": sid}
+        back = {"state": said["state"], "iss": self.issuer, "code": code}
         return RedirectResponse(f"{said['redirect_uri']}?{urlencode({**back, **self.story.answer})}", 302)
+
+    async def sign_out(self, request: Request) -> Response:
+        """Sign a browser out that a client sends (RP-Initiated Logout 1.0): whom it means must be who is signed in, or who was."""
+        from joserfc import jwt
+        from joserfc.errors import JoseError
+        from starlette.responses import PlainTextResponse, RedirectResponse
+
+        said, held = dict(request.query_params), request.cookies.get(_COOKIE, "")
+        sid = held
+        if "id_token_hint" in said:
+            try:
+                claims = jwt.decode(said["id_token_hint"], self.rsa, algorithms=["RS256"]).claims
+            except (JoseError, ValueError):
+                return PlainTextResponse("no such token", 400)
+            if (claims["iss"], claims["aud"]) != (self.issuer, CLIENT) or (held and claims["sid"] != held):
+                return PlainTextResponse("a token of another", 400)
+            sid = claims["sid"]
+        if said.get("client_id") != CLIENT or said.get("post_logout_redirect_uri") not in self.story.sign_out_uris or not said.get("state"):
+            return PlainTextResponse(f"no such client or redirect URI: {said.get('post_logout_redirect_uri')}", 400)
+        name = self.signed_in.pop(sid, None)
+        if name is not None and self.story.back_channel_uri:
+            token = self.sign(self.logout_claims_of(sub=self.story.people[name]["sub"], sid=sid), sort="logout+jwt")
+            await asyncio.to_thread(_post, self.story.back_channel_uri, {"logout_token": token})
+        answer = RedirectResponse(f"{said['post_logout_redirect_uri']}?{urlencode({'state': said['state'], **self.story.answer})}", 302)
+        answer.delete_cookie(_COOKIE)
+        return answer
+
+    async def make_logout(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        return PlainTextResponse(self.sign(self.logout_claims_of(**msgspec.json.decode(await request.body())), sort="logout+jwt"))
 
     async def give_tokens(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -220,7 +297,7 @@ class _Service:
             return JSONResponse({"error": "invalid_grant"}, 400)
         access_token = secrets.token_urlsafe(16)
         self.access[access_token] = asked["name"]
-        token = self.sign(self.claims_of(asked["name"], asked["nonce"], access_token))
+        token = self.sign(self.claims_of(asked["name"], asked["nonce"], access_token, asked["sid"]))
         return JSONResponse({"access_token": access_token, "token_type": "Bearer", "expires_in": 300, "id_token": token})
 
     async def show_person(self, request: Request) -> Response:
@@ -242,6 +319,8 @@ class _Service:
             "/authorize": (self.authorize, ["GET", "POST"]),
             "/token": (self.give_tokens, ["POST"]),
             "/userinfo": (self.show_person, ["GET"]),
+            "/sign-out": (self.sign_out, ["GET"]),
+            "/story/logout": (self.make_logout, ["POST"]),
         }
 
         def counted(answer: Any) -> Any:
@@ -253,6 +332,14 @@ class _Service:
             return count
 
         return Starlette(routes=[Route(path, counted(answer), methods=methods) for path, (answer, methods) in routes.items()])
+
+
+def _post(url: str, form: Mapping[str, str]) -> None:
+    """Tell a client what it answers nothing to but that it was told. Whose certificate it shows is not looked at: it is of this machine."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with suppress(urllib.error.HTTPError), urllib.request.urlopen(url, data=urlencode(form).encode(), timeout=_WAIT_S, context=context):
+        pass
 
 
 def _encode(raw: bytes) -> str:

@@ -18,6 +18,9 @@ calls, on each face and for each role (tests/journeys/test_matrix.py).
 - A **role** is held in one workspace; it opens nothing in another. What is in a workspace in which somebody has no role is not there for them: the
   answer is the one for what never was (tests/journeys/test_isolation.py). A workspace in which somebody has no role is refused by 403 in the same
   words, whether there is one or not.
+- What another workspace **shares** is read by the verbs that say so, as `WORKSPACE/NAME`, and by the calls of MLflow that read models, versions and
+  their files, as `WORKSPACE~NAME`: with the role that somebody has in their own workspace, and as a viewer there for whom nothing else is there
+  (docs/rights.md). What is handed out so is in the lender's audit.
 - An **admin of the house** keeps its people and its home, and holds no role by it: inside a workspace they are what their role there makes them.
 - **Nobody**: over HTTP whoever is not signed in is answered 401, but for `/healthz` and `/health`, and for `setup`, which takes a set-up code while
   there are no users. Only a service that listens to its own machine, in whose home nobody was made a user, takes whoever reaches it for the owner.

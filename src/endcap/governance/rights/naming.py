@@ -50,7 +50,7 @@ def _list_named(function: Callable[..., Any]) -> tuple[tuple[int, str], ...]:
 
 
 def enter_named(
-    session: Session, function: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any], *, lent: Mapping[str, Sequence[str]], hands_out: str
+    session: Session, function: Callable[..., Any], args: tuple[Any, ...], given: dict[str, Any], *, lent: Mapping[str, Sequence[str]]
 ) -> tuple[Session, tuple[Any, ...], dict[str, Any]]:
     """A call as it is made where a thing is that it names as ``WORKSPACE/NAME``: there, and by its name there."""
     from endcap.governance.rights.shares import enter_share  # which writes by sessions, as this is read by them
@@ -59,7 +59,7 @@ def enter_named(
         value = args[place] if place < len(args) else given.get(name)
         if name not in lent or not isinstance(value, str) or "/" not in value:
             continue
-        session, found = enter_share(session, value, sorts=lent[name], hands_out=hands_out)
+        session, found = enter_share(session, value, sorts=lent[name])
         if place < len(args):
             args = (*args[:place], found, *args[place + 1 :])
         else:

@@ -71,7 +71,10 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShareUse(msgspec.Struct, frozen=True):
-    """The day of UTC on which somebody was last handed data of a share, for the audit row that is written once a day."""
+    """The day of UTC on which somebody was last handed a thing of a share, for the audit row that is written once a day.
+
+    ``id`` is the share, who, and of a model that is shared the version.
+    """
 
     id: str
     day: str

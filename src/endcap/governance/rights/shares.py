@@ -16,7 +16,8 @@ from endcap.core.errors import Conflict, InvalidInput, NotFound
 from endcap.core.names import is_name, require_name
 from endcap.core.permissions import Role
 from endcap.governance.records import HOUSE
-from endcap.governance.rights.records import SHARE_USES, SHARES, Share, ShareUse
+from endcap.governance.rights.checks import missing_thing
+from endcap.governance.rights.records import SHARE_USES, SHARES, Share, ShareUse, name_whole
 from endcap.governance.sessions import Session
 
 _READ_SHARED = "read-shared"
@@ -68,12 +69,11 @@ def end_share(session: Session, thing: str, to: str, *, verb: str) -> Share:
     return ended
 
 
-def enter_share(session: Session, text: str, *, sorts: Sequence[str], hands_out: str = "") -> tuple[Session, str]:
+def enter_share(session: Session, text: str, *, sorts: Sequence[str]) -> tuple[Session, str]:
     """Where a name leads: ``WORKSPACE/NAME`` of a thing of one of the sorts (view, model, version) that is shared with the session's workspace, to a
     session there and the name in it; any other to the session itself, which then misses what it has not.
 
-    ``hands_out`` is the verb that hands out data: the first time on a day that somebody reads a share so is audited there. Cost: a read of the
-    shares that the workspace was given; nothing for a name without a slash.
+    Whoever hands out data there says so by ``hand_out``. Cost: a read of the shares that the workspace was given; nothing for a name without a slash.
     """
     workspace, slash, name = text.partition("/")
     if not slash or session.only is not None or not is_name(workspace):
@@ -81,14 +81,54 @@ def enter_share(session: Session, text: str, *, sorts: Sequence[str], hands_out:
     plain, colon, n = name.partition(":v")  # store-orders:v3, as store-orders-v3
     name = f"{plain}-v{n}" if colon else name
     wanted = {thing for sort in sorts for thing in _name_things(sort, name)}
-    found = session.ports.records.find(SHARES, workspace=HOUSE, where={"to": session.workspace})
-    share = next((s for s in found if s.workspace == workspace and s.thing in wanted and s.revoked_at is None), None)
+    share = next((s for s in _find_taken(session, session.workspace) if s.workspace == workspace and s.thing in wanted), None)
+    return (session, text) if share is None else (_lend(session, workspace, _open_up(share.thing)), name)
+
+
+def enter_model(session: Session, workspace: str, model: str) -> Session | None:
+    """A session in another workspace for which all is there that it shares of a model: the model with its versions, or some of these. None where
+    nothing of it is shared. Cost: a read of the shares that the workspace was given.
+    """
+    return next((lent for lent, name in enter_models(session) if (lent.workspace, name) == (workspace, model)), None)
+
+
+def enter_models(session: Session) -> list[tuple[Session, str]]:
+    """The models of which other workspaces share something, each with the session of ``enter_model``, sorted. Cost as there."""
+    things: dict[tuple[str, str], set[str]] = {}
+    for share in _find_taken(session, session.workspace) if session.only is None else ():
+        if model := _find_model(share.thing):
+            things.setdefault((share.workspace, model), set()).update(_open_up(share.thing))
+    return [(_lend(session, workspace, frozenset(only)), model) for (workspace, model), only in sorted(things.items())]
+
+
+def hand_out(session: Session, thing: str, *, verb: str) -> None:
+    """Note, where a session reads by a share, that it is now handed a thing (``view/NAME``, ``version/NAME-v3``): the first time on a day that
+    somebody is, a row in the chain of the lender says so. What is one's own is handed out without a word.
+
+    Raises NotFound where the share was taken back meanwhile. Cost: two reads.
+    """
+    if session.only is None:
+        return
+    wanted = name_whole(thing)
+    share = next((s for s in _find_taken(session, session.lent_to) if s.workspace == session.workspace and s.thing in wanted), None)
     if share is None:
-        return session, text
-    lent = replace(session, workspace=workspace, role=Role.VIEWER, only=_open_up(share.thing), admin=False, acting_for=None, unveiled=False)
-    if hands_out:
-        _note_use(lent, share, verb=hands_out)
-    return lent, name
+        raise missing_thing(session, thing)
+    _note_use(session, share, verb=verb, thing=thing)
+
+
+def _find_taken(session: Session, workspace: str) -> list[Share]:
+    """The shares that stand and that a workspace was given."""
+    found = session.ports.records.find(SHARES, workspace=HOUSE, where={"to": workspace})
+    return [share for share in found if share.revoked_at is None]
+
+
+def _find_model(thing: str) -> str:
+    """The model that a shared thing is, or is a version of; '' for a view."""
+    return next((name.partition("/")[2] for name in name_whole(thing) if name.startswith("model/")), "")
+
+
+def _lend(session: Session, workspace: str, only: frozenset[str]) -> Session:
+    return replace(session, workspace=workspace, role=Role.VIEWER, only=only, lent_to=session.workspace, admin=False, acting_for=None, unveiled=False)
 
 
 def _name_things(sort: str, name: str) -> tuple[str, ...]:
@@ -106,12 +146,14 @@ def _open_up(thing: str) -> frozenset[str]:
     return frozenset({thing})
 
 
-def _note_use(lent: Session, share: Share, *, verb: str) -> None:
-    used = ShareUse(f"{share.id}/{lent.actor.name}", lent.now().astimezone(UTC).date().isoformat())
+def _note_use(lent: Session, share: Share, *, verb: str, thing: str) -> None:
+    """Write into the chain of the lender that somebody was handed a thing: once a day each, of a model each version."""
+    part = "" if thing == share.thing else f"/{thing}"
+    used = ShareUse(f"{share.id}/{lent.actor.name}{part}", lent.now().astimezone(UTC).date().isoformat())
     before = lent.ports.records.get(SHARE_USES, workspace=HOUSE, id=used.id)
     if before == used:
         return
-    detail = {"share": share.id, "workspace": share.to, "by": verb}
+    detail = {"share": share.id, "workspace": share.to, "by": verb, **({"what": thing} if part else {})}
     with suppress(Conflict), lent.without_veil().change(_READ_SHARED, thing=share.thing, detail=detail) as change:
         _, version = change.tx.get_versioned(SHARE_USES, workspace=HOUSE, id=used.id) or (None, 0)
         change.tx.put(SHARE_USES, workspace=HOUSE, record=used, expected_version=version)

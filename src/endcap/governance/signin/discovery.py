@@ -30,6 +30,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True):
     token_endpoint: str
     jwks_uri: str
     userinfo_endpoint: str = ""
+    end_session_endpoint: str = ""
     response_types_supported: tuple[str, ...] = ("code",)
     id_token_signing_alg_values_supported: tuple[str, ...] = ("RS256",)
     token_endpoint_auth_methods_supported: tuple[str, ...] = (_BASIC,)
@@ -49,6 +50,7 @@ class Discovered:
     algorithms: tuple[str, ...]
     by_post: bool
     names_itself: bool
+    end_session_endpoint: str
 
 
 def discover(issuer: str, *, own_hosts: Collection[str], has_secret: bool) -> Discovered:
@@ -64,7 +66,8 @@ def discover(issuer: str, *, own_hosts: Collection[str], has_secret: bool) -> Di
     if found.issuer != issuer:
         hint = "give that one, if it is yours: it stands in every token" if found.issuer.rstrip("/") == issuer.rstrip("/") else None
         raise InvalidInput(f"The discovery document {place} is of the issuer {found.issuer[:200]!r}, not {issuer!r}.", hint=hint)
-    for url in filter(None, (found.authorization_endpoint, found.token_endpoint, found.jwks_uri, found.userinfo_endpoint)):
+    endpoints = (found.authorization_endpoint, found.token_endpoint, found.jwks_uri, found.userinfo_endpoint, found.end_session_endpoint)
+    for url in filter(None, endpoints):
         require_url(url, own_hosts=own_hosts, purpose=PROVIDER)
     algorithms = tuple(name for name in ALGORITHMS if name in found.id_token_signing_alg_values_supported)
     methods = found.token_endpoint_auth_methods_supported
@@ -86,6 +89,7 @@ def discover(issuer: str, *, own_hosts: Collection[str], has_secret: bool) -> Di
         algorithms=algorithms,
         by_post=_BASIC not in methods,
         names_itself=found.authorization_response_iss_parameter_supported,
+        end_session_endpoint=found.end_session_endpoint,
     )
 
 

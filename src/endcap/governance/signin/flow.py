@@ -12,7 +12,7 @@ import hmac
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -45,11 +45,17 @@ class Outside:
 
 @dataclass(frozen=True)
 class Came:
-    """What a browser came back with: who it is, the local path it had asked for, and a digest of the sign-in, which opens once."""
+    """What a browser came back with: who it is, the local path it had asked for, and a digest of the sign-in, which opens once.
+
+    ``sid`` is what the provider calls the session there ('' where it does not say), ``id_token`` what it signed, and ``at`` when, by its clock.
+    """
 
     person: Outside
     path: str
     used: str
+    sid: str
+    id_token: str = field(repr=False)
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,7 @@ def new_browser() -> str:
 
 def begin_flow(provider: Provider, *, browser: str, redirect_uri: str, path: str, now: datetime) -> str:
     """The URL at the provider to which the browser is sent. ``path`` is where it goes after it has come back."""
-    body = f"{int(now.timestamp())}.{secrets.token_urlsafe(16)}.{_encode(path.encode())}"
-    state = f"{body}.{_mac(browser, 'state', provider.name, redirect_uri, body)}"
+    state = write_state(provider, "state", browser=browser, uri=redirect_uri, path=path, now=now)
     verifier = _mac(browser, "pkce", state)
     asked = {
         "response_type": "code",
@@ -88,7 +93,12 @@ def begin_flow(provider: Provider, *, browser: str, redirect_uri: str, path: str
         "code_challenge": _encode(hashlib.sha256(verifier.encode()).digest()),
         "code_challenge_method": "S256",
     }
-    return f"{provider.authorization_endpoint}{'&' if urlsplit(provider.authorization_endpoint).query else '?'}{urlencode(asked, quote_via=quote)}"
+    return add_query(provider.authorization_endpoint, asked)
+
+
+def add_query(url: str, asked: Mapping[str, str]) -> str:
+    """A URL of a provider with what is asked of it."""
+    return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(asked, quote_via=quote)}"
 
 
 def finish_flow(
@@ -109,7 +119,7 @@ def finish_flow(
     provider does not answer. Costs a request to the provider, at times three.
     """
     state = said.get("state", "")
-    path = _read_state(provider, state, browser=browser, redirect_uri=redirect_uri, now=now)
+    path = read_state(provider, "state", state, browser=browser, uri=redirect_uri, now=now)
     used = hashlib.sha256(state.encode()).hexdigest()
     if is_used(used):
         raise NotSignedIn("This sign-in was ended before: an answer of a provider is taken once.", hint=_AGAIN)
@@ -127,7 +137,26 @@ def finish_flow(
     if missing and provider.userinfo_endpoint:
         more = _ask_userinfo(provider, grant, subject=claims["sub"], own_hosts=own_hosts)
         claims = {**more, **claims}
-    return Came(_read_person(provider, claims), path, used)
+    sid, at = claims.get("sid"), datetime.fromtimestamp(claims["iat"], UTC)
+    return Came(_read_person(provider, claims), path, used, sid if isinstance(sid, str) else "", grant.id_token, at)
+
+
+def write_state(provider: Provider, purpose: str, *, browser: str, uri: str, path: str, now: datetime) -> str:
+    """What a browser takes along to a provider and brings back to ``uri``, and which only it can have been given."""
+    body = f"{int(now.timestamp())}.{secrets.token_urlsafe(16)}.{_encode(path.encode())}"
+    return f"{body}.{_mac(browser, purpose, provider.name, uri, body)}"
+
+
+def read_state(provider: Provider, purpose: str, state: str, *, browser: str, uri: str, now: datetime) -> str:
+    """The local path that a state holds. Raises NotSignedIn unless this browser was sent away with it, to this provider, and not long ago."""
+    body, _, mac = state.rpartition(".")
+    right = _mac(browser, purpose, provider.name, uri, body)
+    if not browser or len(state) > _MOST_STATE or not hmac.compare_digest(right.encode(), mac.encode()):
+        raise NotSignedIn("This answer of a provider belongs to another browser, or to none.", hint=_AGAIN)
+    at, _, rest = body.partition(".")
+    if not 0 <= now.timestamp() - int(at) + 1 <= AWAY_S + 1:
+        raise NotSignedIn(f"The browser was sent to the provider more than {AWAY_S // 60} minutes ago.", hint=_AGAIN)
+    return base64.urlsafe_b64decode(rest.partition(".")[2] + "==").decode()
 
 
 def find_claim(claims: Mapping[str, Any], name: str) -> Any:
@@ -144,18 +173,6 @@ def find_claim(claims: Mapping[str, Any], name: str) -> Any:
             return None
         found = found[part]
     return found
-
-
-def _read_state(provider: Provider, state: str, *, browser: str, redirect_uri: str, now: datetime) -> str:
-    """The local path that a state holds, if this browser was sent away with it, to this provider, and not long ago."""
-    body, _, mac = state.rpartition(".")
-    right = _mac(browser, "state", provider.name, redirect_uri, body)
-    if not browser or len(state) > _MOST_STATE or not hmac.compare_digest(right.encode(), mac.encode()):
-        raise NotSignedIn("This answer of a provider belongs to another browser, or to none.", hint=_AGAIN)
-    at, _, rest = body.partition(".")
-    if not 0 <= now.timestamp() - int(at) + 1 <= AWAY_S + 1:
-        raise NotSignedIn(f"The sign-in was begun more than {AWAY_S // 60} minutes ago.", hint=_AGAIN)
-    return base64.urlsafe_b64decode(rest.partition(".")[2] + "==").decode()
 
 
 def _exchange(provider: Provider, code: str, *, verifier: str, redirect_uri: str, secret: str, own_hosts: Collection[str]) -> _Grant:

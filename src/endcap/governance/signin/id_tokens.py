@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import hmac
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,12 +20,14 @@ from endcap.governance.signin.discovery import ALGORITHMS
 from endcap.governance.signin.provider_keys import ProviderKeys
 from endcap.governance.signin.records import Provider
 
+T = TypeVar("T")
+
 SKEW_S = 60
 """By how much the provider's clock may differ from ours."""
 OLDEST_S = 600
 """How long ago a token may have been made: it is fetched right after it was."""
 MOST_BYTES = 64 * 1024
-_MOST_SUBJECT = 255  # OpenID Connect Core 1.0, section 2
+MOST_SUBJECT = 255  # OpenID Connect Core 1.0, section 2
 _TYPES = (None, "JWT", "jwt")
 
 
@@ -52,16 +54,11 @@ def check_id_token(text: str, provider: Provider, keys: ProviderKeys, *, nonce: 
 
     Raises NotSignedIn, which says what does not hold and shows no value of the token.
     """
-    head = _read_head(text, provider)
-    key = keys.find(provider, key_id=head.kid, algorithm=head.alg, now=now)
-    claims = _open(text, key, head.alg, provider)
-    try:
-        said = msgspec.convert(claims, _Claims)
-    except msgspec.ValidationError as error:
-        raise _wrong(provider, f"a claim is missing or of the wrong type ({error})") from error
+    claims, algorithm = open_token(text, provider, keys, types=_TYPES, now=now)
+    said = read_claims(claims, _Claims, provider)
     if not all(math.isfinite(value) for value in (said.exp, said.iat, said.nbf or 0.0)):
-        raise _wrong(provider, "a time in it is no number")
-    _validate(claims, head.alg, provider, nonce=nonce, access_token=access_token, now=now)
+        raise wrong_token(provider, "a time in it is no number")
+    _validate(claims, algorithm, provider, nonce=nonce, access_token=access_token, now=now)
     audience = [said.aud] if isinstance(said.aud, str) else said.aud
     at = now.timestamp()
     for holds, what in (
@@ -74,25 +71,48 @@ def check_id_token(text: str, provider: Provider, keys: ProviderKeys, *, nonce: 
         (said.nbf is None or said.nbf <= at + SKEW_S, "it does not hold yet"),
         (at <= said.iat + OLDEST_S + SKEW_S, "it was made long ago"),
         (hmac.compare_digest(said.nonce.encode(), nonce.encode()), "it is of another sign-in (its nonce)"),
-        (0 < len(said.sub) <= _MOST_SUBJECT and said.sub.isprintable(), "its subject is none"),
+        (0 < len(said.sub) <= MOST_SUBJECT and said.sub.isprintable(), "its subject is none"),
     ):
         if not holds:
-            raise _wrong(provider, what)
+            raise wrong_token(provider, what)
     return claims
 
 
-def _read_head(text: str, provider: Provider) -> _Head:
+def open_token(text: str, provider: Provider, keys: ProviderKeys, *, types: Collection[str | None], now: datetime) -> tuple[dict[str, Any], str]:
+    """What a provider signed, and by which algorithm: the claims are still to be looked at. ``types`` are those that its head may say.
+
+    Raises NotSignedIn for what is no token of the provider's, or signed by none of its keys.
+    """
+    head = _read_head(text, provider, types)
+    key = keys.find(provider, key_id=head.kid, algorithm=head.alg, now=now)
+    return _open(text, key, head.alg, provider), head.alg
+
+
+def read_claims(claims: Mapping[str, Any], kind: type[T], provider: Provider) -> T:
+    """The claims as a record. Raises NotSignedIn where one is missing or of the wrong type."""
+    try:
+        return msgspec.convert(claims, kind)
+    except msgspec.ValidationError as error:
+        raise wrong_token(provider, f"a claim is missing or of the wrong type ({error})") from error
+
+
+def wrong_token(provider: Provider, what: str) -> NotSignedIn:
+    """What is raised for a token that does not hold; ``what`` shows no value of it."""
+    return NotSignedIn(f"What the provider '{provider.name}' said does not hold: {what}.", hint="sign in again; should it stay so, ask an admin")
+
+
+def _read_head(text: str, provider: Provider, types: Collection[str | None]) -> _Head:
     parts = text.split(".")
     if len(parts) != 3 or not all(parts) or len(text) > MOST_BYTES or not text.isascii():
-        raise _wrong(provider, "it is cut off, unsigned or no token at all")
+        raise wrong_token(provider, "it is cut off, unsigned or no token at all")
     try:
         head = msgspec.json.decode(base64.urlsafe_b64decode(parts[0] + "=" * (-len(parts[0]) % 4)), type=_Head)
     except (ValueError, RecursionError) as error:
-        raise _wrong(provider, "its head does not read") from error
+        raise wrong_token(provider, "its head does not read") from error
     if head.alg not in provider.algorithms or head.alg not in ALGORITHMS:
-        raise _wrong(provider, f"it is signed by {head.alg[:20]!r}; this provider's are by {list(provider.algorithms)}")
-    if head.typ not in _TYPES:
-        raise _wrong(provider, "it is a token of another sort")
+        raise wrong_token(provider, f"it is signed by {head.alg[:20]!r}; this provider's are by {list(provider.algorithms)}")
+    if head.typ not in types:
+        raise wrong_token(provider, "it is a token of another sort")
     return head
 
 
@@ -106,7 +126,7 @@ def _open(text: str, key: Any, algorithm: str, provider: Provider) -> dict[str, 
     try:
         opened = jwt.decode(text, key, registry=registry)
     except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:  # the last four: a head or a body that is JSON of another shape
-        raise _wrong(provider, "its signature does not hold") from error
+        raise wrong_token(provider, "its signature does not hold") from error
     return opened.claims
 
 
@@ -120,7 +140,7 @@ def _validate(claims: dict[str, Any], algorithm: str, provider: Provider, *, non
     try:
         CodeIDToken(claims, {"alg": algorithm}, options, params).validate(now=int(now.timestamp()), leeway=SKEW_S)
     except (JoseError, ValueError, TypeError) as error:
-        raise _wrong(provider, f"a claim of it does not hold ({_name_claim(error)})") from error
+        raise wrong_token(provider, f"a claim of it does not hold ({_name_claim(error)})") from error
 
 
 def require_library() -> None:
@@ -133,7 +153,3 @@ def require_library() -> None:
 
 def _name_claim(error: Exception) -> str:
     return str(getattr(error, "claim", "") or getattr(error, "error", "") or type(error).__name__)
-
-
-def _wrong(provider: Provider, what: str) -> NotSignedIn:
-    return NotSignedIn(f"What the provider '{provider.name}' said does not hold: {what}.", hint="sign in again; should it stay so, ask an admin")

@@ -19,7 +19,7 @@ from endcap.governance.people import TAKEN, find_user, has_users
 from endcap.governance.records import HOUSE, USERS, User
 from endcap.governance.sessions import Session
 from endcap.governance.signin.flow import Came, Outside
-from endcap.governance.signin.page_sessions import MadePageSession, make_page_session
+from endcap.governance.signin.page_sessions import MadePageSession, Vouching, make_page_session
 from endcap.governance.signin.providers import find_provider
 from endcap.governance.signin.records import IDENTITIES, Identity, Provider
 from endcap.governance.verbs import verb
@@ -27,6 +27,8 @@ from endcap.storage.ports import RecordReader
 
 SetGroups = Callable[[Session, str, Sequence[str]], object]
 """Makes the groups of a user those that a provider names."""
+MOST_HINT = 4096
+"""Characters of an ID token that is kept to sign out there with: it goes into a URL."""
 _MOST_SUBJECT = 255
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -104,12 +106,35 @@ def sign_in_by_provider(session: Session, provider: Provider, came: Came, *, set
     if provider.groups_claim:
         set_groups(session, user.name, came.person.groups)
         user = find_user(session.records, identity.user)
-    return make_page_session(session, user, by=f"provider/{provider.name}", identity=identity.id, used=came.used)
+    vouching = Vouching(
+        by=f"provider/{provider.name}",
+        identity=identity.id,
+        used=came.used,
+        said_at=came.at,
+        sid=name_session(provider, came.sid),
+        id_token=came.id_token if provider.end_session_endpoint and len(came.id_token) <= MOST_HINT else "",
+        marks=tuple(filter(None, (name_session(provider, came.sid), name_person(provider, came.person.subject)))),
+    )
+    return make_page_session(session, user, vouching=vouching)
 
 
 def identify(issuer: str, subject: str) -> str:
     """The id of somebody at an issuer: a digest, as either may hold anything."""
     return hashlib.sha256(msgspec.json.encode([issuer, subject])).hexdigest()
+
+
+def name_session(provider: Provider, sid: str) -> str:
+    """A digest of a session at a provider; '' for one that has no name."""
+    return _digest(provider, "session", sid) if sid else ""
+
+
+def name_person(provider: Provider, subject: str) -> str:
+    """A digest of somebody at a provider, under which it is noted that they were signed out there."""
+    return _digest(provider, "person", subject)
+
+
+def _digest(provider: Provider, sort: str, said: str) -> str:
+    return hashlib.sha256(msgspec.json.encode([sort, provider.issuer, provider.client_id, said])).hexdigest()
 
 
 def read_name(name: str) -> str:

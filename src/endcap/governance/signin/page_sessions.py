@@ -1,7 +1,8 @@
 """Page sessions: what a cookie opens after somebody has signed in at a page.
 
 A session ends an hour after it was last used and twelve after it began, which is within what NIST SP 800-63B asks at AAL2; when it is ended here or
-at /sign-out; when anything about its user changes (a password, being disabled); and when the provider, or the link to it, by which it was made, goes.
+at /sign-out; when anything about its user changes (a password, being disabled); when the provider, or the link to it, by which it was made, goes; and
+when the provider says that who came by it is signed out there (``signing_out``).
 """
 
 from __future__ import annotations
@@ -9,22 +10,27 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
 
-from endcap.core.errors import Conflict, InvalidInput, NotFound, NotSignedIn
+from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, NotSignedIn, Unreachable
 from endcap.core.permissions import Permission, Role
 from endcap.governance.credentials import SignedIn, no_role
+from endcap.governance.keys import seal, unseal
+from endcap.governance.keys.resealing import SealedKind
 from endcap.governance.people import find_user
 from endcap.governance.records import DEFAULT_WORKSPACE, GRANTS, GROUP_GRANTS, HOUSE, MEMBERSHIPS, USERS, Actor, User
-from endcap.governance.sessions import Session
+from endcap.governance.sessions import Detail, Session
 from endcap.governance.signin.records import (
     IDENTITIES,
     PAGE_SESSION_USES,
     PAGE_SESSIONS,
     PROVIDERS,
+    SIGNED_OUT,
     USED_STATES,
     PageSession,
     PageSessionUse,
@@ -32,7 +38,7 @@ from endcap.governance.signin.records import (
 )
 from endcap.governance.tokens import hash_secret, held_role
 from endcap.governance.verbs import verb
-from endcap.storage.ports import RecordReader
+from endcap.storage.ports import RecordReader, RecordTransaction
 
 IDLE = timedelta(hours=1)
 LONGEST = timedelta(hours=12)
@@ -57,6 +63,23 @@ class MadePageSession:
         return f"MadePageSession(id={self.id!r}, user={self.user!r})"
 
 
+@dataclass(frozen=True)
+class Vouching:
+    """Who vouched for somebody: ``by`` is provider/NAME, ``identity`` the link to it, ``used`` the digest of its answer, which is used up.
+
+    ``sid`` is a digest of the session there ('' where it names none), ``id_token`` what it signed ('' where that is not to be kept), ``said_at``
+    when, by its clock; ``marks`` are the ids under which it may have signed them out since.
+    """
+
+    by: str
+    identity: str
+    used: str
+    said_at: datetime
+    sid: str = ""
+    id_token: str = field(default="", repr=False)
+    marks: tuple[str, ...] = ()
+
+
 class PageSessionLine(msgspec.Struct, frozen=True, kw_only=True):
     """A page session as it is listed. ``by`` is password or provider/NAME; it ends at ``expires_at`` at the latest."""
 
@@ -77,9 +100,8 @@ def list_sessions(session: Session, *, user: str | None = None, everybody: bool 
     name = user or session.actor.name
     if everybody or name != session.actor.name:
         session.require_admin(verb="sessions ls")
-    now = session.now()
-    found = _find_recent(session.records, None if everybody else name, now)
-    return [_line(session.records, each) for each in found if _find_end(session.records, each, now) is None]
+    found = find_standing(session.records, None if everybody else name, session.now())
+    return [_line(session.records, each) for each in found]
 
 
 @verb("sessions end", permission=Permission.SELF)
@@ -105,35 +127,71 @@ def end_sessions(session: Session, page_session: str | None = None, *, user: str
     return [_line(session.records, found)]
 
 
-def make_page_session(session: Session, user: User, *, by: str = PASSWORD, identity: str = "", used: str = "") -> MadePageSession:
-    """Begin a session of somebody who has proved who they are. ``used`` is the digest of a provider's answer, which is used up with it.
+def make_page_session(session: Session, user: User, *, vouching: Vouching | None = None) -> MadePageSession:
+    """Begin a session of somebody who has proved who they are. ``vouching`` is what a provider said (None: they gave their password).
 
-    Raises NotSignedIn where that was used already, or the user has been changed or disabled meanwhile: of two that bring it at once, one comes in.
+    Raises NotSignedIn where its answer was used already, where it has signed them out since, or the user has been changed or disabled meanwhile: of
+    two that bring an answer at once, one comes in.
     """
     now, secret = session.now(), secrets.token_urlsafe(32)  # never from chances that are handed in: those could be drawn again
-    made = session.new_id("session").removeprefix("session_")
-    with session.in_house().change("sign-in", thing=f"user/{user.name}", detail={"by": by, "session": made}) as change:
+    made, house = session.new_id("session").removeprefix("session_"), session.in_house()
+    by, token = (vouching.by, vouching.id_token) if vouching is not None else (PASSWORD, "")
+    sealed = _seal_token(house, made, token) if token else b""
+    with house.change("sign-in", thing=f"user/{user.name}", detail={"by": by, "session": made}) as change:
         found = change.tx.get_versioned(USERS, workspace=HOUSE, id=user.name)
         if found is None or found[0] != user or user.disabled:
             raise NotSignedIn("The user was changed meanwhile.", hint=_HINT, user=user.name)
-        if used:
-            try:
-                change.tx.append(USED_STATES, workspace=HOUSE, record=UsedState(used, now))
-            except Conflict as error:
-                what = "This sign-in was ended before: an answer of a provider is taken once."
-                raise NotSignedIn(what, hint=_HINT, user=user.name) from error
         kept = PageSession(
             id=made,
             hash=hash_secret(secret),
             user=user.name,
             user_version=found[1],
             by=by,
-            identity=identity,
+            identity="",
             made_at=now,
             expires_at=now + LONGEST,
         )
+        if vouching is not None:
+            _use_up(change.tx, vouching, user, now)
+            kept = msgspec.structs.replace(kept, identity=vouching.identity, sid=vouching.sid, id_token=sealed)
         change.tx.append(PAGE_SESSIONS, workspace=HOUSE, record=kept)
     return MadePageSession(id=made, text=f"{made}_{secret}", user=user.name, expires_at=kept.expires_at)
+
+
+def _use_up(tx: RecordTransaction, vouching: Vouching, user: User, now: datetime) -> None:
+    """Have what a provider said count this once. Raises NotSignedIn where it was used, or the provider has taken it back since."""
+    try:
+        tx.append(USED_STATES, workspace=HOUSE, record=UsedState(vouching.used, now))
+    except Conflict as error:
+        what = "This sign-in was ended before: an answer of a provider is taken once."
+        raise NotSignedIn(what, hint=_HINT, user=user.name) from error
+    marks = (tx.get(SIGNED_OUT, workspace=HOUSE, id=mark) for mark in vouching.marks)
+    if any(mark is not None and vouching.said_at <= mark.at for mark in marks):
+        raise NotSignedIn("The provider has signed you out meanwhile.", hint=_HINT, user=user.name)
+
+
+def _about(id_: str) -> str:
+    """What a session's token is sealed for: it opens as no other's."""
+    return f"page-session/{id_}/id_token"
+
+
+SEALED_PAGE_SESSIONS = SealedKind(PAGE_SESSIONS, ("id_token",), lambda kept, _: _about(kept.id), workspace_of=lambda _: HOUSE)
+_NO_KEY = (NotFound, InvalidInput, IntegrityBroken, Unreachable)
+"""What is raised where the keys of the house are not at hand: people sign in and out all the same, as the token is a hint and nothing more."""
+
+
+def _seal_token(house: Session, id_: str, token: str) -> bytes:
+    with suppress(*_NO_KEY):
+        return seal(house, token.encode(), about=_about(id_))
+    return b""
+
+
+def open_token_of(session: Session, found: PageSession) -> str:
+    """What the provider signed when a session was begun; '' where it was not kept, or does not open any more."""
+    if found.id_token:
+        with suppress(*_NO_KEY):
+            return unseal(session.in_house(), found.id_token, about=_about(found.id)).decode()
+    return ""
 
 
 def find_page_session(records: RecordReader, text: str, *, now: datetime) -> PageSession:
@@ -186,25 +244,38 @@ def note_page_use(session: Session, found: PageSession) -> bool:
     return True
 
 
-def end_session(session: Session, id: str, *, verb_name: str) -> None:  # noqa: A002 - the word of the records
+def end_session(session: Session, id: str, *, verb_name: str, detail: Detail | None = None) -> None:  # noqa: A002 - the word of the records
     """End a session, if it has not ended."""
-    with session.in_house().change(verb_name, thing=f"session/{id}") as change:
-        found = change.tx.get_versioned(PAGE_SESSIONS, workspace=HOUSE, id=id)
-        if found is None or found[0].ended_at is not None:
+    with session.in_house().change(verb_name, thing=f"session/{id}", detail=detail) as change:
+        found = change.tx.get(PAGE_SESSIONS, workspace=HOUSE, id=id)
+        if found is None or found.ended_at is not None:
             raise Conflict(f"The page session '{id}' is over.", hint=_HINT)
-        change.detail["user"] = found[0].user
-        ended = msgspec.structs.replace(found[0], ended_at=session.now(), ended_by=session.actor.name)
-        change.tx.put(PAGE_SESSIONS, workspace=HOUSE, record=ended, expected_version=found[1])
+        change.detail["user"] = found.user
+        end_all(change.tx, [found], session)
+
+
+def end_all(tx: RecordTransaction, ending: Sequence[PageSession], session: Session) -> None:
+    """End sessions in an open change; what a provider said of whom they are goes with them."""
+    for each in ending:
+        _, version = tx.get_versioned(PAGE_SESSIONS, workspace=HOUSE, id=each.id) or (each, 0)
+        ended = msgspec.structs.replace(each, ended_at=session.now(), ended_by=session.actor.name, id_token=b"")
+        tx.put(PAGE_SESSIONS, workspace=HOUSE, record=ended, expected_version=version)
+
+
+def find_standing(records: RecordReader, user: str | None, now: datetime) -> list[PageSession]:
+    """The sessions of a user (None: of all) that stand, newest first. Cost grows with those of the last twelve hours."""
+    return [each for each in _find_recent(records, user, now) if _find_end(records, each, now) is None]
+
+
+def find_standing_there(records: RecordReader, sid: str, now: datetime) -> list[PageSession]:
+    """The sessions that stand of one session at a provider, by its digest."""
+    return [each for each in records.find(PAGE_SESSIONS, workspace=HOUSE, where={"sid": sid}) if _find_end(records, each, now) is None]
 
 
 def _end_all(session: Session, user: str) -> list[PageSessionLine]:
-    now = session.now()
     with session.in_house().change("sessions end", thing=f"user/{user}") as change:
-        ending = [each for each in _find_recent(change.tx, user, now) if _find_end(change.tx, each, now) is None]
-        for each in ending:
-            _, version = change.tx.get_versioned(PAGE_SESSIONS, workspace=HOUSE, id=each.id) or (each, 0)
-            ended = msgspec.structs.replace(each, ended_at=now, ended_by=session.actor.name)
-            change.tx.put(PAGE_SESSIONS, workspace=HOUSE, record=ended, expected_version=version)
+        ending = find_standing(change.tx, user, session.now())
+        end_all(change.tx, ending, session)
         change.detail["n_sessions"] = len(ending)
     return [_line(session.records, each) for each in ending]
 

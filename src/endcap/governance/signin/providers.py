@@ -99,6 +99,7 @@ def add_provider(
             algorithms=found.algorithms,
             by_post=found.by_post,
             names_itself=found.names_itself,
+            end_session_endpoint=found.end_session_endpoint,
             read_at=now,
             made_at=now,
             made_by=session.actor.name,

@@ -33,6 +33,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it takes the secret in the body alone, and not as Basic."""
     names_itself: bool
     """Whether its answers say who it is (RFC 9207), so that one that does not is none of its own."""
+    end_session_endpoint: str = ""
+    """Where browsers are sent to sign out there too; '' where it has none."""
     read_at: datetime
     made_at: datetime
     made_by: str
@@ -58,7 +60,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsedState(msgspec.Struct, frozen=True):
-    """A sign-in at a provider that was ended: its state, as a hash, opens nothing again."""
+    """A sign-in at a provider that was ended, or a logout token of one that was taken: its state or its name, as a hash, is taken once."""
+
+    id: str
+    at: datetime
+
+
+class SignedOut(msgspec.Struct, frozen=True):
+    """Somebody, or a session of theirs, whom a provider signed out, as a digest: what it said of them until ``at``, by its clock, begins nothing."""
 
     id: str
     at: datetime
@@ -67,7 +76,8 @@ class UsedState(msgspec.Struct, frozen=True):
 class PageSession(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody signed in at a page. Only the SHA-256 of its secret is kept. ``by`` is password or provider/NAME, then ``identity`` the link to it.
 
-    ``user_version`` is the version of the user's record: once that is another, the session is over.
+    ``user_version`` is the version of the user's record: once that is another, the session is over. ``sid`` is a digest of the session at the
+    provider ('' where it names none), ``id_token`` what the provider said, sealed (b'' where it is not needed to sign out there).
     """
 
     id: str
@@ -80,6 +90,8 @@ class PageSession(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     ended_at: datetime | None = None
     ended_by: str = ""
+    sid: str = ""
+    id_token: bytes = b""
 
 
 class PageSessionUse(msgspec.Struct, frozen=True):
@@ -92,5 +104,6 @@ class PageSessionUse(msgspec.Struct, frozen=True):
 PROVIDERS = Kind("sign-in-provider", Provider, "name")
 IDENTITIES = Kind("sign-in-identity", Identity, "id", (("user",), ("provider",)))
 USED_STATES = Kind("sign-in-state", UsedState, "id")
-PAGE_SESSIONS = Kind("page-session", PageSession, "id", (("user",),))
+SIGNED_OUT = Kind("sign-out-elsewhere", SignedOut, "id")
+PAGE_SESSIONS = Kind("page-session", PageSession, "id", (("user",), ("sid",)))
 PAGE_SESSION_USES = Kind("page-session-use", PageSessionUse, "id")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.errors import InvalidInput, NotFound, PermissionDenied
-from endcap.governance.rights.shares import enter_share
+from endcap.governance.rights.shares import enter_share, hand_out
 from endcap.governance.sessions import Session
 from endcap.loop.data.records import Ingest
 from endcap.loop.features.catalogue import find_ingest, find_view, require_zone
@@ -45,12 +45,13 @@ def find_lent(session: Session, name: str, *, verb: str) -> tuple[Session, ViewV
     Raises NotFound, in the same words whether or not there is such a workspace; and PermissionDenied, audited, for a shared view that has got
     personal columns: those are never shared.
     """
-    where, plain = enter_share(session, name, sorts=("view",), hands_out=verb)
+    where, plain = enter_share(session, name, sorts=("view",))
     version = find_view(where, plain)
     if where is not session and (marks := find_marks(version.view)):
         session.record_refusal(verb, thing=f"view/{name[:200]}", detail={"why": "personal columns are never shared"})
         what = f"Feature view '{name}' has the personal columns {sorted(marks)}, which are never shared."
         raise PermissionDenied(what, hint="ask for a view without them")
+    hand_out(where, f"view/{version.name}", verb=verb)
     return where, version
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from endcap.core.errors import IntegrityBroken
 from endcap.core.permissions import Permission
+from endcap.governance.rights.shares import hand_out
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.registry.records import VersionFile
@@ -23,7 +24,7 @@ class Download(msgspec.Struct, frozen=True):
     files: tuple[VersionFile, ...]
 
 
-@verb("download", permission=Permission.READ, lent={"version": ("version",)}, hands_out=True)
+@verb("download", permission=Permission.READ, lent={"version": ("version",)})
 def download(session: Session, version: str, *, out: Path) -> Download:
     """Write the files of a version to a folder, each checked against its SHA-256.
 
@@ -31,6 +32,7 @@ def download(session: Session, version: str, *, out: Path) -> Download:
     workspace shares it. Raises NotFound, and IntegrityBroken where a file was changed at rest. Cost: one file at a time is in memory.
     """
     found = get_version(session, version)
+    hand_out(session, f"version/{found.id}", verb="download")
     for file in found.files:
         path = out / file.name
         if not path.resolve().is_relative_to(out.resolve()):

@@ -3,21 +3,26 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from endcap.assembly import open_house
 from endcap.core.errors import Conflict, InvalidInput, NotFound, NotSignedIn, PermissionDenied
 from endcap.core.permissions import Role
+from endcap.core.settings import Settings
 from endcap.governance.audit import list_audit
 from endcap.governance.groups import add_group, grant_group, join_group
 from endcap.governance.people import add_user, disable_user, find_user, grant_role
-from endcap.governance.records import Actor
+from endcap.governance.records import HOUSE, Actor
 from endcap.governance.sessions import Session
 from endcap.governance.signin.page_sessions import (
     IDLE,
     LONGEST,
     MadePageSession,
+    Vouching,
     end_sessions,
     find_page_session,
     find_workspaces,
@@ -25,7 +30,9 @@ from endcap.governance.signin.page_sessions import (
     make_page_session,
     note_page_use,
     open_by_page_session,
+    open_token_of,
 )
+from endcap.governance.signin.records import PAGE_SESSIONS, SIGNED_OUT, SignedOut
 from endcap.testing.sessions import make_session
 
 
@@ -130,13 +137,18 @@ def test_whoever_changed_since_they_proved_who_they_are_does_not_come_in(admin: 
         make_page_session(admin, msgspec.structs.replace(before, name="nobody-here"))
 
 
+def vouch(session: Session, **given: Any) -> Vouching:
+    """What a provider said of ada, who is linked to it; given its marks it may have been taken back."""
+    return Vouching(**{"by": "provider/corp", "identity": "", "used": "f" * 64, "said_at": session.now(), **given})
+
+
 def test_of_many_that_bring_one_answer_at_once_one_comes_in(admin: Session) -> None:
     user, together, won = find_user(admin.records, "ada"), threading.Barrier(8), list[str]()
 
     def bring() -> None:
         together.wait()
         try:
-            won.append(make_page_session(admin, user, used="f" * 64).id)
+            won.append(make_page_session(admin, user, vouching=vouch(admin)).id)
         except (NotSignedIn, Conflict):
             return
 
@@ -147,6 +159,41 @@ def test_of_many_that_bring_one_answer_at_once_one_comes_in(admin: Session) -> N
         thread.join()
     assert len(won) == 1
     assert len(list_sessions(admin, everybody=True)) == 1
+
+
+@pytest.mark.parametrize(("seconds", "comes_in"), [(-1, False), (0, False), (1, True)])
+def test_what_a_provider_took_back_meanwhile_begins_no_session(admin: Session, seconds: int, comes_in: bool) -> None:
+    """It signs somebody out while they are on their way with what it said before; what it says afterwards counts."""
+    with admin.records.transact() as tx:
+        tx.append(SIGNED_OUT, workspace=HOUSE, record=SignedOut("a" * 64, admin.now()))
+    user, said_at = find_user(admin.records, "ada"), admin.now() + timedelta(seconds=seconds)
+    if comes_in:
+        assert make_page_session(admin, user, vouching=vouch(admin, said_at=said_at, marks=("b" * 64, "a" * 64))).user == "ada"
+    else:
+        with pytest.raises(NotSignedIn, match="has signed you out meanwhile"):
+            make_page_session(admin, user, vouching=vouch(admin, said_at=said_at, marks=("b" * 64, "a" * 64)))
+    assert len(list_sessions(admin, everybody=True)) == comes_in
+
+
+def test_what_a_provider_signed_is_sealed_and_goes_with_its_session(admin: Session) -> None:
+    made = make_page_session(admin, find_user(admin.records, "ada"), vouching=vouch(admin, id_token="head.canary.signature"))
+    kept = find_page_session(admin.records, made.text, now=admin.now())
+    assert open_token_of(admin, kept) == "head.canary.signature"
+    assert b"canary" not in kept.id_token
+    assert "canary" not in repr(vouch(admin, id_token="head.canary.signature"))
+    assert open_token_of(admin, msgspec.structs.replace(kept, id="another")) == "", "it opens for its own session alone"
+    end_sessions(admin, user="ada")
+    assert [each.id_token for each in admin.records.find(PAGE_SESSIONS, workspace=HOUSE)] == [b""]
+
+
+def test_without_a_good_master_key_people_sign_in_and_the_token_is_not_kept(tmp_path: Path) -> None:
+    (key := tmp_path / "master.key").write_text("read by all")
+    key.chmod(0o644)
+    with open_house("memory://", settings=Settings(master_key_file=key)) as house:
+        add_user(house.session(), "ada")
+        made = make_page_session(house.session(), find_user(house.ports.records, "ada"), vouching=vouch(house.session(), id_token="a.b.c"))
+        (kept,) = house.ports.records.find(PAGE_SESSIONS, workspace=HOUSE)
+        assert (kept.id, kept.id_token, open_token_of(house.session(), kept)) == (made.id, b"", "")
 
 
 def test_workspaces_are_those_of_roles_of_ones_own_and_of_groups(admin: Session) -> None:

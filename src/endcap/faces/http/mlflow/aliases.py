@@ -6,6 +6,7 @@ from typing import Any
 
 from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
+from endcap.faces.http.mlflow.lent import reach_model
 from endcap.faces.http.mlflow.meanings import Meaning, find_standing, read_alias, read_stage
 from endcap.faces.http.mlflow.protocol import Request, call, require_told
 from endcap.faces.http.mlflow.versions import find_version, tell_version
@@ -52,8 +53,9 @@ def set_alias(session: Session, asked: SetAlias) -> None:
 @call("GET", "/registered-models/alias", verb="named", permission=Permission.READ, brief=True)
 def find_alias(session: Session, asked: OneAlias) -> dict[str, Any]:
     """The version that an alias stands for now; of a release, the one that answers."""
-    found = naming.find_named(session, asked.name, require_told(asked.alias, "alias"))
-    return {"model_version": tell_version(session, get_version(session, found))}
+    where, model = reach_model(session, asked.name)
+    found = naming.find_named(where, model, require_told(asked.alias, "alias"))
+    return {"model_version": tell_version(where, get_version(where, found))}
 
 
 @call("DELETE", "/registered-models/alias", verb="unname-version", permission=Permission.EDIT, releasing=True)

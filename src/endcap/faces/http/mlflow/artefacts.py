@@ -1,7 +1,7 @@
 """Files over the wire: the client sends and fetches them through the service, in pieces, and never learns where they rest.
 
 A path is an owner and what it calls the file: ``run/ID/model/MLmodel``. Runs and logged models take files; a version's are read only, as it is
-what was judged.
+what was judged. A version that another workspace shares is ``version/WORKSPACE~ID``, and of each the lender's audit knows who was handed it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from endcap.core.permissions import Permission
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.mlflow.answers import locate
+from endcap.faces.http.mlflow.lent import reach_version
 from endcap.faces.http.mlflow.protocol import Needs, call
 from endcap.faces.http.mlflow.runs import OneRun
 from endcap.faces.http.sessions import session_of
+from endcap.governance.rights.shares import hand_out
 from endcap.governance.sessions import Session
 from endcap.loop.registry.records import Version
 from endcap.loop.registry.versions import get_version
@@ -36,6 +38,8 @@ TRANSFERS = {
     "remove": Needs(Permission.EDIT, "track log"),
 }
 """What each call that carries files asks for."""
+HANDS_OUT = "download"
+"""As which verb the lender's audit knows that a file of a version was handed out."""
 DOWNLOAD = {"x-content-type-options": "nosniff", "content-disposition": "attachment", "cache-control": "no-store"}
 """A browser never shows a file as if it were ours: what a run keeps may be a page with a script."""
 _TAKERS, _OWNERS = ("run", "logged-model"), ("run", "logged-model", "version")
@@ -90,7 +94,8 @@ def list_place(session: Session, place: Place) -> list[Listed]:
     """What is directly under a place, in the order of the names; a file has nothing under it."""
     if place.kind != "version":
         return [Listed(found.path, getattr(found, "n_bytes", None)) for found in list_files(session, place.owner, under=place.path)]
-    return list_under([(file.name, file.n_bytes) for file in get_version(session, place.id).files], place.path)
+    version = get_version(*reach_version(session, place.id))
+    return list_under([(file.name, file.n_bytes) for file in version.files], place.path)
 
 
 def list_under(files: Sequence[tuple[str, int]], path: str) -> list[Listed]:
@@ -111,10 +116,12 @@ def open_file(session: Session, place: Place) -> tuple[int, Iterator[bytes]]:
     if place.kind != "version":
         file, pieces = read_file(session, place.owner, place.path)
         return file.n_bytes, pieces
-    version: Version = get_version(session, place.id)
+    where, id_ = reach_version(session, place.id)
+    version: Version = get_version(where, id_)
     for kept in version.files:
         if kept.name == place.path:
-            return kept.n_bytes, session.blobs.read_chunks(kept.sha256)
+            hand_out(where, f"version/{version.id}", verb=HANDS_OUT)
+            return kept.n_bytes, where.blobs.read_chunks(kept.sha256)
     raise NotFound(f"Version '{version.id}' has no file {place.path!r}.", hint=f"files: {[file.name for file in version.files][:20]}")
 
 

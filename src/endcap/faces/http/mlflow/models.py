@@ -6,10 +6,12 @@ from typing import Any
 
 from endcap.core.permissions import Permission
 from endcap.faces.http.mlflow.answers import count_ms, tell_pairs
+from endcap.faces.http.mlflow.lent import reach_model, tell_name
 from endcap.faces.http.mlflow.meanings import STAGES
 from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token
 from endcap.faces.http.mlflow.refused import drop_prompts, refuse_prompts
 from endcap.faces.http.mlflow.versions import Names, asks_words
+from endcap.governance.rights.shares import enter_models
 from endcap.governance.sessions import Session
 from endcap.loop.registry import naming
 from endcap.loop.registry.records import MODELS, VERSIONS, ModelRecord, ModelWords
@@ -68,7 +70,8 @@ def make_model(session: Session, asked: CreateModel) -> dict[str, Any]:
 @call("GET", "/registered-models/get", verb="versions", permission=Permission.READ, brief=True)
 def read_model(session: Session, asked: OneModel) -> dict[str, Any]:
     """A model with its aliases, tags and newest versions."""
-    return {"registered_model": tell_model(session, get_model(session, asked.name))}
+    where, model = reach_model(session, asked.name)
+    return {"registered_model": tell_model(where, get_model(where, model))}
 
 
 @call("PATCH", "/registered-models/update", verb="describe-model", permission=Permission.EDIT)
@@ -92,29 +95,30 @@ def untag_model(session: Session, asked: TagModel) -> None:
 
 @call("GET", "/registered-models/search", verb="versions", permission=Permission.READ)
 def search_models(session: Session, asked: SearchModels) -> dict[str, Any]:
-    """Models that meet a filter, in order (by name where none is said), page by page."""
+    """Models that meet a filter, in order (by name where none is said), page by page; those too that other workspaces share, as `WORKSPACE~NAME`."""
     skip, size = read_token(asked.page_token), read_page(asked.max_results)
     conditions, order = drop_prompts(parse_filter(asked.filter, WORDS).conditions), parse_order(asked.order_by, WORDS)
-    seen: dict[str, ModelRecord] = {}
+    seen: dict[str, tuple[Session, ModelRecord]] = {}
     tracks: list[Track] = []
     words = asks_words([*conditions, *order])
-    for record in session.records.find(MODELS, workspace=session.workspace):
-        track = _to_track(record, naming.read_model_words(session, record.name) if words else ModelWords(record.name))
+    for where, record in _find_models(session):
+        track = _to_track(where, record, naming.read_model_words(where, record.name) if words else ModelWords(record.name))
         if all(meets(track, condition) for condition in conditions):
-            seen[record.name] = record
+            seen[track.id] = where, record
             tracks.append(track)
     sort_tracks(tracks, [*order, Order("attribute", "name")])
     page, token = cut_page(tracks[skip : skip + size + 1], skip=skip, size=size)
-    return {"registered_models": [tell_model(session, seen[track.id]) for track in page], **token}
+    return {"registered_models": [tell_model(*seen[track.id]) for track in page], **token}
 
 
 @call("GET", "/registered-models/get-latest-versions", verb="versions", permission=Permission.READ)
 @call("POST", "/registered-models/get-latest-versions", verb="versions", permission=Permission.READ)
 def read_latest(session: Session, asked: LatestVersions) -> dict[str, Any]:
     """The newest version of each stage: what answers in staging, in prod, and the newest that answers in neither."""
-    get_model(session, asked.name)
+    where, model = reach_model(session, asked.name)
+    get_model(where, model)
     wanted = [stage.strip().lower() for stage in asked.stages]
-    found = _find_latest(session, asked.name, Names.read(session, asked.name))
+    found = _find_latest(where, model, Names.read(where, model))
     return {"model_versions": [version for version in found if not wanted or version["current_stage"].lower() in wanted]}
 
 
@@ -123,7 +127,7 @@ def tell_model(session: Session, record: ModelRecord) -> dict[str, Any]:
     words = naming.read_model_words(session, record.name)
     names = Names.read(session, record.name, words=words)
     return {
-        "name": record.name,
+        "name": tell_name(session, record.name),
         "creation_timestamp": count_ms(record.applied_at),
         "last_updated_timestamp": count_ms(words.changed_at or record.applied_at),
         "user_id": record.applied_by,
@@ -143,7 +147,15 @@ def _find_latest(session: Session, model: str, names: Names) -> list[dict[str, A
     return [names.tell(session, version) for version in found.values()]
 
 
-def _to_track(record: ModelRecord, words: ModelWords) -> Track:
+def _find_models(session: Session) -> list[tuple[Session, ModelRecord]]:
+    """The models that are there, and those that other workspaces share, each with the session that reads it."""
+    own = session.records.find(MODELS, workspace=session.workspace)
+    lent = [(where, where.records.get(MODELS, workspace=where.workspace, id=model)) for where, model in enter_models(session)]
+    return [*((session, record) for record in own), *((where, record) for where, record in lent if record is not None)]
+
+
+def _to_track(session: Session, record: ModelRecord, words: ModelWords) -> Track:
     """A model as searches see it."""
+    name = tell_name(session, record.name)
     started, ended = count_ms(record.applied_at) * 1000, count_ms(words.changed_at or record.applied_at) * 1000
-    return Track(id=record.name, group="", name=record.name, started_us=started, ended_us=ended, tags=words.tags)
+    return Track(id=name, group="", name=name, started_us=started, ended_us=ended, tags=words.tags)

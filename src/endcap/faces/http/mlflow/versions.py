@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 from endcap.core.errors import InvalidInput
 from endcap.core.permissions import Permission
 from endcap.faces.http.mlflow.answers import count_ms, locate, tell_pairs
+from endcap.faces.http.mlflow.lent import reach_model, tell_name
 from endcap.faces.http.mlflow.meanings import tell_stage
 from endcap.faces.http.mlflow.protocol import Pair, Request, call, cut_page, read_page, read_token
 from endcap.faces.http.mlflow.refused import drop_prompts, refuse_prompts
 from endcap.faces.http.mlflow.sources import parse_source
+from endcap.governance.rights.shares import enter_models
 from endcap.governance.sessions import Session
 from endcap.loop.deployment.registering import register_run
 from endcap.loop.registry import naming
@@ -85,13 +87,15 @@ def create_version(session: Session, asked: CreateVersion) -> dict[str, Any]:
 @call("GET", "/model-versions/get", verb="versions", permission=Permission.READ, brief=True)
 def read_version(session: Session, asked: OneVersion) -> dict[str, Any]:
     """A version of a model."""
-    return {"model_version": tell_version(session, find_version(session, asked.name, asked.version))}
+    where, model = reach_model(session, asked.name)
+    return {"model_version": tell_version(where, find_version(where, model, asked.version))}
 
 
 @call("GET", "/model-versions/get-download-uri", verb="versions", permission=Permission.READ, brief=True)
 def locate_version(session: Session, asked: OneVersion) -> dict[str, Any]:
     """Where a version's files are fetched: those that were judged, whatever has become of its run."""
-    return {"artifact_uri": locate(f"version/{find_version(session, asked.name, asked.version).id}")}
+    where, model = reach_model(session, asked.name)
+    return {"artifact_uri": locate(f"version/{tell_name(where, find_version(where, model, asked.version).id)}")}
 
 
 @call("PATCH", "/model-versions/update", verb="describe-version", permission=Permission.EDIT)
@@ -119,20 +123,29 @@ def search_versions(session: Session, asked: SearchVersions) -> dict[str, Any]:
     """Versions that meet a filter, in order (the newest first where none is said), page by page; any filter but `name = '...'` looks at all."""
     skip, size = read_token(asked.page_token), read_page(asked.max_results)
     conditions, order = drop_prompts(parse_filter(asked.filter, WORDS).conditions), parse_order(asked.order_by, WORDS)
-    where, conditions = _narrow(conditions)
+    name, conditions = _narrow(conditions)
     most = None if conditions or order else skip + size + 1
-    seen: dict[str, Version] = {}
+    seen: dict[str, tuple[Session, Version]] = {}
     tracks: list[Track] = []
-    for version in session.records.find(VERSIONS, workspace=session.workspace, where=where, newest_first=True, limit=most):
-        track = _to_track(session, version, words=asks_words([*conditions, *order]))
-        if all(meets(track, condition) for condition in conditions):
-            seen[version.id] = version
-            tracks.append(track)
-    if order:
+    places = _find_places(session, name)
+    for where, model in places:
+        only = None if model is None else {"model": model}
+        for version in where.records.find(VERSIONS, workspace=where.workspace, where=only, newest_first=True, limit=most):
+            track = _to_track(where, version, words=asks_words([*conditions, *order]))
+            if all(meets(track, condition) for condition in conditions):
+                seen[track.id] = where, version
+                tracks.append(track)
+    if order or len(places) > 1:
         sort_tracks(tracks, [*order, *_NEWEST_FIRST])
     page, token = cut_page(tracks[skip : skip + size + 1], skip=skip, size=size)
-    names = {model: Names.read(session, model) for model in {track.group for track in page}}
-    return {"model_versions": [names[track.group].tell(session, seen[track.id]) for track in page], **token}
+    models = {track.group: seen[track.id] for track in page}
+    names = {group: Names.read(where, version.model) for group, (where, version) in models.items()}
+    return {"model_versions": [names[track.group].tell(*seen[track.id]) for track in page], **token}
+
+
+def _find_places(session: Session, name: str | None) -> list[tuple[Session, str | None]]:
+    """Where versions are looked for, and of which model: those of a name, or all, and then those too that other workspaces share."""
+    return [(session, None), *enter_models(session)] if name is None else [reach_model(session, name)]
 
 
 def asks_words(asked: Sequence[Condition | Order]) -> bool:
@@ -151,20 +164,21 @@ class Names(NamedTuple):
         return cls(naming.list_names(session, model, words=words))
 
     def tell(self, session: Session, version: Version) -> dict[str, Any]:
-        """A version in MLflow's shape. Cost: a record."""
+        """A version in MLflow's shape; one that another workspace lends says nothing of its run, which is not lent. Cost: a record."""
         words = naming.read_version_words(session, version.id, model=version.model)
+        source, lent = tell_source(session, version), session.only is not None
         owner, _, id_ = version.source.partition("/")
-        logged = id_.partition("/")[0] if owner == "logged-model" else ""
+        logged = id_.partition("/")[0] if owner == "logged-model" and not lent else ""
         return {
-            "name": version.model,
+            "name": tell_name(session, version.model),
             "version": str(version.n),
             "creation_timestamp": count_ms(version.created_at),
             "last_updated_timestamp": count_ms(words.changed_at or version.created_at),
             "user_id": version.created_by,
             "current_stage": tell_stage(self.ids, version.id),
             "description": words.description,
-            "source": tell_source(version),
-            "run_id": version.run,
+            "source": source,
+            "run_id": "" if lent else version.run,
             **({"model_id": logged} if logged else {}),
             "status": "READY",
             "tags": tell_pairs(words.tags),
@@ -186,30 +200,32 @@ def tell_version(session: Session, version: Version) -> dict[str, Any]:
     return Names.read(session, version.model).tell(session, version)
 
 
-def tell_source(version: Version) -> str:
-    """What a version was made of, as clients say it; its own files where nobody logged it."""
+def tell_source(session: Session, version: Version) -> str:
+    """What a version was made of, as clients say it; its own files where nobody logged it, and where it is lent."""
+    if session.only is not None:
+        return locate(f"version/{tell_name(session, version.id)}")
     kind, _, rest = version.source.partition("/")
     if kind == "logged-model" and "/" not in rest:
         return f"models:/{rest}"
     return locate(version.source or f"version/{version.id}")
 
 
-def _narrow(conditions: Sequence[Condition]) -> tuple[dict[str, object] | None, list[Condition]]:
-    """By what records are found, the model where the filter says its name; and the conditions that are left to be looked at."""
+def _narrow(conditions: Sequence[Condition]) -> tuple[str | None, list[Condition]]:
+    """The name of the model where the filter says it, by which records are found; and the conditions that are left to be looked at."""
     names = [said for said in conditions if (said.family, said.name, said.operator) == ("attribute", "group", "=")]
     if not names:
         return None, list(conditions)
-    return {"model": names[0].value}, [said for said in conditions if said is not names[0]]
+    return str(names[0].value), [said for said in conditions if said is not names[0]]
 
 
 def _to_track(session: Session, version: Version, *, words: bool) -> Track:
     """A version as searches see it, with its ``words`` where they are asked for."""
     said = naming.read_version_words(session, version.id, model=version.model) if words else VersionWords(version.id, version.model)
     return Track(
-        id=version.id,
-        group=version.model,
-        actor=version.run,
-        status=tell_source(version),
+        id=tell_name(session, version.id),
+        group=tell_name(session, version.model),
+        actor="" if session.only is not None else version.run,
+        status=tell_source(session, version),
         started_us=count_ms(version.created_at) * 1000,
         ended_us=count_ms(said.changed_at or version.created_at) * 1000,
         tags=said.tags,

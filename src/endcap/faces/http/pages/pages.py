@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from endcap.core.permissions import Role
 from endcap.faces.http.answers import RequestRefused, status_of, tell_unforeseen
 from endcap.faces.http.gateway import read_body
 from endcap.faces.http.heads import Head, Place
+from endcap.faces.http.pages.back_channel import BACK_CHANNEL, BackChannel
 from endcap.faces.http.pages.cookies import BROWSER, SESSION, is_form_key, make_form_key, read_cookie, set_cookie
 from endcap.faces.http.pages.forms import MOST_BYTES, local_path, read_fields, require_form
 from endcap.faces.http.pages.rendering import send_elsewhere, send_page
@@ -35,15 +37,17 @@ from endcap.governance.signin.page_sessions import (
     find_workspaces,
     make_page_session,
     open_by_page_session,
+    open_token_of,
 )
 from endcap.governance.signin.provider_keys import ProviderKeys
 from endcap.governance.signin.providers import find_provider, open_secret, standing_providers
-from endcap.governance.signin.records import USED_STATES, PageSession
+from endcap.governance.signin.records import USED_STATES, PageSession, Provider
+from endcap.governance.signin.signing_out import begin_sign_out, finish_sign_out
 
 T = TypeVar("T")
 
 _FIRST, _SIGN_IN, _SIGN_OUT, _SET_UP = "/", "/sign-in", "/sign-out", "/set-up"
-_WITH, _BACK = "/sign-in/with/", "/sign-in/callback/"
+_WITH, _BACK, _OUT = "/sign-in/with/", "/sign-in/callback/", "/sign-out/callback/"
 _FORM_S = 3600
 """How long the secret of a browser that is not signed in is kept there: a form that lay open longer is asked for again."""
 _MOST_ASKED = 16
@@ -74,15 +78,19 @@ class Pages:
         self._set_groups = set_groups
         self._keys = ProviderKeys(own_hosts=house.settings.provider_hosts)
         self._asking: CapacityLimiter | None = None
+        self._back_channel = BackChannel(house, signing_in, self._keys, ask=self._ask)
 
     def takes(self, path: str) -> bool:
         """Whether a path is a page's."""
-        return path in (_FIRST, _SIGN_IN, _SIGN_OUT, _SET_UP) or path.startswith((_WITH, _BACK))
+        return path in (_FIRST, _SIGN_IN, _SIGN_OUT, _SET_UP) or path.startswith((_WITH, _BACK, _OUT, BACK_CHANNEL))
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, head: Head) -> None:
         """Answer a request. Whatever is wrong with it is told as a page."""
         method, path = scope["method"], scope["path"]
         try:
+            if path.startswith(BACK_CHANNEL):
+                await self._back_channel.answer(scope, receive, send, head)
+                return
             if method not in ("GET", "POST"):
                 raise RequestRefused(405, InvalidInput(f"{path} takes GET or POST, not {method}."), headers=((b"allow", b"GET, POST"),))
             if method == "POST":
@@ -108,6 +116,8 @@ class Pages:
             await self._begin(request, request.path.removeprefix(_WITH))
         elif request.path.startswith(_BACK):
             await self._come_back(request, request.path.removeprefix(_BACK))
+        elif request.path.startswith(_OUT):
+            await self._come_out(request, request.path.removeprefix(_OUT))
         elif request.path == _SET_UP:
             await send_elsewhere(request.send, _SIGN_IN)
         else:
@@ -217,13 +227,30 @@ class Pages:
         try:
             made, path = await self._ask(finish)
         except PermissionDenied as error:  # NotSignedIn; or an address of the provider's that leads inside
-            self._signing_in.count_guess(address=request.address)
-            await self._signing_in.record_refused(error, address=request.address, why=f"provider/{provider.name}: {error.what}"[:300])
-            forgotten = (set_cookie(BROWSER, "", place=self._place, max_age_s=0),)
-            await self._tell(request.send, error, status=status_of(error), headers=forgotten, title="Not signed in")
+            await self._refuse_back(request, provider, error, title="Not signed in")
             return
         # A redirect would still count as coming from the provider's site, which no page of ours but this one is opened from.
         await send_page(request.send, "signed_in.html", {"user": made.user, "go": path}, headers=self._keep(made))
+
+    async def _come_out(self, request: _Request, name: str) -> None:
+        """Somebody comes back from a provider at which they signed out, too. Here they were signed out before they went."""
+        self._signing_in.require_guess(address=request.address)
+        provider = await self._run(lambda: find_provider(self._house.ports.records, name))
+        browser, uri = self._find_browser(request) or "", self._redirect_uri(request, provider.name, way=_OUT)
+        try:
+            finish_sign_out(provider, request.query, browser=browser, back_uri=uri, now=self._house.clock.now())
+        except NotSignedIn as error:
+            await self._refuse_back(request, provider, error, title="Not signed out there")
+            return
+        forgotten = (set_cookie(BROWSER, "", place=self._place, max_age_s=0),)
+        await send_page(request.send, "signed_out.html", {"provider": provider.name}, headers=forgotten)
+
+    async def _refuse_back(self, request: _Request, provider: Provider, error: PermissionDenied, *, title: str) -> None:
+        """What somebody came back with from a provider does not hold: that counts as a wrong guess, and is audited."""
+        self._signing_in.count_guess(address=request.address)
+        await self._signing_in.record_refused(error, address=request.address, why=f"provider/{provider.name}: {error.what}"[:300])
+        forgotten = (set_cookie(BROWSER, "", place=self._place, max_age_s=0),)
+        await self._tell(request.send, error, status=status_of(error), headers=forgotten, title=title)
 
     async def _show_who(self, request: _Request) -> None:
         """The first page, and the one that asks before a sign-out."""
@@ -231,7 +258,7 @@ class Pages:
         if not await self._run(lambda: has_users(records)) and self._signing_in.is_local:
             session = self._house.session()
             who = {"user": session.actor.name, "admin": True, "workspace": session.workspace, "role": str(session.role), "others": []}
-            await send_page(request.send, "who.html", {**who, "key": "", "by": "", "expires_at": ""})
+            await send_page(request.send, "who.html", {**who, "key": "", "by": "", "expires_at": "", "elsewhere": ""})
             return
         found, secret = await self._find_session(request)
         if found is None:
@@ -250,7 +277,9 @@ class Pages:
             workspace = opened.workspace if opened else asked if is_name(asked) else DEFAULT_WORKSPACE
             role = str(opened.role) if opened else ""
             others = [(name, str(role)) for name, role in held.items() if name != workspace]
-            return {"user": user.name, "admin": user.admin, "workspace": workspace, "role": role, "others": others}
+            there = self._find_elsewhere(standing)
+            told = {"user": user.name, "admin": user.admin, "workspace": workspace, "role": role, "others": others}
+            return {**told, "elsewhere": there.name if there is not None else ""}
 
         shown = {"key": make_form_key(secret, "session"), "by": found.by.replace("/", " "), "expires_at": f"{found.expires_at:%Y-%m-%d %H:%M}"}
         await send_page(request.send, "who.html", {**await self._run(look), **shown})
@@ -262,17 +291,35 @@ class Pages:
                 error = PermissionDenied("The form came from another page.", hint="sign out at /sign-out", user=found.user)
                 await self._signing_in.record_refused(error, address=request.address, why="no form of this session")
                 raise RequestRefused(403, error)
-            user, ended = found.user, found.id
+            user, ended, there = self._as(found.user), found, None
+            if fields.get("there"):
+                there = await self._run(lambda: self._find_elsewhere(ended))
 
-            def end() -> None:
-                try:
-                    end_session(self._as(user), ended, verb_name="sign-out")
-                except Conflict:
-                    return  # somebody ended it meanwhile
+            def end() -> str:
+                token = open_token_of(user, ended) if there is not None else ""  # gone with the session
+                with suppress(Conflict):  # somebody ended it meanwhile
+                    end_session(user, ended.id, verb_name="sign-out", detail={"there": there.name} if there is not None else None)
+                return token
 
-            await self._run(end)
+            token = await self._run(end)
+            if there is not None:
+                await self._send_out(request, there, token)
+                return
         forgotten = tuple(set_cookie(name, "", place=self._place, max_age_s=0) for name in (SESSION, BROWSER))
         await send_elsewhere(request.send, _SIGN_IN, headers=forgotten)
+
+    async def _send_out(self, request: _Request, provider: Provider, token: str) -> None:
+        """Send the browser, which is signed out here, to a provider to sign out there: by a page, as what a form leads to is held to this site."""
+        browser, uri = self._find_browser(request) or new_browser(), self._redirect_uri(request, provider.name, way=_OUT)
+        url = begin_sign_out(provider, browser=browser, back_uri=uri, id_token=token, now=self._house.clock.now())
+        kept = set_cookie(SESSION, "", place=self._place, max_age_s=0), set_cookie(BROWSER, browser, place=self._place, max_age_s=AWAY_S)
+        await send_page(request.send, "signed_out.html", {"provider": provider.name, "go": url}, headers=kept)
+
+    def _find_elsewhere(self, found: PageSession) -> Provider | None:
+        """The provider at which somebody may sign out, too: by which the session was made, where browsers can be sent to it for that."""
+        records, name = self._house.ports.records, found.by.removeprefix("provider/")
+        there = next((each for each in standing_providers(records) if each.name == name), None) if name != found.by else None
+        return there if there is not None and there.end_session_endpoint else None
 
     async def _tell(
         self, send: Send, error: EndcapError, *, status: int, headers: tuple[tuple[bytes, bytes], ...] = (), title: str = "Not let in"
@@ -298,9 +345,9 @@ class Pages:
         kept = set_cookie(SESSION, made.text, place=self._place, max_age_s=int(LONGEST.total_seconds()))
         return kept, set_cookie(BROWSER, "", place=self._place, max_age_s=0)
 
-    def _redirect_uri(self, request: _Request, provider: str) -> str:
+    def _redirect_uri(self, request: _Request, provider: str, *, way: str = _BACK) -> str:
         """Where a provider sends the browser back: by the name that it came by, which is one of the service's own."""
-        return f"{self._place.scheme.decode()}{request.head[b'host'].decode('latin-1').lower()}{_BACK}{provider}"
+        return f"{self._place.scheme.decode()}{request.head[b'host'].decode('latin-1').lower()}{way}{provider}"
 
     def _path_of(self, request: _Request) -> str:
         workspace = request.query.get("workspace", "")
