@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -245,7 +246,26 @@ def test_the_guesses_are_shown_with_their_reasons(tmp_path: Path, cli: Cli) -> N
     assert "weekday_mean ·" in said.out
     assert "14 forecasts for 2025-04-09 to 2025-04-15 by my-sales-units-sold-v" in said.out
     assert f"report   {tmp_path / 'out' / 'my-sales-units-sold.html'}" in said.out
-    assert (tmp_path / "out" / "my-sales-units-sold.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    page = (tmp_path / "out" / "my-sales-units-sold.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    refusals = re.findall(r"\((\w+)\) refused: (.*)", said.out)
+    assert refusals
+    for candidate, sentence in refusals:
+        assert f"({candidate}): {sentence}" in page
+    rows = predict(cli, tmp_path, "my-sales-units-sold")
+    for day in ("2025-04-09", "2025-04-15"):
+        total = sum(float(row["forecast"]) for row in rows if row["ts"].startswith(day))
+        shown = re.search(rf"  {day} \w+ +([\d,.]+)\n", said.out)
+        assert shown
+        assert float(shown[1].replace(",", "")) == pytest.approx(total, abs=0.06)
+
+
+def test_a_baseline_that_answers_is_not_drawn_beside_itself(tmp_path: Path, cli: Cli) -> None:
+    found = forecast(cli, tmp_path, write_plain(tmp_path))
+    assert found["version"]["candidate"] in found["version"]["baselines"]
+    page = (tmp_path / "out" / "sales-units.html").read_text(encoding="utf-8")
+    assert "Each member" not in page
+    assert "2 members: 2 good" in page
 
 
 def test_what_the_user_says_is_taken_as_said(tmp_path: Path, cli: Cli) -> None:
