@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _DELIMITERS = (",", ";", "\t", "|")
 _GZIP = b"\x1f\x8b"
+_LONGEST_LINE = 1 << 20
 _AS_CSV = "open it there and save the sheet as CSV UTF-8"
 _OTHERS = (  # the first bytes of files that are called CSV and are none
     (b"PK\x03\x04", "a workbook of Excel (.xlsx) or another zip archive", _AS_CSV),
@@ -98,6 +99,8 @@ def _read_layout(path: Path, *, table: Table) -> _Layout:
     delimiter = max(headers, key=lambda d: len(headers[d]))
     names = tuple(name.strip() for name in headers[delimiter])
     _require_header(names, path=path, table=table)
+    if len(names) == 1:
+        _require_no_title(names[0], delimiters, path=path, table=table)
     names = tuple(name or f"column_{place}" for place, name in enumerate(names, start=1))
     _require_own_names(names, path=path, table=table)
     return _Layout(delimiter, names)
@@ -132,6 +135,21 @@ def _open(path: Path) -> TextIO:
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
+
+
+def _require_no_title(name: str, delimiters: tuple[str, ...], *, path: Path, table: Table) -> None:
+    """Raise InvalidInput where the first line is one text and the second has several columns."""
+    with _open(path) as stream:
+        lines = [stream.readline(_LONGEST_LINE) for _ in range(2)]
+    try:
+        n = max(len(next(csv.reader([lines[1]], delimiter=delimiter, strict=True), [])) for delimiter in delimiters)
+    except csv.Error:
+        return
+    if n > 1:
+        raise InvalidInput(
+            f"Table '{table.name}': the first line of {path}, {name[:80]!r}, is one column, and the second line has {n}: it looks like a title.",
+            hint="remove the lines above the header",
+        )
 
 
 def _require_header(names: tuple[str, ...], *, path: Path, table: Table) -> None:

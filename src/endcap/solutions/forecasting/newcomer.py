@@ -33,7 +33,7 @@ _KEY_WORDS = (
 )
 _TARGET_WORDS = (
     *("units", "sales", "sold", "quantity", "qty", "orders", "visitors", "customers", "demand", "revenue", "amount", "y", "value", "count"),
-    *("menge", "absatz", "umsatz", "anzahl", "kunden", "ventas", "ventes", "vendite", "cantidad", "quantite", "turnover"),
+    *("menge", "absatz", "umsatz", "anzahl", "kunden", "ventas", "ventes", "vendite", "cantidad", "quantite", "turnover", "sale"),
 )
 _NOBODYS = ("customer", "user", "client", "invoice", "order", "receipt", "transaction")  # who bought, and what was one purchase, are no series
 _TOTALS = ("total", "totals", "grand total", "sum", "gesamt", "summe", "gesamtsumme", "totale", "totaal")
@@ -193,8 +193,8 @@ class _Guesser:
 
     def _take_target(self, name: str, why: str) -> tuple[str, Numbers | None]:
         if self.columns[name] in ("integer", "number"):
-            thousands = self._find_thousands(name)
-            self._say("target", name, f"{why}; {thousands.why}" if thousands else why)
+            thousands, doubt = self._find_thousands(name)
+            self._say("target", name, f"{why}{doubt}")
             return name, thousands
         written = self._find_numbers(name) if self.columns[name] == "text" else None
         if written is None:
@@ -205,19 +205,22 @@ class _Guesser:
     def _find_numbers(self, name: str) -> Numbers | None:
         return find_numbers(self._ask, name, where=str(self.path))
 
-    def _find_thousands(self, name: str) -> Numbers | None:
-        """How a column of decimals reads as whole numbers, where it is its thousands that the points part."""
+    def _find_thousands(self, name: str) -> tuple[Numbers | None, str]:
+        """How a column of decimals reads as whole numbers, where it is its thousands that the points part; and what to say of it."""
         if self.columns[name] != "number" or self.source.format != "csv":
-            return None
+            return None, ""
         held, promised = self.source, Contract(columns={name: Check(type="text")})
         self.source = self.look(Table(_name_of(self.path), str(self.path), contract=promised))
         try:
-            if not find_parted_thousands(self._ask, name):
-                return None
+            parted = find_parted_thousands(self._ask, name)
         finally:
             self.source = held
-        why = "its points part thousands, for as decimals all would have three places; write decimals otherwise if they are some"
-        return Numbers(f"CAST(replace({quote(name)}, '.', '') AS DOUBLE)", why)
+        if parted is None:
+            return None, "; each has three places after its point, read as decimals: write thousands without a point if they are some"
+        if not parted:
+            return None, ""
+        why = "its points part thousands, for as decimals all would have three places"
+        return Numbers(f"CAST(replace({quote(name)}, '.', '') AS DOUBLE)", why), f"; {why}"
 
     def _derive_target(self, name: str, written: Numbers, table: Table) -> tuple[str, Table]:
         """The table with a column of the target's numbers, and that column's name."""
@@ -306,6 +309,9 @@ class _Guesser:
             if facts:
                 self._say("other columns", ", ".join(facts), "not used: they have no values on coming days, so nobody would know them ahead")
             return {}, False
+        words = [name for name, kind in self.columns.items() if name not in taken and kind == "text"]
+        if words:
+            self._say("other columns", ", ".join(words), "not used: they are text; as 0 and 1, or as numbers, coming days could be known by them")
         known = [name for name, n in zip(facts, counts[1:], strict=True) if n]
         if known:
             self._say("known ahead", ", ".join(known), "they have values on coming days")

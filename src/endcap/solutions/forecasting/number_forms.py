@@ -20,6 +20,7 @@ _STYLES = {  # the words, what parts thousands (a class of characters), and deci
     "decimal points, thousands parted by apostrophes": ("'’", "."),
 }
 _TOKENS = 20
+_ENOUGH = 20  # values that all have three places and no 0 before the point, and not by chance
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,11 @@ def find_numbers(ask: Ask, name: str, *, where: str) -> Numbers | None:
     return _read(ask, name, number, missing, style)
 
 
-def find_parted_thousands(ask: Ask, name: str) -> bool:
+def find_parted_thousands(ask: Ask, name: str) -> bool | None:
     """Whether a column's texts, which read as numbers, are whole numbers with thousands parted by points: 950 beside 1.008, never 1.0 or 1008.
 
-    As decimals all of them would have three places, and what is above 1 would be a thousandth of its neighbours. Cost: one scan.
+    As decimals all of them would have three places, and what is above 1 would be a thousandth of its neighbours. None: every value has three
+    places, so that nobody can tell. Cost: one scan.
     """
     text = f"trim({quote(name)})"
     plain, parted = f"regexp_full_match({text}, '-?\\d{{1,3}}')", f"regexp_full_match({text}, '-?[1-9]\\d{{0,2}}(\\.\\d{{3}})+')"
@@ -65,6 +67,8 @@ def find_parted_thousands(ask: Ask, name: str) -> bool:
         f" avg(abs(TRY_CAST({text} AS DOUBLE))) FILTER (WHERE {plain}), avg(abs(TRY_CAST({text} AS DOUBLE))) FILTER (WHERE {parted})"
         " FROM source"
     )
+    if n_parted == n and n >= _ENOUGH:
+        return None
     return bool(n_plain and n_parted >= 3 and n_plain + n_parted == n and (mean_parted is None or mean_plain > 10 * mean_parted))
 
 

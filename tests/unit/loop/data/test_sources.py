@@ -172,6 +172,7 @@ def test_what_is_called_csv_and_is_none_is_called_by_its_name(
     [
         ("", "is empty"),
         (",Sales report,\nstore,date,units\n", "names one of 3 columns, 'Sales report': it looks like a title"),
+        ("# exported by a till\nstore;date;units\n", "is one column, and the second line has 3: it looks like a title"),
         ("sep=;\nx;y\n1;2\n", "is 'sep=,', a note to Excel"),
         ("x,X\n1,2\n", r"names 'x' and 'X' \(columns 1 and 2\)"),
         (",column_1\n1,2\n", "names 'column_1' and 'column_1'"),

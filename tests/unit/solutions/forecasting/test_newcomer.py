@@ -177,6 +177,9 @@ def test_thousands_are_told_from_decimals_or_nobody_can_tell(write: Write) -> No
     file = write(["date", "units"], [(day, f"{kg:.3f}".replace(".", ",")) for day, kg in zip(DAYS, weights, strict=True)], delimiter=";")
     assert sorted(read(guess(file))) == list(zip(DAYS, weights, strict=True))
     assert guess(write(["date", "units"], [(day, f"{kg:.3f}") for day, kg in zip(DAYS, weights, strict=True)])).forecast.target.column == "units"
+    found = guess(write(["date", "units"], [(day, f"{1 + kg:.3f}") for day, kg in zip(DAYS, weights, strict=True)]))
+    assert found.forecast.target.column == "units"
+    assert told(found)["target"][1].endswith("read as decimals: write thousands without a point if they are some")
     with pytest.raises(InvalidInput, match="numbers such as '1,000', and nobody can tell whether thousands or decimals begin there"):
         guess(write(["date", "units"], [(day, f"1,{i:03}") for i, day in enumerate(DAYS)]))
 
@@ -200,6 +203,13 @@ def test_rows_that_equal_one_another_are_counted(write: Write) -> None:
     assert told(found)["rows"] == ("49 on 40 series-days", "several rows of one day are summed")
     found = guess(write(["date", "units"], [*((day, i) for i, day in enumerate(DAYS)), *((day, i) for i, day in enumerate(DAYS[:9]))]))
     assert told(found)["rows"][1].endswith("; 9 of them equal another in every column: if they were sent twice, they count twice")
+
+
+def test_words_about_coming_days_are_pointed_at(write: Write) -> None:
+    rows = [(day, i if i < 33 else "", "yes" if i % 9 == 0 else "no") for i, day in enumerate(DAYS)]
+    found = guess(write(["date", "units", "promotion"], rows))
+    assert told(found)["other columns"][0] == "promotion"
+    assert "as 0 and 1, or as numbers, coming days could be known by them" in told(found)["other columns"][1]
 
 
 def test_weeks_are_forecast_as_weeks_and_months_are_refused(write: Write) -> None:
