@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -167,6 +168,23 @@ def _hostile_columns(folder: Path) -> Path:
     return write_csv(folder / "sales.csv", ["select", 'a"b; drop table source --', "from"], ROWS)
 
 
+def _of_a_german_excel(folder: Path) -> Path:
+    rows = [(store, day.strftime("%d.%m.%y"), f"{units},00 €", "") for store, day, units in ROWS]
+    return write_csv(folder / "Umsatz.csv", ["Filiale ", "Datum", "Umsatz", ""], rows, delimiter=";")
+
+
+def _of_a_pandas_index(folder: Path) -> Path:
+    """With an index without a name, days as Excel counts them, words for what is missing and a row of totals."""
+    rows = [(i, store, (day - date(1899, 12, 30)).days, units) for i, (store, day, units) in enumerate(ROWS)]
+    coming = (len(rows), "2", rows[-1][2] + 1, "#N/A")
+    return write_csv(folder / "sales.csv", ["", "store", "date", "units"], [*rows, coming, (len(rows) + 1, "Total", "", sum(row[3] for row in rows))])
+
+
+def _written_in_two_ways(folder: Path) -> Path:
+    rows = [(store, day if i < 20 else day.strftime("%d.%m.%Y"), f"${units:,.2f}") for i, (store, day, units) in enumerate(ROWS)]
+    return write_csv(folder / "sales.csv", ["store", "date", "units"], [*rows, ("Total", "Total", "$9,999.00")])
+
+
 _SAME: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "names in other cases": (_renamed, ()),
     "names with spaces, quotes and signs": (_unicode, ("--key", 'Störe "x" name', "--time", "Verkaufs datum", "--target", "Umsatz €")),
@@ -185,6 +203,9 @@ _SAME: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "parquet": (_parquet, ()),
     "numbers in parquet": (_numbers_parquet, ()),
     "zipped": (_zipped, ()),
+    "semicolons, decimal commas and euros": (_of_a_german_excel, ()),
+    "days that are counted, a missing value, a row of totals": (_of_a_pandas_index, ()),
+    "dates in two ways, dollars, totals": (_written_in_two_ways, ()),
     "hostile file name": (_hostile_name, ()),
     "line break in the file name": (_line_break_in_name, ()),
     "hostile columns": (_hostile_columns, ("--key", "select", "--time", 'a"b; drop table source --', "--target", "from")),
@@ -225,7 +246,26 @@ def test_the_guesses_are_shown_with_their_reasons(tmp_path: Path, cli: Cli) -> N
     assert "weekday_mean ·" in said.out
     assert "14 forecasts for 2025-04-09 to 2025-04-15 by my-sales-units-sold-v" in said.out
     assert f"report   {tmp_path / 'out' / 'my-sales-units-sold.html'}" in said.out
-    assert (tmp_path / "out" / "my-sales-units-sold.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    page = (tmp_path / "out" / "my-sales-units-sold.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    refusals = re.findall(r"\((\w+)\) refused: (.*)", said.out)
+    assert refusals
+    for candidate, sentence in refusals:
+        assert f"({candidate}): {sentence}" in page
+    rows = predict(cli, tmp_path, "my-sales-units-sold")
+    for day in ("2025-04-09", "2025-04-15"):
+        total = sum(float(row["forecast"]) for row in rows if row["ts"].startswith(day))
+        shown = re.search(rf"  {day} \w+ +([\d,.]+)\n", said.out)
+        assert shown
+        assert float(shown[1].replace(",", "")) == pytest.approx(total, abs=0.06)
+
+
+def test_a_baseline_that_answers_is_not_drawn_beside_itself(tmp_path: Path, cli: Cli) -> None:
+    found = forecast(cli, tmp_path, write_plain(tmp_path))
+    assert found["version"]["candidate"] in found["version"]["baselines"]
+    page = (tmp_path / "out" / "sales-units.html").read_text(encoding="utf-8")
+    assert "Each member" not in page
+    assert "2 members: 2 good" in page
 
 
 def test_what_the_user_says_is_taken_as_said(tmp_path: Path, cli: Cli) -> None:
@@ -323,6 +363,24 @@ def test_weeks_without_rows_are_missing_not_zero(tmp_path: Path, cli: Cli) -> No
     found = forecast(cli, tmp_path, write_plain(tmp_path, rows))
     assert "42 days missing after a series began: left missing" in found["run"]["notes"]
     assert min(float(row["forecast"]) for row in predict(cli, tmp_path, "sales-units")) > 30
+
+
+def test_weekly_rows_are_forecast_by_the_week_and_not_seven_times(tmp_path: Path, cli: Cli) -> None:
+    rows = [(store, FIRST + timedelta(weeks=i), 700 * int(store) + i % 5) for i in range(30) for store in ("1", "2")]
+    found = forecast(cli, tmp_path, write_plain(tmp_path, rows), "--horizon", "2w")
+    assert guesses(found)["rhythm"] == "a row a week, on Mondays"
+    answered = predict(cli, tmp_path, "sales-units")
+    assert {row["ts"][:10] for row in answered if float(row["forecast"]) > 0} == {"2025-10-06", "2025-10-13"}
+    assert sum(float(row["forecast"]) for row in answered) == pytest.approx(2 * (700 + 1400), rel=0.02)
+
+
+def test_monthly_rows_are_refused(tmp_path: Path, cli: Cli) -> None:
+    rows = [(store, date(2023 + i // 12, i % 12 + 1, 1), 9000) for i in range(24) for store in ("1", "2")]
+    said = cli("forecast", write_plain(tmp_path, rows), "--project", tmp_path)
+    assert said.code == 2
+    assert "lie about 31 days apart; a forecast is of each day, or of each hour" in said.err
+    assert "give the rows that were summed" in said.err
+    assert left_behind(tmp_path) == {"sales.csv"}
 
 
 def test_a_constant_series_goes_on(tmp_path: Path, cli: Cli) -> None:
@@ -482,10 +540,6 @@ def _future(folder: Path) -> Path:
     return write_plain(folder, make_rows(first=date(2125, 1, 1)))
 
 
-def _decimal_commas(folder: Path) -> Path:
-    return write_csv(folder / "sales.csv", ["store", "date", "units"], [(s, d, f"{u},5") for s, d, u in ROWS], delimiter=";")
-
-
 def _no_values(folder: Path) -> Path:
     return write_plain(folder, [(store, day, "") for store, day, _ in ROWS])
 
@@ -502,7 +556,6 @@ _REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str, str]] = 
     "no dates": (_columns("store"), (), "No column of", "--time COLUMN"),
     "a few bad dates": (_with_row(("1", "2025-13-40", "4")), (), "1 of 61 values are none, such as '2025-13-40'", "mend the rows"),
     "a bad number": (_with_row(("1", "2025-03-20", "many")), (), "'units' of", "decimals are written with a point"),
-    "decimal commas": (_decimal_commas, (), "is no number in 60 of 60 rows, such as '", "decimals are written with a point"),
     "no values": (_no_values, (), "has no values", "give --target a column of numbers"),
     "no target": (_columns("store", "date"), (), "cannot be told", "--target COLUMN"),
     "all in the future": (_future, (), "event time is in the future in 60 of 60 rows", "mend the rows"),

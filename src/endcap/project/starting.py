@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ from endcap.core.errors import Conflict, InvalidInput
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
+from endcap.loop.deployment.records import PREDICTIONS, Batch
 from endcap.loop.registry.records import Version
 from endcap.loop.registry.versions import get_version
 from endcap.pipelines.graph import Reporter
@@ -20,8 +22,15 @@ from endcap.solutions.forecasting.newcomer import Guess, guess_forecast, is_writ
 from endcap.storage.files import delivering
 
 
+class DaySum(msgspec.Struct, frozen=True):
+    """What is forecast for a day, all series summed."""
+
+    day: date
+    forecast: float
+
+
 class FirstForecast(msgspec.Struct, frozen=True):
-    """What the first minute found: the guesses, the run, the version that answers (None: none passed), and the files written."""
+    """What the first minute found: the guesses, the run, the version that answers (None: none passed), what it says, and the files written."""
 
     guesses: tuple[Guess, ...]
     run: RunResult
@@ -29,6 +38,7 @@ class FirstForecast(msgspec.Struct, frozen=True):
     tried: tuple[Version, ...]
     project: str
     report: str | None
+    days: tuple[DaySum, ...] = ()
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -91,7 +101,8 @@ def forecast(
         raise
     version = get_version(session, done.champion) if done.champion else None
     tried = tuple(get_version(session, judged.version) for judged in done.judged)
-    return FirstForecast(found.guesses, done, version, tried, str(path), done.report)
+    days = _sum_days(session, done.batch) if done.batch is not None else ()
+    return FirstForecast(found.guesses, done, version, tried, str(path), done.report, days)
 
 
 @verb("init", permission=Permission.EDIT)
@@ -105,6 +116,12 @@ def init(session: Session, *, folder: Path = Path(), seed: int = 7) -> Started: 
     from endcap.project.sample import write_sample
 
     return Started(tuple(str(path) for path in write_sample(folder, seed=seed)))
+
+
+def _sum_days(session: Session, batch: Batch) -> tuple[DaySum, ...]:
+    rows = session.tables.read(PREDICTIONS, partition=batch.partition).select(["ts", "forecast"])
+    summed = rows.group_by("ts").aggregate([("forecast", "sum")]).sort_by("ts")
+    return tuple(DaySum(at.date(), float(value)) for at, value in zip(summed["ts"].to_pylist(), summed["forecast_sum"].to_pylist(), strict=True))
 
 
 def _read(path: Path) -> str | None:

@@ -58,6 +58,7 @@ from endcap.project.starting import FirstForecast, Started
 from endcap.project.view_showing import FoundView
 
 _NOT_PASSED = 6
+_SHOWN_DAYS = 14
 _MEASURES = ("wape", "mae", "rmsse", "rmspe")
 _HOUR_MEASURES = ("rmse", "crps", "day_wape", "wape")
 
@@ -166,11 +167,23 @@ def _(result: FirstForecast, console: Console) -> None:
     shown = result.version or (result.tried[0] if result.tried else None)
     if shown is not None:
         console.print(Text("Back-test: baselines and models on the same rows", style="bold"))
-        _show_leaderboard(shown, console, metric="wape")
-    console.print(Text("The gate", style="bold"))
+        if any(metrics.n for metrics in shown.leaderboard.values()):
+            _show_leaderboard(shown, console, metric="wape")
+            console.print(Text("  WAPE: sum of absolute errors over sum of actual values; bias above 0: too much was forecast", style="dim"))
+        else:
+            console.print(Text("  none: the history is too short to forecast a part of it and compare"))
+    console.print(Text("The gate: what a version must show before it may answer", style="bold"))
     for judged in result.run.judged:
         _show_judged(judged, console)
+    if any(not judged.passed for judged in result.run.judged):
+        console.print(Text("  ratio: its error over the other's; it is clearly better where the whole interval lies below 1", style="dim"))
     _show_doubts(result.run.notes if shown is None else shown.notes, console)
+    if result.days:
+        console.print(Text("The forecast, all series summed", style="bold"))
+    for total in result.days[:_SHOWN_DAYS]:
+        console.print(Text(f"  {total.day:%Y-%m-%d %a}  {total.forecast:>14,.1f}"))
+    if len(result.days) > _SHOWN_DAYS:
+        console.print(Text(f"  and {len(result.days) - _SHOWN_DAYS:,} days more"))
     _show_batch(result.run, console)
     if result.report:
         console.print(Text(f"report   {result.report}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     import duckdb
 
 _DELIMITERS = (",", ";", "\t", "|")
+_GZIP = b"\x1f\x8b"
+_LONGEST_LINE = 1 << 20
+_AS_CSV = "open it there and save the sheet as CSV UTF-8"
+_OTHERS = (  # the first bytes of files that are called CSV and are none
+    (b"PK\x03\x04", "a workbook of Excel (.xlsx) or another zip archive", _AS_CSV),
+    (b"\xd0\xcf\x11\xe0", "a workbook of an old Excel (.xls)", _AS_CSV),
+    (b"PAR1", "a Parquet file", "call it .parquet"),
+    (_GZIP, "zipped by gzip", "call it .csv.gz"),
+    (b"\xff\xfe", "UTF-16", "save it as UTF-8, or: iconv -f UTF-16 -t UTF-8 FILE > utf8.csv"),
+    (b"\xfe\xff", "UTF-16", "save it as UTF-8, or: iconv -f UTF-16 -t UTF-8 FILE > utf8.csv"),
+)
 
 
 class _Layout(NamedTuple):
@@ -71,10 +83,12 @@ def relate_csv(
 
 def _read_layout(path: Path, *, table: Table) -> _Layout:
     delimiters = ("\t",) if ".tsv" in path.name.lower() else _DELIMITERS
+    _require_text(path, table=table)
     try:
         headers = {d: header for d in delimiters if (header := _read_header(path, d)) is not None}
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"Table '{table.name}': {path} is not UTF-8.", hint="save the file as UTF-8") from error
+        hint = f"save the file as UTF-8 (Excel: CSV UTF-8), or: iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(path.name)} > utf8.csv"
+        raise InvalidInput(f"Table '{table.name}': {path} is not UTF-8.", hint=hint) from error
     except (OSError, EOFError) as error:
         raise InvalidInput(f"Table '{table.name}': the header of {path} cannot be read: {error}.") from error
     if not headers:
@@ -85,7 +99,27 @@ def _read_layout(path: Path, *, table: Table) -> _Layout:
     delimiter = max(headers, key=lambda d: len(headers[d]))
     names = tuple(name.strip() for name in headers[delimiter])
     _require_header(names, path=path, table=table)
+    if len(names) == 1:
+        _require_no_title(names[0], delimiters, path=path, table=table)
+    names = tuple(name or f"column_{place}" for place, name in enumerate(names, start=1))
+    _require_own_names(names, path=path, table=table)
     return _Layout(delimiter, names)
+
+
+def _require_text(path: Path, *, table: Table) -> None:
+    """Raise InvalidInput for a file whose first bytes say that it is something else."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise InvalidInput(f"Table '{table.name}': the header of {path} cannot be read: {error}.") from error
+    zipped = path.name.lower().endswith(".gz")
+    for first, what, hint in _OTHERS:
+        if head.startswith(first) and not (zipped and first == _GZIP):
+            raise InvalidInput(f"Table '{table.name}': {path} is {what}, whatever its name says.", hint=hint)
+    if not zipped and head.lstrip()[:1] in (b"{", b"[", b"<"):
+        what = "HTML or XML" if head.lstrip()[:1] == b"<" else "JSON"
+        raise InvalidInput(f"Table '{table.name}': {path} begins as {what} does; it is no CSV.", hint="export it as CSV, with a header")
 
 
 def _read_header(path: Path, delimiter: str) -> list[str] | None:
@@ -103,23 +137,47 @@ def _open(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig", newline="")
 
 
+def _require_no_title(name: str, delimiters: tuple[str, ...], *, path: Path, table: Table) -> None:
+    """Raise InvalidInput where the first line is one text and the second has several columns."""
+    with _open(path) as stream:
+        lines = [stream.readline(_LONGEST_LINE) for _ in range(2)]
+    try:
+        n = max(len(next(csv.reader([lines[1]], delimiter=delimiter, strict=True), [])) for delimiter in delimiters)
+    except csv.Error:
+        return
+    if n > 1:
+        raise InvalidInput(
+            f"Table '{table.name}': the first line of {path}, {name[:80]!r}, is one column, and the second line has {n}: it looks like a title.",
+            hint="remove the lines above the header",
+        )
+
+
 def _require_header(names: tuple[str, ...], *, path: Path, table: Table) -> None:
     where = f"Table '{table.name}': the first line of {path}"
     if not any(names):
         raise InvalidInput(f"{where} is empty; a CSV begins with the names of its columns.", hint="write a header")
-    if "" in names:
-        raise InvalidInput(
-            f"{where} leaves column {names.index('') + 1} without a name.",
-            hint="name it; pandas writes an index without a name: index=False",
-        )
+    if names[0].lower().startswith("sep=") and len(names[0]) <= 5 and not any(names[1:]):
+        raise InvalidInput(f"{where} is {','.join(names)!r}, a note to Excel, and no header.", hint="remove the line")
+    if len(names) > 2 and sum(map(bool, names)) == 1:
+        title = next(filter(None, names))
+        raise InvalidInput(f"{where} names one of {len(names)} columns, {title!r}: it looks like a title.", hint="remove the lines above the header")
+    values = [name for name in names if _looks_like_value(name)]
+    if len(values) * 2 > len(names):
+        hint = "write a header; where each day has a column of its own, make rows of them: key, date, value"
+        raise InvalidInput(f"{where} holds values such as {values[0]!r}, not names.", hint=hint)
+
+
+def _require_own_names(names: tuple[str, ...], *, path: Path, table: Table) -> None:
+    where = f"Table '{table.name}': the first line of {path}"
     require_free_name(names, path=path)
     lowered = [name.lower() for name in names]
     for place, name in enumerate(lowered):
         if name in lowered[:place]:
-            raise InvalidInput(f"{where} names {names[lowered.index(name)]!r} and {names[place]!r}, which SQL cannot tell apart.")
-    values = [name for name in names if _looks_like_value(name)]
-    if len(values) * 2 > len(names):
-        raise InvalidInput(f"{where} holds values such as {values[0]!r}, not names.", hint="write a header")
+            first = lowered.index(name)
+            raise InvalidInput(
+                f"{where} names {names[first]!r} and {names[place]!r} (columns {first + 1} and {place + 1}), which SQL cannot tell apart.",
+                hint="rename or remove one of them: which one counts, nobody can tell",
+            )
 
 
 def _looks_like_value(text: str) -> bool:

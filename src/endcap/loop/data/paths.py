@@ -117,8 +117,10 @@ def _suffix(path: Path) -> str:
 def _format_of(path: Path, table: Table) -> str:
     suffix = _suffix(path)
     if not suffix:
+        is_sheet = path.suffix.lower() in (".xlsx", ".xls", ".xlsm", ".ods")
         raise InvalidInput(
-            f"Table '{table.name}' reads {path}, which is neither Parquet nor CSV by its name.", hint=f"endings: {', '.join(SUFFIXES)}"
+            f"Table '{table.name}' reads {path}, which is neither Parquet nor CSV by its name.",
+            hint=f"{'save the sheet as CSV UTF-8; ' if is_sheet else ''}endings: {', '.join(SUFFIXES)}",
         )
     return SUFFIXES[suffix]
 

@@ -86,12 +86,15 @@ def keep_new_model(session: Session, change: Change, record: ModelRecord) -> Non
 
 
 def get_version(session: Session, version: str) -> Version:
-    """A version by id, such as ``store-day-v3``. Raises NotFound with the nearest id of the same model."""
+    """A version by id, such as ``store-day-v3``. Raises NotFound with the nearest id of the same model, or how to list those of a model."""
     found = session.records.get(VERSIONS, workspace=session.workspace, id=version)
     if found is None:
         model = version.rpartition("-v")[0]
         ids = [v.id for v in session.records.find(VERSIONS, workspace=session.workspace, where={"model": model})]
-        raise NotFound(f"No version {version!r} in workspace '{session.workspace}'.", hint=suggest(version, ids))
+        hint = suggest(version, ids)
+        if session.records.get(MODELS, workspace=session.workspace, id=version) is not None:
+            hint = f"that is a model; its versions: endcap versions {version}"
+        raise NotFound(f"No version {version!r} in workspace '{session.workspace}'.", hint=hint)
     return found
 
 

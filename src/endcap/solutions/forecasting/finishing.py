@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from endcap.loop.features.panels.day_panels import Floats, Panel
+from endcap.loop.features.panels.day_panels import Flags, Floats, Panel
 from endcap.solutions.forecasting.day_kinds import HOLIDAY_FACT, weekdays
 
 _CLOSED_LOOK_BACK = 56
 _RECENT = 28
+_LEAST_WEEKLY = 4
+_MOST_WEEKS = 0.6
 
 
 def finish(forecast: Floats, panel: Panel) -> Floats:
@@ -33,7 +35,8 @@ def is_closed(panel: Panel) -> NDArray[np.bool_]:
     """Which targets are closed days, n_series x horizon.
 
     Where the plan says so (the model's ``open`` fact). Without such a fact: a weekday on which a series never had a row in the last 8
-    weeks, though it had rows on most other days; and a public holiday, if it had none on any public holiday of its history (two at least).
+    weeks, though it had rows on most other days; every other day of a series of weekly rows, whose rows, four at least, all fall on one weekday,
+    in most weeks; and a public holiday, if it had none on any public holiday of its history (two at least).
     """
     closed = ~panel.is_open(panel.targets)
     if panel.open_fact is not None:
@@ -45,6 +48,7 @@ def is_closed(panel: Panel) -> NDArray[np.bool_]:
         share = np.stack([latest[:, day_of == d].mean(axis=1) for d in range(7)], axis=1)
         shut = (share == 0) & (np.median(share, axis=1) > 0.6)[:, None]
         closed |= shut[:, weekdays(panel, n_ticks=panel.origin + panel.lead + panel.horizon)[panel.targets]]
+    closed |= _is_between_weeks(seen, panel)
     if HOLIDAY_FACT in panel.calendar:
         holiday = panel.calendar[HOLIDAY_FACT]
         past = np.flatnonzero(holiday[: panel.n_seen])
@@ -53,6 +57,16 @@ def is_closed(panel: Panel) -> NDArray[np.bool_]:
             shut_then = (begun[:, past].sum(axis=1) >= 2) & ~seen[:, past].any(axis=1)
             closed |= shut_then[:, None] & holiday[panel.targets][None, :]
     return closed
+
+
+def _is_between_weeks(seen: Flags, panel: Panel) -> Flags:
+    """Targets on other weekdays than the one that a series of weekly rows has; n_series x horizon."""
+    day_of = weekdays(panel, n_ticks=panel.origin + panel.lead + panel.horizon)
+    counts = np.stack([seen[:, day_of[: panel.n_seen] == d].sum(axis=1) for d in range(7)], axis=1)
+    total, own = counts.sum(axis=1), counts.argmax(axis=1)
+    weeks = (panel.n_seen - seen.argmax(axis=1) - seen[:, ::-1].argmax(axis=1) - 1) // 7 + 1  # from the first row to the last
+    weekly = (total >= _LEAST_WEEKLY) & (counts.max(axis=1) == total) & (total > _MOST_WEEKS * weeks)
+    return weekly[:, None] & (day_of[panel.targets][None, :] != own[:, None])
 
 
 def recent_mean(values: Floats, *, n_ticks: int) -> Floats:

@@ -31,7 +31,7 @@ def describe_members(session: Session, version: Version) -> dict[str, Any]:
     told = ", ".join(f"{n:,} {status}" for status, n in counts.items())
     look = sorted((line for line in lines if line.status not in ("good", "retired")), key=_rank)
     strip = ""
-    if np.isfinite(ratios).any():
+    if np.isfinite(ratios).any() and baseline != version.candidate:  # a version is not drawn beside itself
         label = f"Members by their error over that of {baseline}: {told}"
         strip = plot_members(ratios, [line.status for line in lines], [line.member for line in lines], baseline=baseline, name="members", label=label)
     return said | {

@@ -21,7 +21,7 @@ from endcap.loop.data.records import INGESTS, Ingest
 from endcap.loop.deployment.records import Batch
 from endcap.loop.evaluation.records import CheckResult, Metrics, SliceMetrics, Verdict, name_metric
 from endcap.loop.monitoring.records import INCIDENTS, READINGS, Incident, Reading
-from endcap.loop.registry.records import PROD, RELEASES, Release, Version
+from endcap.loop.registry.records import PROD, RELEASES, VERSIONS, Release, Version
 from endcap.loop.registry.releases import get_champion, is_move
 from endcap.loop.registry.versions import get_version, latest_verdict
 from endcap.loop.retraining.tasks import DataRef
@@ -34,6 +34,7 @@ _SHOWN_MEMBERS = 10
 _SHOWN_LABELS = 20
 _SHOWN_FILES = 10
 _NEWEST_READINGS = 200
+_NEWEST_VERSIONS = 50
 _SHARES = ("wape", "rmspe", "day_wape")
 _DAILY_COLUMNS = ("wape", "mae", "rmsse", "rmspe")
 _HOURLY_COLUMNS = ("rmse", "crps", "day_wape", "wape")
@@ -148,10 +149,15 @@ def describe_candidates(told: Told, *, metric: str, chosen_on: str, hourly: bool
 
 
 def describe_gate(told: Told) -> dict[str, Any]:
-    """The verdict with every figure and limit."""
+    """The verdict with every figure and limit, and which versions of the same run were refused, why."""
     verdict = told.verdict
     checks = [_check(check, place) for place, check in enumerate(verdict.checks)] if verdict else []
+    near = told.session.records.find(
+        VERSIONS, workspace=told.session.workspace, where={"model": told.batch.model}, newest_first=True, limit=_NEWEST_VERSIONS
+    )
+    rivals = [(v, latest_verdict(told.session, v.id)) for v in near[::-1] if v.run == told.version.run and v.id != told.version.id]
     return {
+        "refused": [(v.id, v.candidate, judged.sentence) for v, judged in rivals if judged is not None and not judged.passed],
         "verdict": verdict,
         "verdict_at": told.say(verdict.at) if verdict else "",
         "checks": checks,

@@ -71,6 +71,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"  # a second line that keeps labels level
 _SCATTER_MOST = 600
 _SLICE_LABEL = 20
 _CHARACTER = 5.6  # width of a letter at 9.5 px, on the wide side
+_BOLD = 1.12  # how much wider a label is than one that is not bold
 # Style is a setting of the whole process; one plot at a time may hold it.
 _DRAWING = threading.Lock()
 
@@ -134,7 +135,7 @@ def plot_leaderboard(
     colors = [FORECAST if names[i] == chosen else BASELINE if names[i] in baselines else PAST for i in order]
 
     def paint(figure: Any) -> None:
-        axes = _bar_axes(figure, texts, right=58)
+        axes = _bar_axes(figure, texts, right=58, wider=_BOLD)
         _bars(axes, values, colors, write=write)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
@@ -402,8 +403,8 @@ def place_axes(figure: Any, *, left: float, right: float, top: float, bottom: fl
     return figure.add_axes(_box(width, height, left, top, width - left - right, height - top - bottom))
 
 
-def _bar_axes(figure: Any, labels: Sequence[str], *, right: float, bottom: float = 8) -> Any:
-    axes = place_axes(figure, left=_label_width(labels), right=right, top=8, bottom=bottom)
+def _bar_axes(figure: Any, labels: Sequence[str], *, right: float, bottom: float = 8, wider: float = 1.0) -> Any:
+    axes = place_axes(figure, left=_label_width(labels) * wider, right=right, top=8, bottom=bottom)
     _name_bars(axes, labels)
     return axes
 

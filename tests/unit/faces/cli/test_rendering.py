@@ -4,7 +4,7 @@ import io
 import json
 import sys
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ from endcap.pipelines.records import Run, StepRecord
 from endcap.project.applying import Plan, Planned
 from endcap.project.running import RunResult
 from endcap.project.showing import ModelLine, ModelView, VersionView
-from endcap.project.starting import FirstForecast, Started
+from endcap.project.starting import DaySum, FirstForecast, Started
 from endcap.solutions.forecasting.newcomer import Guess
 
 AT = datetime(2026, 3, 3, 14, 5, 6, 789, tzinfo=UTC)
@@ -187,7 +187,9 @@ LINE = ModelLine("store-day", "store-day-v2", "trees", 0.1234, AT, 2, "done", "2
 BY_HOUR = ModelLine("store-item-hour", "store-item-hour-v1", "average", 1.02, AT, 1, "done", "2026-03-02T14", False, "rmse", 0.3456)
 EMPTY = ModelLine("plan", None, None, None, None, 0, None, None, False)
 VIEW = ModelView(MODEL, Champion("c", "release_1", "store-day-v2", AT), VERSION, VERDICT, (VERSION,), RUN, BATCH, (READING, QUIET), (INCIDENT,))
-FIRST = FirstForecast((Guess("time", "date", "it reads as dates"),), RESULT, VERSION, (VERSION,), "project.py", "out/sales.html")
+GATE, SUMS = "The gate: what a version must show before it may answer", "The forecast, all series summed"
+DAYS = (DaySum(date(2026, 3, 2), 1234.56), DaySum(date(2026, 3, 3), -0.1))
+FIRST = FirstForecast((Guess("time", "date", "it reads as dates"),), RESULT, VERSION, (VERSION,), "project.py", "out/sales.html", DAYS)
 
 UNSIGNED = "  no head is signed yet, so a tail that is cut would not be found: endcap sign-audit"
 SAID: dict[str, tuple[Any, list[str]]] = {
@@ -378,11 +380,21 @@ def test_rows_put_aside_are_counted_by_reason_and_shown(capsys: pytest.CaptureFi
 def test_the_first_forecast_shows_the_guesses_the_figures_and_what_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:
     assert render(FIRST, as_json=False) == 0
     out = capsys.readouterr().out
-    headings = ["What the columns were taken for", "Back-test: baselines and models on the same rows", "The gate", "Doubts"]
+    headings = ["What the columns were taken for", "Back-test: baselines and models on the same rows", GATE, "Doubts", SUMS]
     places = [out.index(f"{heading}\n") for heading in headings]
     assert places == sorted(places)
     assert "  time         date  (it reads as dates)\n" in out
+    assert f"{SUMS}\n  2026-03-02 Mon         1,234.6\n  2026-03-03 Tue            -0.1\n1,400 forecasts" in out
     assert out.endswith("report   out/sales.html\nproject  project.py  (change it, then: endcap run store-day)\n")
+
+
+def test_a_first_forecast_of_many_days_shows_some_and_without_a_back_test_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    many = tuple(DaySum(date(2026, 3, 2) + timedelta(days=i), 1.0) for i in range(20))
+    empty = msgspec.structs.replace(VERSION, leaderboard={})
+    render(msgspec.structs.replace(FIRST, days=many, version=empty), as_json=False)
+    out = capsys.readouterr().out
+    assert "  2026-03-15 Sun             1.0\n  and 6 days more\n" in out
+    assert "on the same rows\n  none: the history is too short to forecast a part of it and compare\nThe gate" in out
 
 
 def test_a_leaderboard_puts_the_best_first_and_what_could_not_be_scored_last(capsys: pytest.CaptureFixture[str]) -> None:

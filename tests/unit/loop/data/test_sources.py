@@ -141,12 +141,43 @@ def test_a_bad_line_in_the_middle_names_file_and_line(tmp_path: Path, engine: du
     assert raised.value.details["line"] == 3002
 
 
+def test_a_column_without_a_name_is_called_by_its_place(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
+    (tmp_path / "a.csv").write_text(",x,y,\n0,1,1,\n1,2,1,\n")
+    found = source_of(Table("a", "a.csv"), tmp_path, engine)
+    assert found.columns == {"column_1": "integer", "x": "integer", "y": "integer", "column_4": "text"}
+
+
+@pytest.mark.parametrize(
+    ("head", "said", "hint"),
+    [
+        (b"PK\x03\x04\x14\x00", r"a workbook of Excel \(.xlsx\)", "CSV UTF-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", r"an old Excel \(.xls\)", "CSV UTF-8"),
+        (b"PAR1\x15\x04", "a Parquet file", "call it .parquet"),
+        (b"\x1f\x8b\x08\x00", "zipped by gzip", "call it .csv.gz"),
+        ("x,y\n1,2\n".encode("utf-16"), "is UTF-16", "iconv -f UTF-16"),
+        ("Straße,x\n1,2\n".encode("latin-1"), "is not UTF-8", "iconv -f WINDOWS-1252 -t UTF-8 a.csv"),
+    ],
+)
+def test_what_is_called_csv_and_is_none_is_called_by_its_name(
+    tmp_path: Path, engine: duckdb.DuckDBPyConnection, head: bytes, said: str, hint: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(head)
+    with pytest.raises(InvalidInput, match=said) as caught:
+        source_of(Table("a", "a.csv"), tmp_path, engine)
+    assert hint in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "is empty"),
-        (",x\n0,1\n", "leaves column 1 without a name"),
-        ("x,X\n1,2\n", "names 'x' and 'X'"),
+        (",Sales report,\nstore,date,units\n", "names one of 3 columns, 'Sales report': it looks like a title"),
+        ("# exported by a till\nstore;date;units\n", "is one column, and the second line has 3: it looks like a title"),
+        ("sep=;\nx;y\n1;2\n", "is 'sep=,', a note to Excel"),
+        ("x,X\n1,2\n", r"names 'x' and 'X' \(columns 1 and 2\)"),
+        (",column_1\n1,2\n", "names 'column_1' and 'column_1'"),
+        ("<table><tr>\n", "begins as HTML or XML does"),
+        ('[{"x": 1}]\n', "begins as JSON does"),
         ("17,2026-01-01,5.5\n18,2026-01-02,6\n", "holds values such as '17'"),
     ],
 )

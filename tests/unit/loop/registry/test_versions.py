@@ -107,6 +107,9 @@ def test_what_is_not_there_is_not_found_and_the_nearest_is_named(shop: Any) -> N
     with pytest.raises(NotFound, match="No version 'store-day-v2'") as version:
         get_version(shop.session, "store-day-v2")
     assert version.value.hint == "did you mean 'store-day-v1'?"
+    with pytest.raises(NotFound, match="No version 'store-day'") as a_model:
+        get_version(shop.session, "store-day")
+    assert a_model.value.hint == "that is a model; its versions: endcap versions store-day"
     with pytest.raises(NotFound):
         list_versions(shop.session, "nothing")
     for hostile in ("", "~", "../etc", "ü", "\ud800"):

@@ -116,3 +116,23 @@ def test_a_public_holiday_is_closed_for_those_that_never_opened_on_one(make_pane
     closed = is_closed(panel)
     assert np.flatnonzero(closed[0]).tolist() == [3]
     assert not closed[1:].any()
+
+
+def test_a_series_of_weekly_rows_is_forecast_on_its_weekday_alone(make_panel: MakePanel) -> None:
+    weekly, daily, rare, young = (np.full(70, NAN) for _ in range(4))
+    weekly[3::7] = 700.0
+    daily[:] = 100.0
+    rare[[3, 31, 66]] = 5.0  # three rows that happen to fall on one weekday
+    young[[59, 66]] = 700.0
+    panel = make_panel(np.stack([weekly, daily, rare, young]))
+    answer = finish(gaps(panel), panel)
+    assert np.flatnonzero(answer[0]).tolist() == [3]
+    assert answer[0, 3] == 700
+    assert (answer[1:] > 0).all()
+
+
+def test_a_weekly_series_that_ended_months_ago_stays_weekly(make_panel: MakePanel) -> None:
+    ended = np.full(140, NAN)
+    ended[3:70:7] = 700.0
+    panel = make_panel(np.stack([ended, np.full(140, 1.0)]))
+    assert is_closed(panel)[0].sum() == 6

@@ -139,8 +139,9 @@ class _Loading:
         keys = " OR ".join(f"{quote(key)} IS NULL" for key in self.forecast.keys)
         target = self._double(self.forecast.target)
         known = known_by(self.source, self.now)
-        n, n_null_key, n_bad, first, last = self._one(
-            f"SELECT count(*), count(*) FILTER (WHERE {keys}), count(*) FILTER (WHERE NOT isfinite({target})),"
+        n, n_null_key, n_timeless, n_bad, first, last = self._one(
+            f"SELECT count(*), count(*) FILTER (WHERE {keys}), count(*) FILTER (WHERE __event_time IS NULL AND NOT ({keys})),"
+            f" count(*) FILTER (WHERE NOT isfinite({target})),"
             f" CAST(min(__event_time) FILTER (WHERE {target} IS NOT NULL) AS DATE),"
             f" CAST(max(__event_time) FILTER (WHERE {target} IS NOT NULL AND __event_time < {_timestamp(self._local_now())}) AS DATE)"
             f" FROM ({self.source.sql}) WHERE {known}"
@@ -151,6 +152,7 @@ class _Loading:
                 hint="look at the file, its event_time and its zone",
             )
         self._doubt("rows without a key", n_null_key, "left out")
+        self._doubt("rows without a time", n_timeless, "left out")
         self._doubt("infinite or NaN targets", n_bad, "treated as missing")
         return int(n), first, last
 
@@ -186,7 +188,7 @@ class _Loading:
 
     def _name_series(self) -> int:
         keys = ", ".join(quote(key) for key in self.forecast.keys)
-        parts = [f"SELECT DISTINCT {keys} FROM ({self.source.sql}) WHERE {known_by(self.source, self.at)}"]
+        parts = [f"SELECT DISTINCT {keys} FROM ({self.source.sql}) WHERE __event_time IS NOT NULL AND {known_by(self.source, self.at)}"]
         for static in self.forecast.static:
             source = self.sources[static.name]
             if all(key in source.columns for key in self.forecast.keys):
