@@ -177,6 +177,19 @@ def read_artefacts(session: Session, version: Version) -> dict[str, Artefact]:
     return {file.name: read_file(session, version, file.name) for file in version.files}
 
 
+def require_whole(session: Session, version: Version) -> None:
+    """Read every file of a version against its SHA-256, a piece at a time. Raises IntegrityBroken when one was changed or is gone.
+
+    Cost: reading the files once, whatever their size in the memory of one piece.
+    """
+    for file in version.files:
+        try:
+            for _piece in session.blobs.read_chunks(file.sha256):
+                pass
+        except NotFound as error:
+            raise _gone(file.name, version) from error
+
+
 def read_file(session: Session, version: Version, name: str) -> Artefact:
     """One file of a version, checked against its SHA-256. Raises NotFound for a name it does not have, IntegrityBroken as ``read_artefacts``."""
     from endcap.loop.training.artefacts import Artefact
@@ -188,4 +201,8 @@ def read_file(session: Session, version: Version, name: str) -> Artefact:
     try:
         return Artefact(file.kind, session.blobs.get(file.sha256))
     except NotFound as error:
-        raise IntegrityBroken(f"The file '{file.name}' of version '{version.id}' is gone.", hint="restore it from a backup") from error
+        raise _gone(name, version) from error
+
+
+def _gone(name: str, version: Version) -> IntegrityBroken:
+    return IntegrityBroken(f"The file '{name}' of version '{version.id}' is gone.", hint="restore it from a backup")
