@@ -17,7 +17,7 @@ def require_name(value: object, *, what: str) -> str:
     """
     if not isinstance(value, str) or not is_name(value):
         raise InvalidInput(
-            f"{value!r} cannot be the name of a {what}.",
+            f"{value!r} cannot be the name of {'an' if what[:1] in 'aeio' else 'a'} {what}.",
             hint="use up to 100 letters, digits, '-', '_' and '.', beginning with a letter or digit",
         )
     return value

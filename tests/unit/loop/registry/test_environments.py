@@ -51,7 +51,7 @@ def test_what_is_left_out_stays_and_the_audit_keeps_old_and_new(shop: Any) -> No
     [
         ("all", {}, "No environment is called 'all'"),
         ("champion", {}, "No environment is called 'champion'"),
-        ("../prod", {}, "cannot be the name of a environment"),
+        ("../prod", {}, "cannot be the name of an environment"),
         ("prod", {"approvals": -1}, "-1 approvals were asked for; it must be 0 to 20"),
         ("prod", {"approvals": 99}, "99 approvals"),
         ("prod", {"after": "prod"}, "circle: prod after prod"),
