@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,13 +14,14 @@ from endcap.core.permissions import Permission
 from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
-from endcap.loop.evaluation.records import VERDICTS, Verdict
+from endcap.loop.evaluation.records import VERDICTS, Metrics, Verdict
 from endcap.loop.features.records import TRAINING_PROFILES, TrainingProfile
 from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, VERSIONS, ModelDefinition, ModelRecord, Version
 
 if TYPE_CHECKING:
     from endcap.loop.training.artefacts import Artefact
 
+_MEASURED = frozenset(Metrics.__struct_fields__) - {"n", "logged"}
 TRACKED = "tracked"
 """The solution of models whose versions are made elsewhere and registered."""
 
@@ -152,9 +154,23 @@ def _find_flaw(verdict: Verdict) -> str | None:
 
 @verb("versions", permission=Permission.READ, lent={"model": ("model",)})
 def list_versions(session: Session, model: str) -> list[Version]:
-    """All versions of a model, newest first, with their figures beside those of every candidate."""
+    """All versions of a model, newest first, with their figures beside those of every candidate.
+
+    One that was registered has the figures of its newest verdict. Cost grows with the versions, and with the verdicts on registered ones.
+    """
     get_model(session, model)
-    return session.records.find(VERSIONS, workspace=session.workspace, where={"model": model}, newest_first=True)
+    where = {"model": model}
+    found = session.records.find(VERSIONS, workspace=session.workspace, where=where, newest_first=True)
+    if not any(version.engine for version in found):
+        return found
+    judged = {verdict.version: verdict.figures for verdict in session.records.find(VERDICTS, workspace=session.workspace, where=where)}
+    return [_fill(version, judged.get(version.id, {})) for version in found]
+
+
+def _fill(version: Version, figures: Mapping[str, float]) -> Version:
+    """A version whose figures are those of its verdict where it has none of its own."""
+    told = {name: figure for name, figure in figures.items() if name in _MEASURED and getattr(version.metrics, name) is None}
+    return msgspec.structs.replace(version, metrics=msgspec.structs.replace(version.metrics, **told)) if told else version
 
 
 def latest_verdict(session: Session, version: str) -> Verdict | None:
