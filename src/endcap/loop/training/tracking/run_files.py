@@ -80,6 +80,9 @@ def read_file(session: Session, owner: str, path: str) -> tuple[RunFile, Iterato
     found = find_file(session, owner, path)
     if found is None:
         _require_owner(session, owner)
+        within = [entry.path for entry in _list(session.records, session, owner, path)][:20]
+        if within:
+            raise NotFound(f"{path[:200]!r} of '{owner}' is a folder. In it: {within}.", hint="ask for one of its files")
         there = [entry.path for entry in _list(session.records, session, owner, path.rpartition("/")[0])][:20]
         raise NotFound(f"'{owner}' has no file {path[:200]!r}. Beside it: {there}.", hint="list them with: endcap track files RUN")
     return found, session.blobs.read_chunks(found.sha256)
