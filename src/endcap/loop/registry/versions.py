@@ -56,8 +56,12 @@ def find_gate_metric(model: ModelRecord) -> str:
 
 
 def draft_model(session: Session, name: str) -> ModelRecord:
-    """The record of a model of one's own of which nothing but the name was said. Raises InvalidInput for a name that cannot be one."""
-    blank = Model(name=name)
+    """The record of a model of one's own of which nothing but the name was said. Raises InvalidInput, audited, for a name that cannot be one."""
+    try:
+        blank = Model(name=name)
+    except InvalidInput as error:
+        session.record_refusal("create-model", thing="model", detail={"why": error.what[:500]})
+        raise
     return ModelRecord(name, TRACKED, identify_model(blank), msgspec.json.encode(blank).decode(), session.now(), session.actor.name)
 
 
