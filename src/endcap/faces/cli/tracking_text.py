@@ -112,7 +112,7 @@ def row_of_track(run: Track) -> dict[str, Any]:
 
 def tell_run_download(done: RunDownload) -> Iterator[tuple[str, str]]:
     """Where the files of a run lie, and what they are."""
-    yield f"{len(done.files):,} file{'s' if len(done.files) != 1 else ''} of run {done.run} in {done.folder}", ""
+    yield f"{len(done.files):,} file{'s' if len(done.files) != 1 else ''} of {done.run} in {done.folder}", ""
     for file in done.files[:_MOST_FILES]:
         yield f"  {file.n_bytes:>12,}  {file.path}  sha256 {file.sha256[:16]}", ""
     if len(done.files) > _MOST_FILES:

@@ -11,7 +11,7 @@ from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.training.tracking.records import RunFile
-from endcap.loop.training.tracking.run_files import find_file, read_file, walk_files
+from endcap.loop.training.tracking.run_files import find_file, name_owner, read_file, walk_files
 from endcap.storage.files import delivering
 
 
@@ -25,18 +25,18 @@ class RunDownload(msgspec.Struct, frozen=True):
 
 @verb("track download", permission=Permission.READ)
 def download_run(session: Session, run: str, *, out: Path, under: str = "") -> RunDownload:
-    """Write the files of a run to a folder, each checked against its SHA-256.
+    """Write the files of a run, or of a model that it logged (``m-...``), to a folder, each checked against its SHA-256.
 
     ``out`` is the folder; files of the same paths in it are replaced. ``under`` is one file of the run, or a folder of it (left out: all). What
     was logged is handed back as it is and never opened. Raises NotFound without such files, IntegrityBroken where one was changed at rest: it is
     not written. Cost: the bytes, a piece of which is in memory at a time.
     """
-    owner = f"run/{run}"
+    owner = name_owner(run)
     one = find_file(session, owner, under) if under else None
     files = [one] if one is not None else walk_files(session, owner, under=under)
     if not files:
         where = f" under {under[:200]!r}" if under else ""
-        raise NotFound(f"Run '{run}' has no files{where}.", hint=f"see: endcap track files {run}")
+        raise NotFound(f"'{owner}' has no files{where}.", hint=f"see: endcap track files {run}")
     for file in files:
         path = out / file.path
         if not path.resolve().is_relative_to(out.resolve()):

@@ -19,6 +19,7 @@ from endcap.storage.tracks import Track, deleted_track, missing_track
 
 _LOG = "track log"
 _OWNERS = ("run", "logged-model")
+_LOGGED_MODEL = "m-"
 
 
 def put_file(session: Session, owner: str, path: str, chunks: Iterable[bytes], *, most_bytes: int | None = None) -> RunFile:
@@ -104,11 +105,20 @@ def delete_files(session: Session, owner: str, path: str) -> int:
 
 @verb("track files", permission=Permission.READ)
 def list_run_files(session: Session, run: str, *, under: str = "") -> list[RunFile | RunFolder]:
-    """The files and folders of a run.
+    """The files and folders of a run, or of a model that it logged (``m-...``).
 
     ``under`` is the folder that is looked into.
     """
-    return list_files(session, f"run/{run}", under=under)
+    return list_files(session, name_owner(run), under=under)
+
+
+def name_owner(identity: str) -> str:
+    """The owner of files by its id alone, which tells runs and logged models apart.
+
+    >>> name_owner("01a1ff"), name_owner("m-01a1ff")
+    ('run/01a1ff', 'logged-model/m-01a1ff')
+    """
+    return f"{'logged-model' if identity.startswith(_LOGGED_MODEL) else 'run'}/{identity}"
 
 
 def _require_owner(session: Session, owner: str, *, for_change: bool = False) -> Track:

@@ -8,8 +8,9 @@ import pytest
 
 from endcap.core.errors import IntegrityBroken, InvalidInput, NotFound
 from endcap.faces.cli.tracking_text import tell_run_download
+from endcap.loop.training.tracking.logged_models import create_logged_model
 from endcap.loop.training.tracking.run_downloads import download_run
-from endcap.loop.training.tracking.run_files import put_file
+from endcap.loop.training.tracking.run_files import list_run_files, put_file
 from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.testing.sessions import make_session
 
@@ -43,8 +44,17 @@ def test_what_was_logged_comes_back_byte_for_byte(logged: Any, tmp_path: Path, u
     kept = {} if "loss.txt" in expected else {"loss.txt": b"older"}
     assert lie_in(tmp_path / "out") == {path: FILES[path] for path in expected} | kept
     first, *files = (line for line, _ in tell_run_download(done))
-    assert first == f"{len(expected)} file{'s' if len(expected) != 1 else ''} of run {run} in {tmp_path / 'out'}"
+    assert first == f"{len(expected)} file{'s' if len(expected) != 1 else ''} of {run} in {tmp_path / 'out'}"
     assert len(files) == len(expected)
+
+
+def test_a_model_that_a_run_logged_comes_back_by_its_own_id(logged: Any, tmp_path: Path) -> None:
+    session, run = logged
+    model = create_logged_model(session, name="trees", run=run).id
+    put_file(session, f"logged-model/{model}", "model.pkl", [FILES["model/model.pkl"]])
+    assert [entry.path for entry in list_run_files(session, model)] == ["model.pkl"]
+    assert [file.path for file in download_run(session, model, out=tmp_path / "out").files] == ["model.pkl"]
+    assert lie_in(tmp_path / "out") == {"model.pkl": FILES["model/model.pkl"]}
 
 
 def test_what_is_not_there_is_not_found_and_nothing_is_written(logged: Any, tmp_path: Path) -> None:
