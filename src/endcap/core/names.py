@@ -6,6 +6,7 @@ import re
 
 from endcap.core.errors import InvalidInput
 
+_MOST_SHOWN = 120
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -17,10 +18,16 @@ def require_name(value: object, *, what: str) -> str:
     """
     if not isinstance(value, str) or not is_name(value):
         raise InvalidInput(
-            f"{value!r} cannot be the name of a {what}.",
+            f"{_show(value)} cannot be the name of {'an' if what[:1] in 'aeio' else 'a'} {what}.",
             hint="use up to 100 letters, digits, '-', '_' and '.', beginning with a letter or digit",
         )
     return value
+
+
+def _show(value: object) -> str:
+    """What was given in the name's place, no longer than anybody reads."""
+    text = repr(value[: _MOST_SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."
 
 
 def is_name(text: str) -> bool:

@@ -19,8 +19,21 @@ from endcap.loop.registry.comparisons import find_comparison
 from endcap.loop.registry.live import LiveRelease, find_live_releases
 from endcap.loop.registry.members import summarize_members
 from endcap.loop.registry.overrides import OverrideStanding, find_standing_override
-from endcap.loop.registry.records import MODELS, RELEASES, VERSIONS, ApprovalView, Champion, Comparison, MemberSummary, ModelRecord, Pin, Version
+from endcap.loop.registry.records import (
+    MODELS,
+    RELEASES,
+    VERSIONS,
+    ApprovalView,
+    Champion,
+    Comparison,
+    MemberSummary,
+    ModelRecord,
+    Pin,
+    Retirement,
+    Version,
+)
 from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.retirements import find_retirement
 from endcap.loop.registry.standings import find_pin
 from endcap.loop.registry.versions import find_figure, find_gate_metric, get_model, get_version, latest_verdict
 from endcap.pipelines.records import RUNS, Run
@@ -28,7 +41,7 @@ from endcap.pipelines.records import RUNS, Run
 
 class ModelLine(msgspec.Struct, frozen=True):
     """A model in a list. ``figure`` is the champion's of ``metric``, which the model's gate compares; ``override`` is who answers for a champion that
-    did not pass it, and ``expired`` where nobody does any more.
+    did not pass it, and ``expired`` where nobody does any more; ``retired`` says since when a model is, or as of when it will be.
     """
 
     model: str
@@ -43,6 +56,7 @@ class ModelLine(msgspec.Struct, frozen=True):
     metric: str = "wape"
     figure: float | None = None
     override: str = ""
+    retired: str = ""
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -50,7 +64,7 @@ class ModelView(msgspec.Struct, frozen=True):
 
     ``apart`` counts the members that another version than the champion's answers for, by version; ``comparison`` is the one that runs;
     ``metric`` is what the gate compares, ``figures`` that of each version. ``override`` is what the champion stands on where it did not pass
-    its gate, ``pin`` what holds it, ``live`` all that answers in any environment, ``waiting`` what waits for people.
+    its gate, ``pin`` what holds it, ``live`` all that answers in any environment, ``waiting`` what waits for people, ``retirement`` that it ends.
     """
 
     model: ModelRecord
@@ -71,6 +85,7 @@ class ModelView(msgspec.Struct, frozen=True):
     live: tuple[LiveRelease, ...] = ()
     waiting: tuple[ApprovalView, ...] = ()
     figures: dict[str, float | None] = {}
+    retirement: Retirement | None = None
 
 
 class VersionView(msgspec.Struct, frozen=True):
@@ -125,6 +140,7 @@ def show(session: Session, thing: str) -> ModelView | VersionView:
         find_live_releases(session, thing),
         list_waiting(session, thing),
         {version.id: find_figure(session, version, metric) for version in versions},
+        find_retirement(session, thing),
     )
 
 
@@ -164,4 +180,12 @@ def _line(session: Session, model: ModelRecord) -> ModelLine:
         metric=metric,
         figure=find_figure(session, version, metric) if version else None,
         override="" if override is None else "expired" if override.expired else f"{override.owner} until {override.expires_at:%Y-%m-%d}",
+        retired=_describe_retirement(session, model.name),
     )
+
+
+def _describe_retirement(session: Session, model: str) -> str:
+    found = find_retirement(session, model)
+    if found is None:
+        return ""
+    return f"{'RETIRED since' if found.effective_at <= session.now() else 'RETIRES'} {found.effective_at:%Y-%m-%d}"

@@ -39,6 +39,7 @@ MODULES = (
     "endcap.loop.training.tracking.experiments",
     "endcap.loop.training.tracking.tracked_runs",
     "endcap.loop.training.tracking.run_files",
+    "endcap.loop.training.tracking.run_downloads",
     "endcap.loop.training.tracking.comparing",
     "endcap.loop.registry.versions",
     "endcap.loop.registry.naming",

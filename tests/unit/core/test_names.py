@@ -25,6 +25,13 @@ def test_a_hostile_name_is_refused(name: object) -> None:
         require_name(name, what="model")
 
 
+@pytest.mark.parametrize(("what", "article"), [("model", "a model"), ("environment", "an environment"), ("user", "a user")])
+def test_a_refusal_is_short_however_long_the_name_and_says_what_it_is_of(what: str, article: str) -> None:
+    with pytest.raises(InvalidInput, match=f"'xxx.* ... cannot be the name of {article}") as caught:
+        require_name("x" * 10**7, what=what)
+    assert len(str(caught.value)) < 300
+
+
 def test_a_name_may_have_100_characters() -> None:
     assert require_name("a" * 100, what="model") == "a" * 100
 

@@ -236,6 +236,7 @@ FINDS: dict[str, list[Row]] = {
     "track compare": [Row(lambda s, n: {"runs": [n.run, s.other_run]})],
     "track delete-experiment": [experiment(), Row(lambda _, n: {"experiment": n.experiment_name})],
     "track delete-run": [run()],
+    "track download": [Row(lambda s, n: {"run": n.run, "out": s.scratch / "files"})],
     "track files": [run()],
     "track metric": [run(name="loss")],
     "track restore-experiment": [experiment()],

@@ -55,6 +55,7 @@ from endcap.loop.registry.records import (
     Version,
 )
 from endcap.loop.registry.versions import get_version, latest_verdict
+from endcap.loop.training.tracking.run_files import put_file
 from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.definitions import load_definitions
 from endcap.project.verbs import MODULES, load_verbs
@@ -293,6 +294,13 @@ def tracked(scene: Scene) -> str:
     return start_run(scene.session).id
 
 
+def logged_run(scene: Scene) -> str:
+    """A run with a file."""
+    run = tracked(scene)
+    put_file(scene.session, f"run/{run}", "loss.txt", [b"0.41"])
+    return run
+
+
 def provided(scene: Scene) -> str:
     """A provider of sign-in that was added before anyone looked."""
     at, url = scene.session.now(), "https://login.example.com"
@@ -361,6 +369,7 @@ READS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "groups show": lambda s: {"group": grouped(s)},
     "track compare": lambda s: {"runs": [tracked(s), tracked(s)]},
     "track experiments": lambda _: {},
+    "track download": lambda s: {"run": logged_run(s), "out": s.scratch / "files"},
     "track files": lambda s: {"run": s.version.identity},
     "track metric": lambda s: {"run": s.version.identity, "name": "wape"},
     "track search": lambda _: {"filter": "metrics.wape < 1"},

@@ -9,6 +9,7 @@ from endcap.loop.deployment.records import TraceStep
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.registry.live import ON_AN_OVERRIDE, SOME_MEMBERS
 from endcap.loop.registry.records import PROD, ApprovalRequest, ApprovalView, Environment, Pin, Release
+from endcap.loop.registry.retirements import describe_retirement
 from endcap.project.showing import ModelLine, ModelView
 
 Line = tuple[str, str]
@@ -42,7 +43,9 @@ def tell_verdict(verdict: Verdict | None) -> Iterator[Line]:
 
 
 def tell_releases(view: ModelView) -> Iterator[Line]:
-    """What is to be known of the champion and of those beside it: on what it stands, what holds it, who waits."""
+    """What is to be known of the champion and of those beside it: on what it stands, what holds it, who waits, and whether it ends."""
+    if view.retirement is not None:
+        yield f"  {describe_retirement(view.retirement)}", RED
     if view.override is not None:
         told = view.override
         agreed = f" with {told.second}" if told.second else ""
@@ -109,9 +112,9 @@ def tell_release(release: Release) -> Iterator[Line]:
 
 def tell_environment(place: Environment) -> Iterator[Line]:
     """What an environment asks for, as it stands now."""
-    after = f"after {place.after}" if place.after else "before all others"
+    after = f"comes after {place.after}" if place.after else "takes versions that answered nowhere before"
     people = f"{place.approvals} {'person approves' if place.approvals == 1 else 'people approve'} each release"
-    yield f"{place.name} comes {after}, in {place.home or 'this home'}; {people}", ""
+    yield f"{place.name} {after}, in {place.home or 'this home'}; {people}", ""
 
 
 def row_of_approval(view: ApprovalView) -> dict[str, Any]:

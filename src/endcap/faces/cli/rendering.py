@@ -268,7 +268,8 @@ def _(result: ModelView, console: Console) -> None:
     champion = result.champion
     console.print(Text(f"{result.model.name} ({result.model.solution}), applied {tell_value(result.model.applied_at)} by {result.model.applied_by}"))
     if champion is None or result.champion_version is None:
-        console.print("nothing answers: no version passed its gate yet")
+        console.print("nothing answers: no version was released yet")
+        _tell(tell_releases(result), console)
     else:
         console.print(Text(f"champion {champion.version} since {tell_value(champion.since)}"))
         _tell(tell_releases(result), console)
@@ -392,7 +393,7 @@ def _show_leaderboard(version: Version, console: Console, *, metric: str) -> Non
     """All candidates by the gate's metric; of what is measured for hours only, the columns stand where anybody has the figure."""
     if not any(m.n for m in version.leaderboard.values()):  # of a run: it has what the run told of itself, and the verdict what is known
         logged = ", ".join(f"{name} {value:.4g}" for name, value in version.metrics.logged.items() if not name.startswith("endcap."))
-        console.print(Text(f"  the run says: {logged}" if logged else "  the run says nothing of itself"))
+        console.print(Text(f"  its run logged {logged}" if logged else "  its run logged no metric; the figures are those of its evidence"))
         return
     hourly = any(m.crps is not None or m.day_wape is not None for m in version.leaderboard.values())
     measures: tuple[str, ...] = _HOUR_MEASURES if hourly else _MEASURES

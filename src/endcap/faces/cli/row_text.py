@@ -16,11 +16,13 @@ from endcap.loop.registry.records import Comparison, MemberLine, Version
 from endcap.pipelines.records import Run
 from endcap.project.showing import ModelLine
 
+_OF_EVIDENCE = ("rmse", "wape", "log_loss", "auc", "error_rate")
+
 
 def row_of_model(line: ModelLine) -> dict[str, Any]:
     return {
         "model": line.model,
-        "champion": f"{line.champion or '-'}{' OVERRIDDEN' if line.override else ''}",
+        "champion": f"{line.champion or '-'}{' OVERRIDDEN' if line.override else ''}{f' {line.retired}' if line.retired else ''}",
         "method": line.candidate or "-",
         "error": "-" if line.figure is None else f"{name_metric(line.metric)} {tell_number(line.figure)}",
         "since": line.since,
@@ -53,7 +55,10 @@ def row_of_version(version: Version) -> dict[str, Any]:
 
 
 def _describe_error(metrics: Metrics) -> str:
-    """The WAPE of a daily forecast; of an hourly one what means something by the hour."""
+    """The WAPE of a daily forecast; of an hourly one what means something by the hour; of a model of one's own what its evidence told."""
+    if metrics.n == 0:
+        told = [name for name in _OF_EVIDENCE if getattr(metrics, name) is not None]
+        return ", ".join(f"{name_metric(name)} {tell_number(getattr(metrics, name))}" for name in told) or "-"
     measures = ("rmse", "crps", "day_wape") if metrics.crps is not None or metrics.day_wape is not None else ("wape",)
     return ", ".join(f"{name_metric(measure)} {tell_number(getattr(metrics, measure))}" for measure in measures)
 

@@ -10,6 +10,7 @@ from typing import Any
 from endcap.core.durations import format_duration
 from endcap.loop.training.tracking.comparing import ParamLine, RunComparison, RunPage
 from endcap.loop.training.tracking.records import Experiment, RunEnvironment, RunFile, RunFolder
+from endcap.loop.training.tracking.run_downloads import RunDownload
 from endcap.storage.tracks import Point, Track
 
 Line = tuple[str, str]
@@ -17,6 +18,7 @@ _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _SHOWN_METRICS, _SHOWN_PARAMS, _SHOWN_FILES = 4, 4, 20
 _OURS = ("endcap.", "mlflow.")
 _MOST_CELL = 40
+_MOST_FILES = 50
 
 
 def tell_run_page(page: RunPage) -> Iterator[Line]:
@@ -108,6 +110,15 @@ def row_of_track(run: Track) -> dict[str, Any]:
     }
 
 
+def tell_run_download(done: RunDownload) -> Iterator[tuple[str, str]]:
+    """Where the files of a run lie, and what they are."""
+    yield f"{len(done.files):,} file{'s' if len(done.files) != 1 else ''} of {done.run} in {done.folder}", ""
+    for file in done.files[:_MOST_FILES]:
+        yield f"  {file.n_bytes:>12,}  {file.path}  sha256 {file.sha256[:16]}", ""
+    if len(done.files) > _MOST_FILES:
+        yield f"  and {len(done.files) - _MOST_FILES:,} more", "dim"
+
+
 def row_of_experiment(experiment: Experiment) -> dict[str, Any]:
     """An experiment in a list."""
     tags = ", ".join(f"{name}={_cut(value)}" for name, value in sorted(experiment.tags.items()))
@@ -146,6 +157,7 @@ def _cut(text: str) -> str:
 
 TELLERS: dict[type, Callable[[Any], Iterator[tuple[str, str]]]] = {
     RunComparison: tell_run_comparison,
+    RunDownload: tell_run_download,
     RunPage: tell_run_page,
 }
 ROWS: dict[type, Callable[[Any], dict[str, Any]]] = {

@@ -32,6 +32,8 @@ _DRAINED_BODIES = 8
 MLFLOW = ("/api/2.0/mlflow", "/api/3.0/mlflow")
 OPEN = frozenset(("/healthz", "/health"))
 """What anybody may ask who reaches the service: whether it is up."""
+UNREAD = frozenset(("/v1/traces",))
+"""What clients send in other forms than JSON and nobody here reads: the answer is that it is not offered."""
 SET_UP = "/api/v1/setup"
 """What a stranger may send: the set-up code of a home without users."""
 _MOST_STRANGE_BYTES = 16 * 2**10
@@ -122,7 +124,7 @@ class Gateway:
         if workspace is not None:
             choose_workspace(head, workspace)
         streamed = method == "PUT" and path.startswith(STREAMED)
-        if method in _BODIED and not streamed:
+        if method in _BODIED and not streamed and path not in UNREAD:
             require_json(head, method=method)
         if path in OPEN and method not in _BODIED and workspace is None:
             await self._app(scope, receive, send)

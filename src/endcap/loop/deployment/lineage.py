@@ -72,6 +72,8 @@ def show_lineage(session: Session, thing: str, *, upstream: bool = False, downst
         backwards = upstream or (not downstream and found.partition("/")[0] in ("prediction", "version", "release"))
         if backwards:
             chart.draw_history(found)
+        elif found.startswith("model/"):
+            chart.draw_answers(found)
     return Lineage(found, chart.what.get(found, ""), "upstream" if backwards else "downstream", tuple(_walk(chart, found, backwards=backwards)))
 
 
@@ -139,6 +141,13 @@ class _Chart:
             self._draw_version(found.id, model)
             for table, ingest in found.tables.items():
                 self._draw_ingest(f"table/{table}", self.session.records.get(INGESTS, workspace=self.session.workspace, id=ingest))
+
+    def draw_answers(self, thing: str) -> None:
+        """What leans on a model: its versions that answer now, and what it answered. Not drawn for others, whose way leads through versions."""
+        name = thing.partition("/")[2]
+        for live in find_live_releases(self.session, name):
+            self.join(thing, f"version/{live.version}")
+        self.join(thing, f"predictions/{name}")
 
     def resolve(self, thing: str) -> str:
         """The full name of a thing. Raises NotFound with the nearest."""

@@ -47,7 +47,8 @@ def trace(session: Session, thing: str) -> list[TraceStep]:
         since = f"by {comparison.started_by} since {describe_instant(comparison.since)}"
         what = f"challenger of {comparison.champion} for {comparison.n_b} members, {since} {comparison.how}".rstrip()
         steps.append(TraceStep(f"comparison/{comparison.id}", "comparison", what))
-    steps.append(TraceStep(f"training-set/{version.training_set}", "training set", f"days up to {version.trained_until}"))
+    if version.training_set:
+        steps.append(TraceStep(f"training-set/{version.training_set}", "training set", f"days up to {version.trained_until}"))
     for table, ingest_id in version.tables.items():
         steps.extend(_trace_table(session, table, ingest_id))
     return steps

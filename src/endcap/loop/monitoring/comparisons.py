@@ -20,8 +20,8 @@ from endcap.loop.monitoring.records import ComparisonView
 from endcap.loop.registry.admissions import against_champion, find_gate_verdict
 from endcap.loop.registry.comparisons import end_comparison, find_comparison, get_comparison, read_groups
 from endcap.loop.registry.records import Comparison
-from endcap.loop.registry.releases import release_challenger
-from endcap.loop.registry.versions import get_model
+from endcap.loop.registry.releases import release_challenger, require_readable
+from endcap.loop.registry.versions import get_model, get_version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +70,8 @@ def stop_comparison(session: Session, model: str, *, keep: str, reason: str = ""
             hint="let it run on, or keep the champion with: --keep a",
             version=running.challenger,
         )
+    if verdict is not None:
+        require_readable(session, get_version(session, running.challenger), verb="stop-comparison")
     detail = {"keep": keep, "finding": finding.sentence[:500], "reason": reason[:500]}
     with session.change("stop-comparison", thing=f"model/{model}", detail=detail) as change:
         ended = end_comparison(session, change, running, how=f"kept {keep}", finding=finding.sentence)

@@ -22,6 +22,7 @@ from endcap.loop.registry.records import (
     MODELS,
     PROD,
     RELEASES,
+    ApprovalRequest,
     Champion,
     Environment,
     Version,
@@ -58,7 +59,7 @@ def find_admission(
     """
     reader = reader or session.records
     retired = find_retirement(session, version.model, reader=reader)
-    if retired is not None and retired.effective_at <= session.now():
+    if retired is not None and retired.effective_at <= read_time(session, reader=reader):
         why = f"its model is retired since {retired.effective_at:%Y-%m-%d %H:%M}Z, by {retired.by}"
         return Refusal(why, f"take it back into service with: endcap unretire {version.model}")
     place = get_environment(session, environment, reader=reader)
@@ -176,9 +177,8 @@ def _find_shortfall(
     if role == "champion" and failed is None and not (verdict.passed and all(check.passed for check in verdict.checks)):
         failed = verdict.sentence
     if failed is not None:
-        waits = find_waiting(verdict, role=role)
         why = verdict.sentence if role == "champion" else failed
-        return Refusal(why, f"ask for them with: endcap request-approval {version.id}{_name(place)}" if waits else seen.hint)
+        return _wait(session, why, verdict, place, reader=reader) if find_waiting(verdict, role=role) else Refusal(why, seen.hint)
     # The champion itself, given back to members that another version answers for, has no older champion to beat.
     if role == "champion" and champion is not None and verdict.against != champion.version != version.id:
         why = f"it was judged against {verdict.against or 'no champion'}, but the champion is now {champion.version}"
@@ -186,9 +186,36 @@ def _find_shortfall(
     n_needed = count_needed(session, version.model, place, reader=reader)
     n_has = count_approved(session, verdict, reader=reader) if n_needed else 0
     if n_has < n_needed:
-        hint = f"ask for them with: endcap request-approval {version.id}{_name(place)}"
-        return Refusal(f"'{place.name}' asks for {n_needed} approvals, and its verdict has {n_has}", hint)
+        return _wait(session, f"'{place.name}' asks for {n_needed} approvals, and its verdict has {n_has}", verdict, place, reader=reader)
     return None
+
+
+def _wait(session: Session, why: str, verdict: Verdict, place: Environment, *, reader: RecordReader) -> Refusal:
+    """The refusal of a version that lacks approvals, with what became of asking for them. Cost: the requests for the version."""
+    if said := find_rejection(session, verdict, reader=reader):
+        return Refusal(f"{why}; rejected {said}", f"what is judged anew may be asked for anew: endcap judge {verdict.version}{_name(place)}")
+    now = read_time(session, reader=reader)
+    for request in _list_requests(session, verdict, reader=reader):
+        if request.status == "pending" and request.expires_at > now:
+            return Refusal(why, f"people were asked, until {request.expires_at:%Y-%m-%d %H:%M} UTC: endcap approvals --version {verdict.version}")
+    return Refusal(why, f"ask for them with: endcap request-approval {verdict.version}{_name(place)}")
+
+
+def find_rejection(session: Session, verdict: Verdict, *, reader: RecordReader | None = None) -> str | None:
+    """Who rejected what a verdict says, and why, or None. Cost: the requests for the version."""
+    reader = reader or session.records
+    for request in _list_requests(session, verdict, reader=reader):
+        if request.status == "rejected":
+            answers = reader.find(APPROVALS, workspace=session.workspace, where={"request": request.id})
+            no = next(answer for answer in answers if answer.answer == "rejected")
+            return f"by {no.by} at {no.at:%Y-%m-%d %H:%M} UTC: {no.comment[:200]}"
+    return None
+
+
+def _list_requests(session: Session, verdict: Verdict, *, reader: RecordReader) -> list[ApprovalRequest]:
+    """What people were asked about a gate's verdict, newest first."""
+    asked = reader.find(APPROVAL_REQUESTS, workspace=session.workspace, where={"version": verdict.version}, newest_first=True)
+    return [request for request in asked if request.kind == "gate" and request.verdict == verdict.id]
 
 
 def find_waiting(verdict: Verdict, *, role: str = "champion") -> bool:

@@ -19,7 +19,7 @@ from endcap.governance.notices import notify
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import APPROVALS_CHECK, VERDICTS, CheckResult, Override, Verdict
-from endcap.loop.registry.admissions import count_approved, count_needed, find_gate_verdict, find_waiting, read_time
+from endcap.loop.registry.admissions import count_approved, count_needed, find_gate_verdict, find_rejection, find_waiting, read_time
 from endcap.loop.registry.environments import get_environment
 from endcap.loop.registry.people import find_hands, require_person
 from endcap.loop.registry.records import APPROVAL_REQUESTS, APPROVALS, PROD, Approval, ApprovalRequest, ApprovalView, Version
@@ -62,14 +62,17 @@ def request_approval(session: Session, version: str, *, environment: str = PROD,
 
     ``environment`` is where it shall answer; ``expires`` is how long the request waits, at most 90d. As many must approve as the environment
     and the model's gate ask for, whichever is more. Raises GateRefused for a version whose gate found something else too (people approve what
-    passed; see ``override``), Conflict where nothing asks for approvals or it waits already.
+    passed; see ``override``), but for one that did not beat the champion, which may still be approved as a challenger or shadow. Raises
+    Conflict where nothing asks for approvals, where it waits already, and where somebody rejected this very verdict.
     """
     found, place = get_version(session, version), get_environment(session, environment)
     verdict = find_gate_verdict(session, found.id, environment=place.name)
     if verdict is None or not find_waiting(verdict, role="challenger"):
         why = verdict.sentence if verdict else "it was never judged by its gate"
+        at = "" if place.name == PROD else f" --environment {place.name}"
+        hint = f"see every figure with: endcap show {found.id}" if verdict else f"judge it with: endcap judge {found.id}{at}"
         session.record_refusal("request-approval", thing=f"model/{found.model}", detail={"version": found.id, "why": why[:500]})
-        raise GateRefused(f"'{found.id}' cannot be approved: {why}.", hint=f"see every figure with: endcap show {found.id}", version=found.id)
+        raise GateRefused(f"'{found.id}' cannot be approved: {why}.", hint=hint, version=found.id)
     n_needed = count_needed(session, found.model, place)
     if n_needed == 0:
         raise Conflict(
@@ -78,6 +81,10 @@ def request_approval(session: Session, version: str, *, environment: str = PROD,
         )
     if count_approved(session, verdict) >= n_needed:
         raise Conflict(f"'{found.id}' is approved for '{place.name}' already.", hint=f"endcap promote {found.id}")
+    if said := find_rejection(session, verdict):
+        raise Conflict(
+            f"'{found.id}' was rejected on what its verdict says, {said}.", hint=f"a new verdict may be asked for: endcap judge {found.id}"
+        )
     until = read_time(session) + _read_length(expires, what="A request")
     with session.change("request-approval", thing=f"model/{found.model}", detail={"version": found.id}) as change:
         return open_request(session, change, found, verdict, kind="gate", n_needed=n_needed, expires_at=until)

@@ -18,6 +18,7 @@ from endcap.loop.registry.environments import list_environments
 from endcap.loop.registry.naming import read_model_words, read_version_words
 from endcap.loop.registry.records import RELEASES, Version
 from endcap.loop.registry.releases import get_champion
+from endcap.loop.registry.retirements import find_retirement
 from endcap.loop.registry.standings import get_seats
 from endcap.loop.registry.versions import get_model, get_version
 from endcap.storage.files import delivering
@@ -68,6 +69,7 @@ def collect_card(session: Session, version: Version) -> Card:
         requests=list_approvals(session, version=version.id, status="all"),
         ingests={table: ingest for table, ingest in ingests.items() if ingest is not None},
         answers_in=_find_places(session, version),
+        retirement=find_retirement(session, version.model),
         at=session.now(),
     )
     return make_card(facts)

@@ -16,7 +16,8 @@ from endcap.core.clock import describe_span
 from endcap.core.definitions.charters import Charter
 from endcap.loop.data.records import Ingest
 from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict, name_metric
-from endcap.loop.registry.records import ApprovalView, Field, ModelRecord, ModelWords, Release, Version, VersionWords
+from endcap.loop.registry.records import ApprovalView, Field, ModelRecord, ModelWords, Release, Retirement, Version, VersionWords
+from endcap.loop.registry.retirements import describe_retirement
 
 Tone = Literal["", "red", "dim"]
 _MOST_ROWS = 200
@@ -68,6 +69,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     requests: Sequence[ApprovalView] = ()
     ingests: Mapping[str, Ingest] = {}
     answers_in: Sequence[str] = ()
+    retirement: Retirement | None = None
     at: datetime
 
 
@@ -132,7 +134,9 @@ def _render(template: str, card: Card, *, html: bool) -> str:
 
 def _tell_purpose(facts: Facts, told: Mapping[str, Any]) -> Section:
     owner = _text(told.get("owner")) or (_text(told["charter"].get("owner")) if isinstance(told.get("charter"), dict) else "")
+    ends = [Line(f"{describe_retirement(facts.retirement)}.", "red")] if facts.retirement is not None else []
     lines = [
+        *ends,
         Line(f"Purpose: {_text(told.get('purpose')) or 'not said'}."),
         Line(f"Owner: {owner or 'nobody is named'}."),
         Line(f"Defined by {facts.model.applied_by} on {_moment(facts.model.applied_at)}; a {facts.model.solution} model."),

@@ -14,7 +14,19 @@ from endcap.governance.sessions import Change, Session
 from endcap.loop.evaluation.records import VERDICTS
 from endcap.loop.registry.admissions import Refusal, find_admission
 from endcap.loop.registry.assignments import Lines, keep_lines
-from endcap.loop.registry.records import CHAMPIONS, RELEASES, SEATS, VERSIONS, Champion, Release, Seat, Seats
+from endcap.loop.registry.environments import get_environment
+from endcap.loop.registry.records import (
+    CHAMPIONS,
+    ENVIRONMENT_RECORDS,
+    ENVIRONMENTS,
+    RELEASES,
+    SEATS,
+    VERSIONS,
+    Champion,
+    Release,
+    Seat,
+    Seats,
+)
 from endcap.loop.registry.standings import require_unpinned
 
 
@@ -41,7 +53,7 @@ def move_champion(
     change.tx.put(CHAMPIONS, workspace=session.workspace, record=moved, expected_version=found[1] if found else 0)
     _tell(session, change, row)
     if there is not None:
-        _write_there(session, there, row, champion=moved, before=champion)
+        _write_there(session, change, there, row, champion=moved, before=champion)
     return row
 
 
@@ -91,7 +103,7 @@ def _put_seats(session: Session, change: Change, row: Release, *, add: tuple[Sea
     seats = Seats(identity, row.model, row.environment, (*others, *add))
     change.tx.put(SEATS, workspace=session.workspace, record=seats, expected_version=found[1] if found else 0)
     if there is not None:
-        _write_there(session, there, row, seats=seats)
+        _write_there(session, change, there, row, seats=seats)
     return row
 
 
@@ -121,9 +133,16 @@ def _answered(change: Change, session: Session, row: Release) -> bool:
 
 
 def _write_there(
-    session: Session, there: Session, row: Release, *, champion: Champion | None = None, before: Champion | None = None, seats: Seats | None = None
+    session: Session,
+    change: Change,
+    there: Session,
+    row: Release,
+    *,
+    champion: Champion | None = None,
+    before: Champion | None = None,
+    seats: Seats | None = None,
 ) -> None:
-    """Write the same row and the same champion or seats in the home of the environment.
+    """Write the same row and the same champion or seats in the home of the environment, which gets to know the environment by its name.
 
     Raises Conflict where something else answers there than is known here: somebody released there without this home. What an earlier try of
     the same left there, whose own home failed to remember it, is replaced.
@@ -134,7 +153,11 @@ def _write_there(
     if row.members:
         there.blobs.put(session.blobs.get(row.members))
     detail = {"version": row.version, "verdict": row.verdict, "how": row.how, "release": row.id}
+    place = get_environment(session, row.environment, reader=change.tx)
     with there.change("copy-release", thing=f"model/{row.model}", detail=detail) as far:
+        if place.name not in ENVIRONMENTS and far.tx.get(ENVIRONMENT_RECORDS, workspace=workspace, id=place.name) is None:
+            known = msgspec.structs.replace(place, after=None, home=None)
+            far.tx.put(ENVIRONMENT_RECORDS, workspace=workspace, record=known, expected_version=0)
         if champion is not None:
             found = far.tx.get_versioned(CHAMPIONS, workspace=workspace, id=champion.id)
             if found is not None and found[0] != before and found[0].version != row.version:

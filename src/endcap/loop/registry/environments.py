@@ -51,9 +51,10 @@ def set_environment(session: Session, name: str, *, approvals: int | None = None
     """Say what an environment asks of a version and where its releases answer; one that is not there is made.
 
     ``approvals`` is how many people must have approved a version before it answers there, whatever its model's gate says; ``after`` is the
-    environment in which it must have answered before ('' asks for none); ``store`` is the URL of another home to which promotions copy
-    versions ('' is this one), which admins of the house say where it runs. What is left out stays as it is. The audit row keeps the old and the
-    new. Raises InvalidInput for a circle of environments, a home that cannot be opened and a URL that holds a password, which everybody would read.
+    environment in which it must have answered before ('' asks for none); ``store`` is the URL of another home to which promotions copy versions
+    ('' is this one; of a folder the whole path is kept), which admins of the house say where it runs. What is left out stays as it is. The
+    audit row keeps the old and the new. Raises InvalidInput for a circle of environments, a home that cannot be opened and a URL that holds a
+    password, which everybody would read.
     """
     if require_name(name, what="environment") in _NO_NAMES:
         raise InvalidInput(f"No environment is called {name!r}: the word means something else.", hint="call it eu-prod, say")
@@ -62,7 +63,7 @@ def set_environment(session: Session, name: str, *, approvals: int | None = None
     if store is not None:
         session.require_admin(verb="set-environment")
     if store:
-        _require_home(session, store)
+        store = _require_home(session, store)
     with session.change("set-environment", thing=f"environment/{name}") as change:
         found = change.tx.get_versioned(ENVIRONMENT_RECORDS, workspace=session.workspace, id=name)
         before = found[0] if found else Environment(name=name)
@@ -93,8 +94,10 @@ def _require_order(session: Session, changed: Environment, *, reader: RecordRead
         at = get_environment(session, at, reader=reader).after
 
 
-def _require_home(session: Session, url: str) -> None:
-    """Raise InvalidInput for a URL that cannot be opened, is this home's, or holds a password."""
+def _require_home(session: Session, url: str) -> str:
+    """The URL as it is kept: of a folder the whole path, which means the same wherever a command runs. Raises InvalidInput for a URL that cannot be
+    opened, is this home's, or holds a password.
+    """
     from endcap.storage.opening import open_ports
 
     try:
@@ -117,3 +120,5 @@ def _require_home(session: Session, url: str) -> None:
     here, there = session.ports.folder, opened.folder
     if opened.url == session.ports.url or (here is not None and there is not None and here.resolve() == there.resolve()):
         raise InvalidInput(f"{url!r} is this very home.", hint="leave the home out: promotion then moves a name")
+    scheme, separator, _ = url.partition("://")
+    return url if there is None or (separator and scheme != "file") else str(there.resolve())

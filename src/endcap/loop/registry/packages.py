@@ -16,7 +16,7 @@ from endcap.loop.registry.signatures import read_signature
 from endcap.loop.training.model_files.pickles import find_pickle
 from endcap.loop.training.tracking.logged_models import get_logged_model, list_of_run
 from endcap.loop.training.tracking.records import RunFile
-from endcap.loop.training.tracking.run_files import find_file, list_files, walk_files
+from endcap.loop.training.tracking.run_files import find_file, list_files, name_owner, walk_files
 
 MLMODEL = "MLmodel"
 FLAVOURS = {"lightgbm": "lightgbm", "sklearn": "skops", "onnx": "onnx"}
@@ -54,7 +54,7 @@ def find_owner(session: Session, owner: str, path: str) -> tuple[str, str]:
     """
     path = path.strip("/")
     if "/" not in owner:
-        owner = f"logged-model/{owner}" if owner.startswith("m-") else f"run/{owner}"
+        owner = name_owner(owner)
     kind, _, identity = owner.partition("/")
     if kind == "run" and path and not list_owned(session, owner, path):
         logged = (get_logged_model(session, each) for each in list_of_run(session, identity))

@@ -9,7 +9,7 @@ from itertools import chain, islice, pairwise
 import msgspec
 
 from endcap.core.clock import describe_instant, parse_instant
-from endcap.core.errors import Conflict, GateRefused, InvalidInput, NotFound, suggest
+from endcap.core.errors import Conflict, GateRefused, IntegrityBroken, InvalidInput, NotFound, suggest
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Change, Detail, Session
 from endcap.governance.verbs import verb
@@ -35,7 +35,7 @@ from endcap.loop.registry.records import (
     Version,
 )
 from endcap.loop.registry.standings import describe_pin, find_pin, get_seats, hint_at_pin
-from endcap.loop.registry.versions import get_model, get_version
+from endcap.loop.registry.versions import get_model, get_version, require_whole
 from endcap.storage.ports import RecordReader
 
 FIRST_SHARE = 0.1
@@ -68,8 +68,9 @@ def promote(
     champion, and the shares of all challengers sum to less than 1. ``members`` are the names of those a champion shall answer for (None: all),
     ``segment`` names them by a static fact (``city_id=3``). ``reason`` is kept in the history. An environment with a home of its own gets the
     version copied there, every file checked. Raises GateRefused with what failed (the refusal is audited), also while a comparison of the
-    model runs, which would no longer compare what it was started for; InvalidInput for members that the version does not know, Conflict when
-    it answers already or a person has pinned what answers. One transaction, whatever the number of members.
+    model runs, which would no longer compare what it was started for; IntegrityBroken where a file of the version is not what it was;
+    InvalidInput for members that the version does not know, Conflict when it answers already or a person has pinned what answers. One
+    transaction, whatever the number of members; its files are read once against their SHA-256.
     """
     candidate = get_version(session, version)
     place = get_environment(session, environment)
@@ -112,9 +113,7 @@ def _promote_champion(
             if running := _describe_running(_find_running(session, candidate, place, reader=change.tx)):
                 raise Conflict(f"'{candidate.id}' cannot be released: {running}.", hint=f"see it with: endcap comparison {candidate.model}")
             row = move_champion(session, change, row, champion=champion, lines=lines, there=there)
-            for left in get_seats(session, row.model, environment=place.name, reader=change.tx):
-                if chosen is None and left.version == candidate.id:
-                    unseat(session, change, _end_seat(session, row, left), there=there)
+            end_seat(session, change, row, there=there)
             return row
 
 
@@ -178,7 +177,17 @@ def _admit(session: Session, candidate: Version, place: Environment, *, role: st
         session.record_refusal("promote", thing=thing, detail=detail)
         raise GateRefused(f"'{candidate.id}' cannot be released: {why}.", hint=hint, version=candidate.id)
     assert isinstance(found, Admission), "no refusal, so an admission"
+    require_readable(session, candidate, verb="promote")
     return found
+
+
+def require_readable(session: Session, candidate: Version, *, verb: str) -> None:
+    """Raise IntegrityBroken, audited, where a file of a version is not what it was: nothing is released that could not answer."""
+    try:
+        require_whole(session, candidate)
+    except IntegrityBroken as error:
+        session.record_refusal(verb, thing=f"model/{candidate.model}", detail={"version": candidate.id, "why": error.what[:500]})
+        raise IntegrityBroken(f"'{candidate.id}' cannot be released: {error.what}", hint=error.hint, version=candidate.id) from error
 
 
 def _find_running(session: Session, candidate: Version, place: Environment, *, reader: RecordReader | None = None) -> Comparison | None:
@@ -203,16 +212,25 @@ def _draft(session: Session, candidate: Version, place: Environment, admission: 
     )
 
 
-def _end_seat(session: Session, row: Release, left: Seat) -> Release:
-    """The row by which a challenger or shadow that became the champion leaves its seat."""
-    reason = "it is the champion now"
-    return msgspec.structs.replace(row, id=session.new_id("release"), how="withdraw", role=left.role, share=left.share, reason=reason)
+def end_seat(session: Session, change: Change, row: Release, *, there: Session | None) -> None:
+    """Take the seat of a challenger or shadow that a row of the history just made the champion for all: nobody stands beside itself."""
+    if row.n_members is not None:
+        return
+    for left in get_seats(session, row.model, environment=row.environment, reader=change.tx):
+        if left.version == row.champion:
+            reason = "it is the champion now"
+            ended = msgspec.structs.replace(
+                row, id=session.new_id("release"), version=left.version, how="withdraw", reason=reason, moved={}, proof=""
+            )
+            ended = msgspec.structs.replace(ended, role=left.role, share=left.share)
+            unseat(session, change, ended, there=there)
 
 
 def release_challenger(session: Session, change: Change, comparison: Comparison, *, verdict: Verdict, reason: str) -> Release:
     """In the change that ends a comparison, make its challenger the champion by the verdict that the comparison gave.
 
-    Raises Conflict when the champion is no longer the one it was compared with, or a person has pinned it.
+    Raises Conflict when the champion is no longer the one it was compared with, or a person has pinned it. Whoever opens the change has asked
+    ``require_readable`` before.
     """
     champion = get_champion(session, comparison.model, environment=comparison.environment, reader=change.tx)
     if champion is None or champion.version != comparison.champion:
@@ -239,7 +257,9 @@ def release_challenger(session: Session, change: Change, comparison: Comparison,
     with open_home(session, get_environment(session, comparison.environment, reader=change.tx)) as there:
         if there is not None:
             copy_version(session, there, get_version(session, row.version), verdict=verdict)
-        return move_champion(session, change, row, champion=champion, lines=lines, there=there)
+        row = move_champion(session, change, row, champion=champion, lines=lines, there=there)
+        end_seat(session, change, row, there=there)
+        return row
 
 
 @verb("history", permission=Permission.READ)

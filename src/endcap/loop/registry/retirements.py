@@ -14,6 +14,12 @@ def find_retirement(session: Session, model: str, *, reader: RecordReader | None
     return found if found is not None and found.withdrawn_at is None else None
 
 
+def describe_retirement(found: Retirement) -> str:
+    """A retirement in a sentence without its end."""
+    because = f": {found.reason}" if found.reason else ""
+    return f"Model '{found.model}' is RETIRED as of {found.effective_at:%Y-%m-%d %H:%M} UTC, by {found.by}{because}"
+
+
 def require_in_service(session: Session, model: str, *, reader: RecordReader | None = None) -> None:
     """Raise Conflict when a model's retirement has come into effect."""
     found = find_retirement(session, model, reader=reader)

@@ -20,7 +20,7 @@ from endcap.loop.registry.door import move_champion
 from endcap.loop.registry.environments import get_environment
 from endcap.loop.registry.members import choose_members
 from endcap.loop.registry.records import PROD, RELEASES, Champion, Release, Standing, Version
-from endcap.loop.registry.releases import describe_place, get_champion, is_move, name_moved
+from endcap.loop.registry.releases import describe_place, end_seat, get_champion, is_move, name_moved
 from endcap.loop.registry.standings import require_unpinned
 from endcap.loop.registry.versions import get_model, get_version
 
@@ -81,7 +81,9 @@ def roll_back(
         running = find_comparison(session, model, reader=change.tx)
         if running is not None and running.environment == place.name:
             end_comparison(session, change, running, how="rolled back", finding=reason)
-        return move_champion(session, change, row, champion=champion, lines=lines, there=there)
+        row = move_champion(session, change, row, champion=champion, lines=lines, there=there)
+        end_seat(session, change, row, there=there)
+        return row
 
 
 def _draft(session: Session, champion: Champion, origin: Release, target: Standing, *, reason: str) -> Release:

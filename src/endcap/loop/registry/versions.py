@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,13 +14,14 @@ from endcap.core.permissions import Permission
 from endcap.governance.rights.checks import require_right
 from endcap.governance.sessions import Change, Session
 from endcap.governance.verbs import verb
-from endcap.loop.evaluation.records import VERDICTS, Verdict
+from endcap.loop.evaluation.records import VERDICTS, Metrics, Verdict
 from endcap.loop.features.records import TRAINING_PROFILES, TrainingProfile
 from endcap.loop.registry.records import MODEL_DEFINITIONS, MODELS, VERSIONS, ModelDefinition, ModelRecord, Version
 
 if TYPE_CHECKING:
     from endcap.loop.training.artefacts import Artefact
 
+_MEASURED = frozenset(Metrics.__struct_fields__) - {"n", "logged"}
 TRACKED = "tracked"
 """The solution of models whose versions are made elsewhere and registered."""
 
@@ -54,8 +56,12 @@ def find_gate_metric(model: ModelRecord) -> str:
 
 
 def draft_model(session: Session, name: str) -> ModelRecord:
-    """The record of a model of one's own of which nothing but the name was said. Raises InvalidInput for a name that cannot be one."""
-    blank = Model(name=name)
+    """The record of a model of one's own of which nothing but the name was said. Raises InvalidInput, audited, for a name that cannot be one."""
+    try:
+        blank = Model(name=name)
+    except InvalidInput as error:
+        session.record_refusal("create-model", thing="model", detail={"why": error.what[:500]})
+        raise
     return ModelRecord(name, TRACKED, identify_model(blank), msgspec.json.encode(blank).decode(), session.now(), session.actor.name)
 
 
@@ -155,9 +161,23 @@ def _find_flaw(verdict: Verdict) -> str | None:
 
 @verb("versions", permission=Permission.READ, lent={"model": ("model",)})
 def list_versions(session: Session, model: str) -> list[Version]:
-    """All versions of a model, newest first, with their figures beside those of every candidate."""
+    """All versions of a model, newest first, with their figures beside those of every candidate.
+
+    One that was registered has the figures of its newest verdict. Cost grows with the versions, and with the verdicts on registered ones.
+    """
     get_model(session, model)
-    return session.records.find(VERSIONS, workspace=session.workspace, where={"model": model}, newest_first=True)
+    where = {"model": model}
+    found = session.records.find(VERSIONS, workspace=session.workspace, where=where, newest_first=True)
+    if not any(version.engine for version in found):
+        return found
+    judged = {verdict.version: verdict.figures for verdict in session.records.find(VERDICTS, workspace=session.workspace, where=where)}
+    return [_fill(version, judged.get(version.id, {})) for version in found]
+
+
+def _fill(version: Version, figures: Mapping[str, float]) -> Version:
+    """A version whose figures are those of its verdict where it has none of its own."""
+    told = {name: figure for name, figure in figures.items() if name in _MEASURED and getattr(version.metrics, name) is None}
+    return msgspec.structs.replace(version, metrics=msgspec.structs.replace(version.metrics, **told)) if told else version
 
 
 def latest_verdict(session: Session, version: str) -> Verdict | None:
@@ -180,6 +200,19 @@ def read_artefacts(session: Session, version: Version) -> dict[str, Artefact]:
     return {file.name: read_file(session, version, file.name) for file in version.files}
 
 
+def require_whole(session: Session, version: Version) -> None:
+    """Read every file of a version against its SHA-256, a piece at a time. Raises IntegrityBroken when one was changed or is gone.
+
+    Cost: reading the files once, whatever their size in the memory of one piece.
+    """
+    for file in version.files:
+        try:
+            for _piece in session.blobs.read_chunks(file.sha256):
+                pass
+        except NotFound as error:
+            raise _gone(file.name, version) from error
+
+
 def read_file(session: Session, version: Version, name: str) -> Artefact:
     """One file of a version, checked against its SHA-256. Raises NotFound for a name it does not have, IntegrityBroken as ``read_artefacts``."""
     from endcap.loop.training.artefacts import Artefact
@@ -191,4 +224,8 @@ def read_file(session: Session, version: Version, name: str) -> Artefact:
     try:
         return Artefact(file.kind, session.blobs.get(file.sha256))
     except NotFound as error:
-        raise IntegrityBroken(f"The file '{file.name}' of version '{version.id}' is gone.", hint="restore it from a backup") from error
+        raise _gone(name, version) from error
+
+
+def _gone(name: str, version: Version) -> IntegrityBroken:
+    return IntegrityBroken(f"The file '{name}' of version '{version.id}' is gone.", hint="restore it from a backup")

@@ -24,7 +24,7 @@ from endcap.loop.deployment.records import TraceStep
 from endcap.loop.evaluation.records import CheckResult, Override, Verdict
 from endcap.loop.registry.live import ON_AN_OVERRIDE, LiveRelease
 from endcap.loop.registry.overrides import OverrideStanding
-from endcap.loop.registry.records import Approval, ApprovalRequest, ApprovalView, Environment, ModelRecord, Pin, Release
+from endcap.loop.registry.records import Approval, ApprovalRequest, ApprovalView, Environment, ModelRecord, Pin, Release, Retirement
 from endcap.project.showing import ModelLine, ModelView
 
 AT = datetime(2026, 3, 3, 14, 5, tzinfo=UTC)
@@ -95,6 +95,15 @@ def vars_of(check: CheckResult) -> dict[str, Any]:
     return {name: getattr(check, name) for name in check.__struct_fields__}
 
 
+def test_a_model_that_ends_says_so_in_lists_and_where_it_is_shown_though_nothing_answers() -> None:
+    line = ModelLine("m", "m-v2", "trees", None, AT, 2, None, None, False, retired="RETIRES 2026-03-17")
+    assert "m-v2 RETIRES 2026-03-17" in printed([line])
+    ends = Retirement(model="m", at=AT, by="ada", reason="replaced", effective_at=AT)
+    said = "Model 'm' is RETIRED as of 2026-03-03 14:05 UTC, by ada: replaced"
+    assert list(tell_releases(view(retirement=ends))) == [(f"  {said}", "bold red")]
+    assert said in printed(view(retirement=ends))
+
+
 def test_rows_on_an_override_are_red_in_lists_and_the_others_are_not() -> None:
     line = ModelLine("m", "m-v2", "trees", None, AT, 2, None, None, False)
     assert style_of(release()) == style_of(line) == style_of("anything") == ""
@@ -156,7 +165,7 @@ def test_an_environment_that_was_set_says_what_it_asks_for() -> None:
     places = (Environment(name="prod", after="staging", approvals=2), Environment(name="dev", home="postgresql://db", approvals=1))
     assert [line for place in places for line, _ in tell_environment(place)] == [
         "prod comes after staging, in this home; 2 people approve each release",
-        "dev comes before all others, in postgresql://db; 1 person approves each release",
+        "dev takes versions that answered nowhere before, in postgresql://db; 1 person approves each release",
     ]
 
 

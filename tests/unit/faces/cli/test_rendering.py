@@ -479,9 +479,7 @@ def test_a_model_with_and_without_a_champion(capsys: pytest.CaptureFixture[str])
     assert "store-day-v3 answers for 1,098 members since 2026-03-03 14:05:06: endcap comparison store-day\n" in out
     assert "  3 of 2,198 members fell (2 new, 1 recovered) to 2026-03-02  BREACHED\n" in out
     render(ModelView(MODEL, None, None, None, (), None, None, (), ()), as_json=False)
-    assert capsys.readouterr().out == (
-        "store-day (forecasting), applied 2026-03-03 14:05:06 by ada\nnothing answers: no version passed its gate yet\n"
-    )
+    assert capsys.readouterr().out == ("store-day (forecasting), applied 2026-03-03 14:05:06 by ada\nnothing answers: no version was released yet\n")
 
 
 NOTHING = msgspec.structs.replace(RESULT, champion=None, batch=None)

@@ -124,6 +124,15 @@ def test_predictions_lead_on_to_the_views_that_are_made_of_them(chain: Any) -> N
     assert {"predictions/orders", "table/orders-predictions", "feature/expected.expected"} <= things(show_lineage(chain.session, "sales.units"))
 
 
+def test_a_model_leads_to_what_answers_and_to_the_views_that_are_made_of_its_predictions(chain: Any) -> None:
+    found = show_lineage(chain.session, "model/orders")
+    things = {node.thing: node.depth for node in found.nodes}
+    assert (found.direction, things["version/orders-v1"], things["predictions/orders"], things["view/expected"]) == ("downstream", 1, 1, 4)
+    assert [node.what for node in found.live] == ["champion of orders in prod since 2026-01-05 08:00Z"]
+    assert not any(thing.startswith("column/sales") for thing in things), "what it is made from is upstream"
+    assert {"view/traffic", "column/sales.price"} <= {node.thing for node in show_lineage(chain.session, "orders", upstream=True).nodes}
+
+
 def test_a_column_that_nobody_reads_leads_nowhere(chain: Any) -> None:
     with pytest.raises(NotFound):
         show_lineage(chain.session, "sales.colour")

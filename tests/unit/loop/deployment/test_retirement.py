@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,14 @@ def test_a_version_of_a_retired_model_is_not_released(shop: Any) -> None:
         promote(shop.session, version.id)
     unretire(shop.session, "store-day")
     assert promote(shop.session, version.id).version == version.id
+
+
+def test_a_clock_that_jumps_back_releases_nothing_of_a_model_that_has_ended(shop: Any) -> None:
+    version = shop.register("a")
+    shop.judge(version)
+    before = replace(shop.session, clock=type(shop.clock)(shop.session.now()))
+    shop.pass_time(hours=1)
+    retire(shop.session, "store-day")
+    for session in (shop.session, before):
+        with pytest.raises(GateRefused, match="its model is retired since"):
+            promote(session, version.id)

@@ -7,19 +7,21 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from endcap.core.errors import Conflict, GateRefused, InvalidInput
+from endcap.core.errors import Conflict, GateRefused, IntegrityBroken, InvalidInput
 from endcap.governance.audit import list_audit
 from endcap.loop.evaluation.records import CheckResult, Groups
 from endcap.loop.monitoring.comparisons import show_comparison, stop_comparison
 from endcap.loop.monitoring.quality import join_outcomes
 from endcap.loop.registry.comparisons import find_comparison, get_comparison, start_comparison
-from endcap.loop.registry.records import VERSIONS
+from endcap.loop.registry.records import VERSIONS, VersionFile
 from endcap.loop.registry.releases import get_champion, promote, show_history
 from endcap.loop.registry.rollbacks import roll_back
+from endcap.loop.registry.standings import get_seats
 from endcap.loop.registry.versions import latest_verdict, record_verdict
 
 rollback = partial(roll_back, prove=lambda _session, _version: "it answers as it did")
@@ -143,6 +145,18 @@ def test_a_shown_challenger_is_kept_by_the_verdict_of_the_comparison(running: An
     assert show_comparison(running.session, MODEL).comparison == ended
 
 
+def test_a_challenger_whose_file_is_gone_is_not_kept(running: Any) -> None:
+    live_on(running, times=0.5)
+    found = running.session.records.get_versioned(VERSIONS, workspace="default", id="store-day-v2")
+    damaged = msgspec.structs.replace(found[0], files=(VersionFile("rates.json", "json", "0" * 64, 12),))
+    with running.session.records.transact() as tx:
+        tx.put(VERSIONS, workspace="default", record=damaged, expected_version=found[1])
+    with pytest.raises(IntegrityBroken, match=r"'store-day-v2' cannot be released: The file 'rates.json' .* is gone"):
+        stop_comparison(running.session, MODEL, keep="b")
+    assert find_comparison(running.session, MODEL) is not None
+    assert list_audit(running.session)[0].outcome == "refused"
+
+
 @pytest.mark.parametrize("times", [1.0, 2.0])
 def test_a_challenger_that_is_not_shown_to_be_better_is_not_kept(running: Any, times: float) -> None:
     live_on(running, times=times)
@@ -167,6 +181,15 @@ def test_a_challenger_that_its_gate_would_release_may_be_kept_unless_it_is_worse
     champion = get_champion(running.session, MODEL)
     assert champion is not None
     assert champion.version == "store-day-v2"
+
+
+def test_a_shadow_that_a_comparison_keeps_stands_beside_itself_no_more(running: Any) -> None:
+    running.judge(running.session.records.get(VERSIONS, workspace="default", id="store-day-v2"), against="store-day-v1")
+    promote(running.session, "store-day-v2", role="shadow")
+    live_on(running, times=0.5)
+    stop_comparison(running.session, MODEL, keep="b")
+    assert [row.how for row in show_history(running.session, MODEL)[:2]] == ["withdraw", "comparison"]
+    assert get_seats(running.session, MODEL) == ()
 
 
 def test_a_challenger_that_is_shown_to_be_worse_is_not_kept_whatever_its_gate_said(running: Any) -> None:

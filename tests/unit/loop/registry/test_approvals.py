@@ -140,9 +140,16 @@ def test_one_rejection_ends_the_request(asked: Any) -> None:
     assert reject(as_person(asked, "bob"), V1, comment="too high in Essen").status == "rejected"
     with pytest.raises(Conflict, match="is rejected since"):
         approve(as_person(asked, "dan"), V1)
-    with pytest.raises(GateRefused):
+    with pytest.raises(GateRefused, match=r"needs 2 approvals, has 0; rejected by bob at 2026-01-05 08:00 UTC: too high in Essen") as caught:
         promote(asked.session, V1)
+    assert caught.value.hint == "what is judged anew may be asked for anew: endcap judge store-day-v1"
+    with pytest.raises(Conflict, match=r"'store-day-v1' was rejected on what its verdict says, by bob at .*: too high in Essen"):
+        request_approval(asked.session, V1)
+    asked.judge_for(V1, "prod", approvals=2)
     assert request_approval(asked.session, V1).status == "pending"
+    with pytest.raises(GateRefused) as caught:
+        promote(asked.session, V1)
+    assert caught.value.hint == "people were asked, until 2026-01-19 08:00 UTC: endcap approvals --version store-day-v1"
     assert [told.request.status for told in list_approvals(asked.session, status="all")] == ["pending", "rejected"]
     assert [told.request.status for told in list_approvals(asked.session, status="rejected")] == ["rejected"]
 
@@ -375,3 +382,10 @@ def test_a_request_for_approval_and_one_for_an_override_are_told_apart(failed: A
     reject(bob, V2, request=word.id, comment="there is time")
     assert approve(bob, V2, request=gate.id).status == "approved"
     assert not promote(failed.session, V2).overridden
+
+
+def test_a_version_that_was_never_judged_is_told_to_be_judged(asked: Any) -> None:
+    asked.register("b")
+    with pytest.raises(GateRefused, match="'store-day-v2' cannot be approved: it was never judged by its gate") as caught:
+        request_approval(asked.session, V2, environment="staging")
+    assert caught.value.hint == "judge it with: endcap judge store-day-v2 --environment staging"

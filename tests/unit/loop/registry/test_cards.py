@@ -21,7 +21,7 @@ from endcap.loop.registry.card_pages import collect_card, write_card
 from endcap.loop.registry.cards import Card, Grid, Line, Section, escape_markdown, render_html, render_markdown
 from endcap.loop.registry.naming import describe_version, name_version, tag_model
 from endcap.loop.registry.overrides import override
-from endcap.loop.registry.records import MODELS, Code, Field, ModelRecord, Signature, Version
+from endcap.loop.registry.records import MODELS, RETIREMENTS, Code, Field, ModelRecord, Retirement, Signature, Version
 from endcap.loop.registry.releases import promote
 from endcap.loop.registry.versions import record_verdict
 
@@ -148,6 +148,22 @@ def test_an_override_is_red_wherever_it_stands(shop: Any, told: Version) -> None
     text = write_card(shop.session, told.id).text
     assert "🔴 **2026-01-05 08:00 UTC, prod: OVERRIDE" in text
     assert "| 🔴 2026-01-05 08:00 UTC | promote as champion | prod | ada | OVERRIDDEN:" in text
+
+
+def test_the_card_of_a_model_that_ends_says_so_first(shop: Any, told: Version) -> None:
+    assert "RETIRED" not in write_card(shop.session, told.id).text
+    with shop.session.records.transact() as tx:
+        ends = Retirement(model="fraud", at=shop.session.now(), by="ada", reason="<b>", effective_at=shop.session.now())
+        tx.put(RETIREMENTS, workspace="default", record=ends, expected_version=0)
+    page = write_card(shop.session, told.id, format="html").text
+    said = "Model &#39;fraud&#39; is RETIRED as of 2026-01-05 08:00 UTC, by ada: &lt;b&gt;."
+    assert f'<h2>Purpose</h2>\n<p class="red">{said}</p>' in page
+
+
+def test_figures_are_not_broken_into_lines_on_a_page(shop: Any, told: Version) -> None:
+    page = write_card(shop.session, told.id, format="html").text
+    (cells,) = re.findall(r"^th, td \{.*\}$", page, re.MULTILINE)
+    assert "overflow-wrap: break-word" in cells, "a column is as wide as its longest word, so that 0.852 stays on a line"
 
 
 def test_a_card_goes_to_a_file_as_its_name_ends(shop: Any, told: Version, tmp_path: Path) -> None:

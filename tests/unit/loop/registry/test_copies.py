@@ -16,7 +16,7 @@ from endcap.governance.audit import list_audit, verify_audit
 from endcap.governance.sessions import Session
 from endcap.loop.features.records import TRAINING_PROFILES, TrainingProfile
 from endcap.loop.registry.assignments import read_assignment
-from endcap.loop.registry.environments import set_environment
+from endcap.loop.registry.environments import get_environment, list_environments, set_environment
 from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import MEMBER_METRICS, VERSIONS
 from endcap.loop.registry.releases import get_champion, promote, show_history
@@ -156,3 +156,18 @@ def test_when_this_home_forgets_what_it_released_there_trying_again_settles_it(a
     assert get_champion(there, MODEL) is not None
     promote(apart.session, V1)
     assert get_champion(there, MODEL) == get_champion(apart.session, MODEL)
+
+
+def test_the_other_home_knows_an_environment_that_the_workspace_made(apart: Any, there: Session, tmp_path: Path) -> None:
+    set_environment(apart.session, "eu-prod", store=str(tmp_path / "eu"), after="staging", approvals=0)
+    for environment in ("staging", "eu-prod"):
+        apart.judge_for(V1, environment)
+        row = promote(apart.session, V1, environment=environment)
+    assert show_history(there, MODEL, environment="eu-prod") == [row]
+    known = list_environments(there)[-1]
+    assert (known.name, known.home, known.after) == ("eu-prod", None, None)
+    set_environment(there, "eu-prod", approvals=1)
+    for environment in ("staging", "eu-prod"):
+        apart.judge_for(V2, environment, against=V1)
+        promote(apart.session, V2, environment=environment)
+    assert get_environment(there, "eu-prod").approvals == 1, "what they say of it there is theirs"

@@ -51,7 +51,7 @@ def test_what_is_left_out_stays_and_the_audit_keeps_old_and_new(shop: Any) -> No
     [
         ("all", {}, "No environment is called 'all'"),
         ("champion", {}, "No environment is called 'champion'"),
-        ("../prod", {}, "cannot be the name of a environment"),
+        ("../prod", {}, "cannot be the name of an environment"),
         ("prod", {"approvals": -1}, "-1 approvals were asked for; it must be 0 to 20"),
         ("prod", {"approvals": 99}, "99 approvals"),
         ("prod", {"after": "prod"}, "circle: prod after prod"),
@@ -154,3 +154,11 @@ def test_history_is_of_one_environment_or_of_all(shop: Any) -> None:
     assert show_history(shop.session, MODEL, environment="staging") == []
     with pytest.raises(NotFound, match="No environment 'moon'"):
         show_history(shop.session, MODEL, environment="moon")
+
+
+def test_a_folder_is_kept_by_its_whole_path_so_that_it_means_the_same_from_anywhere(
+    shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("eu", "./eu", "file://eu", f"file://{tmp_path}/eu"):
+        assert set_environment(shop.session, "prod", store=url).home == str(tmp_path / "eu")

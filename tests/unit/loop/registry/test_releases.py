@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from endcap.core.clock import SystemIds
-from endcap.core.errors import Conflict, EndcapError, GateRefused, InvalidInput, NotFound, PermissionDenied
+from endcap.core.errors import Conflict, EndcapError, GateRefused, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
 from endcap.loop.registry.records import RELEASES
 from endcap.loop.registry.releases import get_champion, promote, show_history
 from endcap.loop.registry.rollbacks import roll_back
+from endcap.loop.registry.standings import get_seats
 from endcap.testing.sessions import make_session
 
 rollback = partial(roll_back, prove=lambda _session, _version: "it answers as it did")
@@ -279,3 +280,27 @@ def test_workspaces_release_their_own(shop: Any, shop_of: Callable[..., Any]) ->
     other.define()
     assert champion(other) is None
     assert show_history(other.session, MODEL) == []
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+@pytest.mark.parametrize("role", ["champion", "challenger", "shadow"])
+def test_a_version_with_a_damaged_file_is_not_released(tmp_path: Path, shop_of: Callable[..., Any], damage: str, role: str) -> None:
+    session = make_session(tmp_path)
+    shop = shop_of(session)
+    try:
+        first = release(shop, "a")
+        version = shop.register("b", files=(shop.put_file("rates.json", b'{"level": 1}'),))
+        shop.judge(version, against=first)
+        (blob,) = (path for path in (tmp_path / "blobs").rglob("*") if path.is_file())
+        if damage == "gone":
+            blob.unlink()
+        else:
+            blob.write_bytes(b'{"level": 9}')
+        why = "'rates.json' of version 'store-day-v2' is gone" if damage == "gone" else "changed at rest"
+        with pytest.raises(IntegrityBroken, match=f"'store-day-v2' cannot be released: .*{why}") as caught:
+            promote(session, version.id, role=role)
+        assert caught.value.details["version"] == version.id
+        assert (champion(shop), get_seats(session, MODEL)) == (first, ())
+        assert [(verb, why in str(said)) for verb, said in refused(shop)] == [("promote", True)]
+    finally:
+        session.ports.close()

@@ -253,3 +253,16 @@ def test_a_pin_holds_one_environment(three: Any) -> None:
     with pytest.raises(GateRefused, match="in 'dev'") as caught:
         promote(three.session, V3, environment="dev")
     assert caught.value.hint == "ask ada, or take the pin back with: endcap unpin store-day --environment dev"
+
+
+@pytest.mark.parametrize("role", ["challenger", "shadow"])
+def test_a_version_that_a_rollback_makes_the_champion_stands_beside_itself_no_more(three: Any, role: str) -> None:
+    three.judge_for(V2, "prod", against=V1)
+    promote(three.session, V2)
+    promote(three.session, V1, role=role)
+    promote(three.session, V3, role="shadow")
+    row = rollback(three.session, MODEL)
+    assert (row.version, seats(three)) == (V1, [("v3", "shadow", None)])
+    newest, moved = show_history(three.session, MODEL)[:2]
+    assert (newest.how, newest.role, newest.version, newest.reason, newest.proof) == ("withdraw", role, V1, "it is the champion now", "")
+    assert moved == row

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -15,6 +16,7 @@ from endcap.core.clock import SystemIds
 from endcap.core.errors import Conflict, IntegrityBroken, InvalidInput, NotFound, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
+from endcap.loop.evaluation.records import CheckResult, Metrics, Verdict
 from endcap.loop.registry.members import list_members
 from endcap.loop.registry.records import MEMBER_METRICS, MODEL_DEFINITIONS, VERSIONS
 from endcap.loop.registry.versions import (
@@ -34,6 +36,19 @@ def test_versions_of_a_model_are_numbered_from_one(shop: Any) -> None:
     assert [shop.register(identity).id for identity in ("a", "b", "c")] == ["store-day-v1", "store-day-v2", "store-day-v3"]
     assert shop.register("a", model="other").id == "other-v1"
     assert [version.n for version in list_versions(shop.session, "store-day")] == [3, 2, 1]
+
+
+def test_registered_versions_are_listed_with_what_their_newest_verdict_measured(shop: Any) -> None:
+    blank = Metrics(n=0, logged={"loss": 0.3})
+    judged, bare = (shop.register(name, engine="lightgbm", metrics=blank) for name in ("a", "b"))
+    for n, figures in enumerate(({"log_loss": 0.7}, {"log_loss": 0.5, "auc": 0.75, "log_loss of rate": 0.6})):
+        shop.pass_time(hours=1)
+        check = CheckResult(check="evidence", passed=False, figure=40.0, limit="rows", sentence="judged on 40 rows", figures=figures)
+        where = {"model": judged.model, "version": judged.id, "at": shop.session.now()}
+        record_verdict(shop.session, Verdict(id=f"verdict_{n}", passed=False, checks=(check,), **where))
+    newest, oldest = list_versions(shop.session, "store-day")
+    assert newest == bare
+    assert oldest == msgspec.structs.replace(judged, metrics=Metrics(n=0, log_loss=0.5, auc=0.75, logged={"loss": 0.3}))
 
 
 def test_equal_identity_gives_the_version_that_stands(shop: Any) -> None:

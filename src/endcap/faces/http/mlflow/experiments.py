@@ -54,7 +54,7 @@ def create_experiment(session: Session, asked: CreateExperiment) -> dict[str, An
     """Makes an experiment. Its files are kept by Endcap: another `artifact_location` is refused."""
     if asked.artifact_location:
         what = f"The experiment {asked.name[:50]!r} asks for its files to be kept at {asked.artifact_location[:200]!r}; they are kept here."
-        raise InvalidInput(what, hint="leave artifact_location out")
+        raise InvalidInput(what, hint="leave artifact_location out", refused="place")
     made = experiments.create_experiment(session, asked.name, tags={tag.key: tag.value for tag in asked.tags})
     return {"experiment_id": made.id}
 

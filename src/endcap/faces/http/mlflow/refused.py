@@ -51,7 +51,7 @@ PROMPT_TAG = "mlflow.prompt.is_prompt"
 def refuse_prompts(tags: Iterable[Pair]) -> None:
     """Raise NotOffered where the tags of a model or a version say that it is a prompt, which clients keep among the models."""
     if any(tag.key == PROMPT_TAG for tag in tags):
-        raise NotOffered("Endcap does not have prompts.", hint="keep prompts with the code, under version control")
+        raise NotOffered("Endcap does not offer prompts.", hint="keep prompts with the code, under version control")
 
 
 def drop_prompts(conditions: Iterable[Condition]) -> list[Condition]:
@@ -69,5 +69,5 @@ def find_refusal(path: str) -> Refused:
 
 def describe_refusal(refused: Refused, path: str) -> NotOffered:
     """What the client is told."""
-    what = f"Endcap does not have {refused.what} ({path[:200]})." if refused is not OTHERS else f"Endcap does not know the call {path[:200]!r}."
+    what = f"Endcap does not offer {refused.what} ({path[:200]})." if refused is not OTHERS else f"Endcap does not know the call {path[:200]!r}."
     return NotOffered(what, hint=refused.instead)

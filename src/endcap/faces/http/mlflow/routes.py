@@ -30,11 +30,15 @@ SERVER = {"workspaces_enabled": False, "trace_archival_enabled": False, "multipa
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _REST = ("/api/2.0/mlflow{path:path}", "/api/2.1/{path:path}", "/api/3.0/mlflow{path:path}", "/api/4.0/mlflow{path:path}")
 
+_TRIED = {"source": ("register-run", "version"), "place": ("track create-experiment", "experiment")}
+"""What was asked for with a place that is not ours, as the audit has it."""
+
 Answering = Callable[[Request], Awaitable[Response]]
 
 
 class Guarded:
-    """An answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by. A path that climbs is audited as refused.
+    """An answer, or its error in MLflow's shape; ``conflict`` is what the client knows a Conflict by. A path that climbs is audited as refused,
+    and so is a place elsewhere that files should be fetched from or kept at.
 
     ``needs`` None: anybody may ask who is signed in. It stands in a route as an application of its own: what Starlette wraps around functions,
     handlers of errors twice over, costs a tenth of a call.
@@ -114,7 +118,8 @@ def _turn_away(session: Session, needs: Needs) -> bytes:
 
 def _remember(session: Session, error: EndcapError) -> bytes:
     """Write into the audit that somebody asked for what may not be."""
-    session.record_refusal("track log", thing="files", detail={"why": error.what[:500]})
+    verb, thing = _TRIED.get(str(error.details["refused"]), ("track log", "files"))
+    session.record_refusal(verb, thing=thing, detail={"why": error.what[:500]})
     return b""
 
 

@@ -49,4 +49,4 @@ def parse_source(text: str, *, run: str = "", logged_model: str = "") -> Source:
 
 def _refuse(text: str, why: str) -> InvalidInput:
     what = f"A version cannot be made of {text[:200]!r}: {why}."
-    return InvalidInput(what, hint="log the model with its run, then register runs:/RUN/PATH or models:/m-ID")
+    return InvalidInput(what, hint="log the model with its run, then register runs:/RUN/PATH or models:/m-ID", refused="source")

@@ -19,6 +19,7 @@ from endcap.storage.tracks import Track, deleted_track, missing_track
 
 _LOG = "track log"
 _OWNERS = ("run", "logged-model")
+_LOGGED_MODEL = "m-"
 
 
 def put_file(session: Session, owner: str, path: str, chunks: Iterable[bytes], *, most_bytes: int | None = None) -> RunFile:
@@ -80,6 +81,9 @@ def read_file(session: Session, owner: str, path: str) -> tuple[RunFile, Iterato
     found = find_file(session, owner, path)
     if found is None:
         _require_owner(session, owner)
+        within = [entry.path for entry in _list(session.records, session, owner, path)][:20]
+        if within:
+            raise NotFound(f"{path[:200]!r} of '{owner}' is a folder. In it: {within}.", hint="ask for one of its files")
         there = [entry.path for entry in _list(session.records, session, owner, path.rpartition("/")[0])][:20]
         raise NotFound(f"'{owner}' has no file {path[:200]!r}. Beside it: {there}.", hint="list them with: endcap track files RUN")
     return found, session.blobs.read_chunks(found.sha256)
@@ -101,11 +105,20 @@ def delete_files(session: Session, owner: str, path: str) -> int:
 
 @verb("track files", permission=Permission.READ)
 def list_run_files(session: Session, run: str, *, under: str = "") -> list[RunFile | RunFolder]:
-    """The files and folders of a run.
+    """The files and folders of a run, or of a model that it logged (``m-...``).
 
     ``under`` is the folder that is looked into.
     """
-    return list_files(session, f"run/{run}", under=under)
+    return list_files(session, name_owner(run), under=under)
+
+
+def name_owner(identity: str) -> str:
+    """The owner of files by its id alone, which tells runs and logged models apart.
+
+    >>> name_owner("01a1ff"), name_owner("m-01a1ff")
+    ('run/01a1ff', 'logged-model/m-01a1ff')
+    """
+    return f"{'logged-model' if identity.startswith(_LOGGED_MODEL) else 'run'}/{identity}"
 
 
 def _require_owner(session: Session, owner: str, *, for_change: bool = False) -> Track:

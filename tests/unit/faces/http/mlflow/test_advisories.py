@@ -119,6 +119,24 @@ def test_a_path_that_climbs_is_remembered(tmp_path: Path, method: str) -> None:
     assert "secret.txt" in str(row.detail["why"])
 
 
+@pytest.mark.parametrize(
+    ("call", "asked", "verb", "what"),
+    [
+        ("/registered-models/create", {"name": "../../etc"}, "create-model", "'../../etc' cannot be the name of a model"),
+        ("/model-versions/create", {"name": "m", "source": "http://169.254.169.254/latest"}, "register-run", "http://169.254.169.254/latest"),
+        ("/model-versions/create", {"name": "m", "source": "file:///etc/passwd"}, "register-run", "file:///etc/passwd"),
+        ("/model-versions/create", {"name": "m", "source": "runs:/17/../../etc"}, "track log", "climbs out"),
+        ("/experiments/create", {"name": "e", "artifact_location": "s3://bucket"}, "track create-experiment", "s3://bucket"),
+    ],
+)
+def test_a_hostile_name_and_a_place_elsewhere_are_remembered(wire: Any, call: str, asked: dict[str, str], verb: str, what: str) -> None:
+    """Who tried stands in the audit, and what."""
+    assert wire.refused(call, **asked)[0] == 400
+    (row,) = list_audit(wire.house.session(), outcome="refused")
+    assert row.verb == verb
+    assert what in str(row.detail["why"])
+
+
 @pytest.mark.parametrize("path", ["..%2f..%2fsecret.txt", "%2e%2e%2f%2e%2e%2fsecret.txt", "..%252f..%252fsecret.txt"])
 def test_a_path_encoded_on_the_wire_leads_nowhere_else(stored: Any, path: str) -> None:
     """CVE-2023-6909, CVE-2024-1560: what was checked encoded was used decoded, or decoded once more."""

@@ -68,6 +68,12 @@ def test_what_is_not_here_is_refused_in_a_sentence_that_is_not_asked_again(wire:
     assert "Hint: " in message, "it says what to do instead"
 
 
+@pytest.mark.parametrize("kind", ["application/x-protobuf", "application/json"])
+def test_spans_are_refused_in_whatever_form_they_come(wire: Any, kind: str) -> None:
+    headers = {"Content-Type": kind, "Content-Encoding": "gzip"} if kind != "application/json" else {"Content-Type": kind}
+    assert wire.fault(wire.http.post("/v1/traces", content=b"\x0a\x00", headers=headers))[:2] == (501, "NOT_IMPLEMENTED")
+
+
 def test_prompts_are_refused_though_clients_keep_them_among_the_models(wire: Any) -> None:
     tag = {"key": "mlflow.prompt.is_prompt", "value": "true"}
     assert wire.refused("/registered-models/create", name="greeting", tags=[tag])[:2] == (501, "NOT_IMPLEMENTED")

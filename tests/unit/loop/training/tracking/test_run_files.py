@@ -92,6 +92,12 @@ def test_a_path_is_a_file_or_a_folder(session: Session, owner: str) -> None:
     assert paths(session, owner) == ["a"]
 
 
+def test_a_folder_is_not_read_as_a_file_and_says_what_is_in_it(session: Session, owner: str) -> None:
+    put(session, owner, "a/b/c", "a/d")
+    with pytest.raises(NotFound, match=r"'a' of '.*' is a folder\. In it: \['a/b', 'a/d'\]"):
+        read_file(session, owner, "a")
+
+
 def test_what_is_taken_away_is_gone_with_the_folders_it_leaves_empty(session: Session, owner: str) -> None:
     put(session, owner, "a/b/c", "a/d", "e")
     assert delete_files(session, owner, "a/b/c") == 1
