@@ -18,10 +18,9 @@ from endcap.governance.keys.ciphers import TAG_BYTES
 from endcap.governance.keys.streams import HEAD, PIECE_BYTES, StreamOpener
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
     import pyarrow as pa
     import pyarrow.dataset as pads
+    from _typeshed import WriteableBuffer
 
 _COLUMN = "__endcap_sealed"
 _KEPT = 16  # pieces, of all files that are read together
@@ -34,9 +33,7 @@ def pack_pieces(heads: Sequence[bytes], pieces: Iterable[bytes]) -> Iterator[byt
 
     sink = io.BytesIO()
     table = pa.table({_COLUMN: pa.array([*heads, *pieces], pa.large_binary())})
-    pq.write_table(
-        table, sink, row_group_size=1, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
-    )
+    pq.write_table(table, sink, row_group_size=1, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True)
     yield sink.getbuffer().tobytes()
 
 

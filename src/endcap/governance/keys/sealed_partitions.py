@@ -52,7 +52,7 @@ class SealedPartitions(WrappedTables):
         plain, salt = BytesIO(), os.urandom(KEY_BYTES)
         n = write_parquet(table, sink=plain)
         name, key = self._make_key()
-        pieces = seal_stream(_derive(key, salt), [plain.getbuffer()], bound=_bind(dataset, partition))
+        pieces = seal_stream(_derive(key, salt), [plain.getvalue()], bound=_bind(dataset, partition))
         self.inner.place(dataset, partition=partition, chunks=pack_pieces([name.encode(), salt], pieces))
         return n
 
@@ -71,9 +71,11 @@ class SealedPartitions(WrappedTables):
         """The Parquet files of partitions, opened where they are sealed. A partition that goes away meanwhile is left out."""
         pieces = OpenedPieces()
         for partition in self.inner.partitions(dataset, partition=wanted):
+            found: list[pads.ParquetFileFragment] = []
             with suppress(NotFound):
-                for fragment in self.inner.scan(dataset, partition=partition).get_fragments():
-                    yield self._unseal(dataset, partition, fragment, pieces) if is_packed(fragment.physical_schema) else fragment
+                found += self.inner.scan(dataset, partition=partition).get_fragments()
+            for fragment in found:
+                yield self._unseal(dataset, partition, fragment, pieces) if is_packed(fragment.physical_schema) else fragment
 
     def _unseal(
         self, dataset: str, partition: Mapping[str, str], fragment: pads.ParquetFileFragment, pieces: OpenedPieces

@@ -45,7 +45,7 @@ class StreamOpener:
         self._cipher, self._bound = AESGCM(key), HEAD + bound
 
     def open(self, piece: bytes, n: int, *, last: bool) -> bytes:
-        """The plain bytes of the ``n``-th piece behind the head. Raises IntegrityBroken for what is not that piece of that stream, or not its last."""
+        """The plain bytes of the ``n``-th piece behind the head. Raises IntegrityBroken for what is not that piece of the stream."""
         from cryptography.exceptions import InvalidTag
 
         try:
