@@ -7,7 +7,9 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from endcap.core.errors import IntegrityBroken, NotFound
@@ -20,6 +22,7 @@ from endcap.governance.keys.records import DATA_KEYS, SEALED_BLOBS
 from endcap.governance.keys.resealing import count_leaning, reseal_records
 from endcap.governance.keys.rotation import list_keys, rotate_keys
 from endcap.governance.keys.sealed_blobs import SealedBlobs
+from endcap.governance.keys.sealed_files import PackedPieces, pack_pieces
 from endcap.governance.keys.sealed_partitions import SealedPartitions
 from endcap.governance.keys.secrets import SecretReader, set_secret
 from endcap.governance.records import HOUSE
@@ -122,6 +125,27 @@ class TestWhatLiesThere:
         inner.write("rows", partition={"workspace": "default", "day": "2"}, table=raw)
         with pytest.raises(IntegrityBroken, match="changed at rest"):
             tables.read("rows")
+
+    def test_of_a_sealed_partition_pieces_are_opened_that_are_asked_for(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        n, opened = 3_000_000, []
+        noise = np.random.default_rng(0).random(n)
+        session.tables.write("rows", partition={"workspace": "default"}, table=pa.table({"n": np.arange(n), "noise": noise}))
+        inner = session.ports.tables.read("rows")
+        assert inner.num_rows > 20, "heads, and a piece for each MiB"
+        read = PackedPieces.read
+        monkeypatch.setattr(PackedPieces, "read", lambda self, n: opened.append(n) or read(self, n))
+        dataset = session.tables.scan("rows")
+        assert dataset.to_table(columns=["noise"], filter=pc.field("n") == n - 1)["noise"].to_pylist() == [noise[-1]]
+        assert 0 < len(opened) < 15
+        pieces = inner.column(0).to_pylist()
+        for broken in ([*pieces[:5], pieces[6], pieces[5], *pieces[7:]], pieces[:-1], [*pieces[:5], pieces[5][:-1] + b"x", *pieces[6:]], pieces[:3]):
+            table = pa.table({"__endcap_sealed": pa.array(broken, pa.large_binary())})
+            session.ports.tables.place("rows", partition={"workspace": "default"}, chunks=pack_pieces(broken[:2], broken[2:]))
+            with pytest.raises(IntegrityBroken, match="changed at rest"):
+                session.tables.read("rows")
+            session.ports.tables.write("rows", partition={"workspace": "default"}, table=table)
+            with pytest.raises(IntegrityBroken, match="changed at rest"):
+                session.tables.read("rows")
 
     def test_keys_rotate_and_no_file_is_touched(self, session: Session) -> None:
         digest = session.blobs.put(PLAIN)

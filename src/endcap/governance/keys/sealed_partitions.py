@@ -20,10 +20,11 @@ from endcap.governance.keys.data_keys import is_gone, open_newest
 from endcap.governance.keys.envelopes import read_key_id, seal, unseal
 from endcap.governance.keys.records import TABLE_KEYS, TableKey
 from endcap.governance.keys.resealing import SealedKind
+from endcap.governance.keys.sealed_files import OpenedPieces, PackedPieces, SealedFile, is_packed, pack_pieces
 from endcap.governance.keys.sealings import is_sealing
-from endcap.governance.keys.streams import open_stream, seal_stream
+from endcap.governance.keys.streams import StreamOpener, seal_stream
 from endcap.governance.sessions import Change, Session
-from endcap.storage.parquet import open_parquet, read_parquet, write_parquet
+from endcap.storage.parquet import join_fragments, open_fragment, read_fragments, write_parquet
 from endcap.storage.ports import partition_folders
 from endcap.storage.wrapped import WrappedTables
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 
 SEALED_TABLE_KEYS = SealedKind(TABLE_KEYS, ("key",), lambda key, _: _about(key.id))
-_COLUMN = "__endcap_sealed"
 _TRIES = 5
 
 
@@ -50,16 +50,13 @@ class SealedPartitions(WrappedTables):
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
         if not is_sealing(self.session):
             return self.inner.write(dataset, partition=partition, table=table)
-        import pyarrow as pa
-
         plain = BytesIO()
         n = write_parquet(table, sink=plain)
         for _ in range(_TRIES):
             name, key, data_key = self._make_key()
             salt = os.urandom(KEY_BYTES)
-            pieces = seal_stream(_derive(key, salt), [plain.getbuffer().tobytes()], bound=_bind(dataset, partition))
-            sealed = pa.table({_COLUMN: pa.array([name.encode(), salt, *pieces], pa.large_binary())})
-            self.inner.write(dataset, partition=partition, table=sealed)
+            pieces = seal_stream(_derive(key, salt), [plain.getvalue()], bound=_bind(dataset, partition))
+            self.inner.place(dataset, partition=partition, chunks=pack_pieces([name.encode(), salt], pieces))
             if not is_gone(self.session, data_key):  # else it was lost while this was sealed: it is written again
                 return n
         raise _crowded()
@@ -67,41 +64,35 @@ class SealedPartitions(WrappedTables):
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         if self._find_key() is None:
             return self.inner.read(dataset, partition=partition, columns=columns)
-        return read_parquet(self._open(dataset, partition), dataset=dataset, partition=partition, columns=columns)
+        return read_fragments(self._open(dataset, partition), dataset=dataset, partition=partition, columns=columns)
 
     def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
-        """See ``TableStore``. Where the workspace has sealed partitions, the files of those that are scanned stand in memory."""
+        """See ``TableStore``. Files are opened piece by piece as they are read; some pieces of a MiB stand in memory."""
         if self._find_key() is None:
             return self.inner.scan(dataset, partition=partition)
-        return open_parquet(list(self._open(dataset, partition)), dataset=dataset, partition=partition)
+        return join_fragments(list(self._open(dataset, partition)), dataset=dataset, partition=partition)
 
-    def _open(self, dataset: str, wanted: Mapping[str, str] | None) -> Iterator[pa.NativeFile]:
+    def _open(self, dataset: str, wanted: Mapping[str, str] | None) -> Iterator[pads.ParquetFileFragment]:
         """The Parquet files of partitions, opened where they are sealed. A partition that goes away meanwhile is left out."""
-        import pyarrow as pa
-
+        pieces = OpenedPieces()
         for partition in self.inner.partitions(dataset, partition=wanted):
-            try:
-                table = self.inner.read(dataset, partition=partition)
-            except NotFound:
-                continue
-            if table.column_names == [_COLUMN]:
-                yield pa.BufferReader(self._unseal(dataset, partition, table))
-            else:
-                plain = BytesIO()
-                write_parquet(table, sink=plain)
-                yield pa.BufferReader(plain.getvalue())
+            found: list[pads.ParquetFileFragment] = []
+            with suppress(NotFound):
+                found += self.inner.scan(dataset, partition=partition).get_fragments()
+            for fragment in found:
+                yield self._unseal(dataset, partition, fragment, pieces) if is_packed(fragment.physical_schema) else fragment
 
-    def _unseal(self, dataset: str, partition: Mapping[str, str], table: pa.Table) -> bytes:
-        rows: list[bytes] = table[_COLUMN].to_pylist()
-        name, salt = (rows[0], rows[1]) if len(rows) > 1 else (b"", b"")
+    def _unseal(
+        self, dataset: str, partition: Mapping[str, str], fragment: pads.ParquetFileFragment, pieces: OpenedPieces
+    ) -> pads.ParquetFileFragment:
+        packed = PackedPieces(fragment, dataset=dataset)
+        name, salt = packed.read_heads(2)
         key = self.session.ports.records.get(TABLE_KEYS, workspace=self.session.workspace, id=name.decode(errors="replace"))
         if key is None:
             raise IntegrityBroken(f"A partition of '{dataset}' is sealed, and its key is gone.", hint="restore the home from a backup")
         opened = unseal(self.session, key.key, about=_about(key.id))
-        try:
-            return b"".join(open_stream(_derive(opened, salt), rows[2:], bound=_bind(dataset, partition)))
-        except IntegrityBroken as error:
-            raise IntegrityBroken(f"A partition of '{dataset}' was changed at rest.", hint="restore the file from a backup") from error
+        stream = StreamOpener(_derive(opened, salt), bound=_bind(dataset, partition))
+        return open_fragment(SealedFile(packed, stream, pieces).as_arrow())
 
     def _find_key(self) -> TableKey | None:
         """The newest key of the workspace's partitions; None where nothing was ever sealed."""

@@ -36,22 +36,34 @@ def seal_stream(key: bytes, chunks: Iterable[bytes], *, bound: bytes) -> Iterato
         waiting = piece or b""
 
 
+class StreamOpener:
+    """The pieces of a sealed stream, opened in whatever order. ``bound`` and ``key`` are those that it was sealed with."""
+
+    def __init__(self, key: bytes, *, bound: bytes) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._cipher, self._bound = AESGCM(key), HEAD + bound
+
+    def open(self, piece: bytes, n: int, *, last: bool) -> bytes:
+        """The plain bytes of the ``n``-th piece behind the head. Raises IntegrityBroken for what is not that piece of the stream."""
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            return self._cipher.decrypt(_nonce(n, last=last), piece, self._bound)
+        except InvalidTag as error:
+            raise _broken() from error
+
+
 def open_stream(key: bytes, chunks: Iterable[bytes], *, bound: bytes) -> Iterator[bytes]:
     """The plain bytes in pieces of a MiB. Raises IntegrityBroken before the first piece that is not what was sealed, or at an early end."""
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    cipher, rest = AESGCM(key), iter(cut(chunks, PIECE_BYTES + TAG_BYTES, first=len(HEAD)))
+    opener, rest = StreamOpener(key, bound=bound), iter(cut(chunks, PIECE_BYTES + TAG_BYTES, first=len(HEAD)))
     if next(rest, b"") != HEAD:
         raise _broken()
     piece = next(rest, None)
     n = 0
     while piece is not None:
         following = next(rest, None)
-        try:
-            plain = cipher.decrypt(_nonce(n, last=following is None), piece, HEAD + bound)
-        except InvalidTag as error:
-            raise _broken() from error
+        plain = opener.open(piece, n, last=following is None)
         if plain:
             yield plain
         piece, n = following, n + 1

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
+    from endcap.governance.privacy.opened_rows import OpenedRows
     from endcap.governance.sessions import Session
 
 
@@ -59,46 +60,67 @@ class SealedTables(WrappedTables):
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         try:
             table = self.inner.read(dataset, partition=partition, columns=columns)
-        except InvalidInput:
-            gathered = self._gather(dataset, partition)
-            if gathered is None or not set(columns or ()) <= set(gathered.column_names):
+        except InvalidInput:  # some partitions may have been written before a column was sealed
+            opened = self._open(dataset, partition)
+            if opened is None or not set(columns or ()) <= set(opened.schema.names):
                 raise
-            return gathered if columns is None else gathered.select(list(columns))
-        if columns is None or not any(field.metadata for field in table.schema):
-            return self.unseal(table)
-        from endcap.governance.privacy.sealing import list_refs
-
-        refs = list_refs(table.schema)
-        if not refs:
+            return opened.to_table(columns=columns)
+        if not any(field.metadata for field in table.schema):
             return table
-        return self.unseal(self.inner.read(dataset, partition=partition, columns=[*columns, *refs])).select(list(columns))
-
-    def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
-        """See ``TableStore``. Rows with sealed columns are opened all at once: they stand in memory."""
-        import pyarrow.dataset as pads
-
-        try:
-            found = self.inner.scan(dataset, partition=partition)
-        except InvalidInput:
-            gathered = self._gather(dataset, partition)
-            if gathered is None:
-                raise
-            return pads.dataset(gathered)
-        if not any(field.metadata for field in found.schema):
-            return found
-
         from endcap.governance.privacy.sealing import is_sealed
 
-        return pads.dataset(self.unseal(found.to_table())) if is_sealed(found.schema) else found
+        opened = self._open(dataset, partition) if is_sealed(table.schema) else None
+        if opened is None:
+            return table
+        del table  # its sealed bytes go before it is read opened
+        return opened.to_table(columns=columns)
 
-    def _gather(self, dataset: str, partition: Mapping[str, str] | None) -> pa.Table | None:
-        """Partitions one by one, where some were written before a column was sealed; None where none is sealed, or there is but one."""
-        import pyarrow as pa
+    def scan(self, dataset: str, *, partition: Mapping[str, str] | None = None) -> pads.Dataset:
+        """See ``TableStore``. Sealed columns are opened row group by row group while they are read; see ``OpenedRows``."""
+        return self.scan_all(dataset, partitions=[partition or {}])
 
+    def scan_all(self, dataset: str, *, partitions: Sequence[Mapping[str, str]]) -> pads.Dataset:
+        """``scan`` of what is in several places as one dataset, in their order."""
+        import pyarrow.dataset as pads
+
+        found: list[pads.Dataset] = []
+        for partition in partitions:
+            try:
+                found.append(self.inner.scan(dataset, partition=partition))
+            except InvalidInput:
+                found += self._scan_apart(dataset, partition)
+        opened = self._join(dataset, found)
+        if opened is not None:
+            return opened
+        return found[0] if len(found) == 1 else pads.dataset(found)
+
+    def _open(self, dataset: str, partition: Mapping[str, str] | None) -> OpenedRows | None:
+        """The rows of partitions; None where none is sealed."""
+        try:
+            return self._join(dataset, [self.inner.scan(dataset, partition=partition)])
+        except InvalidInput:
+            return self._join(dataset, self._scan_apart(dataset, partition))
+
+    def _scan_apart(self, dataset: str, partition: Mapping[str, str] | None) -> list[pads.Dataset]:
+        """Partitions one by one, where they have not the same types. Raises InvalidInput, as they are no dataset together, where none is sealed."""
         from endcap.governance.privacy.sealing import is_sealed
 
         places = self.inner.partitions(dataset, partition=partition)
-        parts = [self.inner.read(dataset, partition=place) for place in places] if len(places) > 1 else []
-        if not any(is_sealed(part.schema) for part in parts):
+        found = [self.inner.scan(dataset, partition=place) for place in places]
+        if not any(is_sealed(one.schema) for one in found):
+            self.inner.scan(dataset, partition=partition)
+        return found
+
+    def _join(self, dataset: str, found: Sequence[pads.Dataset]) -> OpenedRows | None:
+        """Datasets as one that opens what is sealed; None where nothing is. Cost: a look at the columns of each file, where some have metadata."""
+        if not any(field.metadata for one in found for field in one.schema):
             return None
-        return pa.concat_tables([self.unseal(part) for part in parts], promote_options="default")
+        from endcap.governance.privacy.sealing import is_sealed
+
+        fragments = [fragment for one in found for fragment in one.get_fragments()]
+        if not any(is_sealed(fragment.physical_schema) for fragment in fragments):
+            return None
+        from endcap.governance.privacy.opened_rows import OpenedRows, SealedPart
+        from endcap.governance.privacy.subjects import Subjects
+
+        return OpenedRows([SealedPart(fragment, dataset) for fragment in fragments], Subjects(self.session))

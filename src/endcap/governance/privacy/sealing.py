@@ -1,18 +1,20 @@
-"""Sealing by columns: the personal values of one subject in one table are one message, whose pieces lie where the values lay.
+"""Sealing by columns: the personal values of one subject in one block of rows are one message, whose pieces lie where the values lay.
 
 A column's rows are brought into the order of their subjects, so that each subject's values are one stretch of bytes. That is encrypted by AES-256-GCM
 (NIST SP 800-38D) under the subject's key with a random nonce and cut again at the same places: the piece of the first row begins with the nonce,
-that of the last ends with the tag. Nothing loops over rows, only over subjects; a table costs 28 bytes for each of its subjects and columns.
+that of the last ends with the tag. Nothing loops over rows, only over subjects; a block costs 28 bytes for each of its subjects and columns.
 A value's length, and that it is missing, can be seen; what it is cannot, nor whether two are equal.
 
-Beside the pieces lies a column of 24 bytes, the same for all rows of a subject in a table: its name, and a number of the table, so that tables which
-are read one behind another come apart again. Whether all pieces are there, in their order, is what the tag vouches for.
+A block is as many rows as a row group has, so that a file is opened row group by row group. Beside the pieces lies a column of 24 bytes, the same for
+all rows of a subject in a block: its name, the block's number and how many rows it has. Whether all pieces are there, in their order, is what the tag
+vouches for.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,9 +26,9 @@ import pyarrow.compute as pc
 
 from endcap.core.errors import IntegrityBroken, InvalidInput
 from endcap.governance.privacy.subjects import NOBODY, REF_BYTES, Subjects
+from endcap.storage.parquet import ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from numpy.typing import NDArray
 
 PERSONAL = b"endcap.personal"
@@ -35,7 +37,12 @@ SEALED = b"endcap.sealed"
 """Under which a sealed column says what it was."""
 REFS = "__subject_"
 """How the columns are called that say whose the sealed values are."""
-_NONCE, _TAG, _RUN_BYTES = 12, 16, 8
+_NONCE, _TAG = 12, 16
+_BLOCK = struct.Struct(">II")  # its number, and how many rows it has
+_ROW_BITS = 32
+
+_REF_TYPE = pa.binary(REF_BYTES + _BLOCK.size)
+_MOST_KEYS = 1 << 20
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -48,12 +55,17 @@ class Mark(msgspec.Struct, frozen=True):
     table: str = ""
 
 
-class _Sealed(msgspec.Struct, frozen=True):
+class Sealed(msgspec.Struct, frozen=True):
     """What a sealed column was: its mark, its field as Arrow writes it, and the column with the names of the subjects."""
 
     mark: Mark
     field: bytes
     refs: str
+
+    @property
+    def restored(self) -> pa.Field:
+        """The column as it was."""
+        return pa.ipc.read_schema(pa.py_buffer(self.field)).field(0)
 
 
 def mark_personal(table: pa.Table, marks: Mapping[str, Mark]) -> pa.Table:
@@ -81,17 +93,25 @@ def is_sealed(schema: pa.Schema) -> bool:
     return any(field.metadata is not None and SEALED in field.metadata for field in schema)
 
 
+def read_sealed(schema: pa.Schema) -> dict[str, Sealed]:
+    """The columns that are sealed."""
+    return {
+        field.name: msgspec.json.decode(field.metadata[SEALED], type=Sealed)
+        for field in schema
+        if field.metadata is not None and SEALED in field.metadata
+    }
+
+
 def restore_schema(schema: pa.Schema) -> pa.Schema:
     """The columns as they were before they were sealed."""
-    sealed = _read_sealed(schema)
+    sealed = read_sealed(schema)
     refs = {entry.refs for entry in sealed.values()}
-    restored = {name: pa.ipc.read_schema(pa.py_buffer(entry.field)).field(0) for name, entry in sealed.items()}
-    return pa.schema([restored.get(field.name, field) for field in schema if field.name not in refs])
+    return pa.schema([sealed[field.name].restored if field.name in sealed else field for field in schema if field.name not in refs])
 
 
 def list_refs(schema: pa.Schema) -> list[str]:
     """The columns that say whose the sealed values are."""
-    return list(dict.fromkeys(sealed.refs for sealed in _read_sealed(schema).values()))
+    return list(dict.fromkeys(sealed.refs for sealed in read_sealed(schema).values()))
 
 
 def as_texts(values: pa.Array) -> list[str | None]:
@@ -120,29 +140,37 @@ def seal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
     marks = read_marks(table.schema)
     if not marks:
         return table
-    sources = dict.fromkeys((mark.subject, mark.kind) for mark in marks.values())
-    run = os.urandom(_RUN_BYTES)
+    sources = list(dict.fromkeys((mark.subject, mark.kind) for mark in marks.values()))
     named = {source: _name_rows(table, *source, subjects=subjects) for source in sources}
-    keys = subjects.obtain({ref for _, refs in named.values() for ref in refs})
+    found = subjects.obtain({ref for _, refs in named.values() for ref in refs})
     for kind in dict.fromkeys(kind for _, kind in sources):
         subjects.note_kind(kind)
-    original = table
+    keys = {source: [found.get(ref) for ref in refs] for source, (_, refs) in named.items()}
+    blocks = [slice(start, start + ROW_GROUP_ROWS) for start in range(0, table.num_rows, ROW_GROUP_ROWS)]
+    ordered = {source: [_Order.of(codes[block]) for block in blocks] for source, (codes, _) in named.items()}
+    sealed_table = table
     for name, mark in marks.items():
-        codes, refs = named[mark.subject, mark.kind]
-        place = original.schema.get_field_index(name)
-        field = original.schema.field(place)
+        source = (mark.subject, mark.kind)
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(place)
         if pa.types.is_null(field.type):
             continue  # no value can stand there
-        ciphers = _make_ciphers([keys.get(ref) for ref in refs])
-        sealed = _seal_column(_combine(original.column(place)), codes, ciphers, bound=name.encode())
-        refs_name = f"{REFS}{list(sources).index((mark.subject, mark.kind))}"
-        said = _Sealed(mark, pa.schema([field]).serialize().to_pybytes(), refs_name)
-        table = table.set_column(place, pa.field(name, pa.large_binary(), metadata={SEALED: msgspec.json.encode(said)}), sealed)
-    for n, source in enumerate(sources):
-        codes, refs = named[source]
-        marked = pa.array([ref + run for ref in refs], pa.binary(REF_BYTES + _RUN_BYTES))
-        table = table.append_column(f"{REFS}{n}", marked.take(pa.array(codes)))
-    return table
+        column = table.column(place)
+        said = Sealed(mark, pa.schema([field]).serialize().to_pybytes(), f"{REFS}{sources.index(source)}")
+        pieces = [
+            _seal_column(_combine(column[block]), order, keys[source], bound=name.encode())
+            for block, order in zip(blocks, ordered[source], strict=True)
+        ]
+        sealed = pa.chunked_array(pieces, pa.large_binary())
+        sealed_table = sealed_table.set_column(place, pa.field(name, pa.large_binary(), metadata={SEALED: msgspec.json.encode(said)}), sealed)
+    for n, (codes, refs) in enumerate(named.values()):
+        names = []
+        for number, block in enumerate(blocks):
+            own = codes[block]
+            tail = _BLOCK.pack(number, len(own))
+            names.append(pa.array([ref + tail for ref in refs], _REF_TYPE).take(pa.array(own)))
+        sealed_table = sealed_table.append_column(f"{REFS}{n}", pa.chunked_array(names, _REF_TYPE))
+    return sealed_table
 
 
 def unseal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
@@ -150,22 +178,68 @@ def unseal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
 
     Raises IntegrityBroken where pieces were altered or are missing. Cost: that of sealing.
     """
-    sealed = _read_sealed(table.schema)
-    opened: dict[str, tuple[NDArray[np.int64], list[AESGCM | None]]] = {}
-    for refs_name in dict.fromkeys(entry.refs for entry in sealed.values()):
+    return unseal_rows(table, KeyRing(subjects), sealed=read_sealed(table.schema))
+
+
+class KeyRing:
+    """Keys of subjects, as one reading needs them: looked up once while they are not too many."""
+
+    def __init__(self, subjects: Subjects) -> None:
+        self._subjects = subjects
+        self._kept: dict[bytes, bytes | None] = {}
+
+    def find(self, refs: Sequence[bytes]) -> list[bytes | None]:
+        """The keys of subjects by their names; None for one whose key is no more."""
+        unknown = {ref for ref in refs if ref not in self._kept}
+        if unknown:
+            if len(self._kept) + len(unknown) > _MOST_KEYS:
+                self._kept.clear()
+                unknown = set(refs)
+            found = self._subjects.find(unknown)
+            self._kept.update((ref, found.get(ref)) for ref in unknown)
+        return [self._kept[ref] for ref in refs]
+
+
+def unseal_rows(table: pa.Table, keys: KeyRing, *, sealed: Mapping[str, Sealed], rows: NDArray[np.int64] | None = None) -> pa.Table:
+    """Whole blocks of rows with their sealed columns opened, less the columns that said whose they are.
+
+    ``sealed`` are the columns among them that are sealed. ``rows`` are the numbers of those that are wanted (None: all): then nothing is opened but
+    the values of their subjects, and the others are left out. Raises IntegrityBroken where pieces were altered or are missing.
+    """
+    opened: dict[str, tuple[_Order, list[bytes | None]]] = {}
+    for refs_name, column in {sealed[name].refs: name for name in reversed(list(sealed))}.items():
         if refs_name not in table.column_names:
             raise IntegrityBroken(f"Sealed columns stand without '{refs_name}', which says whose they are.", hint="restore them from a backup")
-        coded = _combine(table[refs_name]).cast(pa.binary()).dictionary_encode()
-        refs = [ref[:REF_BYTES] for ref in coded.dictionary.to_pylist()]
-        keys = subjects.find(set(refs))
-        opened[refs_name] = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), _make_ciphers([keys.get(ref) for ref in refs])
+        coded = _combine(table[refs_name]).dictionary_encode()
+        codes, marked = np.asarray(coded.indices.fill_null(-1)).astype(np.int64), coded.dictionary.to_pylist()
+        if coded.null_count:
+            raise _broken(column)
+        _require_whole(codes, marked, column=column)
+        found = keys.find([mark[:REF_BYTES] for mark in marked])
+        if rows is not None:
+            asked = np.zeros(len(marked), np.bool_)
+            asked[codes[rows]] = True
+            found = [key if wanted else None for key, wanted in zip(found, asked.tolist(), strict=True)]
+        opened[refs_name] = _Order.of(codes), found
+    taken = None if rows is None else pa.array(rows)
     for name, entry in sealed.items():
         place = table.schema.get_field_index(name)
-        codes, ciphers = opened[entry.refs]
-        field = pa.ipc.read_schema(pa.py_buffer(entry.field)).field(0)
-        column = _unseal_column(_combine(table.column(place)), codes, ciphers, bound=name.encode(), type_=field.type)
-        table = table.set_column(place, field, column)
-    return table.drop_columns(list(opened))
+        field = entry.restored
+        values = _unseal_column(_combine(table.column(place)), *opened[entry.refs], bound=name.encode(), type_=field.type)
+        table = table.set_column(place, field, values)
+    table = table.drop_columns(list(opened))
+    return table if taken is None else table.take(taken)
+
+
+def _require_whole(codes: NDArray[np.int64], marked: Sequence[bytes], *, column: str) -> None:
+    """Raise IntegrityBroken unless the rows are blocks one behind another, none of which lacks a row."""
+    tails = [_BLOCK.unpack(mark[REF_BYTES:]) for mark in marked]
+    numbers, sizes = (np.array([tail[n] for tail in tails], np.int64) for n in (0, 1))
+    own = numbers[codes]
+    starts = np.flatnonzero(np.diff(own, prepend=-1))
+    lengths = np.diff(np.append(starts, len(own)))
+    if not np.array_equal(sizes[codes[starts]], lengths) or len(set(tails)) != len(starts):
+        raise _broken(column)
 
 
 def blank_table(table: pa.Table, subjects: Subjects) -> pa.Table:
@@ -183,6 +257,31 @@ def blank_table(table: pa.Table, subjects: Subjects) -> pa.Table:
 
 
 @dataclass(frozen=True)
+class _Order:
+    """Rows in the order of their subjects, and of each the number of its subject."""
+
+    rows: NDArray[np.int64]
+    codes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, codes: NDArray[np.int64]) -> _Order:
+        if len(codes) < 2 or (codes[1:] >= codes[:-1]).all():
+            return cls(np.arange(len(codes)), codes)
+        joined = (codes << _ROW_BITS) | np.arange(len(codes))  # one sort of whole numbers, not one of places
+        joined.sort()
+        return cls(joined & ((1 << _ROW_BITS) - 1), joined >> _ROW_BITS)
+
+    def stretch(self, column: pa.Array, keys: Sequence[bytes | None]) -> _Stretches:
+        """The stretches of rows with a value and a key."""
+        rows, codes = self.rows, self.codes
+        if column.null_count or None in keys:
+            there = _valid(column)[rows] & np.array([key is not None for key in keys], np.bool_)[codes]
+            rows, codes = rows[there], codes[there]
+        starts = np.flatnonzero(np.diff(codes, prepend=-1, append=-1)) if len(codes) else np.zeros(1, np.int64)
+        return _Stretches(rows, codes[starts[:-1]], starts)
+
+
+@dataclass(frozen=True)
 class _Stretches:
     """Rows with a value, in the order of their subjects: ``starts`` are where each subject's begin, with the end of all behind them."""
 
@@ -191,38 +290,31 @@ class _Stretches:
     starts: NDArray[np.int64]
 
 
-def _stretch(there: NDArray[np.bool_], codes: NDArray[np.int64]) -> _Stretches:
-    rows = np.flatnonzero(there)
-    own = codes[rows]
-    order = np.argsort(own, kind="stable")
-    rows, own = rows[order], own[order]
-    starts = np.flatnonzero(np.diff(own, prepend=-1, append=-1)) if len(own) else np.zeros(1, np.int64)
-    return _Stretches(rows, own[starts[:-1]], starts)
+def _seal_column(column: pa.Array, order: _Order, keys: Sequence[bytes | None], *, bound: bytes) -> pa.Array:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-
-def _seal_column(column: pa.Array, codes: NDArray[np.int64], ciphers: Sequence[AESGCM | None], *, bound: bytes) -> pa.Array:
-    found = _stretch(_valid(column) & _have(ciphers)[codes], codes)
+    found = order.stretch(column, keys)
     lengths, plain = _pack(column.take(pa.array(found.rows)))
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+    ends = np.concatenate([[0], np.cumsum(lengths)])[found.starts].tolist()
     nonces = os.urandom(_NONCE * len(found.codes))
     parts: list[bytes] = []
-    bounds = zip(found.codes.tolist(), ends[found.starts[:-1]].tolist(), ends[found.starts[1:]].tolist(), strict=True)
-    for n, (code, first, last) in enumerate(bounds):
-        cipher, nonce = ciphers[code], nonces[_NONCE * n : _NONCE * (n + 1)]
-        assert cipher is not None, "rows without a key were left out"
-        parts += (nonce, cipher.encrypt(nonce, plain[first:last], bound))
+    for n, (code, first, last) in enumerate(zip(found.codes.tolist(), ends, ends[1:], strict=False)):  # what ends one begins the next
+        key, nonce = keys[code], nonces[_NONCE * n : _NONCE * (n + 1)]
+        assert key is not None, "rows without a key were left out"
+        parts += (nonce, AESGCM(key).encrypt(nonce, plain[first:last], bound))
     if len(found.codes):
         lengths[found.starts[:-1]] += _NONCE
         lengths[found.starts[1:] - 1] += _TAG
     return _scatter(_as_binary(lengths, b"".join(parts)), found.rows, n=len(column))
 
 
-def _unseal_column(column: pa.Array, codes: NDArray[np.int64], ciphers: Sequence[AESGCM | None], *, bound: bytes, type_: pa.DataType) -> pa.Array:
+def _unseal_column(column: pa.Array, order: _Order, keys: Sequence[bytes | None], *, bound: bytes, type_: pa.DataType) -> pa.Array:
     from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    found = _stretch(_valid(column) & _have(ciphers)[codes], codes)
+    found = order.stretch(column, keys)
     lengths, sealed = _pack(column.take(pa.array(found.rows)))
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+    ends = np.concatenate([[0], np.cumsum(lengths)])[found.starts].tolist()
     if len(found.codes):
         lengths[found.starts[:-1]] -= _NONCE
         lengths[found.starts[1:] - 1] -= _TAG
@@ -230,16 +322,20 @@ def _unseal_column(column: pa.Array, codes: NDArray[np.int64], ciphers: Sequence
     try:
         if len(lengths) and lengths.min() < 0:
             raise InvalidTag
-        for code, first, last in zip(found.codes.tolist(), ends[found.starts[:-1]].tolist(), ends[found.starts[1:]].tolist(), strict=True):
-            cipher = ciphers[code]
-            assert cipher is not None, "rows without a key were left out"
-            parts.append(cipher.decrypt(sealed[first : first + _NONCE], sealed[first + _NONCE : last], bound))
+        for code, first, last in zip(found.codes.tolist(), ends, ends[1:], strict=False):  # what ends one begins the next
+            key, start = keys[code], first + _NONCE
+            assert key is not None, "rows without a key were left out"
+            parts.append(AESGCM(key).decrypt(sealed[first:start], sealed[start:last], bound))
     except InvalidTag as error:
-        raise IntegrityBroken(
-            f"Sealed values of the column {bound.decode()!r} do not open: they were altered, or some of their rows are missing.",
-            hint="restore the file from a backup",
-        ) from error
+        raise _broken(bound.decode()) from error
     return _scatter(_unpack(lengths, b"".join(parts), type_), found.rows, n=len(column))
+
+
+def _broken(column: str) -> IntegrityBroken:
+    return IntegrityBroken(
+        f"Sealed values of the column {column!r} do not open: they were altered, or some of their rows are missing.",
+        hint="restore the file from a backup",
+    )
 
 
 def _name_rows(table: pa.Table, subject: str | None, kind: str, *, subjects: Subjects) -> tuple[NDArray[np.int64], list[bytes]]:
@@ -267,24 +363,6 @@ def _nameless(type_: pa.DataType) -> InvalidInput:
 
 
 NOBODY_NAMED: tuple[str, list[str | None]] = (NOBODY[0], [NOBODY[1]])
-
-
-def _read_sealed(schema: pa.Schema) -> dict[str, _Sealed]:
-    return {
-        field.name: msgspec.json.decode(field.metadata[SEALED], type=_Sealed)
-        for field in schema
-        if field.metadata is not None and SEALED in field.metadata
-    }
-
-
-def _make_ciphers(keys: Sequence[bytes | None]) -> list[AESGCM | None]:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    return [None if key is None else AESGCM(key) for key in keys]
-
-
-def _have(ciphers: Sequence[AESGCM | None]) -> NDArray[np.bool_]:
-    return np.array([cipher is not None for cipher in ciphers], np.bool_)
 
 
 def _valid(column: pa.Array) -> NDArray[np.bool_]:

@@ -91,13 +91,10 @@ def first_order(n: int) -> int:
 
 def scan_batches(session: Session, dataset: str, version: ViewVersion, batches: Sequence[str]) -> pads.Dataset | None:
     """The rows of batches as one lazy dataset; None where one of them is not there. Holds a file open for each part."""
-    import pyarrow.dataset as pads
-
     there = {found[_BATCH] for found in session.tables.partitions(dataset, partition=place(session, version))}
     if not batches or not there.issuperset(batches):
         return None
-    opened = [session.tables.scan(dataset, partition=place(session, version, batch)) for batch in batches]
-    return opened[0] if len(opened) == 1 else pads.dataset(opened)
+    return session.tables.scan_all(dataset, partitions=[place(session, version, batch) for batch in batches])
 
 
 def remove_batches(session: Session, dataset: str, version: ViewVersion, *, but: Collection[str]) -> int:
