@@ -30,7 +30,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True):
     token_endpoint: str
     jwks_uri: str
     userinfo_endpoint: str = ""
-    end_session_endpoint: str = ""
+    end_session_endpoint: str | None = None
     response_types_supported: tuple[str, ...] = ("code",)
     id_token_signing_alg_values_supported: tuple[str, ...] = ("RS256",)
     token_endpoint_auth_methods_supported: tuple[str, ...] = (_BASIC,)
@@ -89,7 +89,7 @@ def discover(issuer: str, *, own_hosts: Collection[str], has_secret: bool) -> Di
         algorithms=algorithms,
         by_post=_BASIC not in methods,
         names_itself=found.authorization_response_iss_parameter_supported,
-        end_session_endpoint=found.end_session_endpoint,
+        end_session_endpoint=found.end_session_endpoint or "",
     )
 
 

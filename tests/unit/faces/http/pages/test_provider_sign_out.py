@@ -179,14 +179,15 @@ def test_a_token_that_does_not_open_any_more_is_left_out(open_visitor: Open, hou
     assert visitor.begin()[0] == ""
 
 
-def test_only_who_came_by_a_provider_that_can_is_offered_it(provider: Corp, open_browser: Open, house: House) -> None:
+@pytest.mark.parametrize("nowhere", ["", None])
+def test_only_who_came_by_a_provider_that_can_is_offered_it(provider: Corp, open_browser: Open, house: House, nowhere: str | None) -> None:
     browser = open_browser()
     browser.sign_in("bob")
     assert "here and at" not in browser.get("/sign-out").text
     said = browser.send("/sign-out", {**browser.fields(browser.get("/sign-out")), "there": THERE})
     assert (said.status_code, said.headers["location"]) == (303, "/sign-in")
     remove_provider(house.session(), "corp")
-    provider.tell(document={"end_session_endpoint": ""})
+    provider.tell(document={"end_session_endpoint": nowhere})
     provider.add(house)
     assert isinstance(house.clock, ManualClock)
     house.clock.advance(timedelta(seconds=1))
