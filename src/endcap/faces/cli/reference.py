@@ -24,7 +24,8 @@ def write_reference() -> str:
     lines += [
         "Every command takes `--json`, `--project FOLDER` (default: here), `--home FOLDER` or `--home postgresql://...` (default: the",
         "variable `ENDCAP_HOME`, or `.endcap` in the project), `--workspace NAME` (default: `ENDCAP_WORKSPACE`, or `default`)",
-        "and `--workspace-zone ZONE`. A list, as `--members` takes it, is names with commas between them (`17,18`) or `@FILE`, a text with one name a line; in Python it is a list of names.",
+        "and `--workspace-zone ZONE`. A list, as `--members` takes it, is names with commas between them",
+        "(`17,18`) or `@FILE`, a text with one name a line; in Python it is a list of names.",
         "",
     ]
     for verb in offered.values():
