@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from endcap.core.clock import describe_local
 from endcap.core.durations import format_duration
 from endcap.core.permissions import Permission
 from endcap.governance.sessions import Session
@@ -141,6 +142,7 @@ class _Pages:
         sources = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in _TEMPLATES}
         self.environment = Environment(loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         self.environment.filters["drawn"] = Markup  # plots hold numbers only
+        self.environment.filters["local"] = describe_local
         self.environment.filters["moment"] = lambda at: f"{at:%Y-%m-%d %H:%M}"
 
     def render_view(self, view: ViewPage, *, index: bool) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from endcap.core.clock import describe_local
 from endcap.core.definitions.tables import Check, Table
 from endcap.core.durations import format_duration, parse_duration
 from endcap.core.errors import DefinitionError
@@ -94,7 +95,7 @@ def check_fresh(table: Table, span: Span, *, zone: str, now: datetime) -> list[B
         raise DefinitionError(f"Table '{table.name}' promises to be fresh and has no event_time.", hint="declare event_time=...")
     if not is_stale(table, last_event=span.last_event, zone=zone, now=now):
         return []
-    sample = [{"newest": span.last_event, "now": _local(now, zone).isoformat()}] if span.last_event else []
+    sample = [{"newest": describe_local(span.last_event), "now": f"{_local(now, zone):%Y-%m-%d %H:%M:%S}"}] if span.last_event else []
     return [BrokenCheck("fresh", None, span.n_rows, sample)]
 
 
