@@ -6,8 +6,8 @@ that of the last ends with the tag. Nothing loops over rows, only over subjects;
 A value's length, and that it is missing, can be seen; what it is cannot, nor whether two are equal.
 
 A block is as many rows as a row group has, so that a file is opened row group by row group. Beside the pieces lies a column of 24 bytes, the same for
-all rows of a subject in a block: its name, the block's number and how many rows it has. The tag vouches for it that all pieces are there, at their rows
-of that block and as long as they were, and that they are those of that column, as it is described, of that place: one partition of one dataset.
+all rows of a subject in a block: its name, the block's number and how many rows it has. The tag vouches for it that all pieces are there, at their
+rows of that block and as long as they were, and that they are those of that column, as it is described, of that place: one partition of one dataset.
 """
 
 from __future__ import annotations
