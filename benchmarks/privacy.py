@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
 from endcap.governance.audit import list_audit
-from endcap.governance.privacy.sealing import Mark, mark_personal, seal_table, unseal_table
+from endcap.governance.privacy.sealing import Mark, Place, mark_personal, seal_table, unseal_table
 from endcap.governance.privacy.subjects import Subjects
 from endcap.loop.features.catalogue import register_view
 from endcap.loop.features.kept.materialisation import materialise
@@ -26,6 +26,7 @@ from endcap.project.forgetting import forget
 from endcap.testing.sessions import make_session
 
 T = TypeVar("T")
+PLACE = Place("people", {"workspace": "default"})
 N_ROWS, N_PEOPLE = 1_000_000, 100_000
 
 
@@ -40,9 +41,9 @@ def seal_rows(n_people: int, folder: Path) -> dict[str, float]:
     ids = np.random.default_rng(0).permutation(N_ROWS) % n_people
     table = pa.table({"customer": ids, "email": pa.array([f"person{n}@example.org" for n in ids.tolist()])})
     marked, subjects = mark_personal(table, {"email": Mark("customer", "customer")}), Subjects(session)
-    first_s, _ = measure(lambda: seal_table(marked, subjects))
-    seal_s, sealed = measure(lambda: seal_table(marked, subjects))
-    open_s, opened = measure(lambda: unseal_table(sealed, subjects))
+    first_s, _ = measure(lambda: seal_table(marked, subjects, place=PLACE))
+    seal_s, sealed = measure(lambda: seal_table(marked, subjects, place=PLACE))
+    open_s, opened = measure(lambda: unseal_table(sealed, subjects, place=PLACE))
     assert opened["email"].equals(table["email"])
     session.ports.close()
     return {"seal_with_new_keys_s": first_s, "seal_s": seal_s, "unseal_s": open_s}

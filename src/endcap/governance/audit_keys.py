@@ -7,7 +7,7 @@ It is a file of the home's folder, ``audit-key.pem``, which only its owner may r
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +145,20 @@ def trust_keys(session: Session, *, pinned: str | None) -> TrustedKeys:
                 hint="it was put there behind Endcap's back, or the key before it was lost: pin the newest that you trust by --key",
             )
     return TrustedKeys(tuple(keys), "given" if pinned is not None else "file" if own is not None else "records")
+
+
+def is_handed_over(keys: Sequence[AuditKey], *, trusted: Collection[str]) -> bool:
+    """Whether the last of some keys is one that is trusted, or follows one by signatures with which each handed over to the next."""
+    for place in range(len(keys) - 1, -1, -1):
+        key = keys[place]
+        if not is_vouched(key):
+            return False
+        if key.public in trusted:
+            return True
+        before = keys[place - 1].public if place else ""
+        if key.previous != before or not is_signed(_bare(key), purpose=_STATEMENT, by=before, signature=key.endorsed):
+            return False
+    return False
 
 
 def is_vouched(key: AuditKey) -> bool:

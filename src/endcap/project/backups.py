@@ -6,9 +6,10 @@ audit, and when a restore may begin and when it is done.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -22,20 +23,20 @@ from endcap.governance.audit import verify_audit
 from endcap.governance.audit_heads import check_since_signed, sign_head
 from endcap.governance.audit_keys import SigningKey, is_signed, list_audit_keys, open_key, require_public
 from endcap.governance.keys.data_keys import find_at_hand, find_master
-from endcap.governance.privacy.records import Forgetting
 from endcap.governance.quotas.storing import without_meter
-from endcap.governance.records import AUDIT_HEADS, HOUSE, RESTORATIONS, AuditHead, Restoration
+from endcap.governance.records import AUDIT_HEADS, AUDIT_KEYS, HOUSE, RESTORATIONS, AuditHead, Restoration
 from endcap.governance.services import list_running
 from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.pipelines.graph import Reporter, SilentReporter
 from endcap.project.kinds import load_kinds
-from endcap.project.subject_lists import apply_lists, keep_list, read_list
+from endcap.project.subject_lists import ForgottenList, apply_lists, keep_list, read_list, require_trusted
 from endcap.storage.backups import FORMAT, Advance, ChainHead, Filler, Keeper, Seal, check_parts, read_seal
 from endcap.storage.files import ending
 from endcap.storage.vaults import Vault, open_vault
 
 _THING, _PURPOSE = "house", "backup"
+_LOG = logging.getLogger(__name__)
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +122,7 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
             landed = keeper.keep_landed(frozen.landed, advance=advance)
     with _step(reporter, "blobs") as advance:
         blobs = keeper.keep_blobs(ports.blobs, advance=advance)
+    forgotten_at = _keep_list(session, vault, heads)
     seal = Seal(
         format=FORMAT,
         at=at,
@@ -134,6 +136,7 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
         landed=landed,
         blobs=blobs,
         heads=heads,
+        forgotten_at=forgotten_at,
     )
     house, signing = session.in_house(), _find_key(session)
     checked = check_since_signed(house) if signing is not None else None
@@ -143,7 +146,6 @@ def backup(session: Session, place: str, *, reporter: Reporter | None = None) ->
             seal = msgspec.structs.replace(seal, key=signing.public)
             seal = msgspec.structs.replace(seal, signature=signing.sign(seal, purpose=_PURPOSE))
         change.detail["backup"] = name = keeper.seal(seal)
-    keep_list(session, vault, heads)
     return msgspec.structs.replace(_describe(name, vault, seal), n_bytes_new=keeper.n_bytes_new, frozen_s=frozen_s, master_key=_name_master(session))
 
 
@@ -170,7 +172,15 @@ def list_backups(session: Session, place: str, *, verify: bool = False, reporter
 
 
 @verb("restore", permission=Permission.OWN)
-def restore(session: Session, place: str, *, backup: str | None = None, key: str | None = None, reporter: Reporter | None = None) -> Restored:
+def restore(
+    session: Session,
+    place: str,
+    *,
+    backup: str | None = None,
+    key: str | None = None,
+    forgotten_key: str | None = None,
+    reporter: Reporter | None = None,
+) -> Restored:
     """Make a home from a backup: the new home is the one that --home names, an empty folder or database.
 
     ``place`` is what the backup was made to; ``backup`` is which one, as endcap backup printed it (None: the newest): the name holds a digest of
@@ -179,7 +189,9 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     before the first record can be seen: until then the home opens for nobody, and after a kill the same command goes on. A home in a folder
     is restored into PostgreSQL and the other way. What is sealed opens once the master key is where it was. Online rows come with the next endcap
     features materialise.
-    Who was forgotten since the backup is forgotten again, by the list that lies beside it, before anybody can look.
+    Who was forgotten since the backup is forgotten again, by the list that lies beside it, before anybody can look: it must bear the signature of the
+    home's audit key, and be none from before the backup. ``forgotten_key`` is the public key that signed it, as you know it, where the home lost its
+    key and began with another after the backup (None: one that the backup knows, or that such a key handed over to).
     Raises Conflict over a home that holds anything, or that is served; IntegrityBroken for a backup that was changed or cut, InvalidInput for one of
     a newer Endcap, StorageFull where the disk takes no more.
     """
@@ -189,7 +201,8 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     vault = open_vault(place)
     name, seal = read_seal(vault, backup)
     _require_signature(name, seal, key=key)
-    forgotten = read_list(vault)
+    trusted = set() if forgotten_key is None else {require_public(forgotten_key)}
+    forgotten = read_list(vault, since=seal.forgotten_at)
     mark = _begin(session, name)
     filler = Filler(vault, seal)
     with _step(reporter, "blobs") as advance:
@@ -203,7 +216,7 @@ def restore(session: Session, place: str, *, backup: str | None = None, key: str
     for space in session.online.spaces():  # of a server that the lost home had used
         session.online.drop(space)
     with _step(reporter, "records") as advance:
-        n_audit_rows = _finish(session, mark, filler, seal, forgotten, advance=advance)
+        n_audit_rows = _finish(session, mark, filler, seal, forgotten, trusted=trusted, shown=vault.shown, advance=advance)
     master = _name_master(session)
     return Restored(
         backup=name,
@@ -242,6 +255,15 @@ def _find_key(session: Session) -> SigningKey | None:
     with suppress(NotFound, InvalidInput):
         return open_key(session)
     return None
+
+
+def _keep_list(session: Session, vault: Vault, workspaces: Collection[str]) -> datetime | None:
+    """The list of the forgotten as it stands beside the backup. Where it cannot be signed it is told: that keeps nobody from backing up."""
+    try:
+        return keep_list(session, vault, workspaces)
+    except (NotFound, InvalidInput) as error:
+        _LOG.warning("The list of the forgotten in %s is not brought up to date: %s", vault.shown, error)
+        return read_list(vault).at
 
 
 def _require_signature(name: str, seal: Seal, *, key: str | None) -> None:
@@ -285,7 +307,15 @@ def _begin(session: Session, name: str) -> Restoration:
 
 
 def _finish(
-    session: Session, mark: Restoration, filler: Filler, seal: Seal, forgotten: Mapping[str, tuple[Forgetting, ...]], *, advance: Advance
+    session: Session,
+    mark: Restoration,
+    filler: Filler,
+    seal: Seal,
+    forgotten: ForgottenList,
+    *,
+    trusted: set[str],
+    shown: str,
+    advance: Advance,
 ) -> int:
     """All records, once the chains that they hold are found whole, and the end of the mark, in one transaction. Returns the audit rows walked."""
     with session.in_house().change("restore", thing=_THING, detail={"backup": mark.backup, "recovery_point": seal.at.isoformat()}) as change:
@@ -295,7 +325,10 @@ def _finish(
             raise Conflict(f"The home {session.ports.url} was written to while it was restored.", hint="give another --home")
         with ending(filler.read_records(advance=advance)) as records:
             tx.load(records)
-        if n_forgotten := apply_lists(session, tx, forgotten):
+        own = {one.public for one in tx.find(AUDIT_KEYS, workspace=HOUSE)} | {seal.key} - {""}
+        if own:  # a home that had no key yet when it was backed up has nothing to know the list's by
+            require_trusted(forgotten, trusted=own | trusted, shown=shown)
+        if n_forgotten := apply_lists(session, tx, forgotten.workspaces):
             change.detail["n_forgotten"] = n_forgotten
         done = msgspec.structs.replace(mark, state="done", done_at=session.now())
         tx.put(RESTORATIONS, workspace=HOUSE, record=done, expected_version=found[1])

@@ -74,7 +74,8 @@ class ChainHead(msgspec.Struct, frozen=True):
 
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup consists of. ``at`` is its recovery point: what was acknowledged before is in it.
+    """What a backup consists of. ``at`` is its recovery point: what was acknowledged before is in it. ``forgotten_at`` is since when the list of the
+    forgotten stood that lay beside it (None: there was none).
 
     ``signature`` is over all else, by the public ``key``; both are empty where nobody signed.
     """
@@ -91,6 +92,7 @@ class Seal(msgspec.Struct, frozen=True, kw_only=True):
     landed: tuple[LandedPart, ...]
     blobs: tuple[tuple[str, int], ...]
     heads: dict[str, ChainHead]
+    forgotten_at: datetime | None = None
     key: str = ""
     signature: str = ""
 

@@ -15,9 +15,11 @@ from endcap.core.clock import ManualClock, SystemIds
 from endcap.core.definitions import aggregates as ag
 from endcap.core.definitions.feature_views import FeatureView
 from endcap.core.definitions.tables import Table
-from endcap.core.errors import Conflict, EndcapError, InvalidInput, PermissionDenied
+from endcap.core.errors import Conflict, EndcapError, IntegrityBroken, InvalidInput, PermissionDenied
 from endcap.core.permissions import Role
 from endcap.governance.audit import list_audit, verify_audit
+from endcap.governance.audit_heads import sign_audit
+from endcap.governance.audit_keys import list_audit_keys, open_key, rotate_audit_key
 from endcap.governance.keys.data_keys import KEPT_OPEN, forget_opened
 from endcap.governance.keys.rotation import rotate_keys
 from endcap.governance.privacy.records import FORGETTINGS
@@ -31,9 +33,10 @@ from endcap.loop.features.parity import check_parity
 from endcap.loop.features.pushes import push
 from endcap.loop.features.training_sets import TRAINING_ROWS, build_training_set, read_training_set
 from endcap.project import forgetting
-from endcap.project.backups import backup, list_backups, restore
+from endcap.project.backups import Backup, backup, list_backups, restore
 from endcap.project.forgetting import forget, list_forgotten, readmit
 from endcap.project.retention import hold_thing, lift_hold
+from endcap.project.subject_lists import ForgottenList
 from endcap.testing.sessions import make_session
 
 START = datetime(2026, 3, 4, 9, tzinfo=UTC)
@@ -447,6 +450,74 @@ def test_a_place_of_backups_that_is_gone_is_told(tmp_path: Path) -> None:
     assert (place / "notes-forgotten.json").exists()
     (record,) = session.records.find(FORGETTINGS, workspace="default")
     assert record.id in (place / "notes-forgotten.json").read_text()
+    session.ports.close()
+
+
+def test_nobody_is_taken_off_the_list_beside_backups(tmp_path: Path) -> None:
+    """Whoever may write the place of backups alters the list, signs it with a key of theirs, puts an older one back, or takes it away."""
+    session = make_session(tmp_path / "home", start=START)
+    shop, place = Shop(tmp_path / "files", session), tmp_path / "vault"
+    shop.work()
+    sign_audit(session)
+    early = backup(session, str(place))
+    note = place / "notes-forgotten.json"
+    forget(session, key="customer_id=1", yes=True)
+    one = note.read_bytes()
+    forget(session, key="customer_id=2", yes=True)
+    late, two = backup(session, str(place)), note.read_bytes()
+
+    def restoring(name: str, chosen: Backup, forgotten_key: str | None = None) -> Session:
+        new = replace(make_session(tmp_path / name, start=START), new_id=SystemIds())
+        try:
+            restore(new, str(place), backup=chosen.id, forgotten_key=forgotten_key)
+        finally:
+            new.ports.close()
+        return new
+
+    said = msgspec.json.decode(two, type=ForgottenList)
+    fewer = msgspec.structs.replace(said, workspaces={})
+    readmitted = {"default": tuple(msgspec.structs.replace(one, state="readmitted") for one in said.workspaces["default"])}
+    thief = make_session(tmp_path / "thief", start=START)
+    sign_audit(thief)
+    forged = msgspec.structs.replace(fewer, keys=tuple(list_audit_keys(thief)), signature="")
+    forged = msgspec.structs.replace(forged, signature=open_key(thief).sign(forged, purpose="forgotten"))
+    grafted = msgspec.structs.replace(forged, keys=(*said.keys, *forged.keys), signature="")
+    grafted = msgspec.structs.replace(grafted, signature=open_key(thief).sign(grafted, purpose="forgotten"))
+    thief.ports.close()
+    changed = [fewer, msgspec.structs.replace(said, workspaces=readmitted), msgspec.structs.replace(fewer, keys=(), signature="")]
+    for n, (body, chosen, match) in enumerate(
+        [
+            *((msgspec.json.encode(body), early, "does not bear the signature of the home's key") for body in changed),
+            (b'{"workspaces":{}}', early, "does not bear the signature"),
+            (msgspec.json.encode(forged), early, "none of the home's keys"),
+            (msgspec.json.encode(grafted), early, "none of the home's keys"),
+            (one, late, "stood there when the backup was made"),
+            (None, late, "is gone"),
+        ]
+    ):
+        note.unlink() if body is None else note.write_bytes(body)
+        with pytest.raises(IntegrityBroken, match=match):
+            restoring(f"refused{n}", chosen)
+        if body not in (None, one):
+            with pytest.raises(IntegrityBroken, match="The list of the forgotten"):
+                backup(session, str(place))
+            assert any("could not be written" in found.why for found in forget(session, key="customer_id=2", yes=True).stays)
+    note.write_bytes(two)
+    for name, chosen in (("early", early), ("late", late)):
+        restoring(name, chosen)
+        with_home = make_session(tmp_path / name, start=START)
+        assert len(list_forgotten(with_home)) == 2, "without the private key on this machine"
+        with_home.ports.close()
+
+    rotate_audit_key(session)
+    forget(session, key="customer_id=3", yes=True)
+    assert restoring("handed over", early), "the new key was handed over to by one that the backup knows"
+    rotate_audit_key(session, lost=True)
+    readmit(session, key="customer_id=3")
+    backup(session, str(place))
+    with pytest.raises(IntegrityBroken, match="none of the home's keys"):
+        restoring("lost", early)
+    assert restoring("known", early, forgotten_key=list_audit_keys(session)[-1].public)
     session.ports.close()
 
 

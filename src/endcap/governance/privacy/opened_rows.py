@@ -11,16 +11,18 @@ Arrow's own means of joining datasets read past the scanner. They would find sea
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from endcap.core.errors import InvalidInput
-from endcap.governance.privacy.sealing import PERSONAL, KeyRing, Sealed, read_sealed, restore_schema, unseal_rows
+from endcap.core.errors import IntegrityBroken, InvalidInput
+from endcap.governance.privacy.sealing import PERSONAL, KeyRing, Place, Sealed, read_sealed, require_place, restore_schema, unseal_rows
 from endcap.governance.privacy.subjects import Subjects
 from endcap.storage.parquet import damaged, mixed
 
@@ -34,12 +36,16 @@ _ROW = "__endcap_row"
 
 @dataclass(frozen=True)
 class SealedPart:
-    """A file of rows, of which columns may be sealed, and what it is part of, for messages."""
+    """A file of rows, of which columns may be sealed, and the place in which it was found."""
 
     fragment: pads.ParquetFileFragment
-    dataset: str
+    place: Place
 
     @property
+    def dataset(self) -> str:
+        return self.place.dataset
+
+    @cached_property
     def sealed(self) -> dict[str, Sealed]:
         return read_sealed(self.fragment.physical_schema)
 
@@ -48,6 +54,7 @@ class OpenedRows(pads.FileSystemDataset):  # type: ignore[misc]  # pyarrow ships
     """The rows of files one behind another, as they were before they were sealed. Values of subjects whose key is no more are null."""
 
     def __init__(self, parts: Sequence[SealedPart], subjects: Subjects, *, chosen: pads.Expression | None = None) -> None:
+        _require_places(parts)
         kind = pads.ParquetFileFormat()
         super().__init__([kind.make_fragment(pa.PythonFile(_Unreadable(), mode="r"))], _unify(parts), kind)
         self._parts, self._subjects, self._chosen = tuple(parts), subjects, chosen
@@ -169,7 +176,7 @@ class RowScanner:
             table, rows = (table, None) if len(rows) == table.num_rows else (table.take(pa.array(rows)), rows)
         if sealed:
             lying = _read(part, group, [*sealed, *(name for name in refs if name in group.physical_schema.names)])
-            opened = unseal_rows(lying, keys, sealed=sealed, rows=rows)
+            opened = unseal_rows(lying, keys, sealed=sealed, rows=rows, first=group.row_groups[0].id)
             for name in sealed:
                 table = table.append_column(self._field(name), opened[name].cast(self._field(name).type))
         if self.filter is not None and not ahead:
@@ -235,6 +242,22 @@ def _speaks_of(expression: pads.Expression, name: str) -> bool:
     """Whether an expression may speak of a column: it is asked of its text, so of columns whose names are like others' more than speak are said."""
     text = str(expression)
     return name in text or "FieldRef" in text or "FieldPath" in text
+
+
+def _require_places(parts: Sequence[SealedPart]) -> None:
+    """Raise IntegrityBroken unless each file was sealed for where it lies, and no two for the same partition."""
+    seen: list[Place] = []
+    for part in parts:
+        sealed = part.sealed
+        require_place(sealed, part.place)
+        seen += {str(entry.place): entry.place for entry in sealed.values()}.values()
+    counted = Counter(repr(sorted(place.partition.items())) for place in seen)
+    twice = next((place for place in seen if counted[repr(sorted(place.partition.items()))] > 1), None)
+    if twice is not None:
+        raise IntegrityBroken(
+            f"Several files of '{twice.dataset}' were sealed for the same partition: {twice.partition}.",
+            hint="somebody copied one: restore them from a backup",
+        )
 
 
 def _unify(parts: Sequence[SealedPart]) -> pa.Schema:

@@ -27,14 +27,18 @@ class SealedTables(WrappedTables):
 
     session: Session
 
-    def seal(self, table: pa.Table) -> pa.Table:
-        """The table as ``write`` will keep it: what a digest should be of. Writing it then seals nothing again."""
+    def seal(self, table: pa.Table, dataset: str, *, partition: Mapping[str, str], first_block: int = 0) -> pa.Table:
+        """The table as ``write`` will keep it in that partition: what a digest should be of. Writing it there then seals nothing again, and it opens
+        nowhere else. ``first_block`` is how many blocks of rows rest there in front of it, where a partition is not written at once.
+        """
         if not any(field.metadata for field in table.schema):
             return table
-        from endcap.governance.privacy.sealing import seal_table
+        from endcap.governance.privacy.sealing import Place, read_sealed, require_place, seal_table
         from endcap.governance.privacy.subjects import seal_standing
 
-        return seal_standing(self.session, lambda subjects: seal_table(table, subjects))
+        place = Place(dataset, dict(partition))
+        require_place(read_sealed(table.schema), place)
+        return seal_standing(self.session, lambda subjects: seal_table(table, subjects, place=place, first_block=first_block))
 
     def blank(self, table: pa.Table) -> pa.Table:
         """The table without the personal values of subjects who were forgotten: for what leaves the house as it is."""
@@ -45,17 +49,17 @@ class SealedTables(WrappedTables):
 
         return blank_table(table, Subjects(self.session))
 
-    def unseal(self, table: pa.Table) -> pa.Table:
-        """The table as it was before it was sealed; values of subjects whose key is no more are null."""
+    def unseal(self, table: pa.Table, dataset: str, *, partition: Mapping[str, str]) -> pa.Table:
+        """The table as it was before it was sealed for a partition; values of subjects whose key is no more are null."""
         if not any(field.metadata for field in table.schema):
             return table
-        from endcap.governance.privacy.sealing import is_sealed, unseal_table
+        from endcap.governance.privacy.sealing import Place, is_sealed, unseal_table
         from endcap.governance.privacy.subjects import Subjects
 
-        return unseal_table(table, Subjects(self.session)) if is_sealed(table.schema) else table
+        return unseal_table(table, Subjects(self.session), place=Place(dataset, dict(partition))) if is_sealed(table.schema) else table
 
     def write(self, dataset: str, *, partition: Mapping[str, str], table: pa.Table) -> int:
-        return self.inner.write(dataset, partition=partition, table=self.seal(table))
+        return self.inner.write(dataset, partition=partition, table=self.seal(table, dataset, partition=partition))
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         try:
@@ -83,44 +87,44 @@ class SealedTables(WrappedTables):
         """``scan`` of what is in several places as one dataset, in their order."""
         import pyarrow.dataset as pads
 
-        found: list[pads.Dataset] = []
+        found: list[tuple[Mapping[str, str], pads.Dataset]] = []
         for partition in partitions:
             try:
-                found.append(self.inner.scan(dataset, partition=partition))
+                found.append((partition, self.inner.scan(dataset, partition=partition)))
             except InvalidInput:
                 found += self._scan_apart(dataset, partition)
         opened = self._join(dataset, found)
         if opened is not None:
             return opened
-        return found[0] if len(found) == 1 else pads.dataset(found)
+        return found[0][1] if len(found) == 1 else pads.dataset([one for _, one in found])
 
     def _open(self, dataset: str, partition: Mapping[str, str] | None) -> OpenedRows | None:
         """The rows of partitions; None where none is sealed."""
         try:
-            return self._join(dataset, [self.inner.scan(dataset, partition=partition)])
+            return self._join(dataset, [(partition or {}, self.inner.scan(dataset, partition=partition))])
         except InvalidInput:
             return self._join(dataset, self._scan_apart(dataset, partition))
 
-    def _scan_apart(self, dataset: str, partition: Mapping[str, str] | None) -> list[pads.Dataset]:
+    def _scan_apart(self, dataset: str, partition: Mapping[str, str] | None) -> list[tuple[Mapping[str, str], pads.Dataset]]:
         """Partitions one by one, where they have not the same types. Raises InvalidInput, as they are no dataset together, where none is sealed."""
         from endcap.governance.privacy.sealing import is_sealed
 
         places = self.inner.partitions(dataset, partition=partition)
-        found = [self.inner.scan(dataset, partition=place) for place in places]
-        if not any(is_sealed(one.schema) for one in found):
+        found: list[tuple[Mapping[str, str], pads.Dataset]] = [(place, self.inner.scan(dataset, partition=place)) for place in places]
+        if not any(is_sealed(one.schema) for _, one in found):
             self.inner.scan(dataset, partition=partition)
         return found
 
-    def _join(self, dataset: str, found: Sequence[pads.Dataset]) -> OpenedRows | None:
+    def _join(self, dataset: str, found: Sequence[tuple[Mapping[str, str], pads.Dataset]]) -> OpenedRows | None:
         """Datasets as one that opens what is sealed; None where nothing is. Cost: a look at the columns of each file, where some have metadata."""
-        if not any(field.metadata for one in found for field in one.schema):
+        if not any(field.metadata for _, one in found for field in one.schema):
             return None
-        from endcap.governance.privacy.sealing import is_sealed
+        from endcap.governance.privacy.sealing import Place, is_sealed
 
-        fragments = [fragment for one in found for fragment in one.get_fragments()]
-        if not any(is_sealed(fragment.physical_schema) for fragment in fragments):
+        fragments = [(Place(dataset, dict(partition)), fragment) for partition, one in found for fragment in one.get_fragments()]
+        if not any(is_sealed(fragment.physical_schema) for _, fragment in fragments):
             return None
         from endcap.governance.privacy.opened_rows import OpenedRows, SealedPart
         from endcap.governance.privacy.subjects import Subjects
 
-        return OpenedRows([SealedPart(fragment, dataset) for fragment in fragments], Subjects(self.session))
+        return OpenedRows([SealedPart(fragment, place) for place, fragment in fragments], Subjects(self.session))

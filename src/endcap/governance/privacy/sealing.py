@@ -6,12 +6,13 @@ that of the last ends with the tag. Nothing loops over rows, only over subjects;
 A value's length, and that it is missing, can be seen; what it is cannot, nor whether two are equal.
 
 A block is as many rows as a row group has, so that a file is opened row group by row group. Beside the pieces lies a column of 24 bytes, the same for
-all rows of a subject in a block: its name, the block's number and how many rows it has. Whether all pieces are there, in their order, is what the tag
-vouches for.
+all rows of a subject in a block: its name, the block's number and how many rows it has. The tag vouches for it that all pieces are there, at their
+rows of that block and as long as they were, and that they are those of that column, as it is described, of that place: one partition of one dataset.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import struct
@@ -40,6 +41,8 @@ REFS = "__subject_"
 _NONCE, _TAG = 12, 16
 _BLOCK = struct.Struct(">II")  # its number, and how many rows it has
 _ROW_BITS = 32
+_FORM = 2
+_LAID_BYTES = 8
 
 _REF_TYPE = pa.binary(REF_BYTES + _BLOCK.size)
 _MOST_KEYS = 1 << 20
@@ -55,12 +58,27 @@ class Mark(msgspec.Struct, frozen=True):
     table: str = ""
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a table rests: sealed values open there alone."""
+
+    dataset: str
+    partition: dict[str, str]
+
+    def holds(self, other: Place) -> bool:
+        """Whether another place is this one, or within it."""
+        return self.dataset == other.dataset and all(other.partition.get(name) == value for name, value in self.partition.items())
+
+
 class Sealed(msgspec.Struct, frozen=True):
-    """What a sealed column was: its mark, its field as Arrow writes it, and the column with the names of the subjects."""
+    """What a sealed column was: its mark, its field as Arrow writes it, and the column with the names of the subjects; the place that it was sealed
+    for, and in which form.
+    """
 
     mark: Mark
     field: bytes
     refs: str
+    place: Place = Place("", {})
+    form: int = 1  # what was sealed before forms were counted
 
     @property
     def restored(self) -> pa.Field:
@@ -131,9 +149,10 @@ def as_texts(values: pa.Array) -> list[str | None]:
         raise _nameless(type_) from error
 
 
-def seal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
+def seal_table(table: pa.Table, subjects: Subjects, *, place: Place, first_block: int = 0) -> pa.Table:
     """The table with each column that is declared personal sealed, and the columns of their subjects' names added.
 
+    It opens in its ``place`` alone. ``first_block`` counts the blocks that rest in front of it there.
     Values of subjects who were forgotten become null. Raises InvalidInput where the column that says whose they are is not there.
     Cost: some 12 us a subject and column, 0.4 us a row; the keys of its subjects.
     """
@@ -147,38 +166,54 @@ def seal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
         subjects.note_kind(kind)
     keys = {source: [found.get(ref) for ref in refs] for source, (_, refs) in named.items()}
     blocks = [slice(start, start + ROW_GROUP_ROWS) for start in range(0, table.num_rows, ROW_GROUP_ROWS)]
+    tails = [_BLOCK.pack(first_block + n, len(range(table.num_rows)[block])) for n, block in enumerate(blocks)]
     ordered = {source: [_Order.of(codes[block]) for block in blocks] for source, (codes, _) in named.items()}
     sealed_table = table
     for name, mark in marks.items():
         source = (mark.subject, mark.kind)
-        place = table.schema.get_field_index(name)
-        field = table.schema.field(place)
+        at = table.schema.get_field_index(name)
+        field = table.schema.field(at)
         if pa.types.is_null(field.type):
             continue  # no value can stand there
-        column = table.column(place)
-        said = Sealed(mark, pa.schema([field]).serialize().to_pybytes(), f"{REFS}{sources.index(source)}")
+        column = table.column(at)
+        said = Sealed(mark, pa.schema([field]).serialize().to_pybytes(), f"{REFS}{sources.index(source)}", place, _FORM)
+        context = _bind(name, said)
         pieces = [
-            _seal_column(_combine(column[block]), order, keys[source], bound=name.encode())
-            for block, order in zip(blocks, ordered[source], strict=True)
+            _seal_column(_combine(column[block]), order, keys[source], bound=context + tail)
+            for block, order, tail in zip(blocks, ordered[source], tails, strict=True)
         ]
         sealed = pa.chunked_array(pieces, pa.large_binary())
-        sealed_table = sealed_table.set_column(place, pa.field(name, pa.large_binary(), metadata={SEALED: msgspec.json.encode(said)}), sealed)
+        sealed_table = sealed_table.set_column(at, pa.field(name, pa.large_binary(), metadata={SEALED: msgspec.json.encode(said)}), sealed)
     for n, (codes, refs) in enumerate(named.values()):
-        names = []
-        for number, block in enumerate(blocks):
-            own = codes[block]
-            tail = _BLOCK.pack(number, len(own))
-            names.append(pa.array([ref + tail for ref in refs], _REF_TYPE).take(pa.array(own)))
+        names = [pa.array([ref + tail for ref in refs], _REF_TYPE).take(pa.array(codes[block])) for block, tail in zip(blocks, tails, strict=True)]
         sealed_table = sealed_table.append_column(f"{REFS}{n}", pa.chunked_array(names, _REF_TYPE))
     return sealed_table
 
 
-def unseal_table(table: pa.Table, subjects: Subjects) -> pa.Table:
-    """The table as it was before it was sealed, marks and all. Values of subjects whose key is no more are null.
+def unseal_table(table: pa.Table, subjects: Subjects, *, place: Place) -> pa.Table:
+    """The table as it was before it was sealed for a place, marks and all. Values of subjects whose key is no more are null.
 
-    Raises IntegrityBroken where pieces were altered or are missing. Cost: that of sealing.
+    Raises IntegrityBroken where pieces were altered or are missing, and for what was sealed for another place. Cost: that of sealing.
     """
-    return unseal_rows(table, KeyRing(subjects), sealed=read_sealed(table.schema))
+    sealed = read_sealed(table.schema)
+    require_place(sealed, place)
+    return unseal_rows(table, KeyRing(subjects), sealed=sealed)
+
+
+def require_place(sealed: Mapping[str, Sealed], place: Place) -> None:
+    """Raise IntegrityBroken unless sealed columns are in the form that is read, and were sealed for a place, or one within it."""
+    for name, entry in sealed.items():
+        if entry.form != _FORM:
+            raise IntegrityBroken(
+                f"Sealed values of the column {name!r} are in form {entry.form}, of another Endcap; this one opens form {_FORM}.",
+                hint="make them anew from their source: endcap features materialise, endcap run; or read them with the Endcap that wrote them",
+            )
+        if not place.holds(entry.place):
+            raise IntegrityBroken(
+                f"Sealed values of the column {name!r} lie in '{place.dataset}' {place.partition}, and were sealed for '{entry.place.dataset}'"
+                f" {entry.place.partition}.",
+                hint="somebody moved the file: restore it from a backup",
+            )
 
 
 class KeyRing:
@@ -200,13 +235,16 @@ class KeyRing:
         return [self._kept[ref] for ref in refs]
 
 
-def unseal_rows(table: pa.Table, keys: KeyRing, *, sealed: Mapping[str, Sealed], rows: NDArray[np.int64] | None = None) -> pa.Table:
+def unseal_rows(
+    table: pa.Table, keys: KeyRing, *, sealed: Mapping[str, Sealed], rows: NDArray[np.int64] | None = None, first: int | None = None
+) -> pa.Table:
     """Whole blocks of rows with their sealed columns opened, less the columns that said whose they are.
 
     ``sealed`` are the columns among them that are sealed. ``rows`` are the numbers of those that are wanted (None: all): then nothing is opened but
-    the values of their subjects, and the others are left out. Raises IntegrityBroken where pieces were altered or are missing.
+    the values of their subjects, and the others are left out. ``first`` is the number that the first block must have (None: any). Raises
+    IntegrityBroken where pieces were altered or are missing.
     """
-    opened: dict[str, tuple[_Order, list[bytes | None]]] = {}
+    opened: dict[str, tuple[_Order, list[bytes | None], _Blocks]] = {}
     for refs_name, column in {sealed[name].refs: name for name in reversed(list(sealed))}.items():
         if refs_name not in table.column_names:
             raise IntegrityBroken(f"Sealed columns stand without '{refs_name}', which says whose they are.", hint="restore them from a backup")
@@ -214,25 +252,40 @@ def unseal_rows(table: pa.Table, keys: KeyRing, *, sealed: Mapping[str, Sealed],
         codes, marked = np.asarray(coded.indices.fill_null(-1)).astype(np.int64), coded.dictionary.to_pylist()
         if coded.null_count:
             raise _broken(column)
-        _require_whole(codes, marked, column=column)
+        blocks = _find_blocks(codes, marked, column=column)
+        if first is not None and len(codes) and blocks.tails[codes[0]][:4] != first.to_bytes(4):
+            raise _broken(column)
         found = keys.find([mark[:REF_BYTES] for mark in marked])
         if rows is not None:
             asked = np.zeros(len(marked), np.bool_)
             asked[codes[rows]] = True
             found = [key if wanted else None for key, wanted in zip(found, asked.tolist(), strict=True)]
-        opened[refs_name] = _Order.of(codes), found
+        opened[refs_name] = _Order.of(codes), found, blocks
     taken = None if rows is None else pa.array(rows)
     for name, entry in sealed.items():
-        place = table.schema.get_field_index(name)
+        at = table.schema.get_field_index(name)
         field = entry.restored
-        values = _unseal_column(_combine(table.column(place)), *opened[entry.refs], bound=name.encode(), type_=field.type)
-        table = table.set_column(place, field, values)
+        values = _unseal_column(_combine(table.column(at)), *opened[entry.refs], name=name, bound=_bind(name, entry), type_=field.type)
+        table = table.set_column(at, field, values)
     table = table.drop_columns(list(opened))
     return table if taken is None else table.take(taken)
 
 
-def _require_whole(codes: NDArray[np.int64], marked: Sequence[bytes], *, column: str) -> None:
-    """Raise IntegrityBroken unless the rows are blocks one behind another, none of which lacks a row."""
+def _bind(name: str, said: Sealed) -> bytes:
+    """What all messages of a column are bound to: its name, and all that is said of it, its place among that."""
+    return hashlib.sha256(b"%b\n%b" % (name.encode(), msgspec.json.encode(said))).digest()
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """By the number of a subject in a block: what says which block that is, and its first row."""
+
+    tails: list[bytes]
+    starts: NDArray[np.int64]
+
+
+def _find_blocks(codes: NDArray[np.int64], marked: Sequence[bytes], *, column: str) -> _Blocks:
+    """Of which blocks rows are. Raises IntegrityBroken unless these are one behind another, and none of them lacks a row."""
     tails = [_BLOCK.unpack(mark[REF_BYTES:]) for mark in marked]
     numbers, sizes = (np.array([tail[n] for tail in tails], np.int64) for n in (0, 1))
     own = numbers[codes]
@@ -240,6 +293,8 @@ def _require_whole(codes: NDArray[np.int64], marked: Sequence[bytes], *, column:
     lengths = np.diff(np.append(starts, len(own)))
     if not np.array_equal(sizes[codes[starts]], lengths) or len(set(tails)) != len(starts):
         raise _broken(column)
+    first = dict(zip(own[starts].tolist(), starts.tolist(), strict=True))
+    return _Blocks([mark[REF_BYTES:] for mark in marked], np.array([first[number] for number in numbers.tolist()], np.int64))
 
 
 def blank_table(table: pa.Table, subjects: Subjects) -> pa.Table:
@@ -297,18 +352,22 @@ def _seal_column(column: pa.Array, order: _Order, keys: Sequence[bytes | None], 
     lengths, plain = _pack(column.take(pa.array(found.rows)))
     ends = np.concatenate([[0], np.cumsum(lengths)])[found.starts].tolist()
     nonces = os.urandom(_NONCE * len(found.codes))
+    laid, cuts = _lay_out(found.rows, lengths), (found.starts * _LAID_BYTES).tolist()
     parts: list[bytes] = []
-    for n, (code, first, last) in enumerate(zip(found.codes.tolist(), ends, ends[1:], strict=False)):  # what ends one begins the next
+    # What ends one message begins the next.
+    for n, (code, first, last, a, b) in enumerate(zip(found.codes.tolist(), ends, ends[1:], cuts, cuts[1:], strict=False)):
         key, nonce = keys[code], nonces[_NONCE * n : _NONCE * (n + 1)]
         assert key is not None, "rows without a key were left out"
-        parts += (nonce, AESGCM(key).encrypt(nonce, plain[first:last], bound))
+        parts += (nonce, AESGCM(key).encrypt(nonce, plain[first:last], bound + laid[a:b]))
     if len(found.codes):
         lengths[found.starts[:-1]] += _NONCE
         lengths[found.starts[1:] - 1] += _TAG
     return _scatter(_as_binary(lengths, b"".join(parts)), found.rows, n=len(column))
 
 
-def _unseal_column(column: pa.Array, order: _Order, keys: Sequence[bytes | None], *, bound: bytes, type_: pa.DataType) -> pa.Array:
+def _unseal_column(
+    column: pa.Array, order: _Order, keys: Sequence[bytes | None], blocks: _Blocks, *, name: str, bound: bytes, type_: pa.DataType
+) -> pa.Array:
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -322,18 +381,26 @@ def _unseal_column(column: pa.Array, order: _Order, keys: Sequence[bytes | None]
     try:
         if len(lengths) and lengths.min() < 0:
             raise InvalidTag
-        for code, first, last in zip(found.codes.tolist(), ends, ends[1:], strict=False):  # what ends one begins the next
+        counts = np.diff(found.starts)
+        laid, cuts = _lay_out(found.rows - np.repeat(blocks.starts[found.codes], counts), lengths), (found.starts * _LAID_BYTES).tolist()
+        # What ends one message begins the next.
+        for code, first, last, a, b in zip(found.codes.tolist(), ends, ends[1:], cuts, cuts[1:], strict=False):
             key, start = keys[code], first + _NONCE
             assert key is not None, "rows without a key were left out"
-            parts.append(AESGCM(key).decrypt(sealed[first:start], sealed[start:last], bound))
+            parts.append(AESGCM(key).decrypt(sealed[first:start], sealed[start:last], bound + blocks.tails[code] + laid[a:b]))
     except InvalidTag as error:
-        raise _broken(bound.decode()) from error
+        raise _broken(name) from error
     return _scatter(_unpack(lengths, b"".join(parts), type_), found.rows, n=len(column))
+
+
+def _lay_out(rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> bytes:
+    """At which rows of their block values lie, and how long each is: what messages are bound to, ``_LAID_BYTES`` a row."""
+    return np.stack([rows, lengths], axis=1).astype("<u4").tobytes()
 
 
 def _broken(column: str) -> IntegrityBroken:
     return IntegrityBroken(
-        f"Sealed values of the column {column!r} do not open: they were altered, or some of their rows are missing.",
+        f"Sealed values of the column {column!r} do not open: they were altered, stood elsewhere, or some of their rows are missing.",
         hint="restore the file from a backup",
     )
 

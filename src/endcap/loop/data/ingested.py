@@ -10,6 +10,7 @@ from endcap.core.definitions.tables import Table
 from endcap.governance.sessions import Session
 from endcap.loop.data.digests import digest_file
 from endcap.loop.data.records import QUARANTINE, FileIdentity, Ingest
+from endcap.loop.data.sealed_parts import unseal_copy
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,7 +54,7 @@ def open_ingested(
         excluded=lambda files: load_exclusion(ingest, files, quarantined=read, engine=engine),
         placed=placed,
         landing=session.ports.landing.path if table.is_landed else None,
-        unseal=session.tables.unseal if table.is_landed and table.personal else None,
+        unseal=unseal_copy(session, table) if table.is_landed and table.personal else None,
     )
 
 

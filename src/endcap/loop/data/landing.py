@@ -36,7 +36,7 @@ from endcap.loop.data.landed_predictions import land_predictions
 from endcap.loop.data.parts import Generation, Part, PartFolder, hold_parts, locate, write_parts
 from endcap.loop.data.paths import DataFiles, find_files, sql_list
 from endcap.loop.data.records import INGESTS
-from endcap.loop.data.sealed_parts import ROW_NUMBER, open_parts, seal_batches, settle_copies
+from endcap.loop.data.sealed_parts import ROW_NUMBER, open_parts, seal_batches, settle_copies, unseal_copy
 
 if TYPE_CHECKING:
     import duckdb
@@ -58,7 +58,7 @@ def gather_files(session: Session, table: Table, *, folder: Path, zone: str, who
         found = land_predictions(session, table)
     else:
         found = land(session, table, open_connector(table, secrets=SecretReader(session)), zone=zone, whole=whole)
-    return replace(found, unseal=session.tables.unseal) if table.personal else found
+    return replace(found, unseal=unseal_copy(session, table)) if table.personal else found
 
 
 def land(session: Session, table: Table, connector: Connector, *, zone: str, whole: bool = False) -> DataFiles:
@@ -237,7 +237,7 @@ class _Visit:
     def _read(self, paths: Sequence[Path], engine: duckdb.DuckDBPyConnection, *, placed: bool = False) -> str:
         """A relation of the rows of parts; ``placed`` with their files and numbers."""
         if self.table.personal:
-            name = open_parts(paths, unseal=self.session.tables.unseal, engine=engine)
+            name = open_parts(paths, unseal=unseal_copy(self.session, self.table), engine=engine)
             return name if placed else f"(SELECT * EXCLUDE ({FILE}, {ROW_NUMBER}) FROM {name})"
         more = ", filename = '__file', file_row_number = true" if placed else ""
         return f"read_parquet({sql_list(paths)}, hive_partitioning = false{more})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from endcap.core.identity import identify
 from endcap.governance.sessions import Session
 from endcap.loop.data.column_types import FILE
 from endcap.loop.data.parts import locate
+from endcap.storage.parquet import ROW_GROUP_ROWS
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 ROW_NUMBER = "file_row_number"
 """As the engine calls the number of a row in a file of Parquet."""
 _NAMES = count()
+_LANDED = "landed"
 
 
 def mark_columns(table: Table) -> dict[str, Mark]:
@@ -63,7 +66,12 @@ def mark_answers(tables: Sequence[Table], keys: Collection[str], parts: Iterable
 def seal_batches(session: Session, table: Table, batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
     """Batches of a table's rows as they are to rest."""
     marks = mark_columns(table)
-    return _seal(session, marks, batches) if marks else batches
+    return _seal(session, table, marks, batches) if marks else batches
+
+
+def unseal_copy(session: Session, table: Table) -> Callable[[pa.Table], pa.Table]:
+    """What opens the rows of a table's copies. It opens no other table's."""
+    return partial(session.tables.unseal, dataset=_LANDED, partition=_place(session, table))
 
 
 def open_parts(paths: Sequence[Path], *, unseal: Callable[[pa.Table], pa.Table], engine: duckdb.DuckDBPyConnection) -> str:
@@ -85,11 +93,18 @@ def open_parts(paths: Sequence[Path], *, unseal: Callable[[pa.Table], pa.Table],
     return name
 
 
-def _seal(session: Session, marks: dict[str, Mark], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _place(session: Session, table: Table) -> dict[str, str]:
+    return {"workspace": session.workspace, "table": table.name}
+
+
+def _seal(session: Session, table: Table, marks: dict[str, Mark], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     from endcap.governance.privacy.sealing import mark_personal
 
+    n = 0
     for batch in batches:
-        sealed = session.tables.seal(mark_personal(pa.Table.from_batches([batch]), marks)).combine_chunks()
+        marked = mark_personal(pa.Table.from_batches([batch]), marks)
+        sealed = session.tables.seal(marked, _LANDED, partition=_place(session, table), first_block=n).combine_chunks()
+        n += -(-batch.num_rows // ROW_GROUP_ROWS)
         yield from sealed.to_batches() or [pa.RecordBatch.from_arrays([pa.array([], field.type) for field in sealed.schema], schema=sealed.schema)]

@@ -368,7 +368,12 @@ def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Pa
     from endcap.loop.data.column_profiles import profile_columns
 
     id_ = session.new_id("training-set")
-    seal = session.tables.seal if out is None else session.tables.blank  # a file holds nobody who was forgotten
+
+    def seal(block: pa.Table, n: int) -> pa.Table:
+        if out is not None:
+            return session.tables.blank(block)  # a file holds nobody who was forgotten
+        return session.tables.seal(block, TRAINING_ROWS, partition=_part(session, id_, n))
+
     tally = _Tally([name for view in joined for name in view.names.values()], n_rows=spine.n_rows, marks=marks, seal=seal)
     with _open_sink(session, id_, out=out) as opened, _beside(opened) as sink:
         passed = (batch for block in tally.passing(_join(session, spine, joined), sink) for batch in block.to_batches())
@@ -393,10 +398,10 @@ def _write(session: Session, spine: Spine, joined: Sequence[_Joined], *, out: Pa
 class _Tally:
     """What passed on its way out: its digest, as it is kept, and, by feature, how many values are missing (NaN among them).
 
-    ``seal`` makes of rows whose columns ``marks`` names as personal what is kept of them.
+    ``seal`` makes of a block whose columns ``marks`` names as personal, and which is the n-th, what is kept of it.
     """
 
-    def __init__(self, features: Sequence[str], *, n_rows: int, marks: Mapping[str, Mark], seal: Callable[[pa.Table], pa.Table]) -> None:
+    def __init__(self, features: Sequence[str], *, n_rows: int, marks: Mapping[str, Mark], seal: Callable[[pa.Table, int], pa.Table]) -> None:
         self._marks, self._seal = marks, seal
         self.n_missing = dict.fromkeys(features, 0)
         self._step = max(1, -(-n_rows // PROFILED_ROWS))
@@ -412,8 +417,8 @@ class _Tally:
         from endcap.loop.features.contents import Contents
 
         n = 0
-        for block in blocks:
-            kept = self._seal(mark_personal(block, self._marks)) if self._marks else block
+        for number, block in enumerate(blocks):
+            kept = self._seal(mark_personal(block, self._marks), number) if self._marks else block
             self._contents = self._contents or Contents(kept.schema)
             self._contents.add(kept)
             for name in self.n_missing:
@@ -489,6 +494,10 @@ def _place(session: Session, id_: str) -> dict[str, str]:
     return {"workspace": session.workspace, "training_set": id_}
 
 
+def _part(session: Session, id_: str, n: int) -> dict[str, str]:
+    return {**_place(session, id_), "part": f"{n:05d}"}
+
+
 def _is_csv(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
@@ -520,7 +529,7 @@ def _open_sink(session: Session, id_: str, *, out: Path | None) -> Iterator[Sink
     parts: list[dict[str, str]] = []
 
     def keep(rows: pa.Table) -> None:
-        parts.append({**_place(session, id_), "part": f"{len(parts):05d}"})
+        parts.append(_part(session, id_, len(parts)))
         with _explaining("The rows"):
             session.tables.write(TRAINING_ROWS, partition=parts[-1], table=rows)
 

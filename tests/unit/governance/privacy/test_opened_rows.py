@@ -154,7 +154,14 @@ def test_what_reads_past_the_scanner_finds_nothing(session: Session) -> None:
 
 def test_rows_that_were_changed_at_rest_are_found_when_they_are_read(session: Session) -> None:
     raw = session.ports.tables.read("people", partition={"part": "0"})
-    for broken in (raw.slice(1), pa.concat_tables([raw.slice(GROUP, GROUP), raw.slice(0, GROUP - 1)]), raw.slice(0, GROUP // 2)):
+    exchanged = pa.concat_tables([raw.slice(GROUP, GROUP), raw.slice(0, GROUP), raw.slice(2 * GROUP)])  # whole blocks of one file
+    for broken in (
+        exchanged,
+        raw.slice(GROUP),
+        raw.slice(1),
+        pa.concat_tables([raw.slice(GROUP, GROUP), raw.slice(0, GROUP - 1)]),
+        raw.slice(0, GROUP // 2),
+    ):
         session.ports.tables.write("people", partition={"part": "0"}, table=broken)
         with pytest.raises(IntegrityBroken, match="do not open"):
             session.tables.scan("people").to_table()

@@ -7,6 +7,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,12 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endcap.core.errors import IntegrityBroken, InvalidInput
-from endcap.governance.privacy.sealing import Mark, as_texts, blank_table, is_sealed, mark_personal, read_marks, seal_table, unseal_table
+from endcap.governance.privacy.sealing import (
+    SEALED,
+    Mark,
+    Place,
+    as_texts,
+    blank_table,
+    is_sealed,
+    mark_personal,
+    read_marks,
+    seal_table,
+    unseal_table,
+)
 from endcap.governance.privacy.subjects import Subjects
 from endcap.governance.sessions import Session
 from endcap.testing.sessions import make_session
 
 PLACE = {"workspace": "default", "part": "0"}
+AT = Place("people", PLACE)
 NOON = datetime(2026, 3, 4, 12)  # noqa: DTZ001 - a column of plain times
 COLUMNS: dict[str, pa.Array] = {
     "email": pa.array(["ada@x", "", "ada@y", None, "홍길동", "b"]),
@@ -150,48 +163,48 @@ def test_another_workspace_neither_reads_nor_shares_keys(session: Session) -> No
 
 def test_tables_without_personal_columns_pass_as_they_are(session: Session) -> None:
     table = pa.table({"a": [1, 2]})
-    assert session.tables.seal(table) is table
-    assert session.tables.unseal(table) is table
+    assert session.tables.seal(table, "people", partition=PLACE) is table
+    assert session.tables.unseal(table, "people", partition=PLACE) is table
     assert session.tables.blank(table) is table
     assert Subjects(session).count() == 0
 
 
 def test_altered_and_missing_pieces_are_found(session: Session) -> None:
-    sealed = seal_table(people(email=list("abcdef")), Subjects(session))
+    sealed = seal_table(people(email=list("abcdef")), Subjects(session), place=AT)
     subjects = Subjects(session)
     with pytest.raises(IntegrityBroken, match="'email' do not open"):
-        unseal_table(sealed.slice(1), subjects)
+        unseal_table(sealed.slice(1), subjects, place=AT)
     place = sealed.column_names.index("email")
     pieces = sealed["email"].to_pylist()
     for broken in ([pieces[2], *pieces[1:2], pieces[0], *pieces[3:]], [b"x", *pieces[1:]], [b"", *pieces[1:]]):
         column = pa.array(broken, pa.large_binary())
         with pytest.raises(IntegrityBroken, match="'email' do not open"):
-            unseal_table(sealed.set_column(place, sealed.schema.field(place), column), subjects)
+            unseal_table(sealed.set_column(place, sealed.schema.field(place), column), subjects, place=AT)
     with pytest.raises(IntegrityBroken, match="without '__subject_0'"):
-        unseal_table(sealed.drop_columns(["__subject_0"]), subjects)
+        unseal_table(sealed.drop_columns(["__subject_0"]), subjects, place=AT)
     renamed = sealed.rename_columns(["mail" if name == "email" else name for name in sealed.column_names])
     with pytest.raises(IntegrityBroken, match="'mail' do not open"):
-        unseal_table(renamed, subjects)
+        unseal_table(renamed, subjects, place=AT)
 
 
 def test_rows_that_do_not_carry_their_subject_are_refused(session: Session) -> None:
     with pytest.raises(InvalidInput, match="no such column"):
         session.tables.write("people", partition=PLACE, table=people(email=list("abcdef")).drop_columns(["customer"]))
     with pytest.raises(InvalidInput, match="cannot be named by values of type list"):
-        session.tables.seal(mark_personal(pa.table({"c": [[1]], "x": ["a"]}), {"x": Mark("c", "c")}))
+        session.tables.seal(mark_personal(pa.table({"c": [[1]], "x": ["a"]}), {"x": Mark("c", "c")}), "people", partition=PLACE)
 
 
 def test_no_rows_and_rows_of_nobody(session: Session) -> None:
     empty = people(email=pa.array([None] * 6, pa.string())).slice(0, 0)
-    assert same(session.tables.unseal(session.tables.seal(empty)), empty)
+    assert same(session.tables.unseal(session.tables.seal(empty, "people", partition=PLACE), "people", partition=PLACE), empty)
     nobody = mark_personal(pa.table({"c": pa.nulls(2), "x": ["a", None]}), {"x": Mark("c", "c")})
-    assert same(session.tables.unseal(session.tables.seal(nobody)), nobody)
+    assert same(session.tables.unseal(session.tables.seal(nobody, "people", partition=PLACE), "people", partition=PLACE), nobody)
 
 
 def test_what_leaves_the_house_holds_nobody_who_was_forgotten(session: Session) -> None:
     table = people(email=list("abcdef"))
     assert blank_table(table, Subjects(session)).equals(table)
-    session.tables.seal(table)
+    session.tables.seal(table, "people", partition=PLACE)
     forget(session, "2")
     assert session.tables.blank(table)["email"].to_pylist() == ["a", None, "c", "d", "e", None]
 
@@ -213,9 +226,9 @@ def test_any_rows_come_back_less_the_forgotten(rows: list[tuple[int | None, str 
     table = pa.table({"c": pa.array([r[0] for r in rows], pa.int64()), "t": pa.array([r[1] for r in rows], pa.string()), "x": [r[2] for r in rows]})
     table = table.set_column(2, "x", table["x"].cast(pa.float64()))
     marked = mark_personal(table, dict.fromkeys(("t", "x"), Mark("c", "c")))
-    sealed = session.tables.seal(marked)
+    sealed = session.tables.seal(marked, "people", partition=PLACE)
     forget(session, *map(str, sorted(gone)), kind="c")
-    found = session.tables.unseal(sealed)
+    found = session.tables.unseal(sealed, "people", partition=PLACE)
     expected = [(c, None if c in gone else t, None if c in gone else x) for c, t, x in rows]
     assert repr(list(zip(*(found[name].to_pylist() for name in ("c", "t", "x")), strict=True))) == repr(expected)
 
@@ -224,9 +237,9 @@ def test_many_subjects_are_sealed_by_columns() -> None:
     session = make_session()
     ids = np.random.default_rng(0).integers(0, 3000, 20_000)
     table = mark_personal(pa.table({"c": ids, "x": [f"person {n}" for n in ids.tolist()]}), {"x": Mark("c", "c")})
-    sealed = session.tables.seal(table)
+    sealed = session.tables.seal(table, "people", partition=PLACE)
     assert Subjects(session).count() == len(set(ids.tolist()))
-    assert same(session.tables.unseal(sealed), table)
+    assert same(session.tables.unseal(sealed, "people", partition=PLACE), table)
 
 
 def test_what_was_written_before_it_was_declared_is_read_beside_what_is_sealed(session: Session) -> None:
@@ -244,3 +257,65 @@ def test_what_was_written_before_it_was_declared_is_read_beside_what_is_sealed(s
     session.ports.tables.write("mixed", partition={**PLACE, "part": "1"}, table=pa.table({"a": ["x"]}))
     with pytest.raises(InvalidInput, match="cannot be read as one table"):
         session.tables.read("mixed")
+
+
+def test_values_open_where_they_were_sealed_and_nowhere_else(session: Session) -> None:
+    """Whoever may write the files moves values of one person to another table, partition, block, row or column of theirs."""
+    inner = session.ports.tables
+    here, there = ({**PLACE, "part": part} for part in "01")
+    for dataset, place, first in (("people", here, "a"), ("people", there, "g"), ("others", here, "m")):
+        emails = [chr(ord(first) + n) for n in range(6)]
+        session.tables.write(dataset, partition=place, table=people(email=emails, phone=emails[::-1]))
+    own = inner.read("people", partition=here)
+    for dataset, place in (("people", there), ("others", here)):
+        kept = inner.read(dataset, partition=place)
+        inner.write(dataset, partition=place, table=own)
+        with pytest.raises(IntegrityBroken, match="were sealed for 'people'"):
+            session.tables.read(dataset, partition=place)
+        lying = own.cast(kept.schema)  # with the description of what lay there
+        inner.write(dataset, partition=place, table=lying)
+        with pytest.raises(IntegrityBroken, match="do not open"):
+            session.tables.read(dataset, partition=place)
+        inner.write(dataset, partition=place, table=own)
+        with pytest.raises(IntegrityBroken, match=r"same partition|were sealed for"):
+            session.tables.scan(dataset)
+        inner.write(dataset, partition=place, table=kept)
+    at, other = own.column_names.index("email"), own.column_names.index("phone")
+    swapped = own.set_column(at, own.schema.field(at), own["phone"]).set_column(other, own.schema.field(other), own["email"])
+    moved = [own["email"].to_pylist()[n] for n in (2, 1, 0, 3, 4, 5)]
+    rows = own.set_column(at, own.schema.field(at), pa.array(moved, pa.large_binary()))
+    whole = own.take(pa.array([2, 1, 0, 3, 4, 5]))  # rows of one person exchanged, whatever stands beside
+    retyped = own.cast(own.schema.set(at, own.schema.field(at).with_metadata(inner.read("people", partition=there).schema.field(at).metadata)))
+    for broken in (swapped, rows, whole, retyped):
+        inner.write("people", partition=here, table=broken)
+        with pytest.raises(IntegrityBroken, match=r"do not open|were sealed for"):
+            session.tables.read("people", partition=here)
+    inner.write("people", partition=here, table=own)
+    assert session.tables.read("people", partition=here)["email"].to_pylist() == list("abcdef")
+    with pytest.raises(IntegrityBroken, match="were sealed for 'people'"):
+        session.tables.write("others", partition=here, table=own)
+
+
+def test_a_value_stays_at_its_row_and_of_its_length(session: Session) -> None:
+    table = mark_personal(pa.table({"customer": [1, 1, 1], "email": ["ab", None, "c"]}), {"email": Mark("customer", "customer")})
+    session.tables.write("people", partition=PLACE, table=table)
+    raw = session.ports.tables.read("people", partition=PLACE)
+    first, _, last = raw["email"].to_pylist()
+    for pieces in ([None, first, last], [first, last, None], [first[:-1], None, first[-1:] + last], [first + last, None, None]):
+        broken = raw.set_column(1, raw.schema.field(1), pa.array(pieces, pa.large_binary()))
+        session.ports.tables.write("people", partition=PLACE, table=broken)
+        with pytest.raises(IntegrityBroken, match="'email' do not open"):
+            session.tables.read("people", partition=PLACE)
+
+
+def test_what_another_form_sealed_says_so(session: Session) -> None:
+    session.tables.write("people", partition=PLACE, table=people(email=list("abcdef")))
+    raw = session.ports.tables.read("people", partition=PLACE)
+    at = raw.column_names.index("email")
+    said = msgspec.json.decode(raw.schema.field(at).metadata[SEALED])
+    older = msgspec.json.encode({name: value for name, value in said.items() if name not in ("place", "form")})
+    raw = raw.cast(raw.schema.set(at, raw.schema.field(at).with_metadata({SEALED: older})))
+    session.ports.tables.write("people", partition=PLACE, table=raw)
+    for read in (session.tables.read, session.tables.scan):
+        with pytest.raises(IntegrityBroken, match=r"'email' are in form 1, of another Endcap; this one opens form 2\..*materialise"):
+            read("people", partition=PLACE)

@@ -143,13 +143,14 @@ class _Writing:
         self.waiting, self.n_bytes = [], 0
         if self.n is not None:
             table = self._count(table, first_order(self.n) + written.n_rows)
+        partition = {**self.partition, "part": f"{written.n_parts:05d}"}
         if self.marks:
             from endcap.governance.privacy.sealing import mark_personal
 
-            table = self.session.tables.seal(mark_personal(table, self.marks))
+            table = self.session.tables.seal(mark_personal(table, self.marks), self.dataset, partition=partition)
         with pa.ipc.new_stream(_Hashing(self.hashed), table.schema) as stream:
             stream.write_table(table)
-        self.session.tables.write(self.dataset, partition={**self.partition, "part": f"{written.n_parts:05d}"}, table=table)
+        self.session.tables.write(self.dataset, partition=partition, table=table)
         written.n_rows += table.num_rows
         written.n_parts += 1
 
