@@ -558,7 +558,7 @@ _REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str, str]] = 
     "a bad number": (_with_row(("1", "2025-03-20", "many")), (), "'units' of", "decimals are written with a point"),
     "no values": (_no_values, (), "has no values", "give --target a column of numbers"),
     "no target": (_columns("store", "date"), (), "cannot be told", "--target COLUMN"),
-    "all in the future": (_future, (), "event time is in the future in 60 of 60 rows", "mend the rows"),
+    "all in the future": (_future, (), "60 of 60 rows of", "was 'date' read rightly (its values are of type date), in the zone"),
     "unknown target": (write_plain, ("--target", "unit"), "has no column 'unit'. Columns: ['date', 'store', 'units']", "did you mean 'units'?"),
     "unknown key": (write_plain, ("--key", "store,itme"), "has no column 'itme'", ""),
     "unknown time": (write_plain, ("--time", "dates"), "has no column 'dates'", "did you mean 'date'?"),

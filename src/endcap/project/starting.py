@@ -79,6 +79,7 @@ def forecast(
         horizon=horizon,
         zone=zone,
         workspace_zone=session.zone,
+        now=session.now(),
         settings=session.settings,
         digests=lambda path: digest_file(session, path),
     )
