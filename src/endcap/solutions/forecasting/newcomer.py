@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -352,7 +353,17 @@ class _Guesser:
         if rows <= _MOST_COMPARED:
             (equal,) = self._one(f"SELECT count(*) - count(DISTINCT hash({', '.join(map(quote, self.columns))}))", where=there)
         twice = f"; {equal:,} of them equal another in every column: if they were sent twice, they count twice" if equal else ""
-        self._say("rows", f"{int(rows):,} on {int(cells):,} series-days", f"several rows of one day are summed{twice}")
+        hours = "; for forecasts by the hour write every='1h' and horizon='48h' in project.py" if self._is_hourly() else ""
+        self._say("rows", f"{int(rows):,} on {int(cells):,} series-days", f"several rows of one day are summed{twice}{hours}")
+
+    def _is_hourly(self) -> bool:
+        """Whether rows lie on full hours, on most hours of the days that have any."""
+        n_off, n_hours, n_days = self._one(
+            "SELECT count(*) FILTER (WHERE __event_time <> date_trunc('hour', __event_time)), count(DISTINCT date_trunc('hour', __event_time)),"
+            " count(DISTINCT CAST(__event_time AS DATE))",
+            where="__event_time IS NOT NULL",
+        )
+        return bool(n_off == 0 and n_hours >= 8 * n_days)
 
     def _say_rhythm(self, target: str) -> None:
         """Rows that lie a week apart are forecast on their weekday. Raises InvalidInput for rows a month apart: no day's forecast comes of them."""
@@ -399,7 +410,6 @@ def write_project(newcomer: Newcomer, *, folder: Path) -> str:
     path = Path(table.source).resolve()
     source = path.relative_to(folder.resolve()).as_posix() if path.is_relative_to(folder.resolve()) else str(path)
     lines = [
-        f"{_MARK} {path.name!r}",
         "import endcap as ec",
         "",
         "table = ec.Table(",
@@ -431,12 +441,23 @@ def write_project(newcomer: Newcomer, *, folder: Path) -> str:
         lines.append(f"    known_ahead={{{facts}}},")
     if forecast.open:
         lines.append(f"    open={forecast.open!r},")
-    return "\n".join([*lines, ")", ""])
+    text = "\n".join([*lines, ")", ""])
+    return f"{_MARK} {path.name!r}, {_seal(text)}\n{text}"
 
 
 def is_written_by_us(text: str) -> bool:
     """Whether a definition file came from ``write_project`` and may be written anew."""
     return text.startswith(_MARK)
+
+
+def is_changed(text: str) -> bool:
+    """Whether somebody changed a definition file that came from ``write_project``."""
+    head, _, rest = text.partition("\n")
+    return not head.endswith(f", {_seal(rest)}")
+
+
+def _seal(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _rank(name: str, words: tuple[str, ...]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,13 @@ def test_words_about_coming_days_are_pointed_at(write: Write) -> None:
     found = guess(write(["date", "units", "promotion"], rows))
     assert told(found)["other columns"][0] == "promotion"
     assert "as 0 and 1, or as numbers, coming days could be known by them" in told(found)["other columns"][1]
+
+
+def test_rows_of_every_hour_are_pointed_at(write: Write) -> None:
+    hourly = [(datetime.combine(day, time(h)), 1) for day in DAYS[:20] for h in range(24)]
+    assert "for forecasts by the hour write every='1h'" in told(guess(write(["at", "time", "units"], [(1, *row) for row in hourly])))["rows"][1]
+    sales = [(at + timedelta(minutes=7), n) for at, n in hourly]
+    assert "by the hour" not in told(guess(write(["at", "time", "units"], [(1, *row) for row in sales])))["rows"][1]
 
 
 def test_weeks_are_forecast_as_weeks_and_months_are_refused(write: Write) -> None:
