@@ -448,7 +448,7 @@ def test_the_project_that_is_written_is_short_and_goes_on_by_itself(tmp_path: Pa
     found = forecast(cli, tmp_path, file)
     text = (tmp_path / "project.py").read_text(encoding="utf-8")
     assert 12 <= len(text.splitlines()) <= 20
-    assert text.startswith("# Written by: endcap forecast 'sales.csv'\nimport endcap as ec\n")
+    assert re.match(r"# Written by: endcap forecast 'sales\.csv', [0-9a-f]{8}\nimport endcap as ec\n", text)
     applied = cli("apply", "--project", tmp_path, "--json")
     assert [(m["name"], m["change"]) for m in applied.json["models"]] == [("sales-units", "unchanged")]
     again = cli("run", "sales-units", "--project", tmp_path, "--json")
@@ -493,6 +493,19 @@ def test_a_project_that_somebody_wrote_is_not_touched(tmp_path: Path, cli: Cli) 
     assert said.err.splitlines()[1] == "  hint: use another folder: --project FOLDER"
     assert project.read_bytes() == b"# mine\xff\n"
     assert left_behind(tmp_path) == {"project.py", "sales.csv"}
+
+
+def test_a_project_of_ours_that_somebody_changed_is_not_touched(tmp_path: Path, cli: Cli) -> None:
+    file, project = write_plain(tmp_path), tmp_path / "project.py"
+    forecast(cli, tmp_path, file)
+    changed = project.read_text(encoding="utf-8").replace("horizon='7d'", "horizon='3d'")
+    project.write_text(changed, encoding="utf-8")
+    said = cli("forecast", file, "--project", tmp_path)
+    assert said.code == 5
+    assert "was changed since endcap forecast wrote it" in said.err
+    assert "go on with: endcap run; for another forecast use --project FOLDER" in said.err
+    assert project.read_text(encoding="utf-8") == changed
+    assert cli("run", "sales-units", "--project", tmp_path).code == 0
 
 
 def test_a_file_outside_the_project_is_named_by_its_whole_path(tmp_path: Path, cli: Cli) -> None:
@@ -558,7 +571,7 @@ _REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str, str]] = 
     "a bad number": (_with_row(("1", "2025-03-20", "many")), (), "'units' of", "decimals are written with a point"),
     "no values": (_no_values, (), "has no values", "give --target a column of numbers"),
     "no target": (_columns("store", "date"), (), "cannot be told", "--target COLUMN"),
-    "all in the future": (_future, (), "event time is in the future in 60 of 60 rows", "mend the rows"),
+    "all in the future": (_future, (), "60 of 60 rows of", "was 'date' read rightly (its values are of type date), in the zone"),
     "unknown target": (write_plain, ("--target", "unit"), "has no column 'unit'. Columns: ['date', 'store', 'units']", "did you mean 'units'?"),
     "unknown key": (write_plain, ("--key", "store,itme"), "has no column 'itme'", ""),
     "unknown time": (write_plain, ("--time", "dates"), "has no column 'dates'", "did you mean 'date'?"),

@@ -18,7 +18,7 @@ from endcap.pipelines.graph import Reporter
 from endcap.project.applying import apply
 from endcap.project.definitions import FILE, load_definitions
 from endcap.project.running import RunResult, run_task
-from endcap.solutions.forecasting.newcomer import Guess, guess_forecast, is_written_by_us, write_project
+from endcap.solutions.forecasting.newcomer import Guess, guess_forecast, is_changed, is_written_by_us, write_project
 from endcap.storage.files import delivering
 
 
@@ -66,8 +66,8 @@ def forecast(
     ``key`` is the column (or columns, with commas) that tells series apart, ``time`` the column with the day or time, ``target`` the number
     to forecast; what is not said is guessed and shown. ``horizon`` is how far to forecast, in whole days or weeks. ``zone`` is where the
     file's days begin and its times without an offset are read (None: the workspace's). ``report`` is the HTML page (None:
-    ``out/FILE-TARGET.html`` in the project's folder). A project.py that somebody else wrote is never overwritten, and for a file that cannot
-    be forecast none is left behind.
+    ``out/FILE-TARGET.html`` in the project's folder). A project.py that somebody else wrote, or changed, is never overwritten, and for a file
+    that cannot be forecast none is left behind.
     """
     from endcap.loop.data.digests import digest_file
 
@@ -79,6 +79,7 @@ def forecast(
         horizon=horizon,
         zone=zone,
         workspace_zone=session.zone,
+        now=session.now(),
         settings=session.settings,
         digests=lambda path: digest_file(session, path),
     )
@@ -87,6 +88,10 @@ def forecast(
     before = _read(path)
     if before is not None and not is_written_by_us(before):
         raise Conflict(f"{path} stands already and was written by somebody.", hint="use another folder: --project FOLDER")
+    if before is not None and before != text and is_changed(before):
+        raise Conflict(
+            f"{path} was changed since endcap forecast wrote it.", hint="go on with: endcap run; for another forecast use --project FOLDER"
+        )
     _write(path, text)
     page = report or folder / "out" / f"{found.forecast.name}.html"
     try:

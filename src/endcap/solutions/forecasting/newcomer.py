@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from endcap.core.definitions.tables import Check, Contract, Table
 from endcap.core.errors import InvalidInput, suggest, unknown
 from endcap.core.names import quote, quote_text
 from endcap.core.settings import Settings
+from endcap.core.zones import load_zone
 from endcap.solutions.forecasting.date_forms import Dates, find_dates
 from endcap.solutions.forecasting.number_forms import Numbers, find_numbers, find_parted_thousands
 
@@ -69,6 +72,7 @@ def guess_forecast(
     horizon: str,
     zone: str | None,
     workspace_zone: str,
+    now: datetime,
     digests: Callable[[Path], FileIdentity],
     settings: Settings | None = None,
 ) -> Newcomer:
@@ -77,7 +81,8 @@ def guess_forecast(
     Time: a column that is or reads as dates; of several ways of reading it the one that puts its days closest together. Target: a number
     by its name, else the only number that is no key. Key: a column by its name with few values; without one all rows are one series.
     Facts that have values on future days, where the target has none, are known ahead. Raises InvalidInput, with the columns there are,
-    when time or target cannot be told, and with a value that is in the way. Cost: a few scans of the file.
+    when time or target cannot be told, and with a value that is in the way. ``now`` is the instant after which no row may say what was sold.
+    Cost: a few scans of the file.
     """
     from endcap.loop.data.engine import open_engine
     from endcap.loop.data.sources import open_source
@@ -87,12 +92,12 @@ def guess_forecast(
         def look(table: Table) -> Source:
             return open_source(table, folder=Path(), zone=zone or workspace_zone, engine=engine, digests=digests)
 
-        return _Guesser(look, path, zone=zone, workspace_zone=workspace_zone).guess(key=key, time=time, target=target, horizon=horizon)
+        return _Guesser(look, path, zone=zone, workspace_zone=workspace_zone, now=now).guess(key=key, time=time, target=target, horizon=horizon)
 
 
 class _Guesser:
-    def __init__(self, look: Callable[[Table], Source], path: Path, *, zone: str | None, workspace_zone: str) -> None:
-        self.look, self.path, self.zone, self.workspace_zone = look, path, zone, workspace_zone
+    def __init__(self, look: Callable[[Table], Source], path: Path, *, zone: str | None, workspace_zone: str, now: datetime) -> None:
+        self.look, self.path, self.zone, self.workspace_zone, self.now = look, path, zone, workspace_zone, now
         self.source = look(Table(_name_of(path), str(path)))
         self.columns = self.source.columns
         self.guesses: list[Guess] = []
@@ -111,6 +116,8 @@ class _Guesser:
         keys, derived = self._guess_key(said, taken=taken)
         self._say_zone(time_columns, zone)
         known_ahead, future = self._guess_known_ahead(number, taken={*taken, *keys})
+        if not future:
+            self._require_past(number, zone)
         contract = msgspec.structs.replace(table.contract, future=future)
         table = msgspec.structs.replace(table, keys=keys, columns=table.columns | derived, contract=contract)
         open_fact = next((name for name in known_ahead if name.lower() in ("open", "is_open", "opened")), None)
@@ -318,6 +325,21 @@ class _Guesser:
         folds = {name: "max" if self.columns[name] == "bool" else "mean" for name in known}
         return {f"{name}_" if name in _TAKEN else name: Aggregate(fold, name) for name, fold in folds.items()}, True
 
+    def _require_past(self, target: str, zone: str) -> None:
+        """Raise InvalidInput for rows of coming days that say what was sold: dates were read wrongly, or it is a plan."""
+        now = self.now.astimezone(load_zone(zone)).replace(tzinfo=None)
+        n, first = self._one(
+            "SELECT count(*), min(__event_time)", where=f"__event_time > TIMESTAMP {quote_text(str(now))} AND {quote(target)} IS NOT NULL"
+        )
+        (total,) = self._one(f"SELECT count({quote(target)})")
+        if n:
+            read = next(guess for guess in self.guesses if guess.what == "time")
+            raise InvalidInput(
+                f"{n:,} of {total:,} rows of {self.path} lie in the future, from {first:%Y-%m-%d} on, and say what '{target}' was.",
+                hint=f"was '{read.value}' read rightly ({read.why}), in the zone where its days begin (--zone, here {zone})?"
+                f" What is planned for coming days must leave '{target}' empty",
+            )
+
     def _say_rows(self, keys: tuple[str, ...]) -> None:
         """Where a day of a series has several rows: that they are summed, and whether some may have been sent twice."""
         named = [quote(key) for key in keys if key in self.columns]
@@ -331,7 +353,17 @@ class _Guesser:
         if rows <= _MOST_COMPARED:
             (equal,) = self._one(f"SELECT count(*) - count(DISTINCT hash({', '.join(map(quote, self.columns))}))", where=there)
         twice = f"; {equal:,} of them equal another in every column: if they were sent twice, they count twice" if equal else ""
-        self._say("rows", f"{int(rows):,} on {int(cells):,} series-days", f"several rows of one day are summed{twice}")
+        hours = "; for forecasts by the hour write every='1h' and horizon='48h' in project.py" if self._is_hourly() else ""
+        self._say("rows", f"{int(rows):,} on {int(cells):,} series-days", f"several rows of one day are summed{twice}{hours}")
+
+    def _is_hourly(self) -> bool:
+        """Whether rows lie on full hours, on most hours of the days that have any."""
+        n_off, n_hours, n_days = self._one(
+            "SELECT count(*) FILTER (WHERE __event_time <> date_trunc('hour', __event_time)), count(DISTINCT date_trunc('hour', __event_time)),"
+            " count(DISTINCT CAST(__event_time AS DATE))",
+            where="__event_time IS NOT NULL",
+        )
+        return bool(n_off == 0 and n_hours >= 8 * n_days)
 
     def _say_rhythm(self, target: str) -> None:
         """Rows that lie a week apart are forecast on their weekday. Raises InvalidInput for rows a month apart: no day's forecast comes of them."""
@@ -378,7 +410,6 @@ def write_project(newcomer: Newcomer, *, folder: Path) -> str:
     path = Path(table.source).resolve()
     source = path.relative_to(folder.resolve()).as_posix() if path.is_relative_to(folder.resolve()) else str(path)
     lines = [
-        f"{_MARK} {path.name!r}",
         "import endcap as ec",
         "",
         "table = ec.Table(",
@@ -410,12 +441,23 @@ def write_project(newcomer: Newcomer, *, folder: Path) -> str:
         lines.append(f"    known_ahead={{{facts}}},")
     if forecast.open:
         lines.append(f"    open={forecast.open!r},")
-    return "\n".join([*lines, ")", ""])
+    text = "\n".join([*lines, ")", ""])
+    return f"{_MARK} {path.name!r}, {_seal(text)}\n{text}"
 
 
 def is_written_by_us(text: str) -> bool:
     """Whether a definition file came from ``write_project`` and may be written anew."""
     return text.startswith(_MARK)
+
+
+def is_changed(text: str) -> bool:
+    """Whether somebody changed a definition file that came from ``write_project``."""
+    head, _, rest = text.partition("\n")
+    return not head.endswith(f", {_seal(rest)}")
+
+
+def _seal(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _rank(name: str, words: tuple[str, ...]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from endcap.solutions.forecasting.newcomer import Newcomer, guess_forecast
 
 FIRST = date(2025, 3, 3)  # a Monday
 DAYS = [FIRST + timedelta(days=i) for i in range(40)]
+NOW = datetime(2025, 12, 31, tzinfo=UTC)
 Write = Callable[..., Path]
 
 
@@ -39,7 +40,7 @@ def write(tmp_path: Path) -> Write:
 
 def guess(path: Path, **said: str | None) -> Newcomer:
     given: dict[str, Any] = {"key": None, "time": None, "target": None, "zone": None} | said
-    return guess_forecast(path, horizon="7d", workspace_zone="UTC", digests=_identity, **given)
+    return guess_forecast(path, horizon="7d", workspace_zone="UTC", now=NOW, digests=_identity, **given)
 
 
 def told(found: Newcomer) -> dict[str, tuple[str, str]]:
@@ -205,11 +206,27 @@ def test_rows_that_equal_one_another_are_counted(write: Write) -> None:
     assert told(found)["rows"][1].endswith("; 9 of them equal another in every column: if they were sent twice, they count twice")
 
 
+def test_sales_of_coming_days_are_refused_with_how_the_dates_were_read(write: Write) -> None:
+    days = [date(2025, 12, 1) + timedelta(days=i) for i in range(40)]
+    with pytest.raises(InvalidInput, match=r"9 of 40 rows of .* lie in the future, from 2026-01-01 on, and say what 'units' was") as caught:
+        guess(write(["date", "units"], [(day.strftime("%d.%m.%y"), i) for i, day in enumerate(days)]))
+    assert "was 'date' read rightly (its values are dates written %d.%m.%y), in the zone" in (caught.value.hint or "")
+    found = guess(write(["date", "units", "promo"], [(day, i if day < NOW.date() else "", 1) for i, day in enumerate(days)]))
+    assert told(found)["known ahead"][0] == "promo"
+
+
 def test_words_about_coming_days_are_pointed_at(write: Write) -> None:
     rows = [(day, i if i < 33 else "", "yes" if i % 9 == 0 else "no") for i, day in enumerate(DAYS)]
     found = guess(write(["date", "units", "promotion"], rows))
     assert told(found)["other columns"][0] == "promotion"
     assert "as 0 and 1, or as numbers, coming days could be known by them" in told(found)["other columns"][1]
+
+
+def test_rows_of_every_hour_are_pointed_at(write: Write) -> None:
+    hourly = [(datetime.combine(day, time(h)), 1) for day in DAYS[:20] for h in range(24)]
+    assert "for forecasts by the hour write every='1h'" in told(guess(write(["at", "time", "units"], [(1, *row) for row in hourly])))["rows"][1]
+    sales = [(at + timedelta(minutes=7), n) for at, n in hourly]
+    assert "by the hour" not in told(guess(write(["at", "time", "units"], [(1, *row) for row in sales])))["rows"][1]
 
 
 def test_weeks_are_forecast_as_weeks_and_months_are_refused(write: Write) -> None:
