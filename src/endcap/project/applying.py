@@ -204,9 +204,17 @@ def _compare_models(session: Session, definitions: Definitions) -> Iterator[Plan
 
 
 def _differ(old: str, new: str) -> tuple[str, ...]:
-    before, after = _decode_model(old), _decode_model(new)
-    names = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    return tuple(f"{name}: {_short(before.get(name))} -> {_short(after.get(name))}" for name in names)
+    return tuple(_differ_fields(_decode_model(old), _decode_model(new)))
+
+
+def _differ_fields(old: Mapping[str, object], new: Mapping[str, object], *, within: str = "") -> Iterator[str]:
+    """A line for each field that differs; of what has fields of its own on both sides, such as a gate, a line for each of those."""
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differ_fields(before, after, within=f"{within}{name}.")
+        elif before != after:
+            yield f"{within}{name}: {_short(before)} -> {_short(after)}"
 
 
 def _decode_model(definition: str) -> dict[str, object]:

@@ -32,7 +32,8 @@ def read_evidence(session: Session, version: Version) -> tuple[str, bytes, str]:
     if found is None:
         raise InvalidInput(
             f"run '{version.run}' logged none of {list(EVIDENCE_FILES)}",
-            hint="log the rows that played no part in training, with the columns actual and prediction: mlflow.log_table(rows, 'evidence.parquet')",
+            hint="log the rows that played no part in training, with the columns actual and prediction: mlflow.log_table(rows, 'evidence.parquet'),"
+            " or run.log_evidence(rows) of ec.track",
         )
     note = f"they were logged after the version was registered (sha256 {found.sha256[:12]})"
     return found.path, session.blobs.get(found.sha256), note

@@ -44,10 +44,11 @@ def test_a_change_is_shown_part_by_part(project: Any) -> None:
     project.change("bias=0.4", "bias=0.5, coverage_90=(0.8, 0.95)")
     found = plan(project.session, folder=project.folder)
     assert found.models[0].change == "changed"
-    gate, horizon = found.models[0].differences
-    assert horizon == 'horizon: "7d" -> "14d"'
-    assert gate.startswith("gate: {")
-    assert gate.endswith("...")
+    assert found.models[0].differences == (
+        "gate.bias: 0.4 -> 0.5",
+        "gate.coverage_90: null -> [0.8,0.95]",
+        'horizon: "7d" -> "14d"',
+    )
     apply(project.session, folder=project.folder)
     assert '"horizon":"14d"' in get_model(project.session, "store-day").definition
     assert [row.detail["change"] for row in list_audit(project.session)] == ["changed", "new"]

@@ -68,7 +68,7 @@ class BiasWithin:
         lower, upper = found.lower - 1, found.upper - 1
         within, chance = abs(bias) <= self.limit, lower <= 0 <= upper
         word = "within" if within else "outside, but chance explains it," if chance else "outside"
-        sentence = f"bias is {bias:+.1%} (90% interval {lower:+.1%} to {upper:+.1%}), {word} ±{self.limit:.0%}"
+        sentence = f"bias is {bias:+.1%} (90% interval {lower:+.1%} to {upper:+.1%}), {word} ±{self.limit * 100:.3g}%"
         return CheckResult(
             check="bias", passed=within or chance, figure=bias, limit=f"±{self.limit:.3g}", sentence=sentence, lower=lower, upper=upper
         )

@@ -72,7 +72,7 @@ def request_approval(session: Session, version: str, *, environment: str = PROD,
         at = "" if place.name == PROD else f" --environment {place.name}"
         hint = f"see every figure with: endcap show {found.id}" if verdict else f"judge it with: endcap judge {found.id}{at}"
         session.record_refusal("request-approval", thing=f"model/{found.model}", detail={"version": found.id, "why": why[:500]})
-        raise GateRefused(f"'{found.id}' cannot be approved: {why}.", hint=hint, version=found.id)
+        raise GateRefused(f"'{found.id}' cannot be approved: {why.rstrip('.')}.", hint=hint, version=found.id)
     n_needed = count_needed(session, found.model, place)
     if n_needed == 0:
         raise Conflict(

@@ -123,7 +123,7 @@ def _require_admitted(session: Session, change: Change, row: Release, *, champio
             why = f"its newest verdict is now {admission.verdict.id}, not {verdict.id}"
     if why is not None:
         hint = f"see every figure with: endcap show {row.version}"
-        raise GateRefused(f"'{row.version}' cannot be released: {why}.", hint=hint, version=row.version)
+        raise GateRefused(f"'{row.version}' cannot be released: {why.rstrip('.')}.", hint=hint, version=row.version)
 
 
 def _answered(change: Change, session: Session, row: Release) -> bool:

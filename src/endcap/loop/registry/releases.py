@@ -175,7 +175,7 @@ def _admit(session: Session, candidate: Version, place: Environment, *, role: st
     if why:
         detail: Detail = {"version": candidate.id, "why": why[:500], **({"environment": place.name} if place.name != PROD else {})}
         session.record_refusal("promote", thing=thing, detail=detail)
-        raise GateRefused(f"'{candidate.id}' cannot be released: {why}.", hint=hint, version=candidate.id)
+        raise GateRefused(f"'{candidate.id}' cannot be released: {why.rstrip('.')}.", hint=hint, version=candidate.id)
     assert isinstance(found, Admission), "no refusal, so an admission"
     require_readable(session, candidate, verb="promote")
     return found

@@ -160,6 +160,7 @@ def test_a_bias_within_its_limit_passes_and_one_outside_does_not() -> None:
     assert outside.figure == pytest.approx(0.06)
     assert outside.sentence == "bias is +6.0% (90% interval +6.0% to +6.0%), outside ±5%"
     assert below.sentence.startswith("bias is -6.0%")
+    assert check(BiasWithin(0.001), evidence(forecast=ACTUAL * 1.04)).sentence.endswith("outside ±0.1%"), "a limit is told as it was said"
 
 
 def test_a_bias_that_chance_explains_passes() -> None:

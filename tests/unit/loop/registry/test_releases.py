@@ -68,11 +68,14 @@ def test_a_version_that_was_never_judged_is_refused(shop: Any) -> None:
 def test_a_refused_verdict_is_the_reason(shop: Any) -> None:
     version = shop.register("a")
     shop.judge(version)
+    shop.judge(version, passed=False, sentence="it has no column 'a'.")
+    with pytest.raises(GateRefused, match=r"cannot be released: it has no column 'a'\. Hint"):
+        promote(shop.session, version.id)
     shop.judge(version, passed=False, sentence="bias is +90%, outside ±5%")
     with pytest.raises(GateRefused, match=r"cannot be released: bias is \+90%, outside ±5%\."):
         promote(shop.session, version.id, reason="please")
     assert champion(shop) is None
-    assert refused(shop) == [("promote", "bias is +90%, outside ±5%")]
+    assert refused(shop)[0] == ("promote", "bias is +90%, outside ±5%")
 
 
 def test_a_verdict_against_an_older_champion_does_not_count(shop: Any) -> None:
