@@ -97,6 +97,11 @@ def remove_leftovers(records: RecordStore, workspaces: Iterable[str], *, now: da
     return {name: n for name, n in removed.items() if n}
 
 
+def count_sessions(records: RecordStore, *, now: datetime) -> int:
+    """How many page sessions would go now. Cost: a look at all that are kept."""
+    return sum(_remove(records, sort, HOUSE, now, dry_run=True) for sort in _of_sessions(records))
+
+
 def read_sessions_period(records: RecordStore) -> str:
     """How long page sessions that ended are kept: a length, or 'ever'."""
     rules = records.get(RETENTION_RULES, workspace=HOUSE, id=HOUSE)

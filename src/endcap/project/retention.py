@@ -35,7 +35,7 @@ from endcap.project.expiry import (
     remove_expired,
 )
 from endcap.project.forgetting import finish_forgetting
-from endcap.project.leftovers import EVER, SESSIONS, read_sessions_period, remove_leftovers
+from endcap.project.leftovers import EVER, SESSIONS, count_sessions, read_sessions_period, remove_leftovers
 from endcap.project.things import require_thing
 
 _FINDERS: dict[str, Callable[[Session, Leaning, datetime], Expired]] = {
@@ -261,7 +261,7 @@ def _note_swept(session: Session, day: str) -> None:
 def _show_sessions(session: Session, what: str) -> RetentionLine:
     """The line of page sessions, which are the house's: how many would go is for its admins."""
     records = session.ports.records
-    n = remove_leftovers(records, (), now=session.now(), dry_run=True).get(SESSIONS, 0) if session.admin else 0
+    n = count_sessions(records, now=session.now()) if session.admin else 0
     return RetentionLine(SESSIONS, read_sessions_period(records), what, n, 0)
 
 
