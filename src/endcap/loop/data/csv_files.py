@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -13,7 +12,7 @@ from endcap.core.definitions.tables import Table
 from endcap.core.errors import InvalidInput
 from endcap.core.names import quote, quote_text
 from endcap.loop.data.column_types import FILE, PLACE, ROW, Exclusion, KnownTypes, detect_types
-from endcap.loop.data.failures import reading
+from endcap.loop.data.failures import TO_UTF8, reading
 from endcap.loop.data.parquet_files import require_free_name, require_same_columns
 from endcap.loop.data.paths import DataFiles, sql_list
 
@@ -87,8 +86,7 @@ def _read_layout(path: Path, *, table: Table) -> _Layout:
     try:
         headers = {d: header for d in delimiters if (header := _read_header(path, d)) is not None}
     except UnicodeDecodeError as error:
-        hint = f"save the file as UTF-8 (Excel: CSV UTF-8), or: iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(path.name)} > utf8.csv"
-        raise InvalidInput(f"Table '{table.name}': {path} is not UTF-8.", hint=hint) from error
+        raise InvalidInput(f"Table '{table.name}': {path} is not UTF-8.", hint=TO_UTF8) from error
     except (OSError, EOFError) as error:
         raise InvalidInput(f"Table '{table.name}': the header of {path} cannot be read: {error}.") from error
     if not headers:

@@ -30,9 +30,10 @@ _BAD_INPUT = (
 _ABOUT_VALUES = (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException, duckdb.TypeMismatchException)
 _CSV_LINE = re.compile(r"CSV Error on Line: (\d+)")
 _CSV_FILE = re.compile(r"^\s*file = (.*)$", re.MULTILINE)
+TO_UTF8 = "save the file as UTF-8 (Excel: CSV UTF-8), or: iconv -f WINDOWS-1252 -t UTF-8 FILE > utf8.csv"
 _CSV_REASONS = (
     (re.compile(r"Expected Number of Columns: (\d+) Found: (\d+)"), "it has {1} columns where the header has {0}", None),
-    (re.compile(r"[Ii]nvalid unicode|not utf-8"), "it is not UTF-8", "save the file as UTF-8"),
+    (re.compile(r"[Ii]nvalid unicode|not utf-8"), "it is not UTF-8", TO_UTF8),
     (re.compile(r"unterminated quote"), "a quote is opened and not closed", 'double quotes inside a quoted value: ""'),
     (re.compile(r"[Mm]aximum line size"), "it is longer than a line may be", "look for a quote that is not closed"),
 )

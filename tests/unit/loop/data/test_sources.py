@@ -141,6 +141,13 @@ def test_a_bad_line_in_the_middle_names_file_and_line(tmp_path: Path, engine: du
     assert raised.value.details["line"] == 3002
 
 
+def test_a_line_far_below_that_is_not_utf_8_is_named(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
+    (tmp_path / "a.csv").write_bytes(b"street,x\n" + b"Konigsallee,1\n" * 20_000 + "Königsallee,2\n".encode("latin-1"))
+    with pytest.raises(InvalidInput, match=r"line 20002 of .* cannot be read: it is not UTF-8") as caught:
+        rows_of(source_of(Table("a", "a.csv"), tmp_path, engine))
+    assert "iconv -f WINDOWS-1252 -t UTF-8" in (caught.value.hint or "")
+
+
 def test_a_column_without_a_name_is_called_by_its_place(tmp_path: Path, engine: duckdb.DuckDBPyConnection) -> None:
     (tmp_path / "a.csv").write_text(",x,y,\n0,1,1,\n1,2,1,\n")
     found = source_of(Table("a", "a.csv"), tmp_path, engine)
@@ -155,7 +162,7 @@ def test_a_column_without_a_name_is_called_by_its_place(tmp_path: Path, engine: 
         (b"PAR1\x15\x04", "a Parquet file", "call it .parquet"),
         (b"\x1f\x8b\x08\x00", "zipped by gzip", "call it .csv.gz"),
         ("x,y\n1,2\n".encode("utf-16"), "is UTF-16", "iconv -f UTF-16"),
-        ("Straße,x\n1,2\n".encode("latin-1"), "is not UTF-8", "iconv -f WINDOWS-1252 -t UTF-8 a.csv"),
+        ("Straße,x\n1,2\n".encode("latin-1"), "is not UTF-8", "iconv -f WINDOWS-1252 -t UTF-8 FILE"),
     ],
 )
 def test_what_is_called_csv_and_is_none_is_called_by_its_name(
