@@ -97,7 +97,8 @@ def get_version(session: Session, version: str) -> Version:
     if found is None:
         model = version.rpartition("-v")[0]
         ids = [v.id for v in session.records.find(VERSIONS, workspace=session.workspace, where={"model": model})]
-        raise NotFound(f"No version {version!r} in workspace '{session.workspace}'.", hint=suggest(version, ids))
+        others = f"list them with: endcap versions {model}" if ids else "list models with: endcap ls"
+        raise NotFound(f"No version {version!r} in workspace '{session.workspace}'.", hint=suggest(version, ids) or others)
     return found
 
 
