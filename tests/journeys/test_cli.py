@@ -550,4 +550,4 @@ def test_a_run_that_nothing_passes_is_no_success(tmp_path: Path, cli: Cli, open_
     assert (again.code, again.json["batch"]) == (6, None)
     assert cli("predictions", MODEL, "--out", tmp_path / "f.csv", "--project", tmp_path).code == 3
     assert not (tmp_path / "f.csv").exists()
-    assert cli("show", MODEL, "--project", tmp_path).out.splitlines()[1] == "nothing answers: no version passed its gate yet"
+    assert cli("show", MODEL, "--project", tmp_path).out.splitlines()[1] == "nothing answers: no version was released yet"

@@ -119,7 +119,7 @@ def test_privacy(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             with open_house(folder / ".endcap") as house:
                 read = read_online(house.session(), ["facts"], {"customer_id": [1, 2]})
             assert read.views[0].features["email"] == ["planted-1@example.org", None]
-    assert typed == 15
+    assert typed == 16
     assert forgotten >= 1
 
 

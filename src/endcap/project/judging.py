@@ -13,6 +13,7 @@ from endcap.governance.sessions import Session
 from endcap.governance.verbs import verb
 from endcap.loop.evaluation.records import VERDICTS, CheckResult, Verdict
 from endcap.loop.features.records import VIEW_HEADS
+from endcap.loop.registry.admissions import identify_gate
 from endcap.loop.registry.environments import get_environment
 from endcap.loop.registry.records import PROD, Version
 from endcap.loop.registry.releases import get_champion
@@ -47,12 +48,13 @@ def judge_version(session: Session, version: str, *, environment: str = PROD) ->
     definition = read_definition(record)
     standing = get_champion(session, candidate.model, environment=place.name)
     champion = get_version(session, standing.version) if standing else None
+    identity = identify_gate(record.definition, environment=place.name)
     if isinstance(definition, Model):
-        return _judge_own(session, candidate, definition, environment=environment, champion=champion)
-    return _judge_forecast(session, candidate, make_task(definition), environment=environment, champion=champion)
+        return _judge_own(session, candidate, definition, environment=environment, champion=champion, identity=identity)
+    return _judge_forecast(session, candidate, make_task(definition), environment=environment, champion=champion, identity=identity)
 
 
-def _judge_forecast(session: Session, version: Version, task: Task, *, environment: str, champion: Version | None) -> Verdict:
+def _judge_forecast(session: Session, version: Version, task: Task, *, environment: str, champion: Version | None, identity: str) -> Verdict:
     """By the evidence of its back-test, kept when it was trained; the champion of now is made to forecast the same rows."""
     from endcap.loop.retraining.checking import judge_evidence
     from endcap.loop.retraining.offers import ask_gate
@@ -61,17 +63,17 @@ def _judge_forecast(session: Session, version: Version, task: Task, *, environme
     n_tried = next((verdict.n_tried for verdict in known if verdict.kind == "gate"), 1)
     other = champion if champion is not None and champion.id != version.id else None
     evidence = task.weigh(session, version, champion=other, n_tried=n_tried)
-    asked = ask_gate(session, task, version, environment=environment)
+    asked = replace(ask_gate(session, task, version, environment=environment), identity=identity)
     return judge_evidence(session, version, evidence, asked=asked, champion=champion)
 
 
-def _judge_own(session: Session, version: Version, model: Model, *, environment: str, champion: Version | None) -> Verdict:
+def _judge_own(session: Session, version: Version, model: Model, *, environment: str, champion: Version | None, identity: str) -> Verdict:
     from endcap.loop.evaluation.row_evidence import RowEvidence
     from endcap.loop.retraining.checking import Asked, give_verdict, judge_evidence
 
     gate = model.gate_of(environment)
     views = version.views or _find_views(session, model)
-    asked = Asked(gate, environment, model.charter, views, lambda: _time_answer(session, version))
+    asked = Asked(gate, environment, model.charter, views, lambda: _time_answer(session, version), identity=identity)
     try:
         if gate.drift is not None:
             for each in (version, champion):

@@ -237,6 +237,25 @@ def test_a_probability_is_judged_by_its_log_loss_and_a_class_by_its_errors(desk:
     assert find(found, "error_rate against the best baseline (most frequent class)").figure < 0.8
 
 
+def test_a_verdict_of_a_gate_that_was_changed_since_releases_nothing(desk: Desk) -> None:
+    """Who loosens a gate to be judged and tightens it again, or tightens it after somebody was judged, lets nobody through."""
+    loose, strict = "ec.Gate(metric='rmse', bias=None)", "ec.Gate(metric='rmse', bias=None, charter=True)"
+    desk.define(f"Model(name='churn', gate={loose}, gates={{'dev': {loose}}})")
+    version = desk.log(rows())
+    assert desk.judge(version).passed
+    assert desk.judge(version, environment="dev").passed
+    desk.define(f"Model(name='churn', gate={strict}, gates={{'dev': {loose}}})")
+    with pytest.raises(GateRefused, match="its gate was changed since it was judged") as caught:
+        promote(desk.session, version)
+    assert caught.value.hint == "judge it anew with: endcap judge churn-v1"
+    promote(desk.session, version, environment="dev")
+    assert not desk.judge(version).passed
+    desk.define(f"Model(name='churn', gate={strict}, charter=ec.Charter(problem='p', business_metric='m'))")
+    assert desk.judge(version).passed
+    desk.define("Model(name='churn', owner='crm', gate=ec.Gate(metric='rmse', bias=None, charter=True, approvals=0))")
+    assert promote(desk.session, version).version == version, "a gate in other words, and whoever owns it, are no other gate"
+
+
 def test_what_stands_about_a_version_is_checked_too(desk: Desk) -> None:
     desk.define("Model(name='churn', gate=ec.Gate(metric='rmse', bias=None, size_mb=1, fresh='14d', charter=True, approvals=2, latency_ms=5))")
     verdict = desk.judge(desk.log(rows()))

@@ -88,7 +88,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     ``kind`` is ``gate``, or ``override`` for one by which somebody answers with their name in the gate's place: ``checks`` are then those of the
     verdict that was overridden, ``passed`` stays what they say, and ``override`` says who and why. It counts for ``environment`` alone.
     ``request`` is the approval request by which people agreed to it ('': nobody was asked). ``n_tried`` versions had been offered on the same rows,
-    this one included.
+    this one included. ``gate`` identifies the gate as it stood ('': it is not known): on a verdict of another one nothing is released.
     """
 
     id: str
@@ -104,6 +104,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     override: Override | None = None
     request: str = ""
     n_tried: int = 1
+    gate: str = ""
 
     @property
     def figures(self) -> dict[str, float]:

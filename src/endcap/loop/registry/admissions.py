@@ -12,6 +12,7 @@ from datetime import datetime
 
 import msgspec
 
+from endcap.core.identity import identify
 from endcap.governance.records import AUDIT_ROWS
 from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import APPROVALS_CHECK, NO_CHAMPION, VERDICTS, Verdict
@@ -153,6 +154,19 @@ def read_gate_approvals(definition: str, *, environment: str = PROD) -> int:
     return asked.gates.get(environment, asked.gate or _Gate()).approvals
 
 
+def identify_gate(definition: str, *, environment: str) -> str:
+    """What tells the gate of an environment, by a model's definition as JSON, from what it was or will be.
+
+    The approvals it asks for are left out: these are counted whenever somebody wants to release.
+
+    >>> identify_gate('{"gate": {"bias": 0.1, "approvals": 2}}', environment="dev") == identify_gate('{"gate": {"bias": 0.1}}', environment="dev")
+    True
+    """
+    told = msgspec.json.decode(definition)
+    gate = (told.get("gates") or {}).get(environment, told.get("gate")) or {}
+    return identify("gate", {name: value for name, value in gate.items() if name != "approvals"})
+
+
 def _find_skipped(session: Session, version: Version, place: Environment, *, reader: RecordReader) -> Refusal | None:
     """The environment that a version left out on its way, as a refusal."""
     if place.after is None:
@@ -183,6 +197,9 @@ def _find_shortfall(
     if role == "champion" and champion is not None and verdict.against != champion.version != version.id:
         why = f"it was judged against {verdict.against or 'no champion'}, but the champion is now {champion.version}"
         return Refusal(why, f"judge it anew with: endcap judge {version.id}{_name(place)}")
+    record = reader.get(MODELS, workspace=session.workspace, id=version.model) if verdict.gate else None
+    if record is not None and verdict.gate != identify_gate(record.definition, environment=place.name):
+        return Refusal("its gate was changed since it was judged", f"judge it anew with: endcap judge {version.id}{_name(place)}")
     n_needed = count_needed(session, version.model, place, reader=reader)
     n_has = count_approved(session, verdict, reader=reader) if n_needed else 0
     if n_has < n_needed:

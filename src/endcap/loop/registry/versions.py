@@ -97,7 +97,7 @@ def get_version(session: Session, version: str) -> Version:
     if found is None:
         model = version.rpartition("-v")[0]
         ids = [v.id for v in session.records.find(VERSIONS, workspace=session.workspace, where={"model": model})]
-        hint = suggest(version, ids)
+        hint = suggest(version, ids) or (f"list them with: endcap versions {model}" if ids else "list models with: endcap ls")
         if session.records.get(MODELS, workspace=session.workspace, id=version) is not None:
             hint = f"that is a model; its versions: endcap versions {version}"
         raise NotFound(f"No version {version!r} in workspace '{session.workspace}'.", hint=hint)

@@ -30,7 +30,7 @@ from endcap.loop.registry.versions import record_verdict
 @dataclass(frozen=True)
 class Asked:
     """What a version is judged by: the gate of an environment, the model's charter, the feature views it reads (versions by name), and how its
-    answers are timed (None: nothing here can answer for it).
+    answers are timed (None: nothing here can answer for it). ``identity`` is that of the gate as the model's definition has it.
     """
 
     gate: Gate
@@ -39,6 +39,7 @@ class Asked:
     views: Mapping[str, str] = field(default_factory=dict)
     measure: Callable[[], AnswerTimes] | None = None
     seed: int = 7
+    identity: str = ""
 
 
 def judge_evidence(
@@ -73,6 +74,7 @@ def give_verdict(
         n_pairs=n_pairs,
         environment=asked.environment,
         n_tried=n_tried,
+        gate=asked.identity,
     )
     return record_verdict(session, verdict)
 

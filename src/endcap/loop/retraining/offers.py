@@ -10,8 +10,9 @@ from endcap.governance.sessions import Session
 from endcap.loop.evaluation.records import Verdict
 from endcap.loop.evaluation.standing_checks import AnswerTimes, time_answers
 from endcap.loop.features.records import TrainingProfile
+from endcap.loop.registry.admissions import identify_gate
 from endcap.loop.registry.approvals import request_approval
-from endcap.loop.registry.records import PROD, Field, Signature, Version
+from endcap.loop.registry.records import MODELS, PROD, Field, Signature, Version
 from endcap.loop.registry.releases import get_champion, promote
 from endcap.loop.registry.versions import get_version, register_version
 from endcap.loop.retraining.checking import Asked, judge_evidence
@@ -82,7 +83,9 @@ def ask_gate(session: Session, task: Task, version: Version, *, environment: str
         times = time_answers(answer)
         return msgspec.structs.replace(times, of=f"an answer of {n_rows:,} forecasts")
 
-    return Asked(task.gate_of(environment), environment, task.charter, version.views, measure, seed=task.seed)
+    record = session.records.get(MODELS, workspace=session.workspace, id=task.name)
+    identity = identify_gate(record.definition, environment=environment) if record is not None else ""
+    return Asked(task.gate_of(environment), environment, task.charter, version.views, measure, seed=task.seed, identity=identity)
 
 
 def offer_version(session: Session, task: Task, version: Version, *, reason: str, n_tried: int = 1) -> Judged:

@@ -51,6 +51,17 @@ def test_registered_versions_are_listed_with_what_their_newest_verdict_measured(
     assert oldest == msgspec.structs.replace(judged, metrics=Metrics(n=0, log_loss=0.5, auc=0.75, logged={"loss": 0.3}))
 
 
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [("store-day-v2", "did you mean 'store-day-v1'?"), ("store-day-v", "did you mean 'store-day-v1'?"), ("x-v1", "list models with: endcap ls")],
+)
+def test_who_asks_for_a_version_that_is_not_there_is_told_where_to_look(shop: Any, asked: str, hint: str) -> None:
+    shop.register("a")
+    with pytest.raises(NotFound) as caught:
+        get_version(shop.session, asked)
+    assert caught.value.hint == hint
+
+
 def test_equal_identity_gives_the_version_that_stands(shop: Any) -> None:
     first = shop.register("a", run="run_1")
     again = shop.register("a", run="run_2")
