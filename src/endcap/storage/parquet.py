@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ROW_GROUP_ROWS = 1 << 20
 """How many rows a row group has at most: what a reader has in memory at once."""
-_OPEN_AT_ONCE = 256  # files; processes are commonly allowed 1,024
+OPEN_AT_ONCE = 256  # files; processes are commonly allowed 1,024
 
 
 def write_parquet(table: pa.Table, *, sink: IO[bytes]) -> int:
@@ -48,7 +48,7 @@ def read_parquet(
     dataset: str,
     partition: Mapping[str, str] | None = None,
     columns: Sequence[str] | None = None,
-    at_once: int = _OPEN_AT_ONCE,
+    at_once: int = OPEN_AT_ONCE,
 ) -> pa.Table:
     """The rows of open files, one after another; see ``TableStore.read``. Takes ``at_once`` files at a time."""
     return read_fragments(map(open_fragment, files), dataset=dataset, partition=partition, columns=columns, at_once=at_once)
@@ -60,7 +60,7 @@ def read_fragments(
     dataset: str,
     partition: Mapping[str, str] | None = None,
     columns: Sequence[str] | None = None,
-    at_once: int = _OPEN_AT_ONCE,
+    at_once: int = OPEN_AT_ONCE,
 ) -> pa.Table:
     """``read_parquet`` of what ``open_fragment`` opened."""
     import pyarrow as pa

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from endcap.core.errors import InvalidInput
+from endcap.core.errors import InvalidInput, suggest, unknown
+from endcap.storage.parquet import OPEN_AT_ONCE, read_fragments
 from endcap.storage.wrapped import WrappedTables
 
 if TYPE_CHECKING:
@@ -62,6 +63,16 @@ class SealedTables(WrappedTables):
         return self.inner.write(dataset, partition=partition, table=self.seal(table, dataset, partition=partition))
 
     def read(self, dataset: str, *, partition: Mapping[str, str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        if self._ever_sealed() and len(self.inner.partitions(dataset, partition=partition)) <= OPEN_AT_ONCE:
+            found = self.scan(dataset, partition=partition)  # what is sealed is not read twice, to see that it is
+            if not _is_opened(found):
+                return read_fragments(found.get_fragments(), dataset=dataset, partition=partition, columns=columns)
+            for name in columns or ():
+                if name not in found.schema.names:
+                    raise InvalidInput(
+                        unknown("column", name, found.schema.names, where=f"Dataset '{dataset}'"), hint=suggest(name, found.schema.names)
+                    )
+            return found.to_table(columns=columns)
         try:
             table = self.inner.read(dataset, partition=partition, columns=columns)
         except InvalidInput:  # some partitions may have been written before a column was sealed
@@ -98,6 +109,12 @@ class SealedTables(WrappedTables):
             return opened
         return found[0][1] if len(found) == 1 else pads.dataset([one for _, one in found])
 
+    def _ever_sealed(self) -> bool:
+        """Whether anything was ever sealed in the workspace. Cost: a read."""
+        from endcap.governance.privacy.records import PEPPERS
+
+        return self.session.ports.records.get(PEPPERS, workspace=self.session.workspace, id="pepper") is not None
+
     def _open(self, dataset: str, partition: Mapping[str, str] | None) -> OpenedRows | None:
         """The rows of partitions; None where none is sealed."""
         try:
@@ -128,3 +145,11 @@ class SealedTables(WrappedTables):
         from endcap.governance.privacy.subjects import Subjects
 
         return OpenedRows([SealedPart(fragment, place) for place, fragment in fragments], Subjects(self.session))
+
+
+def _is_opened(found: pads.Dataset) -> bool:
+    if not any(field.metadata for field in found.schema):
+        return False
+    from endcap.governance.privacy.opened_rows import OpenedRows
+
+    return isinstance(found, OpenedRows)

@@ -286,12 +286,12 @@ class _Blocks:
 
 def _find_blocks(codes: NDArray[np.int64], marked: Sequence[bytes], *, column: str) -> _Blocks:
     """Of which blocks rows are. Raises IntegrityBroken unless these are one behind another, and none of them lacks a row."""
-    tails = [_BLOCK.unpack(mark[REF_BYTES:]) for mark in marked]
-    numbers, sizes = (np.array([tail[n] for tail in tails], np.int64) for n in (0, 1))
+    tails = np.frombuffer(b"".join(marked), np.uint8).reshape(-1, REF_BYTES + _BLOCK.size)[:, REF_BYTES:].copy().view(">u4").astype(np.int64)
+    numbers, sizes = tails[:, 0], tails[:, 1]
     own = numbers[codes]
     starts = np.flatnonzero(np.diff(own, prepend=-1))
     lengths = np.diff(np.append(starts, len(own)))
-    if not np.array_equal(sizes[codes[starts]], lengths) or len(set(tails)) != len(starts):
+    if not np.array_equal(sizes[codes[starts]], lengths) or len(np.unique(tails, axis=0)) != len(starts):
         raise _broken(column)
     first = dict(zip(own[starts].tolist(), starts.tolist(), strict=True))
     return _Blocks([mark[REF_BYTES:] for mark in marked], np.array([first[number] for number in numbers.tolist()], np.int64))
@@ -383,11 +383,13 @@ def _unseal_column(
             raise InvalidTag
         counts = np.diff(found.starts)
         laid, cuts = _lay_out(found.rows - np.repeat(blocks.starts[found.codes], counts), lengths), (found.starts * _LAID_BYTES).tolist()
+        heads = {tail: bound + tail for tail in set(blocks.tails)}
+        own = [heads[tail] for tail in blocks.tails]
         # What ends one message begins the next.
         for code, first, last, a, b in zip(found.codes.tolist(), ends, ends[1:], cuts, cuts[1:], strict=False):
             key, start = keys[code], first + _NONCE
             assert key is not None, "rows without a key were left out"
-            parts.append(AESGCM(key).decrypt(sealed[first:start], sealed[start:last], bound + blocks.tails[code] + laid[a:b]))
+            parts.append(AESGCM(key).decrypt(sealed[first:start], sealed[start:last], own[code] + laid[a:b]))
     except InvalidTag as error:
         raise _broken(name) from error
     return _scatter(_unpack(lengths, b"".join(parts), type_), found.rows, n=len(column))
