@@ -3,7 +3,8 @@
     python benchmarks/tracking_http.py [--rounds 3] [--only endcap mlflow at-once] [--memory]
 
 What is measured, with the unmodified client 3.17 on loopback, call by call: `log_metric` (one point), `log_batch` (100 points), setting an alias
-that is a name to one version and the other in turn, and loading a LightGBM model of 50 trees by `models:/NAME@ALIAS`, which is a dozen requests.
+that is a name to one version and the other in turn, and loading a LightGBM model of 50 trees by `models:/NAME@ALIAS`, ten requests, in a process that
+does nothing else, as those do that serve.
 Of ours also setting the alias `champion` of a model whose version was never judged: it is judged by its evidence of 1,000 rows, then released.
 
 How: both servers run at once, each in a process of its own, and the client measures them in turn, round by round; a side's figures are
@@ -47,33 +48,7 @@ _LOADS = "load_by_alias"
 LIMITS = {"log_metric": 3.0, "log_batch": 6.0, "set_alias": 5.0, "load_by_alias": 30.0}
 READY_CPU_S, READY_MB = 3.0, 300.0
 MEMORY = Path("/dev/shm")
-CLIENT = r"""
-import json, os, sys, tempfile, time, warnings, logging
-import lightgbm as lgb, mlflow, numpy as np, pandas as pd
-from mlflow.entities import Metric
-from mlflow.models import infer_signature
-
-warnings.simplefilter("ignore")
-url, side, sizes = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-mlflow.set_tracking_uri(url)
-logging.getLogger("mlflow").setLevel(logging.ERROR)
-client = mlflow.MlflowClient()
-stem = f"bench-{time.time_ns():x}"
-rng = np.random.default_rng(7)
-rows = pd.DataFrame(rng.normal(size=(2000, 6)), columns=list("abcdef"))
-target = rows["a"] * 3 - rows["b"]
-booster = lgb.train({"verbose": -1, "num_threads": 1}, lgb.Dataset(rows, target), num_boost_round=50)
-signature = infer_signature(rows, booster.predict(rows))
-mlflow.set_experiment(stem)
-
-def log(name, seed):
-    with mlflow.start_run():
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "evidence.csv")
-            pd.DataFrame({"id": range(1000), "actual": target[:1000], "prediction": booster.predict(rows[:1000])}).to_csv(path, index=False)
-            mlflow.log_artifact(path)
-        mlflow.lightgbm.log_model(booster, name="model", signature=signature, pip_requirements=["lightgbm"], registered_model_name=name)
-
+_MEASURING = r"""
 def measure(act, n):
     took, spent = [], []
     for place in range(n + max(2, n // 10)):
@@ -96,7 +71,36 @@ def keep_pace():
         counts[place % 1000] = counts.get(place % 1000, 0) + place
     json.dumps([str(place) for place in range(50_000)])
     return 1000 * (time.process_time() - began)
+"""
+LOGGER = (
+    r"""
+import json, os, sys, tempfile, time, warnings, logging
+import lightgbm as lgb, mlflow, numpy as np, pandas as pd
+from mlflow.entities import Metric
+from mlflow.models import infer_signature
 
+warnings.simplefilter("ignore")
+url, stem, side, sizes = *sys.argv[1:4], json.loads(sys.argv[4])
+mlflow.set_tracking_uri(url)
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+client = mlflow.MlflowClient()
+rng = np.random.default_rng(7)
+rows = pd.DataFrame(rng.normal(size=(2000, 6)), columns=list("abcdef"))
+target = rows["a"] * 3 - rows["b"]
+booster = lgb.train({"verbose": -1, "num_threads": 1}, lgb.Dataset(rows, target), num_boost_round=50)
+signature = infer_signature(rows, booster.predict(rows))
+mlflow.set_experiment(stem)
+
+def log(name, seed):
+    with mlflow.start_run():
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "evidence.csv")
+            pd.DataFrame({"id": range(1000), "actual": target[:1000], "prediction": booster.predict(rows[:1000])}).to_csv(path, index=False)
+            mlflow.log_artifact(path)
+        mlflow.lightgbm.log_model(booster, name="model", signature=signature, pip_requirements=["lightgbm"], registered_model_name=name)
+"""
+    + _MEASURING
+    + r"""
 print(json.dumps({"name": "pace", "ms": round(min(keep_pace() for _ in range(5)), 1), "python": sys.version.split()[0]}), flush=True)
 sys.stdin.readline()
 run = client.create_run(client.get_experiment_by_name(stem).experiment_id).info.run_id
@@ -111,10 +115,6 @@ for seed in range(2):
 print(json.dumps({"name": "pause"}), flush=True)
 sys.stdin.readline()
 tell("set_alias", measure(lambda place: client.set_registered_model_alias(name, "best", str(place % 2 + 1)), sizes["set_alias"]))
-def load(place):
-    model = mlflow.lightgbm.load_model(f"models:/{name}@best")
-    assert model.num_trees() == 50
-tell("load_by_alias", measure(load, sizes["load_by_alias"]))
 if side == "endcap":
     names = [f"{stem}-{place}" for place in range(sizes["release"] + 2)]
     for each in names:
@@ -123,6 +123,26 @@ if side == "endcap":
     sys.stdin.readline()
     tell("release", measure(lambda place: client.set_registered_model_alias(names[place], "champion", "1"), sizes["release"]))
 """
+)
+LOADER = (
+    r"""
+import json, os, sys, time, warnings, logging
+import mlflow, numpy as np
+
+warnings.simplefilter("ignore")
+url, stem, n = *sys.argv[1:3], int(sys.argv[3])
+mlflow.set_tracking_uri(url)
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+"""
+    + _MEASURING
+    + r"""
+sys.stdin.readline()
+def load(place):
+    model = mlflow.lightgbm.load_model(f"models:/{stem}-trees@best")
+    assert model.num_trees() == 50
+tell("load_by_alias", measure(load, n))
+"""
+)
 SIZES = {"log_metric": 300, "log_batch": 100, "set_alias": 100, "load_by_alias": 20, "release": 10}
 
 
@@ -195,10 +215,16 @@ def wait(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def measure_round(python: Path, side: str, url: str, server: psutil.Process, folder: Path) -> dict[str, dict[str, float]]:
-    """One round of the client: for each call its milliseconds, and those of CPU in the server."""
+    """One round of the client: for each call its milliseconds, and those of CPU in the server. What it logged is loaded by a process of its own."""
+    stem = f"bench-{time.time_ns():x}"
+    found = follow([str(python), "-c", LOGGER, url, stem, side, json.dumps(SIZES)], server, folder)
+    return found | follow([str(python), "-c", LOADER, url, stem, str(SIZES[_LOADS])], server, folder)
+
+
+def follow(asked: list[str], server: psutil.Process, folder: Path) -> dict[str, dict[str, float]]:
+    """What a process of the client tells, each piece begun and ended with a look at what the server has cost."""
     found: dict[str, dict[str, float]] = {}
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    asked = [str(python), "-c", CLIENT, url, side, json.dumps(SIZES)]
     with subprocess.Popen(
         asked, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as client:
@@ -223,7 +249,7 @@ def measure_round(python: Path, side: str, url: str, server: psutil.Process, fol
             client.stdin.flush()
             before, _ = read_cost(server)
     if client.returncode:
-        raise SystemExit(f"The client failed against {side}.")
+        raise SystemExit(f"The client failed against {server.cmdline()[:4]}.")
     return found
 
 

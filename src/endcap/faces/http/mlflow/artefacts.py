@@ -19,13 +19,13 @@ from endcap.core.permissions import Permission
 from endcap.faces.http.answers import encode_result
 from endcap.faces.http.calls import Calls
 from endcap.faces.http.mlflow.answers import locate
-from endcap.faces.http.mlflow.lent import reach_version
+from endcap.faces.http.mlflow.lent import SIGN, reach_version
 from endcap.faces.http.mlflow.protocol import Needs, call
 from endcap.faces.http.mlflow.runs import OneRun
 from endcap.faces.http.sessions import session_of
 from endcap.governance.rights.shares import hand_out
 from endcap.governance.sessions import Session
-from endcap.loop.registry.records import Version
+from endcap.loop.registry.records import VersionFile
 from endcap.loop.registry.versions import get_version
 from endcap.loop.training.tracking.paths import require_path
 from endcap.loop.training.tracking.run_files import delete_files, list_files, put_file, read_file
@@ -44,6 +44,7 @@ DOWNLOAD = {"x-content-type-options": "nosniff", "content-disposition": "attachm
 """A browser never shows a file as if it were ours: what a run keeps may be a page with a script."""
 _TAKERS, _OWNERS = ("run", "logged-model"), ("run", "logged-model", "version")
 _PIECE_BYTES = 2**20
+_SMALL_BYTES = 2**18
 _BYTES = "application/octet-stream"
 
 
@@ -117,12 +118,28 @@ def open_file(session: Session, place: Place) -> tuple[int, Iterator[bytes]]:
         file, pieces = read_file(session, place.owner, place.path)
         return file.n_bytes, pieces
     where, id_ = reach_version(session, place.id)
-    version: Version = get_version(where, id_)
-    for kept in version.files:
-        if kept.name == place.path:
-            hand_out(where, f"version/{version.id}", verb=HANDS_OUT)
-            return kept.n_bytes, where.blobs.read_chunks(kept.sha256)
-    raise NotFound(f"Version '{version.id}' has no file {place.path!r}.", hint=f"files: {[file.name for file in version.files][:20]}")
+    kept = find_kept(where, id_, place.path)
+    hand_out(where, f"version/{id_}", verb=HANDS_OUT)
+    return kept.n_bytes, where.blobs.read_chunks(kept.sha256)
+
+
+def find_kept(session: Session, version: str, path: str) -> VersionFile:
+    """A file of a version. Raises NotFound without it."""
+    files = get_version(session, version).files
+    for kept in files:
+        if kept.name == path:
+            return kept
+    raise NotFound(f"Version '{version}' has no file {path!r}.", hint=f"files: {[file.name for file in files][:20]}")
+
+
+def read_at_hand(session: Session, place: Place) -> bytes | None:
+    """A file that is read as quickly as a record is: a small one of a version of one's own, which lies near and in plain; None for others."""
+    if place.kind != "version" or SIGN in place.id or not session.ports.near:
+        return None
+    kept = find_kept(session, place.id, place.path)
+    if kept.n_bytes > _SMALL_BYTES or not session.ports.blobs.has(kept.sha256):
+        return None
+    return session.blobs.get(kept.sha256)
 
 
 class Transfers:
@@ -163,6 +180,8 @@ class Transfers:
     async def give(self, request: Request) -> Response:
         """Gives a file in pieces, a small one at once. One that was changed at rest is refused where it is but a piece, else it breaks off."""
         session, place = session_of(request), parse_place(request.path_params["path"])
+        if (at_hand := read_at_hand(session, place)) is not None:
+            return Response(at_hand, media_type=_BYTES, headers=DOWNLOAD)
         opened: list[tuple[int, Iterator[bytes]]] = []
 
         def answer() -> bytes:

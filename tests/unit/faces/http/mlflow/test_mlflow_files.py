@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from endcap.assembly import open_house
-from endcap.core.errors import InvalidInput
+from endcap.core.errors import InvalidInput, NotFound
 from endcap.faces.http.application import build_application
-from endcap.faces.http.mlflow.artefacts import FILES, Listed, Place, list_under, parse_place
+from endcap.faces.http.mlflow import artefacts
+from endcap.faces.http.mlflow.artefacts import FILES, Listed, Place, find_kept, list_under, open_file, parse_place, read_at_hand
+from endcap.loop.deployment.registering import register_run
 from endcap.loop.training.tracking.tracked_runs import start_run
 from endcap.project.sealing import seal_files
+from endcap.testing.packages import log_package, make_lightgbm_package
 
 
 def list_files(wire: Any, path: str) -> list[tuple[str, bool, int | None]]:
@@ -104,6 +108,34 @@ def test_what_a_version_holds_is_read_only_and_stays_when_its_run_changes(wire: 
     assert wire.fault(wire.fetch("version/trees-v2/MLmodel"))[0] == 404
 
 
+def test_a_small_file_of_a_version_is_read_at_once_where_it_lies_near_and_in_plain(
+    wire: Any, house: Any, register: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register("trees")
+    session = house.session()
+    small, other = Place("version/trees-v1", "MLmodel"), Place(f"run/{wire.make_run()}", "MLmodel")
+    wire.put(f"{other.owner}/MLmodel", b"x")
+    read = read_at_hand(session, small)
+    assert read is not None
+    assert read == b"".join(open_file(session, small)[1]) == wire.fetch("version/trees-v1/MLmodel").content
+    with pytest.raises(NotFound, match="Version 'trees-v1' has no file 'none'"):
+        read_at_hand(session, Place("version/trees-v1", "none"))
+    far = replace(session, ports=replace(session.ports, url="postgresql://shop"))
+    lent = Place("version/shoes~trees-v1", "MLmodel")
+    assert [read_at_hand(*asked) for asked in ((far, small), (session, other), (session, lent))] == [None] * 3
+    monkeypatch.setattr(artefacts, "_SMALL_BYTES", len(read) - 1)
+    assert read_at_hand(session, small) is None
+    assert wire.fetch("version/trees-v1/MLmodel").content == read
+
+
+def test_an_encrypted_file_of_a_version_waits_for_its_key_elsewhere(wire: Any, house: Any, register: Callable[..., int]) -> None:
+    """Where requests are read nothing is unsealed: a master key may come from a command that takes its time."""
+    seal_files(house.session(), experiment="0")
+    register("trees")
+    assert read_at_hand(house.session(), Place("version/trees-v1", "MLmodel")) is None
+    assert b"flavors" in wire.fetch("version/trees-v1/MLmodel").content
+
+
 def test_a_file_changed_at_rest_is_not_given_as_if_it_were_whole(tmp_path: Path) -> None:
     with open_house(tmp_path / "home") as house, TestClient(build_application(house, folder=tmp_path), base_url="http://127.0.0.1:8420") as client:
         run = start_run(house.session()).id
@@ -112,6 +144,17 @@ def test_a_file_changed_at_rest_is_not_given_as_if_it_were_whole(tmp_path: Path)
         kept.chmod(0o600)
         kept.write_bytes(b"as it isn")
         said = client.get(f"{FILES}/run/{run}/a.bin")
+        assert (said.status_code, said.json()["error_code"]) == (422, "DATA_LOSS")
+
+
+def test_a_file_of_a_version_changed_at_rest_is_not_given(tmp_path: Path) -> None:
+    with open_house(tmp_path / "home") as house, TestClient(build_application(house, folder=tmp_path), base_url="http://127.0.0.1:8420") as client:
+        session = house.session()
+        version = register_run(session, f"run/{log_package(session, make_lightgbm_package())}", "model", model="trees")
+        (kept,) = (tmp_path / "home").rglob(find_kept(session, version.id, "MLmodel").sha256)
+        kept.chmod(0o600)
+        kept.write_bytes(b"another")
+        said = client.get(f"{FILES}/version/{version.id}/MLmodel")
         assert (said.status_code, said.json()["error_code"]) == (422, "DATA_LOSS")
 
 
