@@ -119,8 +119,8 @@ def keep_partition(session: Session) -> Callable[[Session], object]:
 
 
 def keep_people(session: Session) -> Callable[[Session], object]:
-    sealed = replace(session, sealing=False).tables.seal(MARKED)
-    return lambda reader: reader.tables.unseal(sealed)["email"].to_pylist() == PEOPLE["email"].to_pylist()
+    sealed = replace(session, sealing=False).tables.seal(MARKED, "people", partition={})
+    return lambda reader: reader.tables.unseal(sealed, "people", partition={})["email"].to_pylist() == PEOPLE["email"].to_pylist()
 
 
 WRITERS = [keep_secret, keep_webhook, keep_older_webhook, keep_file, keep_partition, keep_people]
