@@ -228,8 +228,8 @@ def test_the_records_asked_for_do_not_grow_with_the_members(shop: Any, names: Se
     promote(shop.session, add_version(shop, "a", stores=stores))
     second = add_version(shop, "b", stores=stores)
     n_rows = len(list_audit(shop.session, limit=1000))
-    assert count_calls(shop, lambda session: promote(session, second, members=names)) == 12
-    assert count_calls(shop, lambda session: rollback(session, MODEL, members=names)) == 13
+    assert count_calls(shop, lambda session: promote(session, second, members=names)) == 13
+    assert count_calls(shop, lambda session: rollback(session, MODEL, members=names)) == 14
     assert len(list_audit(shop.session, limit=1000)) == n_rows + 2
     assert len(shop.session.records.find(CHAMPIONS, workspace="default")) == 1
 
