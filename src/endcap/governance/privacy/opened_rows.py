@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Columns = Sequence[str] | Mapping[str, pads.Expression] | None
 _BATCH_ROWS = 65_536
 _ROW = "__endcap_row"
+_LENGTH = 1024
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,14 @@ class RowScanner:
 
 
 class _Unreadable(io.RawIOBase):
-    """A file that whoever reads past the scanner finds in the place of sealed ones."""
+    """A file that whoever reads past the scanner finds in the place of sealed ones.
+
+    It has a length and may be sought in, as Arrow does when a dataset is made: an error of that moment would stay in the dataset, and hold with its
+    traceback whatever its callers had open.
+    """
+
+    def __init__(self) -> None:
+        self._at = 0
 
     def readable(self) -> bool:
         return True
@@ -209,11 +217,15 @@ class _Unreadable(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def size(self) -> NoReturn:
-        raise _past_scanner()
+    def size(self) -> int:
+        return _LENGTH
 
-    def seek(self, *_: object) -> NoReturn:
-        raise _past_scanner()
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: _LENGTH}[whence]
+        return self._at
 
     def read(self, *_: object) -> NoReturn:
         raise _past_scanner()

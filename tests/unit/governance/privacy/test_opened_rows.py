@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +152,22 @@ def test_what_reads_past_the_scanner_finds_nothing(session: Session) -> None:
     assert opened.filter(pc.field("n") < 5).filter(pc.field("n") > 2).to_table(columns=["n"])["n"].to_pylist() == [3, 4]
     with pytest.raises(pa.ArrowInvalid, match="No match"):
         opened.to_table(columns=["absent"])
+
+
+def test_a_dataset_holds_nothing_of_who_made_it(session: Session) -> None:
+    """As an error with its traceback would: an engine among the callers' names could never be let go of."""
+
+    class Engine:
+        pass
+
+    def scan() -> tuple[pads.Dataset, weakref.ref[Engine]]:
+        engine = Engine()
+        return session.tables.scan("people"), weakref.ref(engine)
+
+    opened, engine = scan()
+    gc.collect()
+    assert opened.count_rows()
+    assert engine() is None
 
 
 def test_rows_that_were_changed_at_rest_are_found_when_they_are_read(session: Session) -> None:
