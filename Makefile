@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@found=""; for p in python3 python3.13 python3.12 python3.11 python; do \
 	  if $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then found=$$p; break; fi; done; \
 	if [ -z "$$found" ]; then echo "Endcap needs Python 3.11, 3.12 or 3.13 on the PATH; none was found. Hint: install python3.12 and run make again." >&2; exit 1; fi; \
-	echo "making $(VENV) with $$($$found --version)"; \
+	echo "making $(VENV) with $$($$found --version): 1.5 GB of packages, two minutes or so"; \
 	$$found -m venv --clear $(VENV) && $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

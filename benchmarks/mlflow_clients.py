@@ -28,7 +28,7 @@ def make_environment(client: str) -> Path:
     folder = ROOT / ".bench" / f"mlflow-{client}"
     python, ready = folder / "bin" / "python", folder / ".ready"
     if not ready.exists():
-        print(f"making {folder.name} under .bench ...", flush=True)
+        print(f"making {folder.name} under .bench: 1 GB of packages, two minutes or so ...", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", CLIENTS[client], *PACKAGES]
         subprocess.run(install, check=True)
